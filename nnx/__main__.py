@@ -1,0 +1,5 @@
+"""`python -m nnx` is `nnx`."""
+
+from nnx.cli import main
+
+main()

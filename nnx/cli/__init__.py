@@ -1,0 +1,77 @@
+"""The command line: one file a command, each thin. Nothing heavy is imported before a command runs."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from nnx.cli import check, init, schema
+from nnx.cli import eval as eval_command
+from nnx.cli import list as list_command
+from nnx.cli import train as train_command
+from nnx.errors import NnxError
+
+app = typer.Typer(
+    name="nnx",
+    help="Train MNIST-style classifiers from one YAML file.",
+    epilog="Start with: nnx train digits_mlp",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+TRAIN, MANAGE = "Train", "Manage"
+app.command("train", rich_help_panel=TRAIN)(train_command.train)
+app.command("eval", rich_help_panel=TRAIN)(eval_command.evaluate)
+app.command("init", rich_help_panel=MANAGE)(init.init)
+app.command("list", rich_help_panel=MANAGE)(list_command.list_parts)
+app.command("check", rich_help_panel=MANAGE)(check.check)
+app.command("schema", rich_help_panel=MANAGE)(schema.schema)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"nnx {version('nnx')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and leave with the exit code of the contract (see nnx.errors)."""
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it flushes at exit
+        code = 141
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        code = _report(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    """Say on stderr what went wrong, and give the exit code for it."""
+    if os.environ.get("NNX_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, NnxError):
+        message, code = str(error), error.exit_code
+    elif hasattr(error, "format_message"):  # typer's own: a wrong flag or a missing argument
+        message, code = f"{error.format_message().rstrip('.')}. See nnx --help", 2
+    else:
+        message, code = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows where", 1
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    return code

@@ -1,0 +1,49 @@
+"""Options and output that several commands share."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+ConfigFile = Annotated[str, typer.Argument(help="A config file, or the name of a shipped recipe (nnx list recipes).", show_default=False)]
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set optimizer.lr=0.01. Repeatable.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default=False)]
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", help="Folder of the datasets.", show_default="NNX_DATA_DIR, or the user's cache")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout. NaN, which JSON does not know, can't be in it."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def signals_noted() -> Iterator[Callable[[], int]]:
+    """Inside, the first Ctrl-C, SIGTERM or SIGHUP is only noted, for the work to end at its next step; the second leaves at once.
+
+    Gives a function that says which signal came: 0 while none has.
+    """
+    noted = [0]
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted[0] = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        sys.stderr.write("\nstopping after this step; once more to leave at once\n")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield lambda: noted[0]
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,26 @@
+"""nnx check CONFIG..."""
+
+from typing import Annotated
+
+import typer
+
+from nnx.cli._options import Set
+
+
+def check(
+    configs: Annotated[list[str], typer.Argument(help="Config files or recipes.", show_default=False)],
+    overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
+) -> None:
+    """Read configs and say what is wrong with them, without training. Data is not touched."""
+    from nnx import config
+    from nnx.errors import ConfigError
+
+    problems = []
+    for name in configs:
+        try:
+            config.load(name, overrides)
+            print(f"{name}: ok")  # noqa: T201
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)

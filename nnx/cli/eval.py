@@ -1,0 +1,51 @@
+"""nnx eval CHECKPOINT"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nnx.cli._options import DataDir, Device, Json, Out, Quiet, Set, print_json
+from nnx.errors import CheckFailed
+
+
+class SplitName(StrEnum):
+    """The splits of a dataset."""
+
+    test = "test"
+    validation = "validation"
+    train = "train"
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt (or last.pt) of a run.", show_default=False)],
+    split: Annotated[SplitName, typer.Option("--split", help="Which part of the dataset to measure on.")] = SplitName.test,
+    overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
+    device: Device = None,
+    out: Out = None,
+    fail_under: Annotated[
+        float | None, typer.Option("--fail-under", min=0, max=1, help="Leave with 5 where the accuracy is lower.")
+    ] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a checkpoint: accuracy, loss, calibration, and precision, recall and F1 of each class.
+
+    --set can point it at other data: nnx eval checkpoint.pt --set dataset.root=elsewhere
+    """
+    from nnx import console, runs
+    from nnx.run import evaluate_checkpoint
+
+    metrics, choices = evaluate_checkpoint(checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir)
+    if not quiet:
+        console.print_choices(choices)
+    if out:
+        runs.write_json(out / "eval.json", metrics)
+    if json:
+        print_json(metrics)
+    else:
+        console.print_metrics(metrics)
+    if fail_under is not None and metrics["accuracy"] < fail_under:
+        raise CheckFailed(f"accuracy {metrics['accuracy']:.4f} is under --fail-under {fail_under:g}")

@@ -1,0 +1,26 @@
+"""SVHN: 99,289 house numbers off street views, one digit in the middle, 32x32 in colour (Netzer et al. 2011)."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nnx.datasets import DatasetConfig, Source, Split, _torchvision
+
+
+class Config(DatasetConfig):
+    """House numbers, 32x32 in colour: 73,257 to train on, 26,032 to test."""
+
+    name: Literal["svhn"] = "svhn"
+
+
+def load(config: Config, folder: Path) -> Source:
+    """SVHN from `folder`/svhn, without its extra training data."""
+    folder = folder / "svhn"
+    _torchvision.ensure("svhn", folder, ["train_32x32.mat", "test_32x32.mat"], "SVHN")
+
+    def split(name: str) -> Split:
+        data = _torchvision.read("SVHN", folder, split=name)
+        return Split(np.ascontiguousarray(data.data), data.labels)  # (N, 3, H, W)
+
+    return Source(split("train"), lambda: split("test"), tuple("0123456789"))

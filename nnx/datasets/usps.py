@@ -1,0 +1,26 @@
+"""USPS: 9,298 digits off envelopes, 16x16 (Hull 1994)."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nnx.datasets import DatasetConfig, Source, Split, _torchvision
+
+
+class Config(DatasetConfig):
+    """Digits off envelopes, 16x16: 7,291 to train on, 2,007 to test."""
+
+    name: Literal["usps"] = "usps"
+
+
+def load(config: Config, folder: Path) -> Source:
+    """USPS from `folder`/usps."""
+    folder = folder / "usps"
+    _torchvision.ensure("usps", folder, ["usps.bz2", "usps.t.bz2"], "USPS")
+
+    def split(*, train: bool) -> Split:
+        data = _torchvision.read("USPS", folder, train=train)
+        return Split(data.data[:, None], np.array(data.targets, np.int64))  # (N, 1, H, W)
+
+    return Source(split(train=True), lambda: split(train=False), tuple("0123456789"))

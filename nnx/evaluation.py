@@ -1,0 +1,83 @@
+"""A split to predictions, and predictions to figures."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nnx.feed.resident import Resident
+from nnx.losses import Criterion, probabilities
+from nnx.runtime import Runtime
+
+BINS = 15  # of the calibration error, as in Guo et al. 2017
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of N samples: probabilities (N, K) float32, the true labels (N,), and the mean loss."""
+
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    loss: float
+    seconds: float
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """(N,) the most probable class of each sample."""
+        labels: NDArray[np.int64] = self.probabilities.argmax(1)
+        return labels
+
+    @property
+    def accuracy(self) -> float:
+        return float((self.predicted == self.labels).mean())
+
+
+def evaluate(model: nn.Module, batches: Resident, criterion: Criterion, runtime: Runtime) -> Predictions:
+    """Run `model` over every sample once, in order. Draws no random numbers; leaves the model in evaluation mode."""
+    begun = time.perf_counter()
+    model.eval()
+    total, said, labels = 0.0, [], []
+    for inputs, targets in batches.in_order():
+        with torch.no_grad(), runtime.autocast():
+            logits = model(inputs)
+        logits = logits.float()
+        total += float(criterion(logits, targets)) * len(targets)
+        said.append(probabilities(logits).cpu())
+        labels.append(targets.cpu())
+    return Predictions(torch.cat(said).numpy(), torch.cat(labels).numpy(), total / len(batches), time.perf_counter() - begun)
+
+
+def metrics(predictions: Predictions, classes: tuple[str, ...], split: str) -> dict[str, Any]:
+    """The figures of `nnx eval`, as plain values. Confusion matrix: rows are true classes, columns predicted ones."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    everyone = range(len(classes))
+    predicted, labels = predictions.predicted, predictions.labels
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=everyone, zero_division=0.0)
+    return {
+        "split": split,
+        "samples": len(labels),
+        "loss": predictions.loss,
+        "accuracy": predictions.accuracy,
+        "per_class": [
+            {"label": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+            for name, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)
+        ],
+        "confusion_matrix": confusion_matrix(labels, predicted, labels=everyone).tolist(),
+        "expected_calibration_error": expected_calibration_error(predictions),
+        "seconds": predictions.seconds,
+        "samples_per_second": len(labels) / predictions.seconds,
+    }
+
+
+def expected_calibration_error(predictions: Predictions) -> float:
+    """Mean |accuracy - confidence| over 15 equal-width bins of confidence, weighted by their samples (Guo et al. 2017)."""
+    confidence = predictions.probabilities.max(1).astype(np.float64)
+    correct = (predictions.predicted == predictions.labels).astype(np.float64)
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # bin b holds (b / 15, (b + 1) / 15]
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(confidence))

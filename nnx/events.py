@@ -1,0 +1,80 @@
+"""What happens in a run, as plain values in the order of happening. Progress, files, pruning and tests all read these.
+
+Started, then (Step* Epoch)*, then Finished
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something decided for the user, and why: `Choice("device", "cpu", "no CUDA device found")`."""
+
+    what: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row of the model table. `shape` is that of the output for one sample."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """Everything is ready; the first step comes next (or the next, after a resume)."""
+
+    run: Path
+    choices: tuple[Choice, ...]
+    samples: dict[str, int]  # split -> how many; the test set is not opened yet
+    layers: tuple[Layer, ...]
+    parameters: int
+    epochs: int
+    steps_per_epoch: int
+    epoch: int  # where training begins: 0, or later after a resume
+    step: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A look at the running epoch. `epoch` counts from 0, `batch` is the number of steps done in it."""
+
+    epoch: int
+    batch: int
+    step: int
+    loss: float  # mean over the epoch so far
+    lr: float
+    samples_per_second: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch's end, after validation: a line of metrics.jsonl. `epoch` counts from 1, as people do."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float  # of training, validation not included
+    samples_per_second: float
+    is_best: bool
+    stopping: str | None = None  # why training ends before its last epoch
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The final figures, as summary.json and `--json` hold them."""
+
+    summary: dict[str, Any]
+
+
+Event = Started | Step | Epoch | Finished

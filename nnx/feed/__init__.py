@@ -1,0 +1,23 @@
+"""From arrays to batches, on the device: gathered, augmented and normalised as a whole, never sample by sample."""
+
+import torch
+from torch import Tensor
+
+from nnx.spec import Spec
+
+
+class Normalise:
+    """(x - mean) / std, per channel or feature: what train, eval and predict all do to an input, and nothing else does.
+
+    uint8 images (B, C, H, W) or float32 rows (B, F) -> float32 of the same shape.
+    """
+
+    def __init__(self, spec: Spec, device: torch.device) -> None:
+        shape = (-1, 1, 1) if spec.is_image else (-1,)
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(shape) for values in (spec.mean, spec.std))
+        unit = 255 if spec.is_image else 1  # mean and std of images are in units of [0, 1]
+        self.factor = (1 / (unit * std)).float().to(device)
+        self.offset = (-mean / std).float().to(device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.offset, x.float(), self.factor)

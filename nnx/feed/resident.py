@@ -1,0 +1,67 @@
+"""A split that lies in the memory of the device as it came, uint8 or float32; a batch is one gather."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nnx.config import Train
+from nnx.datasets import Split
+from nnx.feed import Normalise
+from nnx.feed.augment import augment, mixup
+from nnx.runtime import mix
+from nnx.spec import Spec
+
+EVALUATION_BATCH = 2000
+
+
+def cuts(samples: int, train: Train) -> list[tuple[int, int]]:
+    """Where each step of an epoch of so many samples begins and ends in the epoch's order.
+
+    The last step is smaller where the samples don't divide evenly. None is left out, but for a lone last one: batch normalisation
+    needs two.
+    """
+    size = train.batch_size * train.accumulate
+    if samples > 1 and train.batch_size > 1 and samples % train.batch_size == 1:
+        samples -= 1
+    return [(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+class Resident:
+    """A split on the device. `epoch` gives shuffled training batches, `in_order` each sample once, untouched."""
+
+    def __init__(self, split: Split, spec: Spec, device: torch.device) -> None:
+        self.inputs = torch.from_numpy(split.inputs).to(device)
+        self.labels = torch.from_numpy(split.labels).to(device)
+        self.classes = len(spec.classes)
+        self.normalise = Normalise(spec, device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def epoch(self, epoch: int, train: Train, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of `epoch` from number `start` on: inputs (B, *shape) float32, targets (B,) or, with mixup, (B, K).
+
+        The order is a function of (seed, epoch), drawn on the CPU so that every device sees the same one; augmentation is one of
+        (seed, epoch, batch). Any batch can be reached without those before it.
+        """
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch))).to(self.labels.device)
+        varied = train.augment.is_on or train.mixup > 0
+        generator = torch.Generator(self.labels.device) if varied else None
+        for batch, (begin, end) in enumerate(cuts(len(self), train)[start:], start):
+            index = order[begin:end]
+            inputs, targets = self.inputs.index_select(0, index), self.labels.index_select(0, index)
+            if generator is not None:
+                generator.manual_seed(mix(seed, epoch, batch))
+                if train.augment.is_on:
+                    inputs = augment(inputs.float(), train.augment, generator)
+            inputs = self.normalise(inputs)
+            if generator is not None and train.mixup > 0:
+                inputs, targets = mixup(inputs, F.one_hot(targets, self.classes).float(), train.mixup, generator)
+            yield inputs, targets
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples once, in order, in large batches, neither augmented nor mixed."""
+        for inputs, labels in zip(*(torch.split(whole, EVALUATION_BATCH) for whole in (self.inputs, self.labels)), strict=True):
+            yield self.normalise(inputs), labels

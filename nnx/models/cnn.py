@@ -1,0 +1,85 @@
+"""The convolutional network: the same small filters slid over the whole image, stage after stage, each stage coarser."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from nnx.errors import ConfigError
+from nnx.models._layers import Activation, Dropout, Width, activation, begin
+from nnx.parts import Part
+from nnx.spec import Spec
+
+
+class Config(Part):
+    """`channels: [32, 64]` is two stages: 32 filters, pooling, 64 filters, pooling; then the classifier."""
+
+    name: Literal["cnn"] = "cnn"
+    channels: Annotated[list[Width], Field(min_length=1, max_length=100)] = Field([32, 64], description="filters of each stage")
+    depth: int = Field(1, ge=1, le=100, description="convolutions a stage")
+    kernel: int = Field(3, ge=1, le=63, description="width and height of a filter, in pixels")
+    activation: Activation = Field("relu", description="any elementwise activation of torch.nn, by its functional name")
+    norm: Literal["none", "batch"] = Field("batch", description="batch normalisation after each convolution (Ioffe & Szegedy 2015)")
+    residual: bool = Field(False, description="add each block's input to its output (He et al. 2016)")
+    pool: Literal["max", "average", "none"] = Field("max", description="how a stage halves height and width")
+    head: Literal["flatten", "average"] = Field("flatten", description="what the classifier sees: every position, or their average")
+    hidden: Annotated[list[Width], Field(max_length=100)] = Field([], description="units of hidden layers after the stages")
+    dropout: Dropout = Field(0, description="share of activations zeroed in training, before each linear layer (Srivastava et al. 2014)")
+
+
+class Block(nn.Module):
+    """activation(norm(convolution(x))), plus x before the activation where residual."""
+
+    def __init__(self, inputs: int, outputs: int, config: Config) -> None:
+        super().__init__()
+        bias = config.norm == "none"  # a norm subtracts any bias again
+        self.conv = begin(nn.Conv2d(inputs, outputs, config.kernel, padding="same", bias=bias), config.activation)
+        self.norm = nn.BatchNorm2d(outputs) if config.norm == "batch" else nn.Identity()
+        self.activation = activation(config.activation)
+        self.skip: nn.Module | None = None
+        if config.residual:
+            self.skip = nn.Identity() if inputs == outputs else begin(nn.Conv2d(inputs, outputs, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        y = self.norm(self.conv(x))
+        y = self.activation(y if self.skip is None else y + self.skip(x))
+        return y  # type: ignore[no-any-return]
+
+
+class Model(nn.Module):
+    """Stages of blocks, each ended by pooling, then a classifier over the flattened or averaged map."""
+
+    def __init__(self, config: Config, spec: Spec, outputs: int) -> None:
+        super().__init__()
+        if not spec.is_image:
+            raise ConfigError.at("model.name", "a cnn needs images, this dataset has feature rows; use mlp, rnn or transformer")
+        C, H, W = spec.shape
+        stages: list[nn.Module] = []
+        for index, (before, after) in enumerate(pairwise([C, *config.channels])):
+            stages += [Block(before if block == 0 else after, after, config) for block in range(config.depth)]
+            if config.pool != "none":
+                if min(H, W) < 2:
+                    raise ConfigError.at(
+                        "model.channels",
+                        f"{len(config.channels)} stages halve {spec.shape[1]}x{spec.shape[2]} to nothing; "
+                        f"at most {index} stages, or pool: none",
+                    )
+                stages.append(nn.MaxPool2d(2) if config.pool == "max" else nn.AvgPool2d(2))
+                H, W = H // 2, W // 2
+        self.stages = nn.Sequential(*stages)
+
+        head: list[nn.Module] = [nn.Flatten()] if config.head == "flatten" else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        size = config.channels[-1] * (H * W if config.head == "flatten" else 1)
+        for units in config.hidden:
+            head += [nn.Dropout(config.dropout)] if config.dropout else []
+            head += [begin(nn.Linear(size, units), config.activation), activation(config.activation)]
+            size = units
+        head += [nn.Dropout(config.dropout)] if config.dropout else []
+        self.head = nn.Sequential(*head, begin(nn.Linear(size, outputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) images -> (B, outputs) logits."""
+        logits: Tensor = self.head(self.stages(x))
+        return logits

@@ -1,0 +1,67 @@
+"""The recurrent network: reads an image row by row, from top to bottom, and remembers what it has seen."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nnx.models._layers import Dropout, Width, begin
+from nnx.parts import Part
+from nnx.spec import Spec
+
+
+class Config(Part):
+    """Rows of an image are time steps; of a table, each feature is one."""
+
+    name: Literal["rnn"] = "rnn"
+    cell: Literal["rnn", "lstm", "gru"] = Field(
+        "lstm", description="plain (Elman 1990), LSTM (Hochreiter & Schmidhuber 1997), GRU (Cho et al. 2014)"
+    )
+    hidden: Width = Field(128, description="units of the state")
+    layers: int = Field(1, ge=1, le=100, description="recurrent layers, one above the other")
+    bidirectional: bool = Field(False, description="read from the last row to the first as well")
+    read: Literal["last", "mean"] = Field("last", description="what the classifier sees: the last state, or the mean of all")
+    dropout: Dropout = Field(0, description="share of activations zeroed in training, between layers and before the classifier")
+
+
+class Model(nn.Module):
+    """A recurrent stack over the rows, then a linear layer on its last or mean state."""
+
+    def __init__(self, config: Config, spec: Spec, outputs: int) -> None:
+        super().__init__()
+        features = spec.shape[0] * spec.shape[2] if spec.is_image else 1
+        self.read, self.hidden = config.read, config.hidden
+        kind = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[config.cell]
+        between = config.dropout if config.layers > 1 else 0.0
+        self.recurrent = kind(features, config.hidden, config.layers, batch_first=True, dropout=between, bidirectional=config.bidirectional)
+        _begin_recurrent(self.recurrent)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = begin(nn.Linear(config.hidden * (2 if config.bidirectional else 1), outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) images or (B, F) rows -> (B, outputs) logits."""
+        steps = x.permute(0, 2, 1, 3).flatten(2) if x.ndim == 4 else x.unsqueeze(2)  # (B, H, C*W) or (B, F, 1)
+        states, _ = self.recurrent(steps)  # (B, T, hidden * directions)
+        if self.read == "mean":
+            seen = states.mean(1)
+        elif self.recurrent.bidirectional:  # each direction's own last state: the backward one ends at the first step
+            seen = states[:, -1].clone()
+            seen[:, self.hidden :] = states[:, 0, self.hidden :]
+        else:
+            seen = states[:, -1]
+        logits: Tensor = self.output(self.dropout(seen))
+        return logits
+
+
+def _begin_recurrent(recurrent: nn.RNNBase) -> None:
+    """Xavier uniform from below (Glorot & Bengio 2010), orthogonal from the past (Saxe et al. 2014), biases zero but for
+    the LSTM's forget gate, which begins open at 1 (Jozefowicz et al. 2015). Each gate is drawn by itself."""
+    for name, parameter in recurrent.named_parameters():
+        if name.startswith("bias"):
+            nn.init.zeros_(parameter)
+            if recurrent.mode == "LSTM" and "_ih" in name:
+                nn.init.ones_(parameter.data[recurrent.hidden_size : 2 * recurrent.hidden_size])  # gates: in, forget, cell, out
+        else:
+            for gate in torch.split(parameter.data, recurrent.hidden_size):
+                (nn.init.xavier_uniform_ if "_ih" in name else nn.init.orthogonal_)(gate)

@@ -1,0 +1,143 @@
+"""The transformer: an image cut into patches, each looking at all the others (Vaswani et al. 2017; Dosovitskiy et al. 2021)."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nnx.errors import ConfigError
+from nnx.models._layers import Dropout, Width, begin
+from nnx.parts import Part
+from nnx.spec import Spec
+
+
+class Config(Part):
+    """Patches of an image are tokens; of a table, each feature is one."""
+
+    name: Literal["transformer"] = "transformer"
+    patch: int = Field(7, ge=1, le=1024, description="width and height of a patch, in pixels; must divide the image's")
+    width: Width = Field(64, description="numbers a token carries; a multiple of heads")
+    depth: int = Field(4, ge=1, le=200, description="blocks of attention and MLP")
+    heads: int = Field(4, ge=1, le=1024, description="attention heads a block")
+    mlp_ratio: float = Field(2, gt=0, le=64, description="hidden units of a block's MLP, as a multiple of width")
+    dropout: Dropout = 0
+    read: Literal["class_token", "mean"] = Field("class_token", description="what the classifier sees: an added token, or the mean of all")
+    positions: Literal["learned", "sincos"] = Field("learned", description="how a token knows its place")
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm (Xiong et al. 2020)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        D, hidden = config.width, max(1, round(config.width * config.mlp_ratio))
+        self.heads, self.dropout = config.heads, config.dropout
+        self.norm1, self.norm2 = nn.LayerNorm(D), nn.LayerNorm(D)
+        self.qkv, self.project = nn.Linear(D, 3 * D), nn.Linear(D, D)
+        self.mlp = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.drop(self.attention(self.norm1(x)))
+        return x + self.drop(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+    def attention(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D): softmax(q k^T / sqrt(D / heads)) v in each head."""
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return self.project(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
+
+
+class Model(nn.Module):
+    """Patches to tokens, positions added, blocks, a last norm, then a linear layer on the class token or the mean."""
+
+    positions: Tensor
+
+    def __init__(self, config: Config, spec: Spec, outputs: int) -> None:
+        super().__init__()
+        _check(config, spec)
+        D, self.patch = config.width, config.patch
+        rows, columns = (size // config.patch for size in spec.shape[1:]) if spec.is_image else (spec.size, 1)
+        self.embed = nn.Linear(spec.shape[0] * config.patch**2 if spec.is_image else 1, D)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, D)) if config.read == "class_token" else None
+        T = rows * columns + (config.read == "class_token")
+        if config.positions == "learned":
+            self.positions = nn.Parameter(torch.empty(1, T, D))
+        else:
+            self.register_buffer("positions", _sincos(rows, columns, D, T), persistent=False)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(D)
+        self.output = nn.Linear(D, outputs)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Xavier uniform weights (Glorot & Bengio 2010), as in the transformers of Vaswani and Dosovitskiy, biases zero; what sees pixels
+        and what gives logits begins as in `begin`; the class token and learned positions are normal with std 0.02."""
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        begin(self.embed)
+        begin(self.output)
+        for parameter in (self.class_token, self.positions):
+            if isinstance(parameter, nn.Parameter):
+                nn.init.normal_(parameter, std=0.02)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) images or (B, F) rows -> (B, T, numbers a patch)."""
+        if x.ndim == 2:
+            return x.unsqueeze(2)
+        P = self.patch
+        patches = x.unfold(2, P, P).unfold(3, P, P)  # (B, C, H/P, W/P, P, P)
+        return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) images or (B, F) rows -> (B, outputs) logits."""
+        x = self.embed(self.tokens(x))  # (B, T, D)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
+        x = self.drop(x + self.positions)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        logits: Tensor = self.output(x[:, 0] if self.class_token is not None else x.mean(1))
+        return logits
+
+
+def _check(config: Config, spec: Spec) -> None:
+    """Sizes that can't work are ConfigErrors that say what would."""
+    if config.width % config.heads:
+        fits = [heads for heads in range(1, min(config.width, 64) + 1) if config.width % heads == 0]
+        raise ConfigError.at("model.heads", f"{config.heads} heads don't divide the width {config.width}; these do: {_list(fits)}")
+    if config.positions == "sincos" and config.width % 4:
+        raise ConfigError.at(
+            "model.width", f"sincos positions need a width divisible by 4, not {config.width}; e.g. {config.width // 4 * 4 + 4}"
+        )
+    if spec.is_image:
+        _, H, W = spec.shape
+        if H % config.patch or W % config.patch:
+            fits = [patch for patch in range(1, min(H, W) + 1) if H % patch == 0 and W % patch == 0]
+            raise ConfigError.at("model.patch", f"patches of {config.patch} don't divide a {H}x{W} image; these do: {_list(fits)}")
+
+
+def _list(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _sincos(rows: int, columns: int, D: int, T: int) -> Tensor:
+    """(1, T, D): half of D tells the row, half the column, by sines and cosines of falling frequency (Vaswani et al. 2017, in 2-D).
+
+    A class token, where T leaves room for one, stands first and has no place: zeros.
+    """
+    frequencies = 10_000 ** (-torch.arange(D // 4) / (D / 4))
+    angles_y = torch.arange(rows)[:, None] * frequencies  # (rows, D/4)
+    angles_x = torch.arange(columns)[:, None] * frequencies
+    y = torch.cat([angles_y.sin(), angles_y.cos()], 1)[:, None].expand(rows, columns, D // 2)
+    x = torch.cat([angles_x.sin(), angles_x.cos()], 1)[None].expand(rows, columns, D // 2)
+    table = torch.cat([y, x], 2).reshape(rows * columns, D)
+    return F.pad(table, (0, 0, T - rows * columns, 0))[None]

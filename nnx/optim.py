@@ -1,0 +1,139 @@
+"""How to descend: torch's optimizers, with weight decay on weights only, never on biases and norms.
+
+optimizers = config.optimizer.build(model)  # usually one; muon is a pair
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import nn, optim
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from nnx.parts import Part
+
+Rate = Annotated[float, Field(gt=0, le=1000, description="learning rate")]
+Decay = Annotated[float, Field(ge=0, le=100, description="weight decay, not applied to biases and norms")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class SGD(Part):
+    """weight - lr * gradient, with momentum where asked for (Sutskever et al. 2013)."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Rate = 0.1
+    weight_decay: Decay = 0
+    momentum: Fraction = 0
+    nesterov: bool = False
+
+    def build(self, model: nn.Module) -> list[Optimizer]:
+        nesterov = self.nesterov and self.momentum > 0  # without momentum the two are the same, and torch refuses
+        return [optim.SGD(groups(model, self.weight_decay), self.lr, self.momentum, nesterov=nesterov, **_fast(model))]
+
+
+class Adam(Part):
+    """Steps scaled by running moments of the gradient (Kingma & Ba 2015); weight decay is an L2 penalty, as in the paper."""
+
+    name: Literal["adam"] = "adam"
+    lr: Rate = 1e-3
+    weight_decay: Decay = 0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: float = Field(1e-8, gt=0, le=1)
+
+    def build(self, model: nn.Module) -> list[Optimizer]:
+        return [optim.Adam(groups(model, self.weight_decay), self.lr, (self.beta1, self.beta2), self.eps, **_fast(model))]
+
+
+class AdamW(Part):
+    """Adam with the weight decay taken out of the moments (Loshchilov & Hutter 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: Rate = 1e-3
+    weight_decay: Decay = 0.01
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: float = Field(1e-8, gt=0, le=1)
+
+    def build(self, model: nn.Module) -> list[Optimizer]:
+        return [optim.AdamW(groups(model, self.weight_decay), self.lr, (self.beta1, self.beta2), self.eps, **_fast(model))]
+
+
+class NAdam(Part):
+    """Adam with Nesterov momentum (Dozat 2016)."""
+
+    name: Literal["nadam"] = "nadam"
+    lr: Rate = 2e-3
+    weight_decay: Decay = 0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: float = Field(1e-8, gt=0, le=1)
+
+    def build(self, model: nn.Module) -> list[Optimizer]:
+        return [optim.NAdam(groups(model, self.weight_decay), self.lr, (self.beta1, self.beta2), self.eps)]
+
+
+class RMSprop(Part):
+    """Steps scaled by a running mean of the squared gradient (Tieleman & Hinton 2012)."""
+
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: Rate = 1e-3
+    weight_decay: Decay = 0
+    alpha: Fraction = 0.99
+    momentum: Fraction = 0
+    eps: float = Field(1e-8, gt=0, le=1)
+
+    def build(self, model: nn.Module) -> list[Optimizer]:
+        return [optim.RMSprop(groups(model, self.weight_decay), self.lr, self.alpha, self.eps, momentum=self.momentum)]
+
+
+class Adagrad(Part):
+    """Steps scaled by the sum of all squared gradients so far (Duchi et al. 2011)."""
+
+    name: Literal["adagrad"] = "adagrad"
+    lr: Rate = 0.01
+    weight_decay: Decay = 0
+    eps: float = Field(1e-10, gt=0, le=1)
+
+    def build(self, model: nn.Module) -> list[Optimizer]:
+        return [optim.Adagrad(groups(model, self.weight_decay), self.lr, eps=self.eps)]
+
+
+class Muon(Part):
+    """2-D weights by orthogonalised momentum (Jordan et al. 2024), the rest by AdamW at the same learning rate.
+
+    The update is scaled to the size of AdamW's (Liu et al. 2025), so that one learning rate serves both.
+    """
+
+    name: Literal["muon"] = "muon"
+    lr: Rate = 1e-3
+    weight_decay: Decay = 0.1
+    momentum: Fraction = 0.95
+    nesterov: bool = True
+
+    def build(self, model: nn.Module) -> list[Optimizer]:
+        matrices = [p for p in _trained(model) if p.ndim == 2]
+        rest = groups(model, self.weight_decay, without=matrices)
+        muon = optim.Muon(matrices, self.lr, self.weight_decay, self.momentum, self.nesterov, adjust_lr_fn="match_rms_adamw")
+        return [muon, *([optim.AdamW(rest, self.lr, **_fast(model))] if rest else [])]
+
+
+OptimizerConfig = SGD | Adam | AdamW | NAdam | RMSprop | Adagrad | Muon
+
+
+def groups(model: nn.Module, weight_decay: float, without: Iterable[Parameter] = ()) -> list[dict[str, Any]]:
+    """Parameter groups: `weight_decay` for weights (2-D and more), none for biases and norms (1-D)."""
+    left_out = {id(p) for p in without}
+    params = [p for p in _trained(model) if id(p) not in left_out]
+    weights, others = [p for p in params if p.ndim >= 2], [p for p in params if p.ndim < 2]
+    return [{"params": group, "weight_decay": decay} for group, decay in ((weights, weight_decay), (others, 0.0)) if group]
+
+
+def _trained(model: nn.Module) -> list[Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _fast(model: nn.Module) -> dict[str, Any]:
+    """`fused=True` where torch has one kernel for all parameters: on CPU, CUDA and MPS."""
+    return {"fused": all(p.device.type in ("cpu", "cuda", "mps") for p in model.parameters())}

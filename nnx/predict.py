@@ -1,0 +1,52 @@
+"""A checkpoint as something to ask: raw inputs in, probabilities out."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nnx import checkpoint, losses, models
+from nnx.checkpoint import Checkpoint
+from nnx.errors import CheckpointError, ConfigError
+from nnx.feed import Normalise
+from nnx.spec import Spec
+
+
+def network(kept: Checkpoint) -> nn.Module:
+    """The network of a checkpoint, with its weights, on the CPU. Raises CheckpointError where they don't fit together."""
+    name = kept.config.model.name
+    try:
+        model = models.build(kept.config.model, kept.spec, losses.outputs(kept.config.loss, len(kept.spec.classes)))
+        model.load_state_dict(kept.model)
+    except (ConfigError, RuntimeError):
+        raise CheckpointError(f"its weights do not fit the {name} that its config describes; it is damaged or was changed") from None
+    return model
+
+
+class Classifier(nn.Module):
+    """A trained network together with its preprocessing and its classes.
+
+    >>> classifier = nnx.load("runs/digits_mlp/checkpoint.pt")
+    >>> classifier(images)  # (B, C, H, W) uint8 as in the dataset, or (B, F) float32 rows -> (B, K) probabilities
+    """
+
+    def __init__(self, network: nn.Module, spec: Spec, device: torch.device) -> None:
+        super().__init__()
+        self.network = network.to(device).eval()
+        self.spec = spec
+        self.normalise = Normalise(spec, device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the K classes."""
+        return self.spec.classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 images or (B, F) float32 rows, on the classifier's device -> (B, K) probabilities."""
+        return losses.probabilities(self.network(self.normalise(x)))
+
+
+def load(path: str | Path, device: str = "cpu") -> Classifier:
+    """The classifier in a checkpoint, in evaluation mode. Raises CheckpointError."""
+    kept = checkpoint.read(Path(path))
+    return Classifier(network(kept), kept.spec, torch.device(device))

@@ -1,0 +1,180 @@
+"""YAML text to plain values, with the line and column of every key and value.
+
+The YAML is deliberately small, so that a config means what it looks like and a hostile one costs nothing:
+numbers and booleans by the YAML 1.2 core schema (`1e-3` is a number; `no` and `on` are text; `010` is ten), no duplicate
+keys, anchors, aliases, merge keys, tags or second documents, at most 64 kB, 16 levels and 5,000 values.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import yaml
+
+from nnx.errors import ConfigError, Problem
+
+Path = tuple[str | int, ...]
+
+MAX_BYTES = 64 * 1024
+MAX_DEPTH = 16
+MAX_NODES = 5000
+
+# https://yaml.org/spec/1.2.2/#103-core-schema, without octal and hexadecimal: a config has no use for them
+NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
+BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+INT = re.compile(r"^[-+]?[0-9]{1,40}$")
+FLOAT = re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
+
+_SCALARS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
+    (NULL, lambda text: None),
+    (BOOL, lambda text: text.lower() == "true"),
+    (INT, int),
+    (FLOAT, lambda text: float(re.sub(r"(?i)\.(inf|nan)$", r"\1", text))),
+]
+
+
+def scalar(text: str) -> Any:
+    """What an unquoted word means: None, bool, int, float, or the text itself."""
+    for pattern, convert in _SCALARS:
+        if pattern.match(text):
+            return convert(text)
+    return text
+
+
+@dataclass
+class Source:
+    """Where a config came from: its file, its lines, the place of every key and value, and what `--set` laid over it."""
+
+    name: str = ""
+    lines: list[str] = field(default_factory=list)
+    keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    values: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    overrides: dict[Path, str] = field(default_factory=dict)  # path -> "--set model.hidden=[64]"
+
+    def problem(self, path: Path, message: str, *, key: bool = False) -> Problem:
+        """A Problem at `path`: at its key where `key`, else at its value, else at the closest parent that is written down."""
+        dotted = ".".join(map(str, path))
+        for length in range(len(path), -1, -1):
+            near = path[:length]
+            if near in self.overrides:
+                return Problem(dotted, message, self.overrides[near])
+            places = self.keys if key and near == path else self.values
+            if near in places and near:
+                line, column = places[near]
+                return self._at(dotted, message, line, column)
+        return Problem(dotted, message, self.name)
+
+    def order(self, path: Path) -> tuple[int, int]:
+        """Where `path`, or its closest parent, stands in the file: for sorting problems."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.keys:
+                return self.keys[path[:length]]
+        return (0, 0)
+
+    def _at(self, key: str, message: str, line: int, column: int) -> Problem:
+        text = self.lines[line - 1] if line <= len(self.lines) else ""
+        return Problem(key, message, f"{self.name}:{line}:{column}", text, column)
+
+
+def parse(text: str, name: str) -> tuple[Any, Source]:
+    """YAML `text`, named `name` in messages -> its plain value and the Source that locates each part of it.
+
+    Raises ConfigError with line and column for anything that is not the small YAML of this module.
+    """
+    source = Source(name, text.splitlines())
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise ConfigError(Problem("", f"larger than {MAX_BYTES // 1024} kB, which no config needs", name))
+    try:
+        node = _Composer(text, source).get_single_node()
+        value = None if node is None else _value(node, (), source)
+    except yaml.MarkedYAMLError as error:
+        unclosed = error.context_mark and "<stream end>" in (error.problem or "")
+        mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise ConfigError(source._at("", _yaml_message(error, source, line), line, column)) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
+        raise ConfigError(source._at("", "a character that YAML does not allow; save the file as plain UTF-8 text", line, column)) from None
+    except ValueError as error:  # e.g. "\U99999999", which PyYAML hands to chr()
+        raise ConfigError(Problem("", f"not readable as YAML ({error})", name)) from None
+    return value, source
+
+
+class _Composer(yaml.SafeLoader):
+    """PyYAML's own pure-Python loader (the C one crashes on deep nesting), composing nodes under our limits."""
+
+    def __init__(self, text: str, source: Source) -> None:
+        super().__init__(text)
+        self._nodes = self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self._nodes += 1
+        self._depth += 1
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported; write the value out", problem_mark=event.start_mark)
+        if getattr(event, "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(problem="anchors (&name) are not supported; write the value out", problem_mark=event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem=f"tags ({event.tag}) are not supported", problem_mark=event.start_mark)
+        if self._nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} values, which no config needs", problem_mark=event.start_mark)
+        if self._depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _value(node: yaml.Node, path: Path, source: Source) -> Any:
+    source.values[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, index), source) for index, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a single word", problem_mark=key_node.start_mark)
+            key = str(key_node.value)
+            if key in mapping:
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark)
+            if key == "<<":
+                raise yaml.MarkedYAMLError(problem="merge keys (<<) are not supported", problem_mark=key_node.start_mark)
+            source.keys[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            mapping[key] = _value(value_node, (*path, key), source)
+        return mapping
+    assert isinstance(node, yaml.ScalarNode)
+    return scalar(node.value) if node.style is None else node.value
+
+
+def _yaml_message(error: yaml.MarkedYAMLError, source: Source, line: int) -> str:
+    text = source.lines[line - 1] if line <= len(source.lines) else ""
+    problem = error.problem or error.context or "not readable as YAML"
+    if "<stream end>" in problem:
+        return "opened here and never closed"
+    if "\t" in text[: len(text) - len(text.lstrip())] or "'\\t'" in problem:
+        return "a tab where YAML wants spaces; indent with spaces"
+    if problem.startswith("but found another document"):
+        return "a second document (---); a config is one document"
+    return problem
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `parse` reads: quotes exactly the text that `scalar` would take for something else."""
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_STARTS = [*"-+0123456789.~nNtTfF", ""]
+for _tag, _pattern in (("null", NULL), ("bool", BOOL), ("int", INT), ("float", FLOAT)):
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _STARTS)
+
+
+def dump(value: Any) -> str:
+    """Plain `value` -> YAML text; `parse` gives it back equal. Lists stay on one line."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
