@@ -8,6 +8,7 @@ The file is an ordinary torch zip, which `torch.load(path, weights_only=True)` r
 equal states are equal. The SHA-256 of all that precedes it stands in the zip's end comment: it guards against accidents, not attackers.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +87,7 @@ def read(path: Path) -> Checkpoint:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, make it durable, then put it in place of `path` in one step. Raises MachineError."""
+    replaced = False
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -92,15 +95,18 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        replaced = True
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except OSError as error:
-        raise MachineError(f"{path}: could not be saved ({error.strerror}); what was there before is untouched") from None
+        state = "it may be lost if the machine stops now" if replaced else "what was there before is untouched"
+        raise MachineError(f"{path}: could not be saved ({error.strerror}); {state}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def without_training(checkpoint: Checkpoint) -> Checkpoint:
@@ -113,10 +119,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().cpu().contiguous().clone()
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {sys.intern(key) if isinstance(key, str) else key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _sealed(data: bytes) -> bytes:
@@ -184,14 +190,14 @@ def _parse(content: Any, name: str) -> Checkpoint:
         )
     except ConfigError as error:
         raise CheckpointError(f"its config is not valid: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError):
         raise CheckpointError("lacks parts that a checkpoint of nnx has") from None
 
 
 def _check_tensors(value: Any) -> None:
     """Dense, as large as their storage says, and finite. Raises CheckpointError."""
     if isinstance(value, Tensor):
-        dense = value.layout == torch.strided and value.is_contiguous()
+        dense = value.layout == torch.strided and value.device.type == "cpu" and value.is_contiguous()
         if not dense or value.untyped_storage().nbytes() < value.numel() * value.element_size():
             raise CheckpointError("holds a tensor that is not plain and dense")
         if value.is_floating_point() and not bool(value.isfinite().all()):

@@ -5,6 +5,8 @@
 Order of precedence: defaults < file < `--set` and flags, later ones first.
 """
 
+import copy
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,9 +138,9 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
     Raises ConfigError for all mistakes of the file at once.
     """
     path = Path(config)
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = recipes()
-        if path.exists():
+        if os.path.exists(path):
             raise ConfigError(Problem("", "is not a file; name a config file or a recipe", str(config)))
         if str(config) not in known:
             raise ConfigError(Problem("", f"no such config file or recipe{parts.suggest(str(config), known)}", str(config)))
@@ -169,7 +171,7 @@ def _build(data: Any, where: Source, overrides: Sequence[str], flags: Mapping[st
     if not isinstance(data, dict):
         what = "empty" if data is None else "not a mapping of keys to values"
         raise ConfigError(Problem("", f"{what}; a config needs at least `dataset: digits` and `model: mlp`", where.name))
-    data = {key: _expand(key, value) for key, value in data.items()}
+    data = {key: _expand(key, value) for key, value in copy.deepcopy(data).items()}
     for text in overrides:
         _override(data, where, text, f"--set {text}")
     for key, value in (flags or {}).items():

@@ -91,7 +91,8 @@ class Focal(Part):
 
         def criterion(logits: Tensor, targets: Tensor) -> Tensor:
             log_p = logits.log_softmax(1)
-            loss = -soft(targets, logits.shape[1], logits.dtype) * (1 - log_p.exp()) ** self.gamma * log_p  # (B, K)
+            wrong = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)  # 1 - p, never 0: 0**gamma has no gradient below gamma 1
+            loss = -soft(targets, logits.shape[1], logits.dtype) * wrong**self.gamma * log_p  # (B, K)
             return (loss if weight is None else loss * weight).sum(1).mean()
 
         return criterion

@@ -15,7 +15,11 @@ from nnx.parts import Part
 
 Rate = Annotated[float, Field(gt=0, le=1000, description="learning rate")]
 Decay = Annotated[float, Field(ge=0, le=100, description="weight decay, not applied to biases and norms")]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1, description="share of the last step that goes into the next")]
+Beta1 = Annotated[float, Field(ge=0, lt=1, description="decay of the running mean of the gradient")]
+Beta2 = Annotated[float, Field(ge=0, lt=1, description="decay of the running mean of its square")]
+Eps = Annotated[float, Field(gt=0, le=1, description="added to the denominator, against division by zero")]
+Nesterov = Annotated[bool, Field(description="look ahead along the momentum (Nesterov 1983)")]
 
 
 class SGD(Part):
@@ -24,8 +28,8 @@ class SGD(Part):
     name: Literal["sgd"] = "sgd"
     lr: Rate = 0.1
     weight_decay: Decay = 0
-    momentum: Fraction = 0
-    nesterov: bool = False
+    momentum: Momentum = 0
+    nesterov: Nesterov = False
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         nesterov = self.nesterov and self.momentum > 0  # without momentum the two are the same, and torch refuses
@@ -38,9 +42,9 @@ class Adam(Part):
     name: Literal["adam"] = "adam"
     lr: Rate = 1e-3
     weight_decay: Decay = 0
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: float = Field(1e-8, gt=0, le=1)
+    beta1: Beta1 = 0.9
+    beta2: Beta2 = 0.999
+    eps: Eps = 1e-8
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         return [optim.Adam(groups(model, self.weight_decay), self.lr, (self.beta1, self.beta2), self.eps, **_fast(model))]
@@ -52,9 +56,9 @@ class AdamW(Part):
     name: Literal["adamw"] = "adamw"
     lr: Rate = 1e-3
     weight_decay: Decay = 0.01
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: float = Field(1e-8, gt=0, le=1)
+    beta1: Beta1 = 0.9
+    beta2: Beta2 = 0.999
+    eps: Eps = 1e-8
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         return [optim.AdamW(groups(model, self.weight_decay), self.lr, (self.beta1, self.beta2), self.eps, **_fast(model))]
@@ -66,9 +70,9 @@ class NAdam(Part):
     name: Literal["nadam"] = "nadam"
     lr: Rate = 2e-3
     weight_decay: Decay = 0
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: float = Field(1e-8, gt=0, le=1)
+    beta1: Beta1 = 0.9
+    beta2: Beta2 = 0.999
+    eps: Eps = 1e-8
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         return [optim.NAdam(groups(model, self.weight_decay), self.lr, (self.beta1, self.beta2), self.eps)]
@@ -80,9 +84,9 @@ class RMSprop(Part):
     name: Literal["rmsprop"] = "rmsprop"
     lr: Rate = 1e-3
     weight_decay: Decay = 0
-    alpha: Fraction = 0.99
-    momentum: Fraction = 0
-    eps: float = Field(1e-8, gt=0, le=1)
+    alpha: Beta2 = 0.99
+    momentum: Momentum = 0
+    eps: Eps = 1e-8
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         return [optim.RMSprop(groups(model, self.weight_decay), self.lr, self.alpha, self.eps, momentum=self.momentum)]
@@ -94,7 +98,7 @@ class Adagrad(Part):
     name: Literal["adagrad"] = "adagrad"
     lr: Rate = 0.01
     weight_decay: Decay = 0
-    eps: float = Field(1e-10, gt=0, le=1)
+    eps: Eps = 1e-10
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         return [optim.Adagrad(groups(model, self.weight_decay), self.lr, eps=self.eps)]
@@ -109,8 +113,8 @@ class Muon(Part):
     name: Literal["muon"] = "muon"
     lr: Rate = 1e-3
     weight_decay: Decay = 0.1
-    momentum: Fraction = 0.95
-    nesterov: bool = True
+    momentum: Momentum = 0.95
+    nesterov: Nesterov = True
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         matrices = [p for p in _trained(model) if p.ndim == 2]

@@ -17,8 +17,11 @@ def network(kept: Checkpoint) -> nn.Module:
     name = kept.config.model.name
     try:
         model = models.build(kept.config.model, kept.spec, losses.outputs(kept.config.loss, len(kept.spec.classes)))
+        own = model.state_dict()
+        if any(own[name].dtype != tensor.dtype for name, tensor in kept.model.items()):
+            raise TypeError("load_state_dict would convert silently")
         model.load_state_dict(kept.model)
-    except (ConfigError, RuntimeError):
+    except (ConfigError, RuntimeError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"its weights do not fit the {name} that its config describes; it is damaged or was changed") from None
     return model
 
@@ -35,6 +38,7 @@ class Classifier(nn.Module):
         self.network = network.to(device).eval()
         self.spec = spec
         self.normalise = Normalise(spec, device)
+        self.eval()
 
     @property
     def classes(self) -> tuple[str, ...]:

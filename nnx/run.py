@@ -133,6 +133,8 @@ def evaluate_checkpoint(
 def _prepare(config: Config, out: Path | None, *, force: bool, resume: bool, data_dir: str | None) -> Job:
     """Everything that can be wrong with the input is found here; nothing is written."""
     chosen = runtime.choose(config.device, config.precision)
+    if chosen.device.type == "cpu":
+        runtime.keep_memory()
     if resume and out is None:
         raise InputError("--resume goes on with the run in --out; name that folder")
     folder = out if resume and out else runs.choose(out, config.recipe, force=force)
@@ -182,7 +184,9 @@ def _started(job: Job) -> Started:
     state, data = job.state, job.dataset
     megabytes = (data.train.inputs.nbytes + data.validation.inputs.nbytes) / 1e6
     where = "memory" if job.runtime.device.type == "cpu" else f"memory of {job.runtime.device}"
-    path = Choice("data", f"{job.config.dataset.name} in {where}", f"all {megabytes:,.1f} MB of it, as {data.train.inputs.dtype}, fits")
+    path = Choice(
+        "data path", f"{job.config.dataset.name} in {where}", f"all {megabytes:,.1f} MB of it, as {data.train.inputs.dtype}, fits"
+    )
     return Started(
         run=job.folder,
         choices=(*job.runtime.choices, path),

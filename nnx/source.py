@@ -46,15 +46,19 @@ def scalar(text: str) -> Any:
 class Source:
     """Where a config came from: its file, its lines, the place of every key and value, and what `--set` laid over it."""
 
-    name: str = ""
-    lines: list[str] = field(default_factory=list)
-    keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    values: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    overrides: dict[Path, str] = field(default_factory=dict)  # path -> "--set model.hidden=[64]"
+    name: str = field(default="", compare=False)
+    lines: list[str] = field(default_factory=list, compare=False)
+    keys: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False)
+    values: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False)
+    overrides: dict[Path, str] = field(default_factory=dict, compare=False)  # path -> "--set model.hidden=[64]"
 
     def problem(self, path: Path, message: str, *, key: bool = False) -> Problem:
         """A Problem at `path`: at its key where `key`, else at its value, else at the closest parent that is written down."""
         dotted = ".".join(map(str, path))
+        if path not in self.values:  # what --set created on its way to something deeper
+            for deeper, label in self.overrides.items():
+                if path and deeper[: len(path)] == path:
+                    return Problem(dotted, message, label)
         for length in range(len(path), -1, -1):
             near = path[:length]
             if near in self.overrides:
@@ -83,21 +87,18 @@ def parse(text: str, name: str) -> tuple[Any, Source]:
     Raises ConfigError with line and column for anything that is not the small YAML of this module.
     """
     source = Source(name, text.splitlines())
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise ConfigError(Problem("", f"larger than {MAX_BYTES // 1024} kB, which no config needs", name))
     try:
+        if len(text.encode()) > MAX_BYTES:
+            raise ConfigError(Problem("", f"larger than {MAX_BYTES // 1024} kB, which no config needs", name))
         node = _Composer(text, source).get_single_node()
         value = None if node is None else _value(node, (), source)
     except yaml.MarkedYAMLError as error:
-        unclosed = error.context_mark and "<stream end>" in (error.problem or "")
-        mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise ConfigError(source._at("", _yaml_message(error, source, line), line, column)) from None
+        raise ConfigError(_yaml_problem(error, source)) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
         raise ConfigError(source._at("", "a character that YAML does not allow; save the file as plain UTF-8 text", line, column)) from None
-    except ValueError as error:  # e.g. "\U99999999", which PyYAML hands to chr()
+    except (ValueError, OverflowError) as error:  # e.g. "\U99999999", which PyYAML hands to chr()
         raise ConfigError(Problem("", f"not readable as YAML ({error})", name)) from None
     return value, source
 
@@ -110,22 +111,28 @@ class _Composer(yaml.SafeLoader):
         self._nodes = self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self._nodes += 1
         self._depth += 1
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported; write the value out", problem_mark=event.start_mark)
-        if getattr(event, "anchor", None) is not None:
-            raise yaml.MarkedYAMLError(problem="anchors (&name) are not supported; write the value out", problem_mark=event.start_mark)
-        if getattr(event, "tag", None) is not None:
-            raise yaml.MarkedYAMLError(problem=f"tags ({event.tag}) are not supported", problem_mark=event.start_mark)
-        if self._nodes > MAX_NODES:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} values, which no config needs", problem_mark=event.start_mark)
-        if self._depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark)
+        if wrong := self._wrong(event):
+            raise yaml.MarkedYAMLError(problem=wrong, problem_mark=event.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
+
+    def _wrong(self, event: Any) -> str | None:
+        """Why this value is more than a config may hold, if it is."""
+        if isinstance(event, yaml.AliasEvent):
+            return "aliases (*name) are not supported; write the value out"
+        if event.anchor is not None:
+            return "anchors (&name) are not supported; write the value out"
+        if event.tag is not None:
+            return f"tags ({event.tag}) are not supported"
+        if self._nodes > MAX_NODES:
+            return f"more than {MAX_NODES} values, which no config needs"
+        if self._depth > MAX_DEPTH:
+            return f"nested deeper than {MAX_DEPTH} levels"
+        return None
 
 
 def _value(node: yaml.Node, path: Path, source: Source) -> Any:
@@ -146,19 +153,30 @@ def _value(node: yaml.Node, path: Path, source: Source) -> Any:
             mapping[key] = _value(value_node, (*path, key), source)
         return mapping
     assert isinstance(node, yaml.ScalarNode)
+    if any("\ud800" <= character <= "\udfff" for character in node.value):
+        raise yaml.MarkedYAMLError(problem="half a character (a surrogate); write it whole", problem_mark=node.start_mark)
     return scalar(node.value) if node.style is None else node.value
 
 
-def _yaml_message(error: yaml.MarkedYAMLError, source: Source, line: int) -> str:
+def _yaml_problem(error: yaml.MarkedYAMLError, source: Source) -> Problem:
+    """PyYAML's error in our words: where a bracket or quote was opened, if it is not closed on its line, else where it gave up."""
+    opened, mark = error.context_mark, error.problem_mark
+    message = error.problem or error.context or "not readable as YAML"
+    if (
+        opened
+        and mark
+        and (opened.line < mark.line or "stream" in message)
+        and ("flow" in str(error.context) or "quoted" in str(error.context))
+    ):
+        mark, message = opened, "opened here and never closed"
+    mark = mark or opened
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     text = source.lines[line - 1] if line <= len(source.lines) else ""
-    problem = error.problem or error.context or "not readable as YAML"
-    if "<stream end>" in problem:
-        return "opened here and never closed"
-    if "\t" in text[: len(text) - len(text.lstrip())] or "'\\t'" in problem:
-        return "a tab where YAML wants spaces; indent with spaces"
-    if problem.startswith("but found another document"):
-        return "a second document (---); a config is one document"
-    return problem
+    if "\t" in text[: len(text) - len(text.lstrip())] or "'\\t'" in message:
+        message = "a tab where YAML wants spaces; indent with spaces"
+    elif message.startswith("but found another document"):
+        message = "a second document (---); a config is one document"
+    return source._at("", message, line, column)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -170,6 +188,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Line breaks other than \\n are folded into spaces unless they are escaped, which only double quotes do."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if re.search("[\\r\x85\u2028\u2029]", text) else None)
+
+
+_Dumper.add_representer(str, _text)
 _STARTS = [*"-+0123456789.~nNtTfF", ""]
 for _tag, _pattern in (("null", NULL), ("bool", BOOL), ("int", INT), ("float", FLOAT)):
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _STARTS)

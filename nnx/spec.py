@@ -36,4 +36,16 @@ class Spec:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Spec":
         """Inverse of `to_dict`."""
-        return cls(**{key: tuple(data[key]) for key in ("shape", "classes", "mean", "std")})
+        spec = cls(**{key: tuple(data[key]) for key in ("shape", "classes", "mean", "std")})
+        right = (
+            len(spec.shape) in (1, 3)
+            and all(type(n) is int and n > 0 for n in spec.shape)
+            and all(type(name) is str for name in spec.classes)
+            and len(spec.classes) > 1
+            and len(spec.mean) == len(spec.std) == spec.shape[0]
+            and all(type(n) in (int, float) and math.isfinite(n) for n in (*spec.mean, *spec.std))
+            and min(spec.std) > 0
+        )
+        if not right:
+            raise ValueError("not a spec")
+        return spec

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from nnx.cli import check, init, schema
 from nnx.cli import eval as eval_command
@@ -12,8 +13,24 @@ from nnx.cli import list as list_command
 from nnx.cli import train as train_command
 from nnx.errors import NnxError
 
+
+class _Unread(Exception):
+    """Nobody reads our output any more. Not an OSError, which typer would turn into exit code 1."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            raise _Unread from None
+
+
 app = typer.Typer(
     name="nnx",
+    cls=_Commands,
     help="Train MNIST-style classifiers from one YAML file.",
     epilog="Start with: nnx train digits_mlp",
     no_args_is_help=True,
@@ -50,8 +67,7 @@ def main() -> None:
     """Run the command line and leave with the exit code of the contract (see nnx.errors)."""
     try:
         code = app(standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
+    except _Unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it flushes at exit
         code = 141
     except KeyboardInterrupt:

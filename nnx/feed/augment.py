@@ -19,7 +19,7 @@ ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
 def augment(images: Tensor, config: Augment, generator: Generator) -> Tensor:
-    """(B, C, H, W) images in [0, 1], zero the background -> the same shape, dtype and range. What is off draws nothing."""
+    """(B, C, H, W) float images, zero the background -> the same shape, dtype and range. What is off draws nothing."""
 
     def within(limit: float, *more: int) -> Tensor:
         shape = (len(images), *more)

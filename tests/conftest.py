@@ -1,0 +1,22 @@
+"""What all tests share: one thread, so that equal work gives equal bits on any machine, and a config small enough to train in a blink."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+
+os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is first imported, which is after this
+
+settings.register_profile("nnx", deadline=None, derandomize=True, database=None)  # a busy machine is no failure; nor is a lucky draw a pass
+settings.load_profile("nnx")
+
+
+@pytest.fixture
+def tiny() -> Callable[..., str]:
+    """The text of a config on the digits, `lines` added: tiny("train: {epochs: 1}")."""
+
+    def text(*lines: str, model: str = "{name: mlp, hidden: [8]}") -> str:
+        return "\n".join(["dataset: {name: digits, validation: 0.1}", f"model: {model}", *lines, ""])
+
+    return text

@@ -1,0 +1,88 @@
+"""The registry: every part is found by its name, and only by its name."""
+
+import os
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+from nnx import config, datasets, losses, models, optim, parts, schedule
+
+ALL = [(kind, name) for kind in parts.HOMES for name in parts.names(kind)]
+UNIONS = {"loss": losses.Loss, "optimizer": optim.OptimizerConfig, "schedule": schedule.Schedule}
+
+
+@pytest.mark.parametrize(("kind", "home"), [("model", models), ("dataset", datasets)])
+def test_names_are_the_files(kind, home):
+    files = Path(home.__file__).parent.glob("[!_]*.py")
+    assert parts.names(kind) == sorted(file.stem for file in files)
+
+
+@pytest.mark.parametrize("kind", UNIONS)
+def test_names_are_the_members_of_the_union(kind):
+    """A class left out of `Loss = A | B` would be found, but not known to the type checker."""
+    members = typing.get_args(UNIONS[kind])
+    assert parts.names(kind) == sorted(member.model_fields["name"].default for member in members)
+    assert {parts.find(kind, name) for name in parts.names(kind)} == set(members)
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_every_part_is_what_its_name_says(kind, name):
+    found = parts.find(kind, name)
+    assert issubclass(found, parts.Part)
+    assert found.model_fields["name"].default == name
+    assert typing.get_args(found.model_fields["name"].annotation) == (name,)
+    assert found().name == name, "every default is valid"
+    assert (found.__doc__ or parts.module(kind, name).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_every_part_is_strict_and_never_changes(kind, name):
+    found = parts.find(kind, name)
+    with pytest.raises(ValueError, match="frozen"):
+        found().name = "other"
+    with pytest.raises(ValueError, match="Extra inputs"):
+        found(nonsense=1)
+
+
+@pytest.mark.parametrize("kind", parts.HOMES)
+def test_an_unknown_name_is_met_with_a_suggestion_or_a_list(kind):
+    name = parts.names(kind)[0]
+    with pytest.raises(LookupError, match=f"unknown {kind} '{name}x', did you mean '{name}'"):
+        parts.find(kind, name + "x")
+    with pytest.raises(LookupError) as caught:
+        parts.find(kind, "zzzzzz")
+    assert str(caught.value) == f"unknown {kind} 'zzzzzz', one of: {', '.join(parts.names(kind))}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("model", "_layers"), ("model", "__init__"), ("dataset", "_idx"), ("loss", "Part"), ("model", "")]
+)
+def test_what_is_private_is_no_part(kind, name):
+    with pytest.raises(LookupError, match="unknown"):
+        parts.find(kind, name)
+
+
+def test_a_new_file_is_a_new_part(tmp_path, monkeypatch):
+    (tmp_path / "perceptron.py").write_text(
+        "from typing import Literal\nfrom nnx.parts import Part\nclass Config(Part):\n    name: Literal['perceptron'] = 'perceptron'\n"
+    )
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    assert "perceptron" in parts.names("model")
+    assert parts.find("model", "perceptron")().name == "perceptron"
+    made = config.parse("dataset: digits\nmodel: perceptron\n", "a.yaml")
+    assert made.model.name == "perceptron"
+
+
+def test_suggest():
+    assert parts.suggest("adamm", ["sgd", "adam"]) == ", did you mean 'adam'?"
+    assert parts.suggest("qqq", ["sgd", "adam"]) == ", one of: adam, sgd"
+    assert parts.suggest("qqq", []) == ""
+
+
+def test_importing_what_reads_configs_imports_no_torch():
+    """`--help` answers at once; torch takes seconds to import."""
+    code = "import sys, nnx, nnx.config, nnx.parts; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}).returncode == 0
