@@ -21,7 +21,7 @@ from nnx.losses import Criterion
 from nnx.predict import network
 from nnx.runtime import Runtime
 from nnx.state import State
-from nnx.training import EpochEnd, train, train_step
+from nnx.training import EpochEnd, check_finite, train, train_step
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,12 @@ def run(
     yield _started(job)
 
     step = train_step(job.criterion, job.runtime)
-    for event in () if _over(state) else train(state, batches, step, stopping=lambda: bool(signal())):
+    log_every = max(1, min(50, state.steps_per_epoch // 10))
+    for event in () if _over(state) else train(state, batches, step, log_every=log_every, stopping=lambda: bool(signal())):
         if isinstance(event, EpochEnd):
-            epoch = _record(state, event, evaluate(state.evaluated, validation, job.criterion, job.runtime))
+            measured = evaluate(state.evaluated, validation, job.criterion, job.runtime)
+            check_finite(measured.loss, "validation", state)
+            epoch = _record(state, event, measured)
             times.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
             runs.append_metrics(folder, times[-1])
             if epoch.is_best:

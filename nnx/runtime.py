@@ -34,18 +34,11 @@ def choose(device: str, precision: str) -> Runtime:
     """The runtime for a config's `device` and `precision`. Raises DeviceError where one is asked for by name and is not there."""
     chosen, device_reason = _device(device)
     dtype, precision_reason = _precision(precision, chosen)
-    threads = (
-        f"{torch.get_num_threads()} threads"
-        if chosen.type == "cpu"
-        else torch.cuda.get_device_name(chosen)
-        if chosen.type == "cuda"
-        else ""
-    )
     return Runtime(
         chosen,
         dtype,
         (
-            Choice("device", f"{chosen} ({threads})" if threads else str(chosen), device_reason),
+            Choice("device", f"{chosen}{_described(chosen)}", device_reason),
             Choice("precision", str(dtype).removeprefix("torch."), precision_reason),
         ),
     )
@@ -113,6 +106,13 @@ def _check_device(name: str) -> None:
     known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{n}" for n in range(gpus)), *(["mps"] if mps else [])]
     if name not in known:
         raise DeviceError(f"device {name!r} is not there; this machine has: {', '.join(known)}")
+
+
+def _described(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f" ({torch.cuda.get_device_name(device)})"
+    threads = torch.get_num_threads()
+    return f" ({threads} thread{'s' * (threads != 1)})" if device.type == "cpu" else ""
 
 
 def _precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:

@@ -78,11 +78,14 @@ def train(
         yield EpochEnd(look.loss, look.lr, seconds, samples)
 
 
+def check_finite(loss: float, name: str, state: State) -> None:
+    """Raise DivergedError, saying where and what to do, if the loss of this name is infinite or NaN."""
+    if not math.isfinite(loss):
+        cure = f"Lower optimizer.lr (now {state.peak_lr:g}), add schedule.warmup, or set train.clip_grad_norm: 1"
+        raise DivergedError(f"step {state.step}: the {name} loss is {loss}. {cure}")
+
+
 def _look(state: State, samples_per_second: float) -> Step:
     loss = state.mean_loss()
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"epoch {state.epoch + 1}, step {state.step}: the training loss is {loss}. "
-            f"Lower optimizer.lr (now {state.peak_lr:g}), add schedule.warmup, or set train.clip_grad_norm: 1"
-        )
+    check_finite(loss, "training", state)
     return Step(state.epoch, state.batch, state.step, loss, state.optimizers[0].param_groups[0]["lr"], samples_per_second)

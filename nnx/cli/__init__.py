@@ -11,7 +11,7 @@ from nnx.cli import check, init, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
 from nnx.cli import train as train_command
-from nnx.errors import NnxError
+from nnx.errors import NnxError, Stopped
 
 
 class _Unread(Exception):
@@ -83,6 +83,9 @@ def _report(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, Stopped):  # as asked: no error
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
     if isinstance(error, NnxError):
         message, code = str(error), error.exit_code
     elif hasattr(error, "format_message"):  # typer's own: a wrong flag or a missing argument
