@@ -88,9 +88,9 @@ def test_a_pipe_gets_one_plain_line_an_epoch(capsys):
         "precision  float32  exact",
         "samples    55,000 train, 5,000 validation",
         "model      7,850 parameters in 2 layers",
-        "epoch 1/3  loss   2.000  val   2.200  90.00 % * lr 1.0e-03   1.2 s  97,200/s",
-        "epoch 2/3  loss  0.5000  val  0.5500  91.00 %   lr 1.0e-03   1.2 s  97,200/s",
-        "epoch 3/3  loss  0.1000  val  0.1100  92.00 % * lr 1.0e-03   1.2 s  97,200/s",
+        "epoch 1/3  loss    2.000  val    2.200  90.00 % * lr 1.0e-03   1.2 s  97,200/s",
+        "epoch 2/3  loss   0.5000  val   0.5500  91.00 %   lr 1.0e-03   1.2 s  97,200/s",
+        "epoch 3/3  loss   0.1000  val   0.1100  92.00 % * lr 1.0e-03   1.2 s  97,200/s",
         "stopping: enough",
     ]
 
