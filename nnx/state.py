@@ -3,6 +3,7 @@
 Everything else is a function of the config and of (seed, epoch, step): order, augmentation, dropout, learning rate.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -44,7 +45,7 @@ class State:
             model,
             cast(OptimizerConfig, config.optimizer).build(model),
             torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16),
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None,  # type: ignore[no-untyped-call]
+            AveragedModel(model, multi_avg_fn=_moving_average(decay), use_buffers=True) if decay else None,
             steps_per_epoch,
             torch.zeros((), device=runtime.device),
         )
@@ -120,3 +121,14 @@ class State:
         self.loss.copy_(tensors["loss"])
         for name in self.COUNTERS:
             setattr(self, name, counters[name])
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """torch's exponential moving average, its decay rising to `decay` as (1 + n) / (10 + n), n updates in: else the first epochs are
+    measured on what is mostly the initial weights (mnist_mlp: 87 % after an epoch, not 97). As in TensorFlow's ExponentialMovingAverage."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        n = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, updates)  # type: ignore[no-untyped-call]
+
+    return update

@@ -1,6 +1,7 @@
 """The shipped recipes and the README: what is promised in them runs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -93,8 +94,6 @@ def test_the_wheel_carries_recipes_and_types(tmp_path):
 @pytest.mark.mnist
 def test_mnist_itself_trains(tmp_path):
     """One epoch of the article's network on the real digits."""
-    import os
-
     if not (Path(os.environ.get("NNX_DATA_DIR", "")) / "MNIST/raw/train-images-idx3-ubyte").is_file() or not os.environ.get("NNX_DATA_DIR"):
         pytest.skip("NNX_DATA_DIR does not hold MNIST/raw")
     *_, finished = run(config.load("mnist_mlp", ["train.epochs=1"]), out=tmp_path / "r")
