@@ -125,7 +125,7 @@ class State:
 
 def _moving_average(decay: float) -> Callable[..., None]:
     """torch's exponential moving average, its decay rising to `decay` as (1 + n) / (10 + n), n updates in: else the first epochs are
-    measured on what is mostly the initial weights (mnist_mlp: 87 % after an epoch, not 97). As in TensorFlow's ExponentialMovingAverage."""
+    measured on what is mostly the initial weights (mnist_mlp: 87 % after an epoch, not 96). As in TensorFlow's ExponentialMovingAverage."""
 
     def update(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
         n = int(updates)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -14,11 +15,28 @@ from nnx.cli import train as train_command
 from nnx.errors import NnxError, Stopped
 
 
+def _import_help_without_markdown() -> None:
+    """typer's help imports rich.markdown, which our help has no use for and which takes a third of the time of `nnx --help`.
+
+    A stand-in is there only while typer looks for it; whoever wants the real one later gets it.
+    """
+    stand_in = ModuleType("rich.markdown")
+    stand_in.Markdown = object  # type: ignore[attr-defined]
+    if sys.modules.setdefault("rich.markdown", stand_in) is stand_in:
+        import typer.rich_utils  # noqa: F401
+
+        del sys.modules["rich.markdown"]
+
+
 class _Unread(Exception):
     """Nobody reads our output any more. Not an OSError, which typer would turn into exit code 1."""
 
 
 class _Commands(TyperGroup):
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _import_help_without_markdown()
+        super().format_help(ctx, formatter)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
             result = super().invoke(ctx)
