@@ -139,13 +139,16 @@ def test_a_loaded_classifier_says_that_it_is_in_evaluation_mode(sealed, tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_states_make_equal_bytes(name, tmp_path):
+def test_equal_states_make_equal_bytes(name, tmp_path, monkeypatch):
+    host = "the-host-of-the-tests"  # a real name may be as short as two letters, which weights spell by chance
+    monkeypatch.setattr("platform.node", lambda: host)
+    monkeypatch.setattr("socket.gethostname", lambda: host)
     for file, seed in (("one", 0), ("two", 0), ("other", 1)):
         checkpoint.write(tmp_path / file, kept(name, seed=seed))
     one, two, other = ((tmp_path / file).read_bytes() for file in ("one", "two", "other"))
     assert one == two
     assert one != other
-    for secret in (os.uname().nodename, str(tmp_path), os.getcwd()):
+    for secret in (host, str(tmp_path), os.getcwd()):
         assert secret.encode() not in one
 
 
