@@ -48,7 +48,8 @@ def keep_memory() -> None:
     """Have glibc keep freed memory instead of giving it back to the system and faulting it in again at the next step.
 
     Large activations are otherwise mapped and unmapped at every step: mnist_cnn trained 2,759 samples a second with this and 1,267
-    without (median of 25 steps, two cores of a 2.5 GHz Xeon, torch 2.15). Elsewhere than on glibc it does nothing.
+    without (median of 25 steps, one process each, not interleaved, on a noisy pair of 2.5 GHz Xeon cores; torch 2.15). Elsewhere than on
+    glibc it does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
