@@ -8,7 +8,7 @@ Order of precedence: defaults < file < `--set` and flags, later ones first.
 import copy
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -42,6 +42,23 @@ def _device(value: Any) -> str:
 
 
 Device = Annotated[str, PlainValidator(_device, json_schema_input_type=str)]
+
+
+def _auto_or(expected: str, kinds: tuple[type, ...]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value == "auto" or (type(value) in kinds and 0 <= value <= 4096 and (value or type(value) is bool)):
+            return value
+        raise PydanticCustomError("nnx", "expected auto, {expected}", {"expected": expected})
+
+    return check
+
+
+Compile = Annotated[
+    Literal["auto"] | bool, PlainValidator(_auto_or("true or false", (bool,)), json_schema_input_type=Literal["auto"] | bool)
+]
+Threads = Annotated[
+    Literal["auto"] | int, PlainValidator(_auto_or("or a number from 1 to 4096", (int,)), json_schema_input_type=Literal["auto"] | int)
+]
 
 # ---------------------------------------------------------------- the shape of a config
 
@@ -91,6 +108,8 @@ class Config(Strict):
     train: Train = Field(default_factory=Train, description="how long and in what steps")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the arithmetic; weights stay float32")
+    compile: Compile = Field("auto", description="make a step faster: what pays off (auto), torch.compile (true), or plain PyTorch (false)")
+    threads: Threads = Field("auto", description="of the CPU; equal numbers give equal bits")
 
     _source: Source = PrivateAttr(default_factory=Source)
 

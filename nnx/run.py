@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from nnx import checkpoint, datasets, losses, models, runs, runtime
+from nnx import checkpoint, datasets, fuse, losses, models, runs, runtime
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
@@ -16,12 +16,12 @@ from nnx.datasets import Dataset, DatasetConfig, Split
 from nnx.errors import CheckpointError, InputError, Stopped
 from nnx.evaluation import Predictions, evaluate, metrics
 from nnx.events import Choice, Epoch, Event, Finished, Started
-from nnx.feed.resident import Resident, cuts
+from nnx.feed.resident import EVALUATION_BATCH, Resident, cuts
 from nnx.losses import Criterion
 from nnx.predict import network
 from nnx.runtime import Runtime
-from nnx.state import State
-from nnx.training import EpochEnd, check_finite, train, train_step
+from nnx.state import State, StepFunction
+from nnx.training import EpochEnd, backpropagation, check_finite, train, train_step
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def run(
     runs.write_metrics(folder, times)
     yield _started(job)
 
-    step = train_step(job.criterion, job.runtime)
+    step = _step(job)
     log_every = max(1, min(50, state.steps_per_epoch // 10))
     for event in () if _over(state) else train(state, batches, step, log_every=log_every, stopping=lambda: bool(signal())):
         if isinstance(event, EpochEnd):
@@ -117,7 +117,7 @@ def evaluate_checkpoint(
     if strange := [text for text in overrides if not text.startswith("dataset.")]:
         raise InputError(f"--set {strange[0]}: only dataset.… can be set here; the rest is the checkpoint's")
     config = configs.from_dict(kept.config.to_dict(), str(path), overrides, {"device": device} if device else None)
-    chosen = runtime.choose(config.device, config.precision)
+    chosen = runtime.choose(config.device, config.precision, config.model.name)
     with config.locate():
         dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
     if (dataset.spec.shape, dataset.spec.classes) != (kept.spec.shape, kept.spec.classes):
@@ -125,9 +125,10 @@ def evaluate_checkpoint(
             f"{path}: was trained on {_facts(kept.spec.shape, kept.spec.classes)}, "
             f"the dataset has {_facts(dataset.spec.shape, dataset.spec.classes)}"
         )
+    threads = runtime.set_threads(config.threads, models.multiply_adds(network(kept), kept.spec) * EVALUATION_BATCH)
     feed = Resident(dataset.split(split), kept.spec, chosen.device)
     criterion = _criterion(config, dataset, chosen)
-    return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), chosen.choices
+    return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads)
 
 
 # ---------------------------------------------------------------- before the first step
@@ -135,7 +136,7 @@ def evaluate_checkpoint(
 
 def _prepare(config: Config, out: Path | None, *, force: bool, resume: bool, data_dir: str | None) -> Job:
     """Everything that can be wrong with the input is found here; nothing is written."""
-    chosen = runtime.choose(config.device, config.precision)
+    chosen = runtime.choose(config.device, config.precision, config.model.name)
     if chosen.device.type == "cpu":
         runtime.keep_memory()
     if resume and out is None:
@@ -147,6 +148,8 @@ def _prepare(config: Config, out: Path | None, *, force: bool, resume: bool, dat
         torch.manual_seed(config.seed)
         model = models.build(config.model, dataset.spec, losses.outputs(config.loss, len(dataset.spec.classes)))
         criterion = _criterion(config, dataset, chosen)
+    work = models.multiply_adds(model, dataset.spec) * min(config.train.batch_size, len(dataset.train))
+    chosen = chosen.having(runtime.set_threads(config.threads, work), fuse.choose(config, model, chosen))
     state = State.new(config, model, chosen, len(cuts(len(dataset.train), config.train)))
     if saved:
         try:
@@ -154,6 +157,16 @@ def _prepare(config: Config, out: Path | None, *, force: bool, resume: bool, dat
         except (KeyError, RuntimeError, ValueError, TypeError):
             raise CheckpointError(f"{folder / 'last.pt'}: its state does not fit the config") from None
     return Job(config, chosen, dataset, criterion, state, folder)
+
+
+def _step(job: Job) -> StepFunction:
+    """What makes a step, as the choice says: as is, or wrapped in what makes it faster (see nnx.fuse)."""
+    how = next(choice.value for choice in job.runtime.choices if choice.what == "step")
+    if how == "matrices":
+        return train_step(fuse.matrices(job.criterion, job.state.model))
+    forward = {"fuse": fuse.compiled} if "compiled" in how else {}
+    step = train_step(backpropagation(job.criterion, job.runtime, **forward))
+    return fuse.cuda_graph(step) if "CUDA graph" in how else step
 
 
 def _criterion(config: Config, dataset: Dataset, chosen: Runtime) -> Criterion:

@@ -5,17 +5,24 @@ Everything else is a function of the config and of (seed, epoch, step): order, a
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from nnx.config import Config
-from nnx.optim import OptimizerConfig
+from nnx.optim import OptimizerConfig, descent
 from nnx.runtime import Runtime, seed_step
 from nnx.schedule import Horizon, Schedule
+
+Gradients = Callable[["State", Tensor, Tensor], Tensor]
+"""On one batch, (B, *shape) inputs and (B,) or (B, K) targets: leaves the mean loss's gradient in each parameter and returns the loss."""
+
+StepFunction = Callable[["State", Tensor, Tensor], Tensor]
+"""Makes one step on such a batch and returns its mean loss."""
 
 
 @dataclass
@@ -45,7 +52,7 @@ class State:
             model,
             cast(OptimizerConfig, config.optimizer).build(model),
             torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16),
-            AveragedModel(model, multi_avg_fn=_moving_average(decay), use_buffers=True) if decay else None,
+            AveragedModel(model, use_buffers=True) if decay else None,
             steps_per_epoch,
             torch.zeros((), device=runtime.device),
         )
@@ -72,11 +79,59 @@ class State:
         lr = self.lr
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr
-        seed_step(self.config.seed, self.step)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(lr)  # in place: a CUDA graph reads it there
+                else:
+                    group["lr"] = lr
+        seed_step(self.config.seed, self.step, self.loss.device)
+
+    def descend(self) -> None:
+        """Move the weights along the gradients, which are gone then."""
+        if limit := self.config.train.clip_grad_norm:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)  # does nothing but for float16
+            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        for optimizer, descend in zip(self.optimizers, self._descents, strict=True):
+            if self.scaler.is_enabled():
+                self.scaler.step(optimizer)
+            else:
+                descend()
+        self.scaler.update()
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @cached_property
+    def _parameters(self) -> list[nn.Parameter]:
+        return list(self.model.parameters())
+
+    @cached_property
+    def _descents(self) -> list[Callable[[], None]]:
+        return [descent(optimizer) for optimizer in self.optimizers]
+
+    @torch.no_grad()
+    def _move_average(self, average: AveragedModel) -> None:
+        """averaged += (1 - decay) * (current - averaged), the decay rising to train.ema as (1 + n) / (10 + n), n steps in: else the first
+        epochs are measured on what is mostly the initial weights (mnist_mlp: 87 % after an epoch, not 96). As in TensorFlow's
+        ExponentialMovingAverage. AveragedModel's own update pairs the tensors anew each time, and waits for the device."""
+        decay = min(cast(float, self.config.train.ema), (1 + self.step) / (10 + self.step)) if self.step else 0.0
+        (averaged, current), counters = self._averaged
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for kept, counter in counters:
+            kept.copy_(counter)
+        average.n_averaged += 1
+
+    @cached_property
+    def _averaged(self) -> tuple[tuple[list[Tensor], list[Tensor]], list[tuple[Tensor, Tensor]]]:
+        """(averaged, current) tensors, and pairs of those that only count."""
+        both = [[*module.parameters(), *module.buffers()] for module in (self.evaluated, self.model)]
+        pairs = [(averaged.detach(), current.detach()) for averaged, current in zip(*both, strict=True)]
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        return ([a for a, _ in floating], [c for _, c in floating]), [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def end_step(self, loss: Tensor, samples: int) -> None:
-        """Count a step of `samples` samples with this mean `loss`."""
+        """Count a step of `samples` samples with this mean `loss`; the moving average follows the weights."""
+        if self.average:
+            self._move_average(self.average)
         self.loss += loss * samples
         self.samples += samples
         self.batch += 1
@@ -117,18 +172,10 @@ class State:
             self.average.load_state_dict(tensors["average"])
         for optimizer, saved in zip(self.optimizers, tensors["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            for group in optimizer.param_groups:
+                group["lr"] = float(group["lr"])
+        self.__dict__.pop("_descents", None)  # they hold on to the moments that were
         self.scaler.load_state_dict(tensors["scaler"])
         self.loss.copy_(tensors["loss"])
         for name in self.COUNTERS:
             setattr(self, name, counters[name])
-
-
-def _moving_average(decay: float) -> Callable[..., None]:
-    """torch's exponential moving average, its decay rising to `decay` as (1 + n) / (10 + n), n updates in: else the first epochs are
-    measured on what is mostly the initial weights (mnist_mlp: 87 % after an epoch, not 96). As in TensorFlow's ExponentialMovingAverage."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
-        n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, updates)  # type: ignore[no-untyped-call]
-
-    return update

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,7 @@ from nnx.events import Step
 from nnx.feed.resident import Resident
 from nnx.losses import Criterion
 from nnx.runtime import Runtime
-from nnx.state import State
-
-StepFunction = Callable[[State, Tensor, Tensor], Tensor]
+from nnx.state import Gradients, State, StepFunction
 
 
 @dataclass(frozen=True)
@@ -28,28 +27,38 @@ class EpochEnd:
     samples: int
 
 
-def train_step(criterion: Criterion, runtime: Runtime) -> StepFunction:
-    """A function that makes one step on one batch, (B, *shape) inputs and (B,) or (B, K) targets, and returns the batch's mean loss."""
+def backpropagation(criterion: Criterion, runtime: Runtime, fuse: Callable[[Any], Any] = lambda loss: loss) -> Gradients:
+    """Forward, loss, backward, by torch's autograd. `fuse` may make a faster function of the forward pass (see nnx.fuse).
+
+    A batch of `accumulate` x batch_size is taken in parts, whose gradients add up to that of its mean.
+    """
+
+    @fuse
+    def forward(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        with runtime.autocast():
+            logits = model(inputs)
+        return criterion(logits.float(), targets)
+
+    def gradients(state: State, inputs: Tensor, targets: Tensor) -> Tensor:
+        size, total = state.config.train.batch_size, state.loss.new_zeros(())
+        for part, wanted in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
+            loss = forward(state.model, part, wanted)
+            if len(part) < len(inputs):
+                loss = loss * (len(part) / len(inputs))
+            state.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    return gradients
+
+
+def train_step(gradients: Gradients) -> StepFunction:
+    """A function that makes one step: gradients, then the weights move along them."""
 
     def step(state: State, inputs: Tensor, targets: Tensor) -> Tensor:
-        train, total = state.config.train, torch.zeros((), device=inputs.device)
-        for part, wanted in zip(*(torch.split(whole, train.batch_size) for whole in (inputs, targets)), strict=True):
-            with runtime.autocast():
-                logits = state.model(part)
-            loss = criterion(logits.float(), wanted) * (len(part) / len(inputs))
-            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        if train.clip_grad_norm:
-            for optimizer in state.optimizers:
-                state.scaler.unscale_(optimizer)  # does nothing but for float16
-            nn.utils.clip_grad_norm_(state.model.parameters(), train.clip_grad_norm)
-        for optimizer in state.optimizers:
-            state.scaler.step(optimizer)
-            optimizer.zero_grad()
-        state.scaler.update()
-        if state.average:
-            state.average.update_parameters(state.model)
-        return total
+        loss = gradients(state, inputs, targets)
+        state.descend()
+        return loss
 
     return step
 
@@ -88,4 +97,4 @@ def check_finite(loss: float, name: str, state: State) -> None:
 def _look(state: State, samples_per_second: float) -> Step:
     loss = state.mean_loss()
     check_finite(loss, "training", state)
-    return Step(state.epoch, state.batch, state.step, loss, state.optimizers[0].param_groups[0]["lr"], samples_per_second)
+    return Step(state.epoch, state.batch, state.step, loss, float(state.optimizers[0].param_groups[0]["lr"]), samples_per_second)

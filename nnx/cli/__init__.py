@@ -12,6 +12,7 @@ from nnx.cli import check, init, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
 from nnx.cli import train as train_command
+from nnx.cli._start import leave
 from nnx.errors import NnxError, Stopped
 
 
@@ -84,7 +85,12 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and leave with the exit code of the contract (see nnx.errors)."""
+    """Run the command line and leave with its exit code."""
+    leave(run_command())
+
+
+def run_command() -> int:
+    """Run the command line; the exit code is that of the contract (see nnx.errors)."""
     try:
         code = app(standalone_mode=False)
     except _Unread:
@@ -94,7 +100,7 @@ def main() -> None:
         code = 130
     except Exception as error:
         code = _report(error)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _report(error: Exception) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nnx.cli._options import DataDir, Device, Json, Out, Quiet, Set, print_json
+from nnx.cli._start import import_torch
 from nnx.errors import CheckFailed
 
 
@@ -35,6 +36,7 @@ def evaluate(
 
     --set can point it at other data: nnx eval checkpoint.pt --set dataset.root=elsewhere
     """
+    import_torch()
     from nnx import console, runs
     from nnx.run import evaluate_checkpoint
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from nnx.cli._options import ConfigFile, DataDir, Device, Json, Out, Quiet, Set, print_json, signals_noted
+from nnx.cli._start import import_torch
 
 
 def train(
@@ -28,6 +29,7 @@ def train(
     flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
     resolved = configs.load(config, overrides, flags)  # before torch is imported for all the rest
 
+    import_torch()
     from nnx import console
     from nnx.run import run
 

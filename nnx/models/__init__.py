@@ -4,14 +4,18 @@ The file's name is the architecture's. `forward` takes (B, C, H, W) images or (B
 """
 
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nnx import parts
 from nnx.errors import ConfigError
 from nnx.events import Layer
 from nnx.parts import Part
+from nnx.runtime import whole_torch
 from nnx.spec import Spec
 
 BYTES_A_PARAMETER = 16  # float32 weight, gradient, and Adam's two moments
@@ -23,8 +27,11 @@ def build(config: Part, spec: Spec, outputs: int) -> nn.Module:
     Raises ConfigError where its sizes can't work for this data, or can't fit into this machine's memory.
     """
     make = parts.module("model", config.name).Model
-    with torch.device("meta"):  # shapes without memory: a model of 10^12 weights is refused before it is tried
-        needed = count(make(config, spec, outputs)) * BYTES_A_PARAMETER
+    try:
+        needed = _parameters(make, config, spec, outputs) * BYTES_A_PARAMETER
+    except NotImplementedError:  # an architecture that computes while it is built
+        whole_torch()
+        needed = _parameters(make, config, spec, outputs) * BYTES_A_PARAMETER
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise ConfigError.at(
@@ -36,9 +43,41 @@ def build(config: Part, spec: Spec, outputs: int) -> nn.Module:
     return model
 
 
+def _parameters(make: Callable[..., nn.Module], config: Part, spec: Spec, outputs: int) -> int:
+    """How many weights the network would have: a model of 10^12 is refused before it is tried."""
+    with torch.device("meta"), _Undrawn():  # shapes without memory
+        return count(make(config, spec, outputs))
+
+
+class _Undrawn(TorchFunctionMode):
+    """Inside, nothing of torch.nn.init is done. Drawing weights that have no memory would import torch._dynamo, which takes 1.3 s."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        drawing = func is Tensor.normal_ or getattr(func, "__module__", None) == "torch.nn.init"
+        if drawing:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def count(model: nn.Module) -> int:
     """The number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def multiply_adds(model: nn.Module, spec: Spec) -> int:
+    """Of a forward pass of one sample, as far as they are matrix products or convolutions: each weight times the places it is used at."""
+    total = 0
+
+    def note(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        nonlocal total
+        result = output if isinstance(output, Tensor) else output[0]
+        features = result.shape[1] if isinstance(module, nn.modules.conv._ConvNd) else result.shape[-1]
+        total += sum(p.numel() for p in module.parameters() if p.ndim > 1) * (result.numel() // features)
+
+    products = nn.Linear | nn.modules.conv._ConvNd | nn.RNNBase
+    _forward(model, spec, {module: note for module in model.modules() if isinstance(module, products)})
+    return total
 
 
 def layers(model: nn.Module, spec: Spec) -> tuple[Layer, ...]:
@@ -52,17 +91,21 @@ def layers(model: nn.Module, spec: Spec) -> tuple[Layer, ...]:
         shapes[module] = tuple((output if isinstance(output, Tensor) else output[0]).shape[1:])
 
     rows = list(_rows(model))
-    handles = [module.register_forward_hook(note) for _, module in rows]
-    parameter = next(model.parameters())
-    training = model.training
+    _forward(model, spec, {module: note for _, module in rows})
+    own = [Layer(name, "Parameter", tuple(p.shape), p.numel()) for name, p in model.named_parameters(recurse=False)]
+    return (*own, *(Layer(name, type(module).__name__, shapes.get(module, ()), count(module)) for name, module in rows))
+
+
+def _forward(model: nn.Module, spec: Spec, hooks: Mapping[nn.Module, Callable[..., None]]) -> None:
+    """One blank sample through the model, each hook called with its module, the inputs and the output."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    parameter, training = next(model.parameters()), model.training
     model.eval()
     with torch.no_grad():
         model(torch.zeros(1, *spec.shape, device=parameter.device))
     model.train(training)
     for handle in handles:
         handle.remove()
-    own = [Layer(name, "Parameter", tuple(p.shape), p.numel()) for name, p in model.named_parameters(recurse=False)]
-    return (*own, *(Layer(name, type(module).__name__, shapes.get(module, ()), count(module)) for name, module in rows))
 
 
 def _rows(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnx.cli import main
+from nnx.cli import run_command
 
 
 @dataclass
@@ -29,11 +29,9 @@ def nnx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     def command(*words: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["nnx", *map(str, words)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
+        code = run_command()
         captured = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return Result(left.value.code, captured.out, captured.err)
+        return Result(code, captured.out, captured.err)
 
     return command
 

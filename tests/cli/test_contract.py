@@ -149,10 +149,9 @@ def test_missing_data_offline_says_what_to_put_where(nnx, tmp_path, monkeypatch)
 
 def test_help_and_completion_import_no_torch():
     code = (
-        "import sys; from nnx.cli import main\n"
+        "import sys; from nnx.cli import run_command\n"
         "sys.argv = ['nnx', '--help']\n"
-        "try: main()\n"
-        "except SystemExit as left: assert left.code == 0\n"
+        "assert run_command() == 0\n"
         "heavy = {'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
