@@ -19,7 +19,7 @@ from nnx.errors import DeviceError
 from nnx.events import Choice
 from nnx.losses import Criterion
 from nnx.models import mlp
-from nnx.runtime import Runtime, whole_torch
+from nnx.runtime import Runtime
 from nnx.state import Gradients, State, StepFunction
 
 WARM_UP = 3  # steps as is before a CUDA graph is recorded: what libraries and optimizers set up in their first steps must not be in it
@@ -92,7 +92,6 @@ def _is_plain(model: nn.Module) -> bool:
 
 def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     """torch.compile, once for the whole batch and once for an epoch's last, smaller one."""
-    whole_torch()
     return torch.compile(forward, dynamic=False)
 
 

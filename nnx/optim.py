@@ -177,7 +177,8 @@ def descent(optimizer: Optimizer) -> Callable[[], None]:
         if not ready:
             ready.extend((group, *_moments(optimizer, group)) for group in optimizer.param_groups)
         for group, params, means, squares, counts in ready:
-            counts[0] += 1
+            for count in {id(count): count for count in counts}.values():
+                count += 1
             (beta1, beta2), decay = group["betas"], group["weight_decay"]
             settings = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "weight_decay": decay, "eps": group["eps"]}
             kernel(params, [p.grad for p in params], means, squares, [], counts, **settings, amsgrad=False, maximize=False)
@@ -186,11 +187,12 @@ def descent(optimizer: Optimizer) -> Callable[[], None]:
 
 
 def _moments(optimizer: Optimizer, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """A group's parameters and Adam's state for them: means, mean squares, and the count of steps, which from now on is one for all."""
+    """A group's parameters and Adam's state for them: means, mean squares, counts of steps, which become one where they are equal."""
     params: list[Tensor] = group["params"]
     states = [optimizer.state[p] for p in params]
-    for state in states:
-        state["step"] = states[0]["step"]
+    if len({float(state["step"]) for state in states}) == 1:
+        for state in states:
+            state["step"] = states[0]["step"]
     means, squares, counts = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
     return params, means, squares, counts
 

@@ -70,7 +70,7 @@ def run(
         runs.write_text(folder / "config.yaml", config.to_yaml())
     times = runs.read_metrics(folder, state.epoch)
     runs.write_metrics(folder, times)
-    yield _started(job)
+    yield _started(job, batches)
 
     step = _step(job)
     log_every = max(1, min(50, state.steps_per_epoch // 10))
@@ -196,12 +196,16 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _started(job: Job) -> Started:
+def _started(job: Job, batches: Resident) -> Started:
     state, data = job.state, job.dataset
     megabytes = (data.train.inputs.nbytes + data.validation.inputs.nbytes) / 1e6
-    where = "memory" if job.runtime.device.type == "cpu" else f"memory of {job.runtime.device}"
+    size = f"all {megabytes:,.1f} MB of it, as {data.train.inputs.dtype},"
+    device = batches.inputs.device
+    where = "memory" if device.type == "cpu" else f"memory of {device}"
     path = Choice(
-        "data path", f"{job.config.dataset.name} in {where}", f"all {megabytes:,.1f} MB of it, as {data.train.inputs.dtype}, fits"
+        "data path",
+        f"{job.config.dataset.name} in {where}",
+        f"{size} {'fits' if device == state.loss.device else 'is too much for the device'}",
     )
     return Started(
         run=job.folder,

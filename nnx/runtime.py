@@ -101,7 +101,7 @@ def keep_memory() -> None:
 
 
 def whole_torch() -> None:
-    """Bring what `nnx.cli` leaves out of torch at its start: shapes without computing, for torch.compile, torch.export, the meta device."""
+    """Bring what the command line leaves out of torch at its start (see nnx.cli._start): shapes without computing, on the meta device."""
     import torch._meta_registrations  # noqa: F401
 
 

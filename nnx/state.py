@@ -46,6 +46,8 @@ class State:
     def new(cls, config: Config, model: nn.Module, runtime: Runtime, steps_per_epoch: int) -> "State":
         """The state before the first step, on the runtime's device."""
         model = model.to(runtime.device)
+        if runtime.device.type == "cuda":
+            model = model.to(memory_format=torch.channels_last)  # what tensor cores convolve; on a CPU it was slower
         decay = config.train.ema
         return cls(
             config,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnx import parts
-from nnx.optim import groups
+from nnx.optim import descent, groups
 
 NAMES = parts.names("optimizer")
 
@@ -203,3 +203,43 @@ def test_groups():
     assert [p.ndim for p in weights["params"]] == [4, 2, 2]
     assert {p.ndim for p in others["params"]} == {1}
     assert len(groups(nn.Linear(2, 2, bias=False), 0.1)) == 1, "no empty group"
+
+
+# ---------------------------------------------------------------- the step at less cost
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_descent_is_the_optimizers_own_step_to_the_bit(case):
+    """Also after its state was loaded, and where a parameter had no gradient for a while."""
+    settings, _, _ = EQUAL[case]
+    config = parts.find("optimizer", case.split(",")[0])(**settings)
+    inputs, labels = digits()
+    ours, theirs = network(), network()
+    own, (public,) = config.build(ours), config.build(theirs)
+    move = descent(own[0])
+    for step in range(12):
+        if step == 6:
+            saved = own[0].state_dict()
+            own = config.build(ours)
+            own[0].load_state_dict(saved)
+            move = descent(own[0])
+        for model, go in ((ours, move), (theirs, public.step)):
+            F.cross_entropy(model(inputs), labels).backward()
+            if step in (3, 4):
+                model[4].bias.grad = None
+            go()
+            model.zero_grad()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_torchs_kernel_descent_is_the_public_step(monkeypatch):
+    monkeypatch.delattr(torch, "_fused_adam_")
+    model = network()
+    (adam,) = parts.find("optimizer", "adam")().build(model)
+    before = [p.clone() for p in model.parameters()]
+    inputs, labels = digits()
+    F.cross_entropy(model(inputs), labels).backward()
+    with pytest.raises(AttributeError, match="_fused_adam_"):  # torch's step needs it too: it was torch's step that was called
+        descent(adam)()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

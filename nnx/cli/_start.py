@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import os
 import sys
 from types import ModuleType
@@ -14,7 +15,7 @@ def import_torch() -> None:
     """Import torch in two thirds of the time: 1.00 s instead of 1.49 (medians of 3, two cores of an AMD EPYC 7002, torch 2.14).
 
     Nothing is collected meanwhile (0.16 s), as nothing of it is garbage. The kernels in Python that tell shapes without computing
-    (0.33 s) are left out: only torch.compile and torch.export need them, and `runtime.whole_torch` brings them.
+    (0.33 s) are left out until something asks for them: torch's compiler, torchvision, or `runtime.whole_torch`.
 
     Threads that wait sleep instead of spinning, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT says otherwise: see `runtime.set_threads`.
     """
@@ -31,6 +32,16 @@ def import_torch() -> None:
         gc.freeze()  # what is there now stays, so it needs no looking through
         gc.enable()
     del torch._meta_registrations
+    sys.meta_path.insert(0, _LeftOut())
+
+
+class _LeftOut:
+    """Brings what was left out before anything that counts on it is imported."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in ("torch._dynamo", "torch._prims", "torch._decomp", "torch._refs"):
+            sys.meta_path.remove(self)
+            importlib.import_module(LEFT_OUT)
 
 
 def leave(code: int) -> NoReturn:

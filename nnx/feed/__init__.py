@@ -20,9 +20,8 @@ class Normalise:
         self.offset = (-mean / std).float().to(device)
         # one channel needs no broadcasting, which takes twice the time: 42 -> 21 us for a batch of 128 (two cores of an AMD EPYC 7002)
         self.scale = self.factor.item() if self.factor.numel() == 1 else None
-        self.shift = self.offset.view(()) if self.factor.numel() == 1 else self.offset
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.scale is not None:
-            return torch.add(self.shift, x.float(), alpha=self.scale)
+            return torch.add(self.offset, x.float(), alpha=self.scale)
         return torch.addcmul(self.offset, x.float(), self.factor)

@@ -1,6 +1,7 @@
-"""A split that lies in the memory of the device as it came, uint8 or float32; a batch is one gather."""
+"""A split that lies in memory as it came, uint8 or float32: the device's, where it fits. A batch is one gather."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from nnx.runtime import mix
 from nnx.spec import Spec
 
 EVALUATION_BATCH = 2000
+Gather = Callable[[Tensor, Tensor], Tensor]  # (N, *shape) inputs and (B,) places -> (B, *shape) on the device
 
 
 def cuts(samples: int, train: Train) -> list[tuple[int, int]]:
@@ -29,10 +31,15 @@ def cuts(samples: int, train: Train) -> list[tuple[int, int]]:
 
 
 class Resident:
-    """A split on the device. `epoch` gives shuffled training batches, `in_order` each sample once, untouched."""
+    """A split in memory. `epoch` gives shuffled training batches, `in_order` each sample once, untouched."""
 
     def __init__(self, split: Split, spec: Spec, device: torch.device) -> None:
-        self.inputs = torch.from_numpy(split.inputs).to(device)
+        self.inputs = torch.from_numpy(split.inputs)
+        self.gather: Gather = lambda inputs, index: inputs.index_select(0, index)
+        if device.type != "cuda" or fits(split.inputs.nbytes, device):
+            self.inputs = self.inputs.to(device)
+        else:
+            self.gather = ferry(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.classes = len(spec.classes)
         self.normalise = Normalise(spec, device)
@@ -46,12 +53,13 @@ class Resident:
         The order is a function of (seed, epoch), drawn on the CPU so that every device sees the same one; augmentation is one of
         (seed, epoch, batch). Any batch can be reached without those before it.
         """
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch))).to(self.labels.device)
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch)))
+        places, labelled = order.to(self.inputs.device), order.to(self.labels.device)
         varied = train.augment.is_on or train.mixup > 0
         generator = torch.Generator(self.labels.device) if varied else None
         for batch, (begin, end) in enumerate(cuts(len(self), train)[start:], start):
-            index = order[begin:end]
-            inputs, targets = self.inputs.index_select(0, index), self.labels.index_select(0, index)
+            inputs = self.gather(self.inputs, places[begin:end])
+            targets = self.labels.index_select(0, labelled[begin:end])
             if generator is not None:
                 generator.manual_seed(mix(seed, epoch, batch))
                 if train.augment.is_on:
@@ -64,4 +72,29 @@ class Resident:
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples once, in order, in large batches, neither augmented nor mixed."""
         for inputs, labels in zip(*(torch.split(whole, EVALUATION_BATCH) for whole in (self.inputs, self.labels)), strict=True):
-            yield self.normalise(inputs), labels
+            yield self.normalise(inputs.to(labels.device)), labels
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes take no more than half of what is free on a CUDA device: the rest is for the network."""
+    return size < torch.cuda.mem_get_info(device)[0] / 2
+
+
+def ferry(device: torch.device) -> Gather:
+    """A gather from the computer's memory to a CUDA device, through two pinned buffers in turn: while the device copies one batch and
+    works on it, the next is gathered. Not run yet: no GPU was there."""
+    buffers: list[Tensor] = []
+    copied: list[Any] = [torch.cuda.Event(), torch.cuda.Event()]  # type: ignore[no-untyped-call]
+
+    def gather(inputs: Tensor, index: Tensor) -> Tensor:
+        if not buffers or len(buffers[0]) < len(index):
+            buffers[:] = [torch.empty(len(index), *inputs.shape[1:], dtype=inputs.dtype, pin_memory=True) for _ in copied]
+        buffers.reverse()
+        copied.reverse()
+        copied[0].synchronize()  # what lay in this buffer has arrived
+        batch = torch.index_select(inputs, 0, index, out=buffers[0][: len(index)])
+        there = batch.to(device, non_blocking=True)
+        copied[0].record()
+        return there
+
+    return gather

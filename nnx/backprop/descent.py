@@ -1,0 +1,34 @@
+"""Gradient descent: measure on a few samples which way the loss falls, take a small step that way, and again."""
+
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from nnx.backprop.network import Network
+
+
+def train(
+    network: Network,
+    inputs: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int = 16,
+    loss: str = "cross_entropy",
+    random: Random | None = None,
+) -> Iterator[float]:
+    """Mini-batch gradient descent, yielding after each epoch the mean loss of its samples, each as its batch's turn came.
+
+    An epoch sees every sample once, in a new order, so that its batches are not those of the epoch before.
+    """
+    random = random or Random(0)
+    order = list(range(len(inputs)))
+    for _ in range(epochs):
+        random.shuffle(order)
+        total = 0.0
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            gradients = network.gradients([inputs[i] for i in batch], [labels[i] for i in batch], loss)
+            network.update(gradients, learning_rate)
+            total += gradients.loss * len(batch)
+        yield total / len(order)

@@ -1,0 +1,55 @@
+"""Starting quickly changes nothing but the time."""
+
+import subprocess
+import sys
+
+BEGIN = "import sys, os; from nnx.cli._start import import_torch, leave; import_torch(); import torch\n"
+
+
+def python(code, **environment):
+    import os
+
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_what_is_left_out_of_torch_comes_when_it_is_asked_for():
+    done = python(
+        BEGIN + "assert 'torch._meta_registrations' not in sys.modules\n"
+        "from nnx import runtime; runtime.whole_torch()\n"
+        "x = torch.linalg.qr(torch.empty(3, 2, device='meta')); print(x[0].shape)\n"
+    )
+    assert done.stdout == "torch.Size([3, 2])\n", done.stderr
+
+
+def test_an_architecture_that_computes_while_it_is_built_still_has_its_size_checked():
+    done = python(
+        BEGIN + "from types import SimpleNamespace as N; from torch import nn; from nnx import models, parts; from nnx.spec import Spec\n"
+        "class Model(nn.Module):\n"
+        "    def __init__(self, config, spec, outputs):\n"
+        "        super().__init__(); self.w = nn.Parameter(torch.linalg.qr(torch.rand(9, 4))[0])\n"
+        "parts.module = lambda kind, name: N(Model=Model)\n"
+        "print(models.count(models.build(N(name='odd'), Spec((4,), ('a', 'b'), (0.,) * 4, (1.,) * 4), 2)))\n"
+    )
+    assert done.stdout == "36\n", done.stderr
+
+
+def test_torchvision_can_be_imported_afterwards():
+    done = python(BEGIN + "import torchvision.datasets, torchvision.ops; print(torchvision.ops.nms(torch.rand(1, 4), torch.rand(1), 0.5))")
+    assert done.stdout == "tensor([0])\n", done.stderr
+
+
+def test_so_can_torchs_compiler():
+    done = python(BEGIN + "import torch._dynamo; print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)))")
+    assert done.stdout == "tensor([2.])\n", done.stderr
+
+
+def test_waiting_threads_sleep_unless_told_otherwise():
+    ask = BEGIN + "print(os.environ.get('OMP_WAIT_POLICY'))"
+    assert python(ask).stdout == "passive\n"
+    assert python(ask, OMP_WAIT_POLICY="active").stdout == "active\n"
+    assert python(ask, GOMP_SPINCOUNT="1000").stdout == "None\n"
+
+
+def test_leaving_writes_out_what_was_printed_and_gives_the_code():
+    done = python(BEGIN + "print('out'); print('err', file=sys.stderr); leave(5)")
+    assert (done.returncode, done.stdout, done.stderr) == (5, "out\n", "err\n")
