@@ -267,7 +267,7 @@ def _snapshot(job: Job) -> Checkpoint:
 
 
 def _predict(kept: Checkpoint, feed: Resident, chosen: Runtime, criterion: Criterion) -> Predictions:
-    return evaluate(network(kept).to(chosen.device), feed, criterion, chosen)
+    return evaluate(chosen.place(network(kept)), feed, criterion, chosen)
 
 
 def _summary(job: Job, kept: Checkpoint, test: Predictions, times: list[dict[str, Any]], seconds: float) -> dict[str, Any]:

@@ -45,9 +45,7 @@ class State:
     @classmethod
     def new(cls, config: Config, model: nn.Module, runtime: Runtime, steps_per_epoch: int) -> "State":
         """The state before the first step, on the runtime's device."""
-        model = model.to(runtime.device)
-        if runtime.device.type == "cuda":
-            model = model.to(memory_format=torch.channels_last)  # what tensor cores convolve; on a CPU it was slower
+        model = runtime.place(model)
         decay = config.train.ema
         return cls(
             config,
@@ -176,6 +174,10 @@ class State:
             optimizer.load_state_dict(saved)
             for group in optimizer.param_groups:
                 group["lr"] = float(group["lr"])
+            for parameter, moments in optimizer.state.items():
+                for name, moment in moments.items():
+                    if isinstance(moment, Tensor) and moment.shape == parameter.shape:
+                        moments[name] = torch.empty_like(parameter).copy_(moment)  # laid out as the weights: fused kernels count on it
         self.__dict__.pop("_descents", None)  # they hold on to the moments that were
         self.scaler.load_state_dict(tensors["scaler"])
         self.loss.copy_(tensors["loss"])

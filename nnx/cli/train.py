@@ -24,15 +24,13 @@ def train(
 
     For instance: nnx train digits_mlp --set train.epochs=5
     """
-    from nnx import config as configs
-
-    flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
-    resolved = configs.load(config, overrides, flags)  # before torch is imported for all the rest
-
     import_torch()
+    from nnx import config as configs
     from nnx import console
     from nnx.run import run
 
+    flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
+    resolved = configs.load(config, overrides, flags)
     with signals_noted() as signal:
         summary = console.follow(run(resolved, out=out, force=force, resume=resume, data_dir=data_dir, signal=signal), quiet=quiet)
     if json:

@@ -52,6 +52,13 @@ VARIANTS = [
     ("mlp", {"hidden": [16] * 20, "norm": "layer"}),
     *[("cnn", {"channels": [4, 6], "norm": norm, "residual": residual}) for norm in ("none", "batch") for residual in (False, True)],
     *[("cnn", {"channels": [4, 6], "pool": pool, "head": head}) for pool in ("max", "average", "none") for head in ("flatten", "average")],
+    *[
+        ("cnn", {"channels": [4, 6], "pool": ["stride", "none"], "kernel": kernel, "padding": padding})
+        for kernel in (3, [4, 3])
+        for padding in ("same", "valid")
+    ],
+    ("cnn", {"channels": [4, 6], "pool": ["none", "max"], "kernel": [3, 2], "padding": "valid"}),
+    ("cnn", {"channels": [4], "pool": "none", "padding": "valid", "depth": 3}),
     ("cnn", {"channels": [4], "depth": 3, "kernel": 4, "hidden": [8, 8], "dropout": 0.3, "residual": True}),
     *[("rnn", {"hidden": 12, "cell": cell, "bidirectional": both}) for cell in ("rnn", "lstm", "gru") for both in (False, True)],
     ("rnn", {"hidden": 12, "layers": 3, "read": "mean", "dropout": 0.3, "bidirectional": True}),
@@ -176,6 +183,17 @@ def test_it_learns_real_digits(name):
         ("transformer", (1, 28, 28), {"width": 30, "heads": 5, "positions": "sincos"}, "model.width", "divisible by 4, not 30; e.g. 32"),
         ("cnn", (1, 8, 8), {"channels": [4] * 4}, "model.channels", "at most 3 stages, or pool: none"),
         ("cnn", (1, 28, 28), {"channels": [4] * 5}, "model.channels", "at most 4 stages"),
+        (
+            "cnn",
+            (1, 8, 8),
+            {"channels": [4] * 5, "padding": "valid", "pool": "none"},
+            "model.channels",
+            "at most 3 stages, or pool: none and padding: same",
+        ),
+        ("cnn", (1, 8, 8), {"channels": [4] * 2, "kernel": [3] * 3}, "model.kernel", "has 3 values for 2 stages"),
+        ("cnn", (1, 8, 8), {"channels": [4] * 2, "pool": ["max"] * 3}, "model.pool", "has 3 values for 2 stages"),
+        ("cnn", (1, 8, 8), {"residual": True, "padding": "valid"}, "model.residual", "make smaller"),
+        ("cnn", (1, 8, 8), {"residual": True, "pool": ["stride", "max"]}, "model.residual", "make smaller"),
         ("cnn", (13,), {}, "model.name", "use mlp, rnn or transformer"),
     ],
 )
