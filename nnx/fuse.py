@@ -14,22 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnx import losses
 from nnx.config import Config
 from nnx.errors import DeviceError
 from nnx.events import Choice
 from nnx.losses import Criterion
 from nnx.models import mlp
+from nnx.parts import Part
 from nnx.runtime import Runtime
 from nnx.state import Gradients, State, StepFunction
 
 WARM_UP = 3  # steps as is before a CUDA graph is recorded: what libraries and optimizers set up in their first steps must not be in it
 
-# From an activation's output, the gradient before it out of the gradient behind it: torch's own kernels.
+# An activation in place, and from its output the gradient before it out of the gradient behind it: torch's own kernels.
 _aten = torch.ops.aten
-DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda grad, output: _aten.threshold_backward(grad, output, 0),
-    nn.Sigmoid: _aten.sigmoid_backward,
-    nn.Tanh: _aten.tanh_backward,
+ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    nn.ReLU: (torch.relu_, lambda grad, output: _aten.threshold_backward(grad, output, 0)),
+    nn.Sigmoid: (torch.sigmoid_, _aten.sigmoid_backward),
+    nn.Tanh: (torch.tanh_, _aten.tanh_backward),
 }
 
 
@@ -50,7 +52,7 @@ def choose(config: Config, model: nn.Module, runtime: Runtime) -> Choice:
     return Choice("step", "as is", f"compiling takes longer than it saves on {runtime.device.type}: 15 s and more")
 
 
-def matrices(criterion: Criterion, model: nn.Module) -> Gradients:
+def matrices(loss_with_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], model: nn.Module) -> Gradients:
     """Backpropagation in matrices, for the layers Linear, activation, Linear, ..., Linear: autograd's gradients within rounding (tested).
 
     With a the activations of a layer, (B, units), and delta the gradient at its weighted sums, (B, units):
@@ -59,34 +61,43 @@ def matrices(criterion: Criterion, model: nn.Module) -> Gradients:
         backward   weight.grad = delta.T @ a_before,  bias.grad = delta summed over B,  delta_before = (delta @ weight) * activation'
     """
     *hidden, output = layers = [(layer.weight, layer.bias) for layer in model.modules() if isinstance(layer, nn.Linear)]
-    activations = [layer for layer in model.modules() if type(layer) in DERIVATIVES]
-    derivatives = [DERIVATIVES[type(activation)] for activation in activations]
+    activations = [ACTIVATIONS[type(layer)] for layer in model.modules() if type(layer) in ACTIVATIONS]
     grads = [(torch.empty_like(weight), torch.empty_like(bias)) for weight, bias in layers]
 
+    @torch.no_grad()
     def gradients(state: State, inputs: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad():
-            a = [inputs.flatten(1)]
-            for (weight, bias), activation in zip(hidden, activations, strict=True):
-                a.append(activation(torch.addmm(bias, a[-1], weight.t())))
-            logits = torch.addmm(output[1], a[-1], output[0].t())
-        loss = criterion(logits.requires_grad_(), targets)  # whatever loss it is: autograd knows the last delta
-        (delta,) = torch.autograd.grad(loss, logits)
-        with torch.no_grad():
-            for n in reversed(range(len(layers))):
-                (weight, bias), (weight.grad, bias.grad) = layers[n], grads[n]
-                torch.mm(delta.t(), a[n], out=weight.grad)
-                torch.sum(delta, 0, out=bias.grad)
-                if n:
-                    delta = derivatives[n - 1](torch.mm(delta, weight), a[n])
-        return loss.detach()
+        a = [inputs.flatten(1)]
+        for (weight, bias), (activation, _) in zip(hidden, activations, strict=True):
+            a.append(activation(torch.addmm(bias, a[-1], weight.t())))
+        loss, delta = loss_with_gradient(torch.addmm(output[1], a[-1], output[0].t()), targets)
+        for n in reversed(range(len(layers))):
+            (weight, bias), (weight.grad, bias.grad) = layers[n], grads[n]
+            torch.mm(delta.t(), a[n], out=weight.grad)
+            torch.sum(delta, 0, out=bias.grad)
+            if n:
+                delta = activations[n - 1][1](torch.mm(delta, weight), a[n])
+        return loss
 
     return gradients
+
+
+def with_gradient(loss: Part, criterion: Criterion) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function from (B, K) logits and targets to the mean loss and its gradient by the logits, (B, K)."""
+    if isinstance(loss, losses.CrossEntropy) and loss.class_weights is None:
+        return loss.with_gradient
+
+    def by_autograd(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            mean = criterion(logits.requires_grad_(), targets)
+            return mean.detach(), torch.autograd.grad(mean, logits)[0]
+
+    return by_autograd
 
 
 def _is_plain(model: nn.Module) -> bool:
     """Nothing but linear layers with known activations between them, and all of it trained."""
     kinds = [type(layer) for layer in model.layers[1:]] if isinstance(model, mlp.Model) else []  # without Flatten
-    plain = kinds[::2] == [nn.Linear] * ((len(kinds) + 1) // 2) and all(kind in DERIVATIVES for kind in kinds[1::2])
+    plain = kinds[::2] == [nn.Linear] * ((len(kinds) + 1) // 2) and all(kind in ACTIVATIONS for kind in kinds[1::2])
     return bool(kinds) and plain and all(p.requires_grad for p in model.parameters())
 
 

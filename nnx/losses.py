@@ -45,14 +45,36 @@ class CrossEntropy(Part):
 
     def build(self, counts: Sequence[int], device: torch.device) -> Criterion:
         weight = _weights(self.class_weights, counts, device)
+        if weight is None and self.label_smoothing:
+            return self._smoothed
         if weight is None:
-            return lambda logits, targets: F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+            return F.cross_entropy
 
         def weighted(logits: Tensor, targets: Tensor) -> Tensor:
             # torch's own mean divides by the batch's sum of weights, which makes a sample's pull depend on its neighbours
             return F.cross_entropy(logits, targets, weight, label_smoothing=self.label_smoothing, reduction="none").mean()
 
         return weighted
+
+    def _smoothed(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self._of(logits.log_softmax(1), targets)
+
+    def _of(self, log_p: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of (B, K) log-probabilities. torch's own takes a fifth longer where the target is smoothed."""
+        right = F.nll_loss(log_p, targets) if targets.ndim == 1 else -(targets * log_p).sum(1).mean()
+        return (1 - self.label_smoothing) * right - self.label_smoothing * log_p.mean() if self.label_smoothing else right
+
+    def with_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss and, (B, K), its gradient by the logits: (probabilities - targets) / B. For no class weights."""
+        (B, K), share = logits.shape, self.label_smoothing
+        log_p = logits.log_softmax(1)
+        loss = self._of(log_p, targets)
+        delta = log_p.exp_()
+        if targets.ndim == 1:
+            delta.scatter_add_(1, targets[:, None], delta.new_full((B, 1), share - 1))
+        else:
+            delta.sub_(targets, alpha=1 - share)
+        return loss, (delta.sub_(share / K) if share else delta).div_(B)
 
 
 class MeanSquaredError(Part):

@@ -8,7 +8,8 @@ descend()  # weight - learning_rate * what the optimizer makes of the gradient
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 import torch
@@ -151,6 +152,8 @@ def _fast(model: nn.Module) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- a step at less cost
 
+Tensors = list[Tensor]
+
 
 def descent(optimizer: Optimizer) -> Callable[[], None]:
     """A function that does what `optimizer.step()` does, to the bit, at less cost: 0.09 ms less in the 1.7 of a step of mnist_mlp.
@@ -164,7 +167,7 @@ def descent(optimizer: Optimizer) -> Callable[[], None]:
     if kernel is None or not optimizer.defaults["fused"]:
         return step
     every = [p for group in optimizer.param_groups for p in group["params"]]
-    ready: list[tuple[dict[str, Any], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]] = []
+    ready: list[tuple[dict[str, Any], Tensors, Tensors, Tensors, Tensors]] = []
 
     @torch.no_grad()
     def descend() -> None:
@@ -175,7 +178,7 @@ def descent(optimizer: Optimizer) -> Callable[[], None]:
             step()
             return
         if not ready:
-            ready.extend((group, *_moments(optimizer, group)) for group in optimizer.param_groups)
+            ready.extend(_ready(optimizer))
         for group, params, means, squares, counts in ready:
             for count in {id(count): count for count in counts}.values():
                 count += 1
@@ -186,15 +189,23 @@ def descent(optimizer: Optimizer) -> Callable[[], None]:
     return descend
 
 
-def _moments(optimizer: Optimizer, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """A group's parameters and Adam's state for them: means, mean squares, counts of steps, which become one where they are equal."""
-    params: list[Tensor] = group["params"]
-    states = [optimizer.state[p] for p in params]
-    if len({float(state["step"]) for state in states}) == 1:
-        for state in states:
-            state["step"] = states[0]["step"]
-    means, squares, counts = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
-    return params, means, squares, counts
+def _ready(optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensors, Tensors, Tensors, Tensors]]:
+    """For all groups of the same weight decay: the first one's settings, the parameters, and Adam's state for them: means, mean squares
+    and counts of steps. Those become one where they are equal."""
+    for _, alike in groupby(sorted(optimizer.param_groups, key=_decay), key=_decay):
+        groups = list(alike)
+        params = [p for group in groups for p in group["params"]]
+        states = [optimizer.state[p] for p in params]
+        if len({float(state["step"]) for state in states}) == 1:
+            for state in states:
+                state["step"] = states[0]["step"]
+        means, squares, counts = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+        yield groups[0], params, means, squares, counts
+
+
+def _decay(group: dict[str, Any]) -> float:
+    decay: float = group["weight_decay"]
+    return decay
 
 
 def _leave_dynamo_out() -> None:

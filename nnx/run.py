@@ -163,7 +163,7 @@ def _step(job: Job) -> StepFunction:
     """What makes a step, as the choice says: as is, or wrapped in what makes it faster (see nnx.fuse)."""
     how = next(choice.value for choice in job.runtime.choices if choice.what == "step")
     if how == "matrices":
-        return train_step(fuse.matrices(job.criterion, job.state.model))
+        return train_step(fuse.matrices(fuse.with_gradient(job.config.loss, job.criterion), job.state.model))
     forward = {"fuse": fuse.compiled} if "compiled" in how else {}
     step = train_step(backpropagation(job.criterion, job.runtime, **forward))
     return fuse.cuda_graph(step) if "CUDA graph" in how else step

@@ -36,6 +36,10 @@ def criterion(state, classes=5):
     return state.config.loss.build([1] * classes, torch.device("cpu"))
 
 
+def matrices(state):
+    return fuse.matrices(fuse.with_gradient(state.config.loss, criterion(state)), state.model)
+
+
 def batch(B=9, features=12, classes=5, seed=0):
     torch.manual_seed(seed)
     return torch.randn(B, features), torch.randint(classes, (B,))
@@ -49,7 +53,8 @@ def gradients_of(make, state, *of):
 # ---------------------------------------------------------------- matrices
 
 widths = st.lists(st.integers(1, 20), max_size=4)
-LOSSES = ["{name: cross_entropy, label_smoothing: 0.1}", "{name: cross_entropy, class_weights: [1, 2, 3, 4, 5]}", "mse", "focal"]
+SMOOTHED, WEIGHTED = "{name: cross_entropy, label_smoothing: 0.1}", "{name: cross_entropy, class_weights: [1, 2, 3, 4, 5]}"
+LOSSES = ["cross_entropy", SMOOTHED, WEIGHTED, "mse", "focal"]
 
 
 @settings(deadline=None, max_examples=60)
@@ -61,7 +66,7 @@ def test_matrices_give_autograds_gradients(hidden, activation, loss, soft, B, se
         targets = torch.rand(B, 5).softmax(1)
     expected = gradients_of(backpropagation(criterion(state), CPU), state, inputs, targets)
     expected = [tensor.clone() for tensor in expected]
-    found = gradients_of(fuse.matrices(criterion(state), state.model), state, inputs, targets)
+    found = gradients_of(matrices(state), state, inputs, targets)
     for ours, autograds in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, autograds, rtol=1e-4, atol=1e-6)
 
@@ -75,7 +80,7 @@ def test_matrices_give_the_gradients_of_pure_python():
         oracle.biases = [layer.bias.tolist() for layer in linear]
         inputs, labels = batch()
         loss, weights, biases = oracle.gradients(inputs.tolist(), labels.tolist())
-        found = fuse.matrices(criterion(state), state.model)(state, inputs, labels)
+        found = matrices(state)(state, inputs, labels)
         assert float(found) == pytest.approx(loss, rel=1e-5)
         for layer, weight, bias in zip(linear, weights, biases, strict=True):
             torch.testing.assert_close(layer.weight.grad, torch.tensor(weight), rtol=1e-4, atol=1e-6)
@@ -83,10 +88,10 @@ def test_matrices_give_the_gradients_of_pure_python():
 
 
 def test_a_wrong_derivative_would_be_seen(monkeypatch):
-    monkeypatch.setitem(fuse.DERIVATIVES, nn.ReLU, lambda grad, output: grad)
+    monkeypatch.setitem(fuse.ACTIVATIONS, nn.ReLU, (torch.relu_, lambda grad, output: grad))
     state = made(["model.hidden=[7, 6]"])
     expected = [tensor.clone() for tensor in gradients_of(backpropagation(criterion(state), CPU), state, *batch())]
-    found = gradients_of(fuse.matrices(criterion(state), state.model), state, *batch())
+    found = gradients_of(matrices(state), state, *batch())
     with pytest.raises(AssertionError):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -94,7 +99,7 @@ def test_a_wrong_derivative_would_be_seen(monkeypatch):
 def test_matrices_learn_the_same_as_autograd():
     """Fifty steps of the whole step function, with clipping and a moving average."""
     ends = []
-    for make in (lambda state: backpropagation(criterion(state), CPU), lambda state: fuse.matrices(criterion(state), state.model)):
+    for make in (lambda state: backpropagation(criterion(state), CPU), lambda state: matrices(state)):
         state = made(["train.clip_grad_norm=0.5", "train.ema=0.9"])
         step = train_step(make(state))
         for n in range(50):

@@ -43,7 +43,7 @@ class Split:
 
     def take(self, index: NDArray[np.int64]) -> "Split":
         """The samples at `index`, in that order."""
-        return Split(self.inputs[index], self.labels[index])
+        return Split(self.inputs.take(index, axis=0), self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -162,15 +162,18 @@ def mean_std(inputs: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[tuple[flo
 
 
 def _mean_std_of_images(images: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact, as all is done in integers; without BLAS, whose threads made this take seconds on a busy machine."""
+    """Exact, from how often each of the 256 values is there; a part at a time, as a memory-mapped array may be larger than memory."""
+    import torch  # its histogram is three times as fast as numpy's
+
     means, stds = [], []
     for channel in range(images.shape[1]):
-        total, squares = 0, 0
-        for start in range(0, len(images), 64):
-            values = images[start : start + 64, channel]
-            total += int(values.sum(dtype=np.uint64))
-            squares += int(np.square(values, dtype=np.uint16).sum(dtype=np.uint64))  # 255**2 < 2**16
-        count = images[:, channel].size
+        counts = torch.zeros(256, dtype=torch.int64)
+        for start in range(0, len(images), 500):
+            values = np.ascontiguousarray(images[start : start + 500, channel])
+            counts += torch.bincount(torch.from_numpy(values).flatten(), minlength=256)
+        often = counts.tolist()
+        count = sum(often)
+        total, squares = (sum(value**power * times for value, times in enumerate(often)) for power in (1, 2))
         means.append(total / count / 255)
         stds.append((count * squares - total**2) ** 0.5 / count / 255 or 1.0)
     return tuple(means), tuple(stds)

@@ -1,0 +1,56 @@
+"""nnx's own loop, step and feed as `nnx train` puts them together, without the command line, validation and files."""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from contestant import serve
+
+from nnx import config, run
+from nnx.datasets import Split
+from nnx.feed.resident import cuts
+from nnx.training import EpochEnd, train
+
+
+def prepare(recipe: str, overrides: list[str], samples: int | None) -> tuple[Callable[[int], tuple[int, float]], dict[str, str]]:
+    """A function that trains on as many samples as it is told to, and what nnx chose. All that this program knows of nnx is here."""
+    job = run._prepare(config.load(recipe, [*overrides, "train.epochs=100000"]), None, force=False, resume=False, data_dir=None)
+    state, split = job.state, job.dataset.train
+    if samples:  # the same images over and over
+        split = Split(np.resize(split.inputs, (samples, *split.inputs.shape[1:])), np.resize(split.labels, samples))
+        state.steps_per_epoch = len(cuts(samples, job.config.train))
+    samples_per_epoch = cuts(len(split), job.config.train)[-1][1]
+    goal = 0
+
+    def done() -> int:
+        return state.epoch * samples_per_epoch + state.samples
+
+    log_every = max(1, min(50, state.steps_per_epoch // 10))
+    events = train(state, job.feed(split), run._step(job), log_every=log_every, stopping=lambda: done() >= goal)
+
+    def advance(wanted: int) -> tuple[int, float]:
+        nonlocal goal
+        begun, goal, loss = done(), done() + wanted, 0.0
+        for event in events:
+            loss = event.train_loss if isinstance(event, EpochEnd) else event.loss
+            if done() >= goal:
+                break
+        return done() - begun, loss
+
+    return advance, {choice.what: choice.value for choice in job.runtime.choices}
+
+
+def main() -> None:
+    """Serve a recipe."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--recipe", default="mnist_mlp")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--samples", type=int, help="repeat the training images to so many")
+    options = parser.parse_args()
+    advance, choices = prepare(options.recipe, options.overrides, options.samples)
+    serve(advance, torch=torch.__version__, **choices)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""What `scripts/bench` measures, a function a part: Bench -> rows for the table and the JSON."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.contestant import BATCH
+from benchmarks.measure import Child, Contestant, Ended, Failed, Probe, Result, race, run
+
+HERE = Path(__file__).resolve().parent
+NNX = str(Path(sys.executable).parent / "nnx")
+
+GENERAL = ["train.ema=null", "compile=false"]  # the path that every network takes: --guard looks at it
+VARIANTS: dict[str, list[str]] = {  # name -> settings over mnist_mlp
+    "nnx": GENERAL,
+    "nnx, backpropagation in matrices": ["train.ema=null"],
+    "nnx, recipe as shipped (moving average)": [],
+}
+ARCHITECTURES: dict[str, tuple[str, list[str]]] = {
+    "cnn": ("mnist_cnn", []),
+    "lstm": ("mnist_rnn", []),
+    "gru": ("mnist_rnn", ["model.cell=gru"]),
+    "transformer": ("mnist_transformer", []),
+}
+RECIPES = {"mnist_mlp_fast": (0.98, 6), "mnist_cnn_fast": (0.99, 4)}  # recipe -> the test accuracy it is for, seeds
+PEERS = {
+    "lightning": ("lightning", "peer_lightning.py"),
+    "fastai": ("fastai", "peer_fastai.py"),
+    "keras (torch)": ("keras", "peer_keras.py", "torch"),
+    "keras (jax)": ("keras", "peer_keras.py", "jax"),
+    "scikit-learn": ("scikit-learn", "peer_sklearn.py"),
+    "skorch": ("skorch", "peer_skorch.py"),
+}
+Row = dict[str, Any]
+
+
+@dataclass
+class Bench:
+    """How to measure, and what has to be said about it."""
+
+    rounds: int
+    seconds: float  # of a measurement
+    quick: bool = False
+    peers: bool = False
+    device: str = "cpu"
+    real: bool = True  # the data is MNIST
+    probe: Probe = field(default_factory=Probe)
+    facts: dict[str, Any] = field(default_factory=dict)  # command -> what the contestant says of itself
+    notes: list[str] = field(default_factory=list)
+
+    def compare(self, contestants: Mapping[str, Contestant], others: Mapping[str, Callable[[], float]] = {}) -> dict[str, Result]:
+        """Samples a second of each, in turns. A peer that can't run is noted and left out; raises Failed for all else."""
+        with ExitStack() as running:
+            runners = dict(others)
+            for name, each in contestants.items():
+                try:
+                    child = running.enter_context(Child(each))
+                    self.facts[" ".join([Path(each.command[1]).name, *each.command[2:]])] = child.ready()
+                    rate = child.train(50 * BATCH)
+                except Failed as error:
+                    if name not in PEERS:
+                        raise Failed(f"{name}: {error}") from None
+                    self.notes.append(f"{name}: {error}")
+                else:
+                    runners[name] = partial(child.train, max(20, round(rate * self.seconds / BATCH)) * BATCH)
+            return race(runners, self.probe, rounds=self.rounds)
+
+
+def contestant(file: str, *arguments: object, python: str = sys.executable, **environment: str) -> Contestant:
+    """A program of this folder."""
+    return Contestant([python, str(HERE / file), *map(str, arguments)], environment)
+
+
+def nnx(bench: Bench, recipe: str, overrides: list[str], *arguments: object, **environment: str) -> Contestant:
+    """nnx's loop for a recipe."""
+    return contestant("nnx_loop.py", "--recipe", recipe, *sets([f"device={bench.device}", *overrides]), *arguments, **environment)
+
+
+def sets(overrides: list[str]) -> list[str]:
+    """As the command line takes them."""
+    return [word for text in overrides for word in ("--set", text)]
+
+
+def mlp(bench: Bench) -> list[Row]:
+    """the network of every introduction, by everyone"""
+    device = ("--device", bench.device)
+    contestants = {"beginner": contestant("beginner.py", *device), "floor: matrix products alone": contestant("floor.py", *device)}
+    variants = {"nnx": GENERAL} if bench.quick else VARIANTS
+    contestants |= {name: nnx(bench, "mnist_mlp", overrides) for name, overrides in variants.items()}
+    if not bench.quick:
+        contestants["beginner, 2 workers"] = contestant("beginner.py", *device, "--workers", 2)
+    for name, (peer, file, *arguments) in PEERS.items() if bench.peers else ():
+        try:
+            contestants[name] = contestant(file, *arguments, python=peers.python(peer))
+        except Failed as error:
+            bench.notes.append(f"{name}: {error}")
+    results = bench.compare(contestants)
+    base, floor = (results[name].median for name in list(contestants)[:2])
+    rows = [result.row(name, x_beginner=result.median / base, of_floor=result.median / floor) for name, result in results.items()]
+    return sorted(rows, key=lambda row: -row["value"])
+
+
+def architectures(bench: Bench) -> list[Row]:
+    """each recipe by nnx, its network in the beginner's loop, and its arithmetic at the peak of the probe as the floor"""
+    from benchmarks import network
+
+    bench.notes.append("architectures: nnx trains the recipe, augmentation and clipping included; the beginner its network by Adam")
+    rows = []
+    for name, (recipe, overrides) in ARCHITECTURES.items():
+        beginner = contestant("beginner.py", "--device", bench.device, "--recipe", recipe, *sets(overrides))
+        results = bench.compare({"beginner": beginner, "nnx": nnx(bench, recipe, overrides)})
+        base, flops = results["beginner"].median, network.flops(recipe, overrides)
+        for who, result in results.items():
+            of_floor = result.median * flops / (bench.probe.best * 1e9)
+            rows.append(result.row(f"{name}, {who}", x_beginner=result.median / base, of_floor=of_floor, flops=flops))
+    return rows
+
+
+def startup(bench: Bench) -> list[Row]:
+    """what the command line costs: seconds around the training, memory, and samples a second beside the bare loop over the same step"""
+    ended: list[Ended] = []
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = count()
+
+        def train(*program: str) -> Ended:
+            out = f"{folder}/{next(numbers)}"
+            return run([*program, "train", "mnist_mlp", "--set", "train.epochs=3", "--out", out, "--json", "--quiet"])
+
+        def rate() -> float:
+            ended.append(train(NNX))
+            return float(json.loads(ended[-1].output)["samples_per_second"])
+
+        def first_look() -> float:
+            return float(train(sys.executable, str(HERE / "first_step.py")).output)
+
+        times = race({"help": lambda: run([NNX, "--help"]).seconds, "first look": first_look}, bench.probe, rounds=bench.rounds)
+        rates = bench.compare({"bare loop": nnx(bench, "mnist_mlp", [])}, {"nnx train": rate})
+    of_loop = rates["nnx train"].median / rates["bare loop"].median
+    return [
+        times["help"].row("nnx --help", unit="s"),
+        times["first look"].row("nnx train, start to the first look at the loss", unit="s"),
+        Result([one.leaving for one in ended]).row("nnx train, last output to the end", unit="s"),
+        Result([one.megabytes for one in ended]).row("nnx train, peak memory", unit="MB"),
+        rates["bare loop"].row("bare loop"),
+        rates["nnx train"].row("nnx train", of_bare_loop=of_loop),
+    ]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A size to try: nnx's settings and arguments, the floor's arguments, and the environment of both."""
+
+    name: str
+    overrides: Sequence[str] = ()
+    ours: Sequence[object] = ()
+    floor: Sequence[object] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def scaling(bench: Bench) -> list[Row]:
+    """nnx at other numbers of samples, widths, batch sizes and threads, each beside the matrix products of that size"""
+    settings = [
+        *(Setting(f"{n:,} samples", ours=["--samples", n]) for n in (10_000, 100_000, 1_000_000)),
+        *(
+            Setting(f"{w}-{w // 2} wide", [f"model.hidden=[{w}, {w // 2}]"], floor=["--sizes", f"784,{w},{w // 2},10"])
+            for w in (64, 512, 2048)
+        ),
+        *(Setting(f"batches of {b}", [f"train.batch_size={b}"], floor=["--batch", b]) for b in (32, 512, 2048)),
+        *(Setting(f"threads: {t}", [f"threads={t}"], environment={"OMP_NUM_THREADS": str(t)}) for t in sorted({1, os.cpu_count() or 1})),
+    ]
+    bench.notes.append("scaling: ranks are left out, as nnx does not train on several machines or devices yet")
+    rows = []
+    for setting in settings:
+        ours = nnx(bench, "mnist_mlp", [*GENERAL, *setting.overrides], *setting.ours, **setting.environment)
+        results = bench.compare({"nnx": ours, "floor": contestant("floor.py", *setting.floor, **setting.environment)})
+        rows.append(results["nnx"].row(setting.name, of_floor=results["nnx"].median / results["floor"].median))
+    return rows
+
+
+def recipes(bench: Bench) -> list[Row]:
+    """the recipes made for speed, each seed once: seconds of the whole process as typed, and test accuracy"""
+    rows = []
+    for recipe, (wanted, seeds) in RECIPES.items():
+        path = HERE.parents[1] / "configs" / f"{recipe}.yaml"
+        if not path.exists() or not bench.real:
+            bench.notes.append(f"recipes: {recipe} is left out: {'it needs MNIST' if path.exists() else 'it is not there yet'}")
+            continue
+        accuracies: dict[str, float] = {}
+
+        def train(path: Path, seed: str, accuracies: dict[str, float]) -> float:
+            with tempfile.TemporaryDirectory() as folder:
+                ended = run([NNX, "train", str(path), "--seed", seed, "--out", f"{folder}/run", "--json", "--quiet"])
+            accuracies[seed] = json.loads(ended.output)["test_accuracy"]
+            return ended.seconds
+
+        runners = {seed: partial(train, path, seed, accuracies) for seed in map(str, range(seeds))}
+        results = race(runners, bench.probe, rounds=1).values()
+        whole = Result([r.median for r in results], sum(r.discarded for r in results), all(r.quiet for r in results))
+        reached = sum(accuracy >= wanted for accuracy in accuracies.values())
+        rows.append(whole.row(f"{recipe}, {wanted:.0%} by {reached} of {seeds} seeds", unit="s", accuracies=accuracies))
+    return rows
+
+
+PARTS: dict[str, tuple[Callable[[Bench], list[Row]], int]] = {  # and about how many minutes each takes
+    "mlp": (mlp, 3),
+    "architectures": (architectures, 4),
+    "startup": (startup, 3),
+    "scaling": (scaling, 5),
+    "recipes": (recipes, 2),
+}

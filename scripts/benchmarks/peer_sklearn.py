@@ -1,0 +1,18 @@
+"""scikit-learn's MLPClassifier, without the weight decay that it has by default: partial_fit on an array, an epoch at a time."""
+
+import numpy as np
+import sklearn  # noqa: TID253 - this program is about it
+from contestant import BATCH, LR, SIZES, arrays, portions, serve
+from sklearn.neural_network import MLPClassifier  # noqa: TID253
+
+
+def train(samples: int) -> tuple[int, float]:
+    epochs, size = portions(samples)
+    for _ in range(epochs):
+        network.partial_fit(images[:size], labels[:size], classes=np.arange(SIZES[-1]))
+    return epochs * size, float(network.loss_)
+
+
+images, labels = arrays()
+network = MLPClassifier(SIZES[1:-1], alpha=0, batch_size=BATCH, learning_rate_init=LR)
+serve(train, sklearn=sklearn.__version__)
