@@ -137,14 +137,14 @@ def evaluate_checkpoint(
 def _prepare(config: Config, out: Path | None, *, force: bool, resume: bool, data_dir: str | None) -> Job:
     """Everything that can be wrong with the input is found here; nothing is written."""
     chosen = runtime.choose(config.device, config.precision, config.model.name)
-    if chosen.device.type == "cpu":
-        runtime.keep_memory()
     if resume and out is None:
         raise InputError("--resume goes on with the run in --out; name that folder")
     folder = out if resume and out else runs.choose(out, config.recipe, force=force)
     saved = _resumable(folder / "last.pt", config) if resume else None
     with config.locate():
         dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
+        if chosen.device.type == "cpu":
+            runtime.keep_memory()  # not before: the whole training data, now cut into parts, is given back
         torch.manual_seed(config.seed)
         model = models.build(config.model, dataset.spec, losses.outputs(config.loss, len(dataset.spec.classes)))
         criterion = _criterion(config, dataset, chosen)

@@ -89,7 +89,8 @@ def load(config: DatasetConfig, *, seed: int, data_dir: str | None = None, progr
     train = whole.take(np.delete(np.arange(len(whole)), aside))
     mean, std = mean_std(train.inputs)
     spec = Spec(whole.inputs.shape[1:], source.classes, mean, std)
-    return Dataset(spec, train, whole.take(aside), lambda: checked(source.test(), classes, where, shape=spec.shape), folder)
+    open_test = source.test  # not `source`, which would keep the whole training data in memory beside its parts
+    return Dataset(spec, train, whole.take(aside), lambda: checked(open_test(), classes, where, shape=spec.shape), folder)
 
 
 def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:

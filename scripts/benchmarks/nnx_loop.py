@@ -3,14 +3,18 @@
 import argparse
 from collections.abc import Callable
 
-import numpy as np
-import torch
-from contestant import serve
+from nnx.cli._start import import_torch
 
-from nnx import config, run
-from nnx.datasets import Split
-from nnx.feed.resident import cuts
-from nnx.training import EpochEnd, train
+import_torch()  # as the command line does
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from contestant import serve  # noqa: E402
+
+from nnx import config, run  # noqa: E402
+from nnx.datasets import Split  # noqa: E402
+from nnx.feed.resident import cuts  # noqa: E402
+from nnx.training import EpochEnd, train  # noqa: E402
 
 
 def prepare(recipe: str, overrides: list[str], samples: int | None) -> tuple[Callable[[int], tuple[int, float]], dict[str, str]]:
