@@ -22,6 +22,8 @@ class Normalise:
         self.scale = self.factor.item() if self.factor.numel() == 1 else None
 
     def __call__(self, x: Tensor) -> Tensor:
+        raw = x.float()
+        out = raw if x.dtype == torch.uint8 else None  # in place where that is our own copy: half of the memory to write
         if self.scale is not None:
-            return torch.add(self.offset, x.float(), alpha=self.scale)
-        return torch.addcmul(self.offset, x.float(), self.factor)
+            return torch.add(self.offset, raw, alpha=self.scale, out=out)
+        return torch.addcmul(self.offset, raw, self.factor, out=out)
