@@ -79,6 +79,7 @@ def train(
             state.begin_step()
             loss = step(state, inputs, targets)
             state.end_step(loss, len(inputs))
+            del inputs, targets  # so that the next batch gets their memory, which is still in the processor's cache
             if state.step % log_every == 0 or stopping():
                 yield _look(state, (state.samples - seen) / (time.perf_counter() - begun))  # the one place that waits for the device
         look = _look(state, 0)
