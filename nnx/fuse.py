@@ -60,16 +60,17 @@ def matrices(loss_with_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor
         forward    a = activation(a_before @ weight.T + bias)
         backward   weight.grad = delta.T @ a_before,  bias.grad = delta summed over B,  delta_before = (delta @ weight) * activation'
     """
-    *hidden, output = layers = [(layer.weight, layer.bias) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    layers = [(layer.weight, layer.bias) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    sums = [(bias.detach(), weight.detach().t()) for weight, bias in layers]  # views: they follow the weights
     activations = [ACTIVATIONS[type(layer)] for layer in model.modules() if type(layer) in ACTIVATIONS]
     grads = [(torch.empty_like(weight), torch.empty_like(bias)) for weight, bias in layers]
 
     @torch.no_grad()
     def gradients(state: State, inputs: Tensor, targets: Tensor) -> Tensor:
         a = [inputs.flatten(1)]
-        for (weight, bias), (activation, _) in zip(hidden, activations, strict=True):
-            a.append(activation(torch.addmm(bias, a[-1], weight.t())))
-        loss, delta = loss_with_gradient(torch.addmm(output[1], a[-1], output[0].t()), targets)
+        for (bias, weight), (activation, _) in zip(sums[:-1], activations, strict=True):
+            a.append(activation(torch.addmm(bias, a[-1], weight)))
+        loss, delta = loss_with_gradient(torch.addmm(sums[-1][0], a[-1], sums[-1][1]), targets)
         for n in reversed(range(len(layers))):
             (weight, bias), (weight.grad, bias.grad) = layers[n], grads[n]
             torch.mm(delta.t(), a[n], out=weight.grad)

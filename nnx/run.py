@@ -176,12 +176,13 @@ def _criterion(config: Config, dataset: Dataset, chosen: Runtime) -> Criterion:
 
 
 def _resumable(path: Path, config: Config) -> Checkpoint:
-    """The checkpoint to go on from. Raises CheckpointError where it was trained with other settings (more epochs are fine)."""
+    """The checkpoint to go on from. Raises CheckpointError where it was trained with other settings; epochs, device and threads may
+    differ."""
     saved = checkpoint.read(path)
     if saved.training is None:
         raise CheckpointError(f"{path}: holds a network but no training state; resume from a last.pt")
     old, new = (_flat(c.to_dict()) for c in (saved.config, config))
-    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in ("train.epochs", "device")]
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in ("train.epochs", "device", "threads")]
     if changed:
         what = "; ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed)
         raise CheckpointError(f"{path}: was trained with other settings, which --resume can't change ({what}). Start anew in another --out")

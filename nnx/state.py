@@ -115,7 +115,7 @@ class State:
         ExponentialMovingAverage. AveragedModel's own update pairs the tensors anew each time, and waits for the device."""
         decay = min(cast(float, self.config.train.ema), (1 + self.step) / (10 + self.step)) if self.step else 0.0
         (averaged, current), counters = self._averaged
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        _lerp(averaged, current, 1 - decay)
         for kept, counter in counters:
             kept.copy_(counter)
         average.n_averaged += 1
@@ -132,7 +132,7 @@ class State:
         """Count a step of `samples` samples with this mean `loss`; the moving average follows the weights."""
         if self.average:
             self._move_average(self.average)
-        self.loss += loss * samples
+        self.loss.add_(loss, alpha=samples)
         self.samples += samples
         self.batch += 1
         self.step += 1
@@ -183,3 +183,12 @@ class State:
         self.loss.copy_(tensors["loss"])
         for name in self.COUNTERS:
             setattr(self, name, counters[name])
+
+
+def _lerp(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
+    """Move each of `tensors` by `weight` of the way to its end, in place: all at once where torch can, which it does in private."""
+    if hasattr(torch, "_foreach_lerp_"):
+        torch._foreach_lerp_(tensors, ends, weight)
+    else:
+        for tensor, end in zip(tensors, ends, strict=True):
+            tensor.lerp_(end, weight)

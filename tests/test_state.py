@@ -53,6 +53,18 @@ def test_the_moving_average_is_torchs():
     assert state.average.n_averaged == 20
 
 
+def test_without_torchs_private_function_the_average_is_the_same(monkeypatch):
+    averages = []
+    for there in (True, False):
+        if not there:
+            monkeypatch.delattr(torch, "_foreach_lerp_")
+        state = made("train.ema=0.9", "model.channels=[3]")
+        for n in range(5):
+            move(state, n)
+        averages.append(list(state.evaluated.parameters()))
+    torch.testing.assert_close(*averages)
+
+
 def test_the_average_begins_as_the_first_steps_weights():
     state = made("train.ema=0.999", "model.channels=[3]")
     move(state, 0)

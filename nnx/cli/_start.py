@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import NoReturn
 
 LEFT_OUT = "torch._meta_registrations"
+TRIED = ("2.14.",)  # versions of torch that were seen to do without; others are imported whole
 
 
 def import_torch() -> None:
@@ -24,20 +25,23 @@ def import_torch() -> None:
         return
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    from importlib.metadata import version
+
+    without = version("torch").startswith(TRIED)
     gc.disable()
-    sys.modules[LEFT_OUT] = ModuleType(LEFT_OUT)
-    try:
-        import torch
-    finally:
-        del sys.modules[LEFT_OUT]
-        gc.freeze()  # what is there now stays, so it needs no looking through
-        gc.enable()
-    del torch._meta_registrations
-    try:
-        torch.Generator()
-    except RuntimeError:  # torch 2.14 wants this part of them first
-        importlib.import_module("torch._prims.rng_prims")
-    sys.meta_path.insert(0, _LeftOut())
+    if without:
+        sys.modules[LEFT_OUT] = ModuleType(LEFT_OUT)
+    import torch
+
+    gc.freeze()  # what is there now stays, so it needs no looking through
+    gc.enable()
+    if without:
+        del sys.modules[LEFT_OUT], torch._meta_registrations
+        try:
+            torch.Generator()
+        except RuntimeError:  # torch 2.14 wants this part of them first
+            importlib.import_module("torch._prims.rng_prims")
+        sys.meta_path.insert(0, _LeftOut())
 
 
 class _LeftOut:

@@ -54,12 +54,11 @@ class Resident:
         (seed, epoch, batch). Any batch can be reached without those before it.
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch)))
-        places, labelled = order.to(self.inputs.device), order.to(self.labels.device)
+        places, labels = order.to(self.inputs.device), self.labels.index_select(0, order.to(self.labels.device))
         varied = train.augment.is_on or train.mixup > 0
         generator = torch.Generator(self.labels.device) if varied else None
         for batch, (begin, end) in enumerate(cuts(len(self), train)[start:], start):
-            inputs = self.gather(self.inputs, places[begin:end])
-            targets = self.labels.index_select(0, labelled[begin:end])
+            inputs, targets = self.gather(self.inputs, places[begin:end]), labels[begin:end]
             if generator is not None:
                 generator.manual_seed(mix(seed, epoch, batch))
                 if train.augment.is_on:
