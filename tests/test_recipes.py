@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnx import config, parts
@@ -24,8 +26,22 @@ def test_every_recipe_has_a_header_and_trains_a_step(name, tmp_path):
     text = config.recipes()[name].read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert f"# nnx train {name}" in text
-    chosen = config.load(name, ["dataset=digits", "train.epochs=1", *(["model.patch=4"] if "transformer" in name else [])])
+    data = ["dataset=digits"]
+    if "mnist" in name:
+        write_tiny_mnist(tmp_path / "MNIST" / "raw")
+        data = [f"dataset={{name: mnist, root: '{tmp_path}', validation: 50}}"]
+    chosen = config.load(name, [*data, "train.epochs=1"])
     assert any(isinstance(event, Finished) for event in run(chosen, out=tmp_path / "r"))
+
+
+def write_tiny_mnist(folder):
+    """300 training and 50 test images of noise, 28x28, in MNIST's format."""
+    folder.mkdir(parents=True)
+    for half, count in (("train", 300), ("t10k", 50)):
+        images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (folder / f"{half}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, count, 28, 28) + images.tobytes())
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / f"{half}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, count) + labels.tobytes())
 
 
 def test_the_reference_in_the_readme_is_made_from_the_schema(tmp_path):
