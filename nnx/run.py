@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from nnx import checkpoint, datasets, fuse, losses, models, runs, runtime
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig, Split
-from nnx.errors import CheckpointError, InputError, Stopped
+from nnx.errors import CheckpointError, DeviceError, InputError, Stopped
 from nnx.evaluation import Predictions, evaluate, metrics
 from nnx.events import Choice, Epoch, Event, Finished, Started
 from nnx.feed.resident import EVALUATION_BATCH, Resident, cuts
 from nnx.losses import Criterion
 from nnx.predict import network
 from nnx.runtime import Runtime
+from nnx.spec import Spec
 from nnx.state import State, StepFunction
 from nnx.training import EpochEnd, backpropagation, check_finite, train, train_step
 
@@ -125,6 +127,7 @@ def evaluate_checkpoint(
             f"{path}: was trained on {_facts(kept.spec.shape, kept.spec.classes)}, "
             f"the dataset has {_facts(dataset.spec.shape, dataset.spec.classes)}"
         )
+    chosen = _workable(chosen, config, network(kept), kept.spec)
     threads = runtime.set_threads(config.threads, models.multiply_adds(network(kept), kept.spec) * EVALUATION_BATCH)
     feed = Resident(dataset.split(split), kept.spec, chosen.device)
     criterion = _criterion(config, dataset, chosen)
@@ -148,6 +151,7 @@ def _prepare(config: Config, out: Path | None, *, force: bool, resume: bool, dat
         torch.manual_seed(config.seed)
         model = models.build(config.model, dataset.spec, losses.outputs(config.loss, len(dataset.spec.classes)))
         criterion = _criterion(config, dataset, chosen)
+    chosen = _workable(chosen, config, model, dataset.spec)
     work = models.multiply_adds(model, dataset.spec) * min(config.train.batch_size, len(dataset.train))
     chosen = chosen.having(runtime.set_threads(config.threads, work), fuse.choose(config, model, chosen))
     state = State.new(config, model, chosen, len(cuts(len(dataset.train), config.train)))
@@ -157,6 +161,24 @@ def _prepare(config: Config, out: Path | None, *, force: bool, resume: bool, dat
         except (KeyError, RuntimeError, ValueError, TypeError):
             raise CheckpointError(f"{folder / 'last.pt'}: its state does not fit the config") from None
     return Job(config, chosen, dataset, criterion, state, folder)
+
+
+def _workable(chosen: Runtime, config: Config, model: nn.Module, spec: Spec) -> Runtime:
+    """`chosen`, or float32 where torch has no kernels for this network in the precision: for an LSTM in bfloat16, say, on some CPUs.
+
+    Raises DeviceError where that precision was asked for by name.
+    """
+    if chosen.dtype == torch.float32:
+        return chosen
+    try:
+        with chosen.autocast():
+            models.multiply_adds(model.to(chosen.device), spec)
+        return chosen
+    except RuntimeError:
+        why = f"torch can't compute this {config.model.name} in {chosen.precision} on this {chosen.device.type}"
+        if config.precision != "auto":
+            raise DeviceError(f"{why}; use precision: float32") from None
+        return runtime.choose(config.device, "float32", config.model.name).but(Choice("precision", "float32", why))
 
 
 def _step(job: Job) -> StepFunction:

@@ -44,6 +44,10 @@ class Runtime:
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
+    def but(self, other: Choice) -> "Runtime":
+        """The same, with another choice in the place of the one about the same."""
+        return replace(self, choices=tuple(other if choice.what == other.what else choice for choice in self.choices))
+
     def having(self, *choices: Choice) -> "Runtime":
         """The same, with further choices noted."""
         return replace(self, choices=(*self.choices, *choices))

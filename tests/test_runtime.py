@@ -9,6 +9,7 @@ import torch
 
 from nnx import config, models, runtime
 from nnx.errors import ConfigError, DeviceError
+from nnx.run import run
 from nnx.spec import Spec
 
 IMAGES = Spec((1, 28, 28), tuple("0123456789"), (0.1,), (0.3,))
@@ -86,3 +87,23 @@ def test_a_precision_asked_for_is_taken_or_refused():
 def test_multiply_adds_by_hand(model, expected):
     whole = config.from_dict({"dataset": "digits", "model": "mlp"}, "made", [f"model={model}"])
     assert models.multiply_adds(models.build(whole.model, IMAGES, 10), IMAGES) == expected
+
+
+def test_a_precision_without_kernels_is_left_or_refused(monkeypatch, tmp_path):
+    """As an LSTM in bfloat16 on a CPU without AVX-512."""
+    monkeypatch.setattr(runtime, "_cpuinfo", lambda key: "avx512_bf16")
+    count = models.multiply_adds
+
+    def no_kernels(model, spec):
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("could not create a primitive descriptor")
+        return count(model, spec)
+
+    monkeypatch.setattr(models, "multiply_adds", no_kernels)
+    rnn = {"dataset": "digits", "model": {"name": "rnn", "hidden": 8}, "train": {"epochs": 1}}
+    started, *_, finished = run(config.from_dict(rnn, "made"), out=tmp_path / "auto")
+    assert finished.summary["precision"] == "float32"
+    assert "can't compute this rnn in bfloat16" in next(choice.reason for choice in started.choices if choice.what == "precision")
+    with pytest.raises(DeviceError, match="use precision: float32"):
+        next(run(config.from_dict({**rnn, "precision": "bfloat16"}, "made"), out=tmp_path / "asked"))
+    assert not (tmp_path / "asked").exists()
