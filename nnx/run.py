@@ -127,8 +127,9 @@ def evaluate_checkpoint(
             f"{path}: was trained on {_facts(kept.spec.shape, kept.spec.classes)}, "
             f"the dataset has {_facts(dataset.spec.shape, dataset.spec.classes)}"
         )
-    chosen = _workable(chosen, config, network(kept), kept.spec)
-    threads = runtime.set_threads(config.threads, models.multiply_adds(network(kept), kept.spec) * EVALUATION_BATCH)
+    model = network(kept)
+    chosen = _workable(chosen, config, model, kept.spec)
+    threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
     feed = Resident(dataset.split(split), kept.spec, chosen.device)
     criterion = _criterion(config, dataset, chosen)
     return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads)

@@ -29,15 +29,11 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     choices: tuple[Choice, ...]
+    channels_last: bool = False  # images lie in memory pixel by pixel, each with all its channels
 
     @property
     def precision(self) -> str:
         return str(self.dtype).removeprefix("torch.")
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether images lie in memory pixel by pixel, each with all its channels."""
-        return any(choice.what == "layout" and choice.value == "channels last" for choice in self.choices)
 
     def place(self, model: nn.Module) -> nn.Module:
         """`model`, moved to the device, its filters laid out as the images will be."""
@@ -68,9 +64,11 @@ def choose(device: str, precision: str, model: str = "") -> Runtime:
         Choice("device", f"{chosen}{_described(chosen)}", device_reason),
         Choice("precision", str(dtype).removeprefix("torch."), precision_reason),
     ]
+    channels_last = False
     if model == "cnn":
-        choices.append(Choice("layout", *_layout(chosen)))
-    return Runtime(chosen, dtype, tuple(choices))
+        channels_last, layout_reason = _channels_last(chosen)
+        choices.append(Choice("layout", "channels last" if channels_last else "channels first", layout_reason))
+    return Runtime(chosen, dtype, tuple(choices), channels_last)
 
 
 def set_threads(wanted: int | Literal["auto"], multiply_adds: int) -> Choice:
@@ -196,13 +194,13 @@ def _precision(name: str, device: torch.device, model: str) -> tuple[torch.dtype
     return PRECISIONS[name], "as asked"
 
 
-def _layout(device: torch.device) -> tuple[str, str]:
-    """How images lie in memory for a CNN, and why."""
+def _channels_last(device: torch.device) -> tuple[bool, str]:
+    """Whether images should lie so for a CNN, and why."""
     if device.type == "cuda":
-        return "channels last", "what tensor cores convolve"
+        return True, "what tensor cores convolve"
     if device.type == "cpu" and "avx2" in _cpuinfo("flags").split() and "avx512f" not in _cpuinfo("flags").split():
-        return "channels last", "measured 1.5x faster for cnn on a CPU with AVX2"
-    return "channels first", f"torch's own; channels last was slower, or not measured, on {device.type}s like this"
+        return True, "measured 1.5x faster for cnn on a CPU with AVX2"
+    return False, f"torch's own; channels last was slower, or not measured, on {device.type}s like this"
 
 
 def _multiplies_bfloat16() -> bool:

@@ -90,7 +90,7 @@ class State:
         if limit := self.config.train.clip_grad_norm:
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)  # does nothing but for float16
-            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            nn.utils.clip_grad_norm_(self._parameters, limit)
         for optimizer, descend in zip(self.optimizers, self._descents, strict=True):
             if self.scaler.is_enabled():
                 self.scaler.step(optimizer)
