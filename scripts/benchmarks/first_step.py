@@ -1,22 +1,24 @@
-"""Run the nnx command line as typed, with a stopwatch in the place of its screen: seconds from BEGUN to the first look at the loss."""
+"""Run the nnx command line as typed, up to the end of the very first step of training: prints the seconds since BEGUN."""
 
 import os
 import time
-from collections.abc import Iterable
 from typing import Any
 
-from nnx import console
 from nnx.cli import main
-from nnx.events import Event, Step
+from nnx.cli._start import import_torch
+
+import_torch()  # as the command line does
+from nnx.state import State  # noqa: E402
+
+end_step = State.end_step
 
 
-def stop(events: Iterable[Event], **_: Any) -> None:
-    """Print the seconds since the process began, and leave."""
-    for event in events:
-        if isinstance(event, Step):
-            print(time.time() - float(os.environ["BEGUN"]), flush=True)
-            os._exit(0)
+def leave_after(state: State, *of: Any) -> None:
+    """Print the time of the first step's end, and leave."""
+    end_step(state, *of)
+    print(time.time() - float(os.environ["BEGUN"]), flush=True)
+    os._exit(0)
 
 
-console.follow = stop  # type: ignore[assignment]
+State.end_step = leave_after  # type: ignore[method-assign]
 main()

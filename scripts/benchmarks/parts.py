@@ -139,15 +139,15 @@ def startup(bench: Bench) -> list[Row]:
             ended.append(train(NNX))
             return float(json.loads(ended[-1].output)["samples_per_second"])
 
-        def first_look() -> float:
+        def first_step() -> float:
             return float(train(sys.executable, str(HERE / "first_step.py")).output)
 
-        times = race({"help": lambda: run([NNX, "--help"]).seconds, "first look": first_look}, bench.probe, rounds=bench.rounds)
+        times = race({"help": lambda: run([NNX, "--help"]).seconds, "first step": first_step}, bench.probe, rounds=bench.rounds)
         rates = bench.compare({"bare loop": nnx(bench, "mnist_mlp", [])}, {"nnx train": rate})
     of_loop = rates["nnx train"].median / rates["bare loop"].median
     return [
         times["help"].row("nnx --help", unit="s"),
-        times["first look"].row("nnx train, start to the first look at the loss", unit="s"),
+        times["first step"].row("nnx train, start to the end of the first step", unit="s"),
         Result([one.leaving for one in ended]).row("nnx train, last output to the end", unit="s"),
         Result([one.megabytes for one in ended]).row("nnx train, peak memory", unit="MB"),
         rates["bare loop"].row("bare loop"),
