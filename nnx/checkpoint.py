@@ -8,11 +8,9 @@ The file is an ordinary torch zip, which `torch.load(path, weights_only=True)` r
 equal states are equal. The SHA-256 of all that precedes it stands in the zip's end comment: it guards against accidents, not attackers.
 """
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import stat
 import struct
@@ -26,8 +24,9 @@ import torch
 from torch import Tensor
 
 from nnx import config as configs
+from nnx import files
 from nnx.config import Config
-from nnx.errors import CheckpointError, ConfigError, MachineError
+from nnx.errors import CheckpointError, ConfigError
 from nnx.spec import Spec
 
 FORMAT = 1
@@ -45,13 +44,16 @@ class Checkpoint:
     spec: Spec
     model: dict[str, Tensor]
     record: dict[str, Any]  # the epoch it is from, as in metrics.jsonl
-    counters: dict[str, Any] | None = None
+    counters: dict[str, Any] | None = None  # from here on: what only a resume needs
     training: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None  # what else the bits depend on: see runtime.fingerprint
+    data: str | None = None  # SHA-256 of the samples
 
 
-def write(path: Path, checkpoint: Checkpoint) -> None:
+def write(path: Path, checkpoint: Checkpoint, *, keep: Path | None = None) -> None:
     """Replace `path` by `checkpoint` in one step: after a crash at any moment it is the old file or the new one.
 
+    With `keep`, the old file goes on under that name.
     Raises MachineError where the disk does not take it; the old file is then untouched.
     """
     texts = {
@@ -59,12 +61,14 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "spec": checkpoint.spec.to_dict(),
         "record": checkpoint.record,
         "counters": checkpoint.counters,
+        "environment": checkpoint.environment,
+        "data": checkpoint.data,
     }
     data = io.BytesIO()
     torch.save(
         {"format": FORMAT, "json": json.dumps(texts), "model": _plain(checkpoint.model), "training": _plain(checkpoint.training)}, data
     )
-    replace_file(path, _sealed(data.getvalue()))
+    files.replace(path, _sealed(data.getvalue()), keep=keep)
 
 
 def read(path: Path) -> Checkpoint:
@@ -85,33 +89,9 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, make it durable, then put it in place of `path` in one step. Raises MachineError."""
-    replaced = False
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        replaced = True
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        state = "it may be lost if the machine stops now" if replaced else "what was there before is untouched"
-        raise MachineError(f"{path}: could not be saved ({error.strerror}); {state}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
 def without_training(checkpoint: Checkpoint) -> Checkpoint:
     """The same network, without what only a resume needs."""
-    return replace(checkpoint, counters=None, training=None)
+    return replace(checkpoint, counters=None, training=None, environment=None, data=None)
 
 
 def _plain(value: Any) -> Any:
@@ -187,6 +167,8 @@ def _parse(content: Any, name: str) -> Checkpoint:
             dict(texts["record"]),
             texts["counters"],
             training,
+            texts.get("environment"),
+            texts.get("data"),
         )
     except ConfigError as error:
         raise CheckpointError(f"its config is not valid: {error}") from None

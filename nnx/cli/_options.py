@@ -1,12 +1,8 @@
 """Options and output that several commands share."""
 
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -25,25 +21,3 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 def print_json(value: Any) -> None:
     """One JSON document on stdout. NaN, which JSON does not know, can't be in it."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-@contextmanager
-def signals_noted() -> Iterator[Callable[[], int]]:
-    """Inside, the first Ctrl-C, SIGTERM or SIGHUP is only noted, for the work to end at its next step; the second leaves at once.
-
-    Gives a function that says which signal came: 0 while none has.
-    """
-    noted = [0]
-
-    def note(number: int, frame: FrameType | None) -> None:
-        noted[0] = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        sys.stderr.write("\nstopping after this step; once more to leave at once\n")
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield lambda: noted[0]
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from nnx.cli._options import ConfigFile, DataDir, Device, Json, Out, Quiet, Set, print_json, signals_noted
+from nnx import signals
+from nnx.cli._options import ConfigFile, DataDir, Device, Json, Out, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 
 
@@ -31,7 +32,7 @@ def train(
 
     flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
     resolved = configs.load(config, overrides, flags)
-    with signals_noted() as signal:
+    with signals.noted() as signal:
         summary = console.follow(run(resolved, out=out, force=force, resume=resume, data_dir=data_dir, signal=signal), quiet=quiet)
     if json:
         print_json(summary)

@@ -1,0 +1,73 @@
+"""Ctrl-C, SIGTERM and SIGHUP: the first is noted, and the work ends where it can be taken up again; the second leaves at once.
+
+with noted() as signal:                     # around a command
+    with at_once("nothing was written"):    # where there is nothing to save, it ends right there
+        ...
+    if number := signal():                  # elsewhere the work asks, and saves before it ends
+        ...
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from nnx.errors import Stopped
+
+ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_number = 0  # the signal that came, 0 while none has
+_message: str | None = None  # what to end with right away, None where the work asks by itself
+
+
+@contextmanager
+def noted() -> Iterator[Callable[[], int]]:
+    """Inside, the first signal is only noted. Gives a function that says which came: 0 while none has.
+
+    A SIGHUP that is ignored stays so: that is what nohup is for.
+    """
+    global _number
+
+    def note(number: int, frame: FrameType | None) -> None:
+        global _number
+        _number = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if _message is not None:
+            raise Stopped(_message, signal=number)
+        sys.stderr.write("\nstopping after this step; once more to leave at once\n")
+
+    before = {number: signal.getsignal(number) for number in ASKED}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    _number = 0
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: _number
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def at_once(message: str) -> Iterator[None]:
+    """Inside, a signal raises Stopped with `message` wherever the work is. So does one that was noted before, at the beginning.
+
+    Whatever the code inside makes of that exception, it is Stopped that comes out.
+    """
+    global _message
+    before, _message = _message, message
+    try:
+        if _number:
+            raise Stopped(message, signal=_number)
+        yield
+        if _number:
+            raise Stopped(message, signal=_number)
+    except Exception:
+        if _number:
+            raise Stopped(message, signal=_number) from None
+        raise
+    finally:
+        _message = before

@@ -1,0 +1,1 @@
+"""What scripts/torture does, one file a part: `torture(share, seed) -> figures`, raising AssertionError where nnx does not hold."""
