@@ -21,14 +21,22 @@ __all__ = ["evaluate", "load", "train"]
 
 
 def train(
-    config: str | Path, overrides: Sequence[str] = (), *, out: str | Path | None = None, force: bool = False, resume: bool = False
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    resume: str | Path | None = None,
 ) -> "Run":
-    """`nnx train`: a config file or recipe, and `a.b=value` overrides -> the finished run. Raises NnxError (see nnx.errors)."""
+    """`nnx train`: a config file or recipe, and `a.b=value` overrides -> the finished run. `resume` is a run's folder, to go on there.
+
+    Raises NnxError (see nnx.errors).
+    """
     from nnx import config as configs
     from nnx.events import Finished
     from nnx.run import Run, run
 
-    events = run(configs.load(config, overrides), out=Path(out) if out else None, force=force, resume=resume)
+    events = run(configs.load(config, overrides), out=Path(out) if out else None, force=force, resume=Path(resume) if resume else None)
     summary = next(event.summary for event in events if isinstance(event, Finished))
     return Run(Path(summary["run"]), Path(summary["checkpoint"]), summary)
 

@@ -53,6 +53,15 @@ def _auto_or(expected: str, kinds: tuple[type, ...]) -> Callable[[Any], Any]:
     return check
 
 
+def _save_every(value: Any) -> int | str:
+    count = re.fullmatch(r"([1-9][0-9]{0,8}) steps?", value) if isinstance(value, str) else None
+    if value == "epoch" or count or (type(value) is int and 1 <= value < 10**9):
+        every: int | str = int(count[1]) if count else value
+        return every
+    raise PydanticCustomError("nnx", "expected epoch, or a number of steps (500)")
+
+
+SaveEvery = Annotated[Literal["epoch"] | int, PlainValidator(_save_every, json_schema_input_type=Literal["epoch"] | int)]
 Compile = Annotated[
     Literal["auto"] | bool, PlainValidator(_auto_or("true or false", (bool,)), json_schema_input_type=Literal["auto"] | bool)
 ]
@@ -92,6 +101,7 @@ class Train(Strict):
         None, gt=0, lt=1, description="evaluate and keep the moving average of the weights with this decay, e.g. 0.999"
     )
     patience: int | None = Field(None, ge=1, description="stop early after this many epochs without a better validation accuracy")
+    save_every: SaveEvery = Field("epoch", description="save the state at each epoch's end, and besides after every so many steps: 500")
     mixup: float = Field(0, ge=0, le=100, description="blend pairs of samples, weight ~ Beta(mixup, mixup) (Zhang et al. 2018); zero: off")
     augment: Augment = Field(default_factory=Augment, description="random changes to training images")
 
@@ -109,6 +119,7 @@ class Config(Strict):
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the arithmetic; weights stay float32")
     compile: Compile = Field("auto", description="make a step faster: what pays off (auto), torch.compile (true), or plain PyTorch (false)")
+    deterministic: bool = Field(False, description="equal bits on CUDA too, which costs time; on a CPU they are equal anyway")
     threads: Threads = Field("auto", description="of the CPU; equal numbers give equal bits")
 
     _source: Source = PrivateAttr(default_factory=Source)

@@ -45,7 +45,10 @@ def follow(events: Iterable[Event], *, quiet: bool = False) -> dict[str, Any]:
 def show(events: Iterable[Event], *, quiet: bool = False, console: Console | None = None) -> Iterator[Event]:
     """Draw each event and pass it on. On stderr by default: live where that is a terminal, else one plain line an epoch."""
     if quiet:
-        yield from events
+        for event in events:
+            if isinstance(event, Started):
+                print_warnings(event.warnings)
+            yield event
         return
     # FORCE_COLOR has rich take a pipe for a terminal: colours were asked for, moving bars were not.
     console = console or Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
@@ -66,6 +69,7 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
             for event in events:
                 view.take(event)
                 if isinstance(event, Started):
+                    print_warnings(event.warnings)
                     console.print(header(event), soft_wrap=True)
                     if live:
                         console.print("", model_table(event), "", sep="\n")
@@ -238,6 +242,12 @@ def _draw(train: _Curve, validation: _Curve, columns: int) -> Iterator[Segment]:
 def print_choices(choices: Iterable[Choice]) -> None:
     """What was decided for the user, and why, on stderr."""
     Console(stderr=True).print(_aligned(_rows(choices)), soft_wrap=True)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """On stderr, one a line, also where progress is silenced."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
 
 
 def print_result(summary: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ class Started:
     steps_per_epoch: int
     epoch: int  # where training begins: 0, or later after a resume
     step: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,28 @@
 """The straight line: config -> dataset -> model -> state -> train -> checkpoint -> evaluate -> summary."""
 
+import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import nn
-
-from nnx import checkpoint, datasets, fuse, losses, models, runs, runtime
+from nnx import checkpoint, datasets, files, models, runs, runtime, signals
 from nnx import config as configs
-from nnx.checkpoint import Checkpoint
+from nnx.checkpoint import Checkpoint, without_training
 from nnx.config import Config
-from nnx.datasets import Dataset, DatasetConfig, Split
-from nnx.errors import CheckpointError, DeviceError, InputError, Stopped
+from nnx.datasets import DatasetConfig
+from nnx.errors import CheckpointError, DivergedError, InputError, Stopped
 from nnx.evaluation import Predictions, evaluate, metrics
 from nnx.events import Choice, Epoch, Event, Finished, Started
-from nnx.feed.resident import EVALUATION_BATCH, Resident, cuts
+from nnx.feed.resident import EVALUATION_BATCH, Resident
+from nnx.job import Job, build_criterion, prepare, workable
 from nnx.losses import Criterion
 from nnx.predict import network
 from nnx.runtime import Runtime
-from nnx.spec import Spec
-from nnx.state import State, StepFunction
-from nnx.training import EpochEnd, backpropagation, check_finite, train, train_step
+from nnx.state import State
+from nnx.training import EpochEnd, check_finite, train
 
 
 @dataclass(frozen=True)
@@ -35,72 +34,124 @@ class Run:
     summary: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a run works with, all of it checked; nothing is written yet."""
-
-    config: Config
-    runtime: Runtime
-    dataset: Dataset
-    criterion: Criterion
-    state: State
-    folder: Path
-
-    def feed(self, split: Split) -> Resident:
-        return Resident(split, self.dataset.spec, self.runtime.device)
-
-
 def run(
     config: Config,
     *,
     out: Path | None = None,
     force: bool = False,
-    resume: bool = False,
+    resume: Path | None = None,
     data_dir: str | None = None,
     signal: Callable[[], int] = lambda: 0,
 ) -> Iterator[Event]:
     """Train `config` from start to end, yielding what happens. Once `signal()` is not 0, the state is saved and Stopped raised.
 
+    `resume` is the folder of a run to go on with, or a state in it: last.pt, previous.pt.
+
     Raises InputError for wrong input before anything is written, MachineError, and DivergedError.
     """
     begun = time.perf_counter()
-    job = _prepare(config, out, force=force, resume=resume, data_dir=data_dir)
-    state, folder = job.state, job.folder
-    batches, validation = job.feed(job.dataset.train), job.feed(job.dataset.validation)
-    if not resume:
-        runs.create(folder)
-        runs.write_text(folder / "config.yaml", config.to_yaml())
-    times = runs.read_metrics(folder, state.epoch)
-    runs.write_metrics(folder, times)
-    yield _started(job, batches)
+    with ExitStack() as stack:
+        stack.enter_context(runtime.enough_memory(_cure(config)))
+        with signals.at_once("stopped before the first step; nothing was changed"):
+            if resume:
+                folder = run_folder(resume)
+                stack.enter_context(runs.held(folder))
+                saved, source, warnings = last_saved(resume)
+                job = prepare(config, saved, source=source, data_dir=data_dir)
+                stale = _stale(job, folder)
+                warnings += [f"{_CHANGED} ({job.changed})"] if job.changed else []
+            else:
+                folder = runs.choose(out, config.recipe, force=force)
+                job, warnings, stale = prepare(config, data_dir=data_dir), [], False
+            state, batches, validation = job.state, job.feed(job.dataset.train), job.feed(job.dataset.validation)
+        if not resume:
+            stack.enter_context(runs.created(folder, force=force))
+        files.write(folder / "config.yaml", config.to_yaml())
+        times = runs.read_metrics(folder, state.history)
+        runs.write_metrics(folder, times)
+        if stale:
+            checkpoint.write(folder / "checkpoint.pt", without_training(job.snapshot()))
+        yield _started(job, folder, batches, warnings)
 
-    step = _step(job)
-    log_every = max(1, min(50, state.steps_per_epoch // 10))
-    for event in () if _over(state) else train(state, batches, step, log_every=log_every, stopping=lambda: bool(signal())):
-        if isinstance(event, EpochEnd):
-            measured = evaluate(state.evaluated, validation, job.criterion, job.runtime)
-            check_finite(measured.loss, "validation", state)
-            epoch = _record(state, event, measured)
-            times.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
-            runs.append_metrics(folder, times[-1])
-            if epoch.is_best:
-                checkpoint.write(folder / "checkpoint.pt", replace(_snapshot(job), counters=None, training=None))
-            checkpoint.write(folder / "last.pt", _snapshot(job))
-            yield epoch
-        else:
-            yield event
-        if number := signal():
-            checkpoint.write(folder / "last.pt", _snapshot(job))
-            go_on = f"nnx train {folder / 'config.yaml'} --out {folder} --resume"
-            raise Stopped(f"stopped at step {state.step}, and saved. Go on with: {go_on}", signal=number)
-        if _over(state):
-            break
+        go_on = f"Go on with: nnx train --resume {shlex.quote(str(folder))}{f' --data-dir {shlex.quote(data_dir)}' if data_dir else ''}"
+        log_every = max(1, min(50, state.steps_per_epoch // 10))
+        save_every = config.train.save_every if isinstance(config.train.save_every, int) else 0
+        saved_at = state.step if resume else -1
 
-    kept = checkpoint.read(folder / "checkpoint.pt")
-    predictions = _predict(kept, job.feed(job.dataset.test()), job.runtime, job.criterion)
-    summary = _summary(job, kept, predictions, times, time.perf_counter() - begun)
-    runs.write_json(folder / "summary.json", summary)
-    yield Finished(summary)
+        def due() -> bool:
+            return bool(save_every) and state.step % save_every == 0 and state.step != saved_at
+
+        def save() -> None:
+            nonlocal saved_at
+            state.check_finite()
+            checkpoint.write(folder / "last.pt", job.snapshot(), keep=folder / "previous.pt")
+            saved_at = state.step
+
+        events = train(state, batches, job.step(), log_every=log_every, pausing=lambda: due() or bool(signal()))
+        try:
+            for event in () if state.over else events:
+                if isinstance(event, EpochEnd):
+                    measured = evaluate(state.evaluated, validation, job.criterion, job.runtime)
+                    check_finite(measured.loss, "validation loss", state)
+                    epoch = _record(state, event, measured)
+                    save()
+                    if epoch.is_best:
+                        checkpoint.write(folder / "checkpoint.pt", without_training(job.snapshot()))
+                    times.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
+                    runs.append_metrics(folder, times[-1])
+                    yield epoch
+                else:
+                    if due():
+                        save()
+                    yield event
+                if number := signal():
+                    if saved_at != state.step:
+                        save()
+                    raise Stopped(f"stopped at step {state.step}, and saved. {go_on}", signal=number)
+                if state.over:
+                    break
+        except DivergedError as error:
+            kept = f"The state of step {saved_at}, still finite, is in {folder / 'last.pt'}" if saved_at >= 0 else "Nothing was saved yet"
+            raise DivergedError(f"{error}. {kept}") from None
+
+        with signals.at_once(f"stopped before the test set was read; the training is done and saved. {go_on}"):
+            best = _best_kept(state, folder)
+            predictions = _predict(best, job.feed(job.dataset.test()), job.runtime, job.criterion)
+            summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun)
+        runs.write_json(folder / "summary.json", summary)
+        yield Finished(summary)
+
+
+def resumed_config(resume: Path, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None) -> Config:
+    """The config of the run that `resume` names, with overrides and flags laid over it. Raises CheckpointError, ConfigError."""
+    saved, source, _ = last_saved(resume)
+    return configs.from_dict(saved.config.to_dict(), str(source), overrides, flags)
+
+
+def run_folder(resume: Path) -> Path:
+    """The folder of the run that `resume` names: itself, or where the state lies that it is. Raises CheckpointError."""
+    if not resume.exists():
+        raise CheckpointError(f"{resume}: no such run; name its folder, or a state in it (last.pt)")
+    return resume if resume.is_dir() else resume.parent
+
+
+def last_saved(resume: Path) -> tuple[Checkpoint, Path, list[str]]:
+    """What a run goes on from, where that was read, and warnings. `resume` is its folder, or a state in it.
+
+    Of a folder it is last.pt, or, where that can't be read, the state before it: with a warning. Raises CheckpointError.
+    """
+    if (folder := run_folder(resume)) != resume:
+        return checkpoint.read(resume), resume, []
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    try:
+        return checkpoint.read(last), last, []
+    except CheckpointError as error:
+        try:
+            saved = checkpoint.read(previous)
+        except CheckpointError:
+            raise error from None
+        step = (saved.counters or {}).get("step")
+        return saved, previous, [f"{error}. Going on from the state before it, {previous}, of step {step}"]
 
 
 def evaluate_checkpoint(
@@ -113,7 +164,7 @@ def evaluate_checkpoint(
 ) -> tuple[dict[str, Any], Sequence[Choice]]:
     """The figures of the checkpoint in `path` on a split of its dataset, or of the dataset that `overrides` make of it.
 
-    Raises CheckpointError, ConfigError, DataError, DeviceError.
+    Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
     """
     kept = checkpoint.read(path)
     if strange := [text for text in overrides if not text.startswith("dataset.")]:
@@ -128,99 +179,46 @@ def evaluate_checkpoint(
             f"the dataset has {_facts(dataset.spec.shape, dataset.spec.classes)}"
         )
     model = network(kept)
-    chosen = _workable(chosen, config, model, kept.spec)
+    chosen = workable(chosen, config, model, kept.spec)
     threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
-    feed = Resident(dataset.split(split), kept.spec, chosen.device)
-    criterion = _criterion(config, dataset, chosen)
-    return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads)
+    with runtime.enough_memory("Close what else runs, or use --device cpu where the device's memory is what is missing"):
+        feed = Resident(dataset.split(split), kept.spec, chosen.device)
+        criterion = build_criterion(config, dataset, chosen)
+        return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads)
 
 
 # ---------------------------------------------------------------- before the first step
 
-
-def _prepare(config: Config, out: Path | None, *, force: bool, resume: bool, data_dir: str | None) -> Job:
-    """Everything that can be wrong with the input is found here; nothing is written."""
-    chosen = runtime.choose(config.device, config.precision, config.model.name)
-    if resume and out is None:
-        raise InputError("--resume goes on with the run in --out; name that folder")
-    folder = out if resume and out else runs.choose(out, config.recipe, force=force)
-    saved = _resumable(folder / "last.pt", config) if resume else None
-    with config.locate():
-        dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
-        if chosen.device.type == "cpu":
-            runtime.keep_memory()  # not before: the whole training data, now cut into parts, is given back
-        torch.manual_seed(config.seed)
-        model = models.build(config.model, dataset.spec, losses.outputs(config.loss, len(dataset.spec.classes)))
-        criterion = _criterion(config, dataset, chosen)
-    chosen = _workable(chosen, config, model, dataset.spec)
-    work = models.multiply_adds(model, dataset.spec) * min(config.train.batch_size, len(dataset.train))
-    chosen = chosen.having(runtime.set_threads(config.threads, work), fuse.choose(config, model, chosen))
-    state = State.new(config, model, chosen, len(cuts(len(dataset.train), config.train)))
-    if saved:
-        try:
-            state.restore(saved.counters or {}, saved.training or {})
-        except (KeyError, RuntimeError, ValueError, TypeError):
-            raise CheckpointError(f"{folder / 'last.pt'}: its state does not fit the config") from None
-    return Job(config, chosen, dataset, criterion, state, folder)
+_CHANGED = "the environment is not what it was when this state was saved, so the last bits may differ from an uninterrupted run's"
 
 
-def _workable(chosen: Runtime, config: Config, model: nn.Module, spec: Spec) -> Runtime:
-    """`chosen`, or float32 where torch has no kernels for this network in the precision: for an LSTM in bfloat16, say, on some CPUs.
+def _cure(config: Config) -> str:
+    size = config.train.batch_size
+    halved = f"Halve train.batch_size (now {size}) and double train.accumulate, which makes the same steps" if size > 1 else ""
+    return f"{halved}, or make the model smaller" if halved else "Make the model smaller"
 
-    Raises DeviceError where that precision was asked for by name.
+
+def _stale(job: Job, folder: Path) -> bool:
+    """Whether checkpoint.pt has to be written anew, as the run ended between the two files of its best epoch.
+
+    Raises CheckpointError where the network of the best epoch is lost.
     """
-    if chosen.dtype == torch.float32:
-        return chosen
+    best, path = job.state.best, folder / "checkpoint.pt"
+    if best is None:
+        return False
     try:
-        with chosen.autocast():
-            models.multiply_adds(model.to(chosen.device), spec)
-        return chosen
-    except RuntimeError:
-        why = f"torch can't compute this {config.model.name} in {chosen.precision} on this {chosen.device.type}"
-        if config.precision != "auto":
-            raise DeviceError(f"{why}; use precision: float32") from None
-        return runtime.choose(config.device, "float32", config.model.name).but(Choice("precision", "float32", why))
+        record = checkpoint.read(path).record
+        why = f"{path}: is of another run than {job.source}"
+    except CheckpointError as error:
+        record, why = {}, str(error)
+    if record == best or record.get("epoch", 0) > job.state.epoch:  # of a later save: the same training brings the same network about
+        return False
+    if best["epoch"] == job.state.epoch and not job.state.batch:
+        return True
+    raise CheckpointError(f"{why}. The network of the best epoch, {best['epoch']}, is lost; start anew in another --out")
 
 
-def _step(job: Job) -> StepFunction:
-    """What makes a step, as the choice says: as is, or wrapped in what makes it faster (see nnx.fuse)."""
-    how = next(choice.value for choice in job.runtime.choices if choice.what == "step")
-    if how == "matrices":
-        return train_step(fuse.matrices(fuse.with_gradient(job.config.loss, job.criterion), job.state.model))
-    forward = {"fuse": fuse.compiled} if "compiled" in how else {}
-    step = train_step(backpropagation(job.criterion, job.runtime, **forward))
-    return fuse.cuda_graph(step) if "CUDA graph" in how else step
-
-
-def _criterion(config: Config, dataset: Dataset, chosen: Runtime) -> Criterion:
-    labels = torch.from_numpy(dataset.train.labels)
-    counts = torch.bincount(labels, minlength=len(dataset.spec.classes)).tolist()
-    return cast(losses.Loss, config.loss).build(counts, chosen.device)
-
-
-def _resumable(path: Path, config: Config) -> Checkpoint:
-    """The checkpoint to go on from. Raises CheckpointError where it was trained with other settings; epochs, device and threads may
-    differ."""
-    saved = checkpoint.read(path)
-    if saved.training is None:
-        raise CheckpointError(f"{path}: holds a network but no training state; resume from a last.pt")
-    old, new = (_flat(c.to_dict()) for c in (saved.config, config))
-    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in ("train.epochs", "device", "threads")]
-    if changed:
-        what = "; ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed)
-        raise CheckpointError(f"{path}: was trained with other settings, which --resume can't change ({what}). Start anew in another --out")
-    return saved
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    flat = {}
-    for key, item in value.items():
-        flat.update(_flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})
-    return flat
-
-
-def _started(job: Job, batches: Resident) -> Started:
+def _started(job: Job, folder: Path, batches: Resident, warnings: Sequence[str]) -> Started:
     state, data = job.state, job.dataset
     megabytes = (data.train.inputs.nbytes + data.validation.inputs.nbytes) / 1e6
     size = f"all {megabytes:,.1f} MB of it, as {data.train.inputs.dtype},"
@@ -232,7 +230,7 @@ def _started(job: Job, batches: Resident) -> Started:
         f"{size} {'fits' if device == state.loss.device else 'is too much for the device'}",
     )
     return Started(
-        run=job.folder,
+        run=folder,
         choices=(*job.runtime.choices, path),
         samples={"train": len(data.train), "validation": len(data.validation)},
         layers=models.layers(state.model, data.spec),
@@ -241,6 +239,7 @@ def _started(job: Job, batches: Resident) -> Started:
         steps_per_epoch=state.steps_per_epoch,
         epoch=state.epoch,
         step=state.step,
+        warnings=tuple(warnings),
     )
 
 
@@ -258,47 +257,31 @@ def _record(state: State, end: EpochEnd, validation: Predictions) -> Epoch:
         "lr": end.lr,
     }
     state.history.append(record)
-    over = _over(state) if state.epoch < state.config.train.epochs else None
-    return Epoch(
-        **record,
-        seconds=end.seconds,
-        samples_per_second=end.samples / end.seconds,
-        is_best=_best(state.history) is record,
-        stopping=over,
-    )
-
-
-def _best(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first of the epochs with the highest validation accuracy and, among those, the lowest loss."""
-    return min(history, key=lambda record: (-record["val_accuracy"], record["val_loss"]))
-
-
-def _over(state: State) -> str | None:
-    """Why training ends before its last epoch, if it does."""
-    patience = state.config.train.patience
-    if patience is None or not state.history or (since := state.epoch - _best(state.history)["epoch"]) < patience:
-        return None
-    return f"no better validation accuracy for {since} epochs"
-
-
-def _snapshot(job: Job) -> Checkpoint:
-    state = job.state
-    kept = _best(state.history) if state.history else {}
-    return Checkpoint(job.config, job.dataset.spec, state.evaluated.state_dict(), kept, state.counters(), state.tensors())
+    over = state.over if state.epoch < state.config.train.epochs else None
+    return Epoch(**record, seconds=end.seconds, samples_per_second=end.samples / end.seconds, is_best=state.best is record, stopping=over)
 
 
 # ---------------------------------------------------------------- at the end
+
+
+def _best_kept(state: State, folder: Path) -> Checkpoint:
+    """The checkpoint of the best epoch. Raises CheckpointError where that is not the one in the folder."""
+    kept = checkpoint.read(folder / "checkpoint.pt")
+    if kept.record != state.best:
+        raise CheckpointError(f"{folder / 'checkpoint.pt'}: is not of this run's best epoch; something else has written there")
+    return kept
 
 
 def _predict(kept: Checkpoint, feed: Resident, chosen: Runtime, criterion: Criterion) -> Predictions:
     return evaluate(chosen.place(network(kept)), feed, criterion, chosen)
 
 
-def _summary(job: Job, kept: Checkpoint, test: Predictions, times: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    trained = sum(record["seconds"] for record in times)
+def _summary(job: Job, folder: Path, kept: Checkpoint, test: Predictions, times: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    known = [record for record in times if record["seconds"] is not None]
+    trained = sum(record["seconds"] for record in known)
     return {
-        "run": str(job.folder),
-        "checkpoint": str(job.folder / "checkpoint.pt"),
+        "run": str(folder),
+        "checkpoint": str(folder / "checkpoint.pt"),
         "epochs": job.state.epoch,
         "best_epoch": kept.record["epoch"],
         "val_accuracy": kept.record["val_accuracy"],
@@ -309,7 +292,7 @@ def _summary(job: Job, kept: Checkpoint, test: Predictions, times: list[dict[str
         "parameters": models.count(job.state.model),
         "train_seconds": trained,
         "seconds": seconds,
-        "samples_per_second": sum(r["samples_per_second"] * r["seconds"] for r in times) / max(trained, 1e-9),
+        "samples_per_second": sum(r["samples_per_second"] * r["seconds"] for r in known) / max(trained, 1e-9),
         "device": str(job.runtime.device),
         "precision": job.runtime.precision,
         "environment": runtime.environment(),

@@ -1,18 +1,28 @@
 """The run folder: what a run leaves behind, and where.
 
 config.yaml     resolved, re-runnable        checkpoint.pt   the best epoch by validation
-metrics.jsonl   a line an epoch              last.pt         what --resume takes
-summary.json    final figures, durations, environment
+metrics.jsonl   a line an epoch              last.pt         the state, for --resume
+summary.json    final figures                previous.pt     the state that was saved before it
+
+While a run writes there, `.lock` holds its process id, and is locked.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
+import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from nnx import files
 from nnx.errors import InputError, MachineError
 
-FILES = ("config.yaml", "metrics.jsonl", "checkpoint.pt", "last.pt", "summary.json")
+FILES = ("config.yaml", "metrics.jsonl", "checkpoint.pt", "last.pt", "previous.pt", "summary.json")
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network drives
 
 
 def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
@@ -25,41 +35,49 @@ def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
     near = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not near.is_dir():
         raise InputError(f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name")
-    if held := [name for name in FILES if (out / name).exists()]:
-        if not force:
-            raise InputError(
-                f"{out}: holds a run already ({held[0]}). Go on with it by --resume, replace it by --force, or name another --out"
-            )
-    elif out.is_dir() and any(out.iterdir()) and not force:
-        raise InputError(f"{out}: is not empty and not a run. Name another --out, or add the run's files to it by --force")
+    if not force:
+        _check_empty(out)
     return out
 
 
-def create(folder: Path) -> None:
-    """Make the folder, empty of an earlier run's files. Raises MachineError."""
+@contextmanager
+def created(folder: Path, *, force: bool) -> Iterator[None]:
+    """Make the folder, empty of an earlier run's files, and hold it (see `held`). Raises MachineError, and InputError where another
+    process made a run there in the meantime."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
+        raise MachineError(f"{folder}: can't be made ({error.strerror})") from None
+    with held(folder):
+        if not force:
+            _check_empty(folder)
+        try:
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
+        yield
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file. Raises MachineError."""
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Inside, no other process may write to the folder; what dead ones left half-written is removed.
+
+    The kernel lets go of it however this process ends. Raises MachineError, naming the process that holds it.
+    """
+    lock = _lock(folder)
     try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MachineError(f"{path}: can't be written ({error.strerror})") from None
+        files.sweep(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / ".lock").unlink()
+        lock.close()
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, making the folder where it is missing. Raises MachineError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"{path.parent}: can't be made ({error.strerror})") from None
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    files.write(path, json.dumps(value, indent=2) + "\n")
 
 
 def append_metrics(folder: Path, record: dict[str, Any]) -> None:
@@ -72,16 +90,59 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
         raise MachineError(f"{path}: can't be written ({error.strerror})") from None
 
 
-def read_metrics(folder: Path, epochs: int) -> list[dict[str, Any]]:
-    """The first `epochs` records of metrics.jsonl: all that a state of so many epochs knows of."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines[:epochs]]
+def read_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl for the epochs of a state's `history`. What a crash has lost or left half-written is made up for from
+    there, without its times."""
+    lines: dict[int, dict[str, Any]] = {}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                record = json.loads(line)
+                lines[record["epoch"]] = {**record, "seconds": float(record["seconds"])}
+    timeless = {"seconds": None, "samples_per_second": None}
+    kept = (lines.get(record["epoch"], {}) for record in history)
+    return [line if line.items() >= record.items() else record | timeless for line, record in zip(kept, history, strict=True)]
 
 
 def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
     """Replace metrics.jsonl by `records`. Raises MachineError."""
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    files.write(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _check_empty(out: Path) -> None:
+    if found := [name for name in FILES if (out / name).exists()]:
+        raise InputError(
+            f"{out}: holds a run already ({found[0]}). Go on with it by --resume, replace it by --force, or name another --out"
+        )
+    if out.is_dir() and any(not path.name.endswith((".lock", ".tmp")) for path in out.iterdir()):
+        raise InputError(f"{out}: is not empty and not a run. Name another --out, or add the run's files to it by --force")
+
+
+def _lock(folder: Path) -> IO[str]:
+    """`.lock` in the folder, locked, with our process id in it. A network drive that knows no locks is used without."""
+    path = folder / ".lock"
+    try:
+        while True:
+            lock = path.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read(20).strip()
+                lock.close()
+                raise MachineError(f"{folder}: is in use by process {owner}; wait for it, or name another --out") from None
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+            with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    lock.truncate(0)
+                    lock.write(f"{os.getpid()}\n")
+                    lock.flush()
+                    return lock
+            lock.close()
+    except OSError as error:
+        raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
 
 
 def _unused(path: Path) -> Path:

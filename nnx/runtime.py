@@ -3,7 +3,9 @@
 import ctypes
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from nnx.errors import DeviceError
+from nnx.errors import DeviceError, MachineError
 from nnx.events import Choice
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
@@ -140,6 +142,43 @@ def mix(seed: int, *counters: int) -> int:
         value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         value ^= value >> 31
     return value >> 1
+
+
+def fingerprint(chosen: Runtime) -> dict[str, str | int]:
+    """What the bits of a training run depend on besides config and data: equal fingerprints on a CPU, equal bits."""
+    there = environment()
+    kept = {key: there[key] for key in ("nnx", "torch", "machine", "cpu")}
+    instructions = {"instructions": torch.backends.cpu.get_cpu_capability()}
+    return kept | instructions | {choice.what: choice.value for choice in chosen.choices}
+
+
+def be_deterministic(device: torch.device) -> Choice:
+    """Have CUDA compute equal bits from equal bits, which costs time; elsewhere it does anyway. Not run yet: no GPU was there."""
+    if device.type != "cuda":
+        return Choice("deterministic", "true", f"as it always is on a {device.type}: at no cost")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    return Choice("deterministic", "true", "as asked; kernels that add in a fixed order are slower, by how much was not measured")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, numpy or Python ran out of memory: the device's or the computer's."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc")
+    told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+@contextmanager
+def enough_memory(cure: str) -> Iterator[None]:
+    """Inside, running out of memory is a MachineError that says how much was asked for, where that is known, and the `cure`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = re.search(r"[Tt]ried to allocate ([0-9.]+ ?[A-Za-z]+)", str(error))
+        raise MachineError(f"out of memory{f' at {asked[1]} more' if asked else ''}. {cure}") from None
 
 
 def environment() -> dict[str, str | int]:

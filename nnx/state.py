@@ -14,12 +14,15 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from nnx.config import Config
+from nnx.errors import DivergedError
 from nnx.optim import OptimizerConfig, descent
 from nnx.runtime import Runtime, seed_step
 from nnx.schedule import Horizon, Schedule
 
 Gradients = Callable[["State", Tensor, Tensor], Tensor]
 """On one batch, (B, *shape) inputs and (B,) or (B, K) targets: leaves the mean loss's gradient in each parameter and returns the loss."""
+
+RECORDED = 100  # steps at the beginning of a run whose losses are kept, one by one
 
 StepFunction = Callable[["State", Tensor, Tensor], Tensor]
 """Makes one step on such a batch and returns its mean loss."""
@@ -36,10 +39,12 @@ class State:
     average: AveragedModel | None  # moving average of the weights
     steps_per_epoch: int
     loss: Tensor  # sum over the samples of this epoch so far; stays on the device
+    losses: Tensor  # of each of the first steps, for `nnx verify`: (RECORDED,), of which `recorded` are there
     samples: int = 0  # of this epoch so far
     epoch: int = 0  # epochs done
     batch: int = 0  # steps done in the running epoch
     step: int = 0  # steps done in all
+    recorded: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)  # a record an epoch: metrics.jsonl without its times
 
     @classmethod
@@ -55,6 +60,7 @@ class State:
             AveragedModel(model, use_buffers=True) if decay else None,
             steps_per_epoch,
             torch.zeros((), device=runtime.device),
+            torch.zeros(RECORDED, device=runtime.device),
         )
 
     @property
@@ -62,6 +68,19 @@ class State:
         """The network that is measured and kept: the moving average where there is one."""
         module: nn.Module = self.average.module if self.average else self.model
         return module
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The record of the first of the epochs with the highest validation accuracy and, among those, the lowest loss."""
+        return min(self.history, key=lambda record: (-record["val_accuracy"], record["val_loss"])) if self.history else None
+
+    @property
+    def over(self) -> str | None:
+        """Why training ends before its last epoch, if it does."""
+        patience = self.config.train.patience
+        if patience is None or self.best is None or (since := self.epoch - self.best["epoch"]) < patience:
+            return None
+        return f"no better validation accuracy for {since} epochs"
 
     @property
     def lr(self) -> float:
@@ -133,9 +152,25 @@ class State:
         if self.average:
             self._move_average(self.average)
         self.loss.add_(loss, alpha=samples)
+        if self.step == self.recorded < RECORDED:
+            self.losses[self.step] = loss
+            self.recorded += 1
         self.samples += samples
         self.batch += 1
         self.step += 1
+
+    def check_finite(self) -> None:
+        """Raise DivergedError where a weight, a moment or an average is infinite or NaN: such a state is not worth keeping."""
+        modules = [self.model, *([self.average] if self.average else [])]
+        moments = [value for optimizer in self.optimizers for kept in optimizer.state.values() for value in kept.values()]
+        for tensor in (*(value for module in modules for value in module.state_dict().values()), *moments):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise DivergedError(f"step {self.step}: weights or moments became infinite or NaN. {self.cure}")
+
+    @property
+    def cure(self) -> str:
+        """What to do about a training that diverges."""
+        return f"Lower optimizer.lr (now {self.peak_lr:g}), add schedule.warmup, or set train.clip_grad_norm: 1"
 
     def mean_loss(self) -> float:
         """Of the epoch so far. Waits for the device."""
@@ -163,6 +198,7 @@ class State:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "loss": self.loss,
+            "losses": self.losses[: self.recorded],
         }
 
     def restore(self, counters: dict[str, Any], tensors: dict[str, Any]) -> None:
@@ -181,6 +217,8 @@ class State:
         self.__dict__.pop("_descents", None)  # they hold on to the moments that were
         self.scaler.load_state_dict(tensors["scaler"])
         self.loss.copy_(tensors["loss"])
+        self.recorded = len(tensors["losses"])
+        self.losses[: self.recorded].copy_(tensors["losses"])
         for name in self.COUNTERS:
             setattr(self, name, counters[name])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from nnx.errors import DivergedError
 from nnx.events import Step
@@ -64,12 +65,12 @@ def train_step(gradients: Gradients) -> StepFunction:
 
 
 def train(
-    state: State, batches: Resident, step: StepFunction, *, log_every: int = 50, stopping: Callable[[], bool] = lambda: False
+    state: State, batches: Resident, step: StepFunction, *, log_every: int = 50, pausing: Callable[[], bool] = lambda: False
 ) -> Iterator[Step | EpochEnd]:
     """Train from wherever `state` stands to the config's last epoch, yielding a look every `log_every` steps and each epoch's end.
 
-    Once `stopping()` is true, the step that has just ended is yielded, so that the reader can save and leave.
-    Raises DivergedError within `log_every` steps of a loss that is infinite or NaN.
+    Where `pausing()` is true, the step that has just ended is yielded too, so that the reader can save, or leave.
+    Raises DivergedError within `log_every` steps of a loss or a weight that is infinite or NaN.
     """
     config = state.config
     while state.epoch < config.train.epochs:
@@ -80,7 +81,7 @@ def train(
             loss = step(state, inputs, targets)
             state.end_step(loss, len(inputs))
             del inputs, targets  # so that the next batch gets their memory, which is still in the processor's cache
-            if state.step % log_every == 0 or stopping():
+            if state.step % log_every == 0 or pausing():
                 yield _look(state, (state.samples - seen) / (time.perf_counter() - begun))  # the one place that waits for the device
         look = _look(state, 0)
         seconds, samples = time.perf_counter() - begun, state.samples - seen
@@ -88,14 +89,14 @@ def train(
         yield EpochEnd(look.loss, look.lr, seconds, samples)
 
 
-def check_finite(loss: float, name: str, state: State) -> None:
-    """Raise DivergedError, saying where and what to do, if the loss of this name is infinite or NaN."""
-    if not math.isfinite(loss):
-        cure = f"Lower optimizer.lr (now {state.peak_lr:g}), add schedule.warmup, or set train.clip_grad_norm: 1"
-        raise DivergedError(f"step {state.step}: the {name} loss is {loss}. {cure}")
+def check_finite(value: float, name: str, state: State) -> None:
+    """Raise DivergedError, saying where and what to do, if the loss or norm of this name is infinite or NaN."""
+    if not math.isfinite(value):
+        raise DivergedError(f"step {state.step}: the {name} is {value}. {state.cure}")
 
 
 def _look(state: State, samples_per_second: float) -> Step:
     loss = state.mean_loss()
-    check_finite(loss, "training", state)
+    check_finite(loss, "training loss", state)
+    check_finite(float(get_total_norm(state.model.parameters())), "norm of the weights", state)
     return Step(state.epoch, state.batch, state.step, loss, float(state.optimizers[0].param_groups[0]["lr"]), samples_per_second)

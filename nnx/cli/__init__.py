@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from nnx.cli import check, init, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
 from nnx.cli import train as train_command
+from nnx.cli import verify as verify_command
 from nnx.cli._start import leave
 from nnx.errors import NnxError, Stopped
 
@@ -65,6 +67,7 @@ app.command("train", rich_help_panel=TRAIN)(train_command.train)
 app.command("eval", rich_help_panel=TRAIN)(eval_command.evaluate)
 app.command("init", rich_help_panel=MANAGE)(init.init)
 app.command("list", rich_help_panel=MANAGE)(list_command.list_parts)
+app.command("verify", rich_help_panel=MANAGE)(verify_command.verify)
 app.command("check", rich_help_panel=MANAGE)(check.check)
 app.command("schema", rich_help_panel=MANAGE)(schema.schema)
 
@@ -92,7 +95,7 @@ def main() -> None:
 def run_command() -> int:
     """Run the command line; the exit code is that of the contract (see nnx.errors)."""
     try:
-        code = app(standalone_mode=False)
+        code = app(_spelled_out(sys.argv[1:]), standalone_mode=False)
     except _Unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it flushes at exit
         code = 141
@@ -101,6 +104,12 @@ def run_command() -> int:
     except Exception as error:
         code = _report(error)
     return code if isinstance(code, int) else 0
+
+
+def _spelled_out(words: Sequence[str]) -> Sequence[str]:
+    """`--resume` with no run behind it as `--resume=`: an option whose value may be left out is not the same in all versions of typer."""
+    alone = [word == "--resume" and after.startswith("-") for word, after in zip(words, [*words[1:], "-"], strict=True)]
+    return [f"{word}=" if bare else word for word, bare in zip(words, alone, strict=True)]
 
 
 def _report(error: Exception) -> int:

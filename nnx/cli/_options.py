@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-ConfigFile = Annotated[str, typer.Argument(help="A config file, or the name of a shipped recipe (nnx list recipes).", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set optimizer.lr=0.01. Repeatable.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default=False)]
 DataDir = Annotated[

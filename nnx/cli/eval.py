@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nnx import signals
 from nnx.cli._options import DataDir, Device, Json, Out, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import CheckFailed
@@ -40,7 +41,8 @@ def evaluate(
     from nnx import console, runs
     from nnx.run import evaluate_checkpoint
 
-    metrics, choices = evaluate_checkpoint(checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir)
+    with signals.noted(), signals.at_once("stopped before all was measured; nothing was written"):
+        metrics, choices = evaluate_checkpoint(checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir)
     if not quiet:
         console.print_choices(choices)
     if out:

@@ -13,7 +13,7 @@ def init(
     out: Out = None,
 ) -> None:
     """Write a recipe into the current folder (or --out), to start from."""
-    from nnx import config, parts, runs
+    from nnx import config, files, parts
     from nnx.errors import InputError
 
     known = config.recipes()
@@ -22,5 +22,5 @@ def init(
     path = (out or Path()) / f"{recipe}.yaml"
     if path.exists():
         raise InputError(f"{path}: is there already; name another folder by --out, or delete it")
-    runs.write_text(path, known[recipe].read_text(encoding="utf-8"))
+    files.write(path, known[recipe].read_text(encoding="utf-8"))
     print(f"wrote {path}. Train it: nnx train {path}")  # noqa: T201

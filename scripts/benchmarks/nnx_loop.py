@@ -11,7 +11,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from contestant import serve  # noqa: E402
 
-from nnx import config, run  # noqa: E402
+from nnx import config, job  # noqa: E402
 from nnx.datasets import Split  # noqa: E402
 from nnx.feed.resident import cuts  # noqa: E402
 from nnx.training import EpochEnd, train  # noqa: E402
@@ -19,19 +19,19 @@ from nnx.training import EpochEnd, train  # noqa: E402
 
 def prepare(recipe: str, overrides: list[str], samples: int | None) -> tuple[Callable[[int], tuple[int, float]], dict[str, str]]:
     """A function that trains on as many samples as it is told to, and what nnx chose. All that this program knows of nnx is here."""
-    job = run._prepare(config.load(recipe, [*overrides, "train.epochs=100000"]), None, force=False, resume=False, data_dir=None)
-    state, split = job.state, job.dataset.train
+    work = job.prepare(config.load(recipe, [*overrides, "train.epochs=100000"]))
+    state, split = work.state, work.dataset.train
     if samples:  # the same images over and over
         split = Split(np.resize(split.inputs, (samples, *split.inputs.shape[1:])), np.resize(split.labels, samples))
-        state.steps_per_epoch = len(cuts(samples, job.config.train))
-    samples_per_epoch = cuts(len(split), job.config.train)[-1][1]
+        state.steps_per_epoch = len(cuts(samples, work.config.train))
+    samples_per_epoch = cuts(len(split), work.config.train)[-1][1]
     goal = 0
 
     def done() -> int:
         return state.epoch * samples_per_epoch + state.samples
 
     log_every = max(1, min(50, state.steps_per_epoch // 10))
-    events = train(state, job.feed(split), run._step(job), log_every=log_every, stopping=lambda: done() >= goal)
+    events = train(state, work.feed(split), work.step(), log_every=log_every, pausing=lambda: done() >= goal)
 
     def advance(wanted: int) -> tuple[int, float]:
         nonlocal goal
@@ -42,7 +42,7 @@ def prepare(recipe: str, overrides: list[str], samples: int | None) -> tuple[Cal
                 break
         return done() - begun, loss
 
-    return advance, {choice.what: choice.value for choice in job.runtime.choices}
+    return advance, {choice.what: choice.value for choice in work.runtime.choices}
 
 
 def main() -> None:

@@ -65,7 +65,11 @@ def test_a_wrong_setting_is_found_before_anything_is_written(nnx, tmp_path, sett
     [
         (("train", "missing.yaml"), "error: missing.yaml: no such config file or recipe"),
         (("train", "digits_mpl"), "did you mean 'digits_mlp'"),
-        (("train",), "Missing argument"),
+        (("train",), "name a config file or a recipe"),
+        (("train", "--resume", "nothing"), "no such run"),
+        (("train", "--resume", "text.pt"), "is not a checkpoint of nnx"),
+        (("train", "digits_mlp", "--resume", "a", "--out", "b"), "leave --out away"),
+        (("verify", "nothing"), "no such run"),
         (("train", "digits_mlp", "--devise", "cpu"), "--devise"),
         (("eval", "missing.pt"), "error: missing.pt: no such file"),
         (("eval", "."), "is a folder"),

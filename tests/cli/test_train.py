@@ -42,6 +42,7 @@ def test_a_run_leaves_what_the_design_says(nnx, tmp_path):
         "config.yaml",
         "last.pt",
         "metrics.jsonl",
+        "previous.pt",
         "summary.json",
     ]
     assert json.loads((tmp_path / "r/summary.json").read_text()) == summary
@@ -103,7 +104,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path, model, steps):
         for _ in run(chosen, out=tmp_path / "cut", signal=stop):
             pass
     assert stopped.value.exit_code == 143
-    for _ in run(chosen, out=tmp_path / "cut", resume=True):
+    for _ in run(chosen, resume=tmp_path / "cut"):
         pass
     for name in ("checkpoint.pt", "last.pt"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
