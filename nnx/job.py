@@ -160,6 +160,7 @@ def _restore(job: Job, saved: Checkpoint) -> None:
         job.state.restore(saved.counters or {}, saved.training or {})
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError):
         raise CheckpointError(f"{job.source}: its state does not fit its config") from None
+    job.state.recording = job.environment["began"]["train.epochs"] == job.config.train.epochs
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

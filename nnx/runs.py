@@ -118,17 +118,17 @@ def _check_empty(out: Path) -> None:
         raise InputError(f"{out}: is not empty and not a run. Name another --out, or add the run's files to it by --force")
 
 
-def _lock(folder: Path) -> IO[str]:
+def _lock(folder: Path) -> IO[bytes]:
     """`.lock` in the folder, locked, with our process id in it. A network drive that knows no locks is used without."""
     path = folder / ".lock"
     try:
         while True:
-            lock = path.open("a+", encoding="utf-8")
+            lock = path.open("a+b", buffering=0)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                owner = lock.read(20).strip()
+                owner = lock.read(20).decode(errors="replace").strip()
                 lock.close()
                 raise MachineError(f"{folder}: is in use by process {owner}; wait for it, or name another --out") from None
             except OSError as error:
@@ -137,8 +137,8 @@ def _lock(folder: Path) -> IO[str]:
             with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                     lock.truncate(0)
-                    lock.write(f"{os.getpid()}\n")
-                    lock.flush()
+                    with contextlib.suppress(OSError):  # a full disk is found where more depends on it
+                        lock.write(f"{os.getpid()}\n".encode())
                     return lock
             lock.close()
     except OSError as error:

@@ -47,6 +47,7 @@ def noted() -> Iterator[Callable[[], int]]:
     try:
         yield lambda: _number
     finally:
+        _number = 0
         for each, handler in before.items():
             signal.signal(each, handler)
 

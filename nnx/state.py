@@ -45,6 +45,7 @@ class State:
     batch: int = 0  # steps done in the running epoch
     step: int = 0  # steps done in all
     recorded: int = 0
+    recording: bool = True  # no longer where a resume has changed train.epochs, on which a schedule counts
     history: list[dict[str, Any]] = field(default_factory=list)  # a record an epoch: metrics.jsonl without its times
 
     @classmethod
@@ -152,7 +153,7 @@ class State:
         if self.average:
             self._move_average(self.average)
         self.loss.add_(loss, alpha=samples)
-        if self.step == self.recorded < RECORDED:
+        if self.recording and self.step == self.recorded < RECORDED:
             self.losses[self.step] = loss
             self.recorded += 1
         self.samples += samples

@@ -1,0 +1,103 @@
+"""Processes to torture: forked, so that torch is imported once and not 1.5 s for each."""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnx.cli import run_command
+from nnx.cli._start import import_torch
+
+import_torch()
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit code, or minus the signal that killed it; and what it said."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def command(*words: object) -> Callable[[], int]:
+    """`nnx` with these words, as a function for `ended`."""
+
+    def call() -> int:
+        sys.argv = ["nnx", *map(str, words)]
+        return run_command()
+
+    return call
+
+
+def ended(function: Callable[[], Any], *, kill_after: float | None = None, limit: float = 120) -> Ended:
+    """Call `function` in a child and wait for it. `kill_after` so many seconds it gets SIGKILL."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        begun = time.perf_counter()
+        pid = os.fork()
+        if not pid:
+            _be(function, out.fileno(), err.fileno())
+        status = _wait(pid, begun + (limit if kill_after is None else kill_after))
+        if status is None and kill_after is None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise AssertionError(f"a process did not end within {limit:.0f} s")
+        if status is None:
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+        seconds = time.perf_counter() - begun
+        said = []
+        for file in (out, err):
+            file.seek(0)
+            said.append(file.read().decode(errors="replace"))
+    return Ended(os.waitstatus_to_exitcode(status), said[0], said[1], seconds)
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """An empty folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="nnx-torture-") as path:
+        yield Path(path)
+
+
+def check(holds: bool, what: str) -> None:
+    """An assertion that `python -O` leaves in."""
+    if not holds:
+        raise AssertionError(what)
+
+
+def _be(function: Callable[[], Any], out: int, err: int) -> None:
+    code = 1
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdout, sys.stderr = (open(handle, "w", closefd=False) for handle in (1, 2))
+        code = function() or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(pid: int, until: float) -> int | None:
+    """The child's status, or None where it still runs at that time."""
+    while time.perf_counter() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.001)
+    return None

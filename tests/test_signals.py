@@ -1,0 +1,77 @@
+"""A signal is noted, or ends the work there and then; the second one leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nnx import signals
+from nnx.errors import Stopped
+
+
+def test_the_first_is_noted_and_the_handlers_come_back(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.noted() as noted:
+        assert noted() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert noted() == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is before, "the second one leaves at once"
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "once more to leave at once" in capsys.readouterr().err
+    with signals.noted() as noted:
+        assert noted() == 0, "what came before is over"
+
+
+def test_the_second_ctrl_c_is_an_interrupt():
+    with signals.noted(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_at_once_ends_it_where_it_is():
+    with signals.noted(), pytest.raises(Stopped, match="nothing was changed") as stopped:  # noqa: SIM117
+        with signals.at_once("nothing was changed"):
+            os.kill(os.getpid(), signal.SIGHUP)
+            raise AssertionError("not reached")
+    assert stopped.value.exit_code == 129
+
+
+def test_at_once_ends_it_whatever_the_work_makes_of_the_exception():
+    with signals.noted(), pytest.raises(Stopped):  # noqa: SIM117
+        with signals.at_once("x"):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except Exception:
+                raise ValueError("a parser's own") from None
+    with signals.noted(), pytest.raises(Stopped):  # noqa: SIM117
+        with signals.at_once("x"):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except Exception:
+                pass
+
+
+def test_at_once_ends_at_its_beginning_what_was_noted_before():
+    with signals.noted():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped), signals.at_once("x"):
+            raise AssertionError("not reached")
+
+
+def test_without_a_signal_errors_pass_as_they_are():
+    with signals.noted(), pytest.raises(ValueError, match="mine"), signals.at_once("x"):
+        raise ValueError("mine")
+
+
+def test_nohup_is_respected():
+    code = (
+        "import os, signal; from nnx import signals\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with signals.noted() as noted:\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    assert noted() == 0\n"
+        "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
