@@ -173,12 +173,15 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
         if os.path.exists(path):
             raise ConfigError(Problem("", "is not a file; name a config file or a recipe", str(config)))
         if str(config) not in known:
-            raise ConfigError(Problem("", f"no such config file or recipe{parts.suggest(str(config), known)}", str(config)))
+            name = source.short(str(config))
+            raise ConfigError(Problem("", f"no such config file or recipe{parts.suggest(name, known)}", name))
         path = known[str(config)]
     try:
-        if path.stat().st_size > source.MAX_BYTES:
+        with open(path, "rb") as file:  # not by the size that the system tells, which is 0 for all of /proc
+            raw = file.read(source.MAX_BYTES + 1)
+        if len(raw) > source.MAX_BYTES:
             raise ConfigError(Problem("", f"larger than {source.MAX_BYTES // 1024} kB, which no config needs", str(path)))
-        text = path.read_bytes().decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(Problem("", "not UTF-8 text; is it a config?", str(path))) from None
     except OSError as error:
@@ -203,9 +206,9 @@ def _build(data: Any, where: Source, overrides: Sequence[str], flags: Mapping[st
         raise ConfigError(Problem("", f"{what}; a config needs at least `dataset: digits` and `model: mlp`", where.name))
     data = {key: _expand(key, value) for key, value in copy.deepcopy(data).items()}
     for text in overrides:
-        _override(data, where, text, f"--set {text}")
+        _override(data, where, text, source.short(f"--set {text}"))
     for key, value in (flags or {}).items():
-        _override(data, where, f"{key}={value}", f"--{key} {value}")
+        _override(data, where, f"{key}={value}", source.short(f"--{key} {value}"))
     built, problems = _resolve_parts(data, where)
     try:
         config = Config.model_validate(built)
@@ -227,16 +230,20 @@ def _override(data: dict[str, Any], where: Source, text: str, label: str) -> Non
     """Lay `a.b=value` over `data`, creating what is missing on the way."""
     key, equals, value_text = text.partition("=")
     path = tuple(key.strip().split("."))
-    if not equals or not all(path):
+    if not equals or not all(path) or not key.strip().isprintable():
         raise ConfigError(Problem("", "expected key=value, e.g. --set optimizer.lr=0.01", label))
+    if len(path) > source.MAX_DEPTH:
+        raise ConfigError(Problem("", f"nested deeper than {source.MAX_DEPTH} levels", label))
     value, _ = source.parse(value_text, label)
     target: Any = data
     for depth, step in enumerate(path[:-1]):
         if not isinstance(target, dict) or not isinstance(target.setdefault(step, {}), dict):
             raise ConfigError(Problem(".".join(path[: depth + 1]), "is not a mapping, so nothing can be set inside it", label))
         target = target[step]
+    if isinstance(target.get(path[-1]), dict):  # what was set inside it goes with it
+        where.overrides = {old: by for old, by in where.overrides.items() if old[: len(path)] != path}
     target[path[-1]] = _expand(path[-1], value) if len(path) == 1 else value
-    where.overrides = {old: by for old, by in where.overrides.items() if old[: len(path)] != path} | {path: label}
+    where.overrides[path] = label
 
 
 Located = tuple[source.Path, Problem]
@@ -258,7 +265,7 @@ def _resolve_parts(data: dict[str, Any], where: Source) -> tuple[dict[str, Any],
         else:
             name = section.get("name", DEFAULTS.get(kind))
             try:
-                part = parts.find(kind, str(name))
+                part = parts.find(kind, source.short(str(name), 30))
                 built[kind] = part.model_validate({**section, "name": name})
             except LookupError as error:
                 problems.append(((kind, "name"), where.problem((kind, "name"), str(error))))
@@ -289,7 +296,7 @@ def _did_you_mean(details: ErrorDetails, model: type[BaseModel]) -> str:
     for step in details["loc"][:-1]:
         annotation = model.model_fields[str(step)].annotation
         model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
-    return parts.suggest(str(details["loc"][-1]), model.model_fields)
+    return parts.suggest(source.short(str(details["loc"][-1])), model.model_fields)
 
 
 _BOUNDS = {
@@ -322,7 +329,7 @@ def _message(details: ErrorDetails) -> str:
         return f"{shown} is out of range: {words} {context[bound]:,}"
     if kind == "literal_error":
         choices = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-        return f"{shown} is not one of the choices{parts.suggest(str(value), choices)}"
+        return f"{shown} is not one of the choices{parts.suggest(_shown(value), choices)}"
     if kind == "finite_number":
         return f"{shown} is not a finite number"
     if kind in _WANTED:
@@ -352,7 +359,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 40 else f"{text[:36]}..."
+    return source.short(text, 40)
 
 
 # ---------------------------------------------------------------- the schema

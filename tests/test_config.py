@@ -1,7 +1,9 @@
 """The config: what each mistake says and where, what lies over what, and that everything written is read back equal."""
 
 import json
+import os
 import re
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -150,6 +152,33 @@ def test_a_key_from_the_file_moves_no_cursor(tiny):
     assert "\x1b" not in str(caught.value)
 
 
+@pytest.mark.parametrize("long", ["x" * 4000, "adam" * 1000, "\\e" * 4000, "\\U0010ffff" * 4000])
+@pytest.mark.parametrize("line", ['"{}": 1', 'train: {{"{}": 1}}', 'optimizer: "{}"', 'precision: "{}"', 'device: "{}"', 'seed: "{}"'])
+def test_a_message_stays_short_whatever_the_file_holds(line, long, tiny):
+    with pytest.raises(ConfigError) as caught:
+        config.parse(tiny(line.format(long)), "a.yaml")
+    assert max(map(len, str(caught.value).splitlines())) < 500
+
+
+@pytest.mark.parametrize(
+    "override", ["x" * 10**7 + "=1", "seed=" + "x" * 10**7, "x" * 10**7, "a." * 10**6 + "a=1", "train." * 17 + "a=1", "\udcff=1"]
+)
+def test_a_hostile_set_is_refused_in_a_line_and_a_second(override, tiny):
+    begun = time.process_time()
+    [problem] = problems(tiny(), [override])
+    assert time.process_time() - begun < 1
+    assert len(str(problem)) < 400
+
+
+def test_mistakes_by_the_thousand_take_a_second_at_most(tiny):
+    begun = time.process_time()
+    assert len(problems(tiny(), [f"k{n}=1" for n in range(3000)])) == 3000
+    assert time.process_time() - begun < 1
+    begun = time.process_time()
+    assert len(problems(tiny("train: {" + ", ".join(f"epocs{n}: 1" for n in range(2400)) + "}"))) == 2400
+    assert time.process_time() - begun < 2, "0.5 s in quiet"
+
+
 # ---------------------------------------------------------------- --set and flags
 
 
@@ -270,8 +299,27 @@ def test_what_is_no_config_file(tmp_path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     with pytest.raises(ConfigError, match="not UTF-8"):
         config.load(path)
-    path.write_bytes(b"#" * 70_000)
+    with open(path, "wb") as file:
+        file.truncate(10**12)
     with pytest.raises(ConfigError, match="64 kB"):
+        config.load(path)
+    for make in (os.mkfifo, lambda path: path.symlink_to(path)):
+        path.unlink()
+        make(path)
+        with pytest.raises(ConfigError, match=r"not a file|no such"):
+            config.load(path)
+    with pytest.raises(ConfigError, match="is not a file"):
+        config.load("/dev/zero")
+    for name in ("\udcff", "a\0b", "digits" * 10**6):
+        with pytest.raises(ConfigError, match="no such"):
+            config.load(name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_config_without_permission(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.touch(mode=0)
+    with pytest.raises(ConfigError, match="Permission denied"):
         config.load(path)
 
 

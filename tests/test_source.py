@@ -125,7 +125,15 @@ def test_a_message_moves_no_cursor(text):
 
 
 def test_half_characters_are_refused():
-    assert problem('a: "\\ud800"\n').place.startswith("a.yaml:1:4")
+    assert problem('a: "\\ud800"\n').place == "a.yaml:1:4"
+    assert problem('a: 1\n"\\udfff": 1\n').place == "a.yaml:2:1"
+
+
+@pytest.mark.parametrize("text", ["a: !{} 1", "{{'{0}': 1, '{0}': 2}}", '{{"{1}": 1, "{1}": 2}}', "? {}{}\n: 1"])
+def test_a_message_stays_short_whatever_the_file_holds(text):
+    with pytest.raises(ConfigError) as caught:
+        read(text.format("x" * 4000, "\\a" * 4000))
+    assert max(map(len, str(caught.value).splitlines())) < 200
 
 
 @pytest.mark.parametrize("code", ["99999999", "FFFFFFFF", "00110000"])
@@ -137,10 +145,19 @@ def test_an_impossible_character_is_an_ordinary_error(code):
 
 
 def test_size_cap():
-    longest = "a: " + "x" * (source.MAX_BYTES - 3)
-    assert len(read(longest)["a"]) == source.MAX_BYTES - 3
+    longest = "a: 1\n#" + "x" * (source.MAX_BYTES - 6)
+    assert read(longest) == {"a": 1}
     assert "64 kB" in problem(longest + "x").message
-    assert "64 kB" in problem("a: " + "é" * (source.MAX_BYTES // 2)).message, "bytes are counted, not characters"
+    assert "64 kB" in problem("a: 1\n#" + "é" * (source.MAX_BYTES // 2)).message, "bytes are counted, not characters"
+
+
+@pytest.mark.parametrize("character", ["x", "\U0010ffff", "\x85"])
+def test_text_cap(character):
+    """So long that it still fits when it is written with escapes, and read again."""
+    longest = {character * source.MAX_TEXT: character * source.MAX_TEXT} if character == "x" else {"a": character * source.MAX_TEXT}
+    assert read(source.dump(longest)) == longest
+    assert "4096 characters" in problem(f"a: {'x' * source.MAX_TEXT}x").message
+    assert "4096 characters" in problem(f"? {'x' * source.MAX_TEXT}x\n: 1").message
 
 
 def test_depth_cap():
