@@ -48,11 +48,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset as its file gives it: all training data, the test data unopened, and the names of the K classes."""
+    """A dataset as its file gives it: all training data, the test data unopened, and the names of the K classes.
+
+    `verified` waits for a check of the training files that still goes on, and raises DataError where they are damaged.
+    """
 
     train: Split
     test: Callable[[], Split]
     classes: tuple[str, ...]
+    verified: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def load(config: DatasetConfig, *, seed: int, data_dir: str | None = None, progr
     train = whole.take(np.delete(np.arange(len(whole)), aside))
     mean, std = mean_std(train.inputs)
     spec = Spec(whole.inputs.shape[1:], source.classes, mean, std)
+    source.verified()
     open_test = source.test  # not `source`, which would keep the whole training data in memory beside its parts
     return Dataset(spec, train, whole.take(aside), lambda: checked(open_test(), classes, where, shape=spec.shape), folder)
 

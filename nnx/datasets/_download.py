@@ -1,24 +1,28 @@
-"""Downloads a file over http, with mirrors, time-outs and progress, and checks its MD5.
+"""Downloads a file over http, with mirrors, time-outs and progress; goes on where a try before was cut or killed; checks the SHA-256.
 
-torchvision's own downloader is not used: it has no time-out, reports only to its own bar, and tries plain http after https.
+torchvision's own downloader is not used: it has no time-out, always starts over, and reports only to its own bar.
 """
 
 import hashlib
 import http.client
+import re
 import sys
+import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from nnx.datasets._archives import Archive
 from nnx.errors import DataError
 
 TIMEOUT = 20.0  # seconds, to connect and between any two pieces
-CHUNK = 1 << 18  # bytes
+CHUNK = 1 << 18  # bytes, at most
+TRIES = 5  # of one mirror, as long as each try changes something
 
 Progress = Callable[[str, int, int | None], None]
-"""`progress(url, done, total)`, in bytes, at the start (done is 0) and after each piece; it may raise to stop the download."""
+"""`progress(url, done, total)`, in bytes, when a server answers and after each piece; it may raise to stop the download."""
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
@@ -39,7 +43,14 @@ def shown() -> Iterator[Progress]:
     if progress := _progress.get():
         yield progress
     elif not sys.stderr.isatty():
-        yield lambda url, done, total: None if done else print(f"downloading {url}", file=sys.stderr)  # noqa: T201 (to stderr)
+        told: set[str] = set()
+
+        def tell(url: str, done: int, total: int | None) -> None:
+            if url not in told:
+                told.add(url)
+                print(f"downloading {url}", file=sys.stderr)  # noqa: T201 (to stderr)
+
+        yield tell
     else:
         from rich import progress as bars
         from rich.console import Console
@@ -56,25 +67,26 @@ def shown() -> Iterator[Progress]:
             yield show
 
 
-def fetch(urls: Iterable[str], target: Path, *, md5: str, progress: Progress) -> None:
-    """Write to `target` what the first of `urls` to answer with the right content has, https before http.
+def fetch(archive: Archive, part: Path, progress: Progress) -> None:
+    """Make `part` the whole of `archive`, from the first of its mirrors to have the right content.
 
-    Raises DataError with each url's reason where none has. `target` may then be incomplete: give it a temporary name.
+    What `part` holds already, of a download that was cut or killed, is gone on from where the server can. No more is written
+    than the archive is long. Raises DataError with each mirror's reason where none has it: then `part` is a beginning, or missing.
     """
     reasons = []
-    for url in sorted(urls, key=lambda url: not url.startswith("https:")):
-        digest = hashlib.md5(usedforsecurity=False)
-        try:
-            with target.open("wb") as file:
-                for piece in _pieces(url, progress):
-                    digest.update(piece)
-                    file.write(piece)
-        except _NetworkError as error:
-            reasons.append(f"{url}: {error}")
-            continue
-        if digest.hexdigest() == md5:
-            return
-        reasons.append(f"{url}: not the expected content (its MD5 is {digest.hexdigest()}, not {md5})")
+    for url in archive.urls:
+        for _ in range(TRIES):
+            before = _length(part)
+            try:
+                _continue(url, part, archive.size, progress)
+                _check(part, archive.sha256)
+            except _NetworkError as error:
+                reason = f"{url}: {error}"
+            else:
+                return
+            if _length(part) == before:
+                break
+        reasons.append(reason)
     raise DataError("; ".join(reasons))
 
 
@@ -82,16 +94,61 @@ class _NetworkError(Exception):
     """The network's failure, told apart from the disk's."""
 
 
-def _pieces(url: str, progress: Progress) -> Iterator[bytes]:
+@contextmanager
+def _network() -> Iterator[None]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "nnx"}), timeout=TIMEOUT) as response:
-            total, done = response.length, 0
-            progress(url, done, total)
-            while piece := response.read(CHUNK):
-                yield piece
-                done += len(piece)
-                progress(url, done, total)
+        yield
     except (OSError, http.client.HTTPException) as error:
         raise _NetworkError(str(getattr(error, "reason", error)) or type(error).__name__) from error
-    if total is not None and done < total:
-        raise _NetworkError(f"the connection was cut after {done:,} of {total:,} bytes")
+
+
+def _length(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _continue(url: str, part: Path, size: int | None, progress: Progress) -> None:
+    """Append to `part` what it lacks, up to `size`. What has arrived is written at once, so that a kill loses none of it."""
+    done = _length(part)
+    if done == size:
+        return
+    headers = {"User-Agent": "nnx"} | ({"Range": f"bytes={done}-"} if done else {})
+    with _network():
+        try:
+            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            if done and error.code == 416:  # it has nothing beyond what is there, which may be all: the sum decides
+                return
+            raise
+    with response:
+        offered = response.length
+        if response.status != 206:  # all of it, whatever was asked for
+            done = 0
+        elif match := re.fullmatch(rf"bytes {done}-\d+/(\d+)", response.headers.get("Content-Range", "")):
+            offered = int(match[1])
+        else:
+            part.unlink()  # else it would be asked for the same range for ever
+            raise _NetworkError("it sent another range than it was asked for")
+        total = size or offered
+        if total is None or offered not in (None, total):
+            raise _NetworkError(f"it has {offered:,} bytes, not {total:,}" if total else "it does not say how many bytes it has")
+        progress(url, done, total)
+        with part.open("ab") as file:
+            file.truncate(done)
+            while done < total:
+                with _network():
+                    piece = response.read1(min(CHUNK, total - done))
+                if not piece:
+                    raise _NetworkError(f"the connection was cut after {done:,} of {total:,} bytes")
+                file.write(piece)
+                file.flush()
+                done += len(piece)
+                progress(url, done, total)
+
+
+def _check(part: Path, sha256: str) -> None:
+    """Remove `part` and raise _NetworkError where it is not what is expected: nothing can be built on it."""
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        part.unlink()
+        raise _NetworkError(f"not the expected content (its SHA-256 is {found}, not {sha256})")

@@ -4,22 +4,32 @@ http://yann.lecun.com/exdb/mnist/. Strict: what a file's header promises is what
 """
 
 import gzip
+import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx.datasets import Source, Split, _torchvision, checked
+from nnx.datasets import Source, Split, _provide, checked
 from nnx.errors import DataError, MachineError
 
 TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
 GZIP_RATIO = 1032  # deflate packs no denser, so a header that promises more is wrong, and no memory is set aside for it
 CURE = "delete it and run again to download it afresh"
+
+
+class Pin(NamedTuple):
+    """What a file's content is, unpacked: its length in bytes and its SHA-256."""
+
+    size: int
+    sha256: str
+
 
 MNIST_FILES = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"))
 
@@ -31,35 +41,66 @@ def source(
     classes: Iterable[str],
     *,
     files: tuple[tuple[str, str], tuple[str, str]] = MNIST_FILES,
-    sha256: Mapping[str, str] | None = None,
+    pinned: Mapping[str, Pin] | None = None,
     first_label: int = 0,
     transposed: bool = False,
 ) -> Source:
     """The dataset whose (images, labels) `files`, for training and for test, lie in `folder`/`cls`/raw, plain or .gz.
 
-    That is where torchvision's class `cls` keeps them; what is missing is downloaded (see `_torchvision.ensure`).
+    That is where torchvision's class `cls` keeps them; what is missing is downloaded (see `_provide.ensure`). The files that
+    `pinned` names are checked by their SHA-256, whoever put them there (see `verify`).
     """
     raw = folder / cls / "raw"
-    _torchvision.ensure(name, raw, [file for pair in files for file in pair], cls, sha256=sha256)
+    _provide.ensure(name, raw, [file for pair in files for file in pair])
     classes = tuple(classes)
 
-    def split(images_file: str, labels_file: str) -> Split:
-        images = read(raw / images_file, np.uint8, dimensions=3)
-        labels = read(raw / labels_file, np.int32, dimensions=2)[:, 0] if "idx2" in labels_file else read(raw / labels_file, np.uint8)
+    def split(images_file: str, labels_file: str) -> tuple[Split, Callable[[], None]]:
+        images_at, labels_at = _there(raw / images_file), _there(raw / labels_file)
+        images = read(images_at, np.uint8, dimensions=3)
+        labels = read(labels_at, np.int32, dimensions=2)[:, 0] if "idx2" in labels_file else read(labels_at, np.uint8)
+        pool = ThreadPoolExecutor(1)
+        verified = pool.submit(verify, {images_at: images, labels_at: labels}, pinned or {}).result
+        pool.shutdown(wait=False)
         images = np.ascontiguousarray(images.swapaxes(1, 2)) if transposed else images
         found = Split(images[:, None], labels.astype(np.int64) - first_label)  # (N, 1, H, W)
-        return checked(found, len(classes), where=raw / labels_file)
+        return checked(found, len(classes), where=labels_at), verified
 
-    return Source(split(*files[0]), lambda: split(*files[1]), classes)
+    def test() -> Split:
+        found, verified = split(*files[1])
+        verified()
+        return found
+
+    train, verified = split(*files[0])
+    return Source(train, test, classes, verified)
+
+
+def _there(path: Path) -> Path:
+    """`path`, or `path`.gz where there is only that."""
+    return path if path.is_file() else path.with_name(f"{path.name}.gz")
+
+
+def verify(arrays: Mapping[Path, NDArray[Any]], pinned: Mapping[str, Pin]) -> None:
+    """Raises DataError where a file that was read as one of `arrays` is as long as the one `pinned` by its name, but not the same.
+
+    A header is a function of its array, so what is hashed is what was read, not the file once more. A file of another length
+    is not the pinned one damaged, as `read` has seen to it that header and length agree: it is somebody's own.
+    """
+    for path, array in arrays.items():
+        head = struct.pack(f">HBB{array.ndim}I", 0, 0x08, array.ndim, *array.shape)
+        pin = pinned.get(path.name.removesuffix(".gz"))
+        if pin and pin.size == len(head) + array.nbytes:
+            digest = hashlib.sha256(head)
+            digest.update(array.data)
+            if digest.hexdigest() != pin.sha256:
+                raise DataError(f"{path}: damaged: the SHA-256 of its content is {digest.hexdigest()}, not {pin.sha256}; {CURE}")
 
 
 def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1) -> NDArray[Any]:
-    """The array in the IDX file `path`, or in `path`.gz.
+    """The array in the IDX file `path`, packed if its name ends in .gz.
 
-    Raises DataError where the file is not IDX, holds another type or number of dimensions, is cut short or too long;
-    MachineError where it can't be read.
+    Raises DataError where the file is not IDX, holds another type or number of dimensions, no values, too few or too many;
+    MachineError where it can't be read, or not into memory.
     """
-    path = path if path.is_file() else path.with_name(f"{path.name}.gz")
     packed = path.suffix == ".gz"
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
@@ -72,6 +113,8 @@ def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1) -> NDArray
             if len(head) < 4 + 4 * dimensions:
                 raise DataError(f"{path}: cut short: only {len(head)} bytes; {CURE}")
             shape = struct.unpack(f">{dimensions}I", head[4:])
+            if not all(shape):
+                raise DataError(f"{path}: empty: its header promises {' x '.join(map(str, shape))} values; {CURE}")
             size = math.prod(shape) * found.itemsize
             if size > path.stat().st_size * (GZIP_RATIO if packed else 1):
                 raise DataError(f"{path}: cut short: its header promises {size:,} bytes of data; {CURE}")
@@ -84,5 +127,7 @@ def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1) -> NDArray
         raise DataError(f"{path}: not a whole gzip file ({error}); {CURE}") from None
     except OSError as error:
         raise MachineError(f"{path}: can't be read ({error.strerror}); check the file's permissions and the disk") from None
+    except MemoryError as error:
+        raise MachineError(f"{path}: can't be read ({error}); free memory, or use a larger machine") from None
     array: NDArray[Any] = values.view(found).reshape(shape)
     return array

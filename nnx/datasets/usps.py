@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from nnx.datasets import DatasetConfig, Source, Split, _torchvision
+from nnx.datasets import DatasetConfig, Source, Split, _provide, _torchvision
 
 
 class Config(DatasetConfig):
@@ -17,7 +17,7 @@ class Config(DatasetConfig):
 def load(config: Config, folder: Path) -> Source:
     """USPS from `folder`/usps."""
     folder = folder / "usps"
-    _torchvision.ensure("usps", folder, ["usps.bz2", "usps.t.bz2"], "USPS")
+    _provide.ensure("usps", folder, ["usps.bz2", "usps.t.bz2"])
 
     def split(*, train: bool) -> Split:
         data = _torchvision.read("USPS", folder, train=train)

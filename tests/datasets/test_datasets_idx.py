@@ -1,6 +1,7 @@
 """The readers of MNIST's format: every relative, every way that a file can be wrong, and no torch to read them."""
 
 import gzip
+import hashlib
 import os
 import subprocess
 import sys
@@ -110,6 +111,9 @@ BROKEN = {
     "cut in the header": (WHOLE[:10], "cut short: only 10 bytes"),
     "cut": (WHOLE[:-1], "cut short: its header promises 600 bytes"),
     "long": (WHOLE + b"\0", "too long: data follows the 600 bytes"),
+    "no images": (WHOLE[:4] + bytes(4) + WHOLE[8:16], "empty: its header promises 0 x 6 x 5 values"),
+    "no pixels": (idx(np.zeros((20, 6, 0), np.uint8)), "empty: its header promises 20 x 6 x 0 values"),
+    "a terabyte promised": (WHOLE[:4] + b"\0\0\x10\0" * 2 + b"\0\1\0\0" + WHOLE[16:], "cut short: its header promises 1,099,511,627,776"),
     "a vast promise": (WHOLE[:4] + b"\xff" * 12 + WHOLE[16:], "cut short: its header promises 79,228,162,"),
 }
 
@@ -141,6 +145,24 @@ def test_broken_gzip(tiny_mnist):
         assert str(packed) in str(caught.value)
 
 
+def test_a_gzip_bomb_is_not_inflated(tiny_mnist):
+    path = tiny_mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.unlink()
+    packed = path.with_name(f"{path.name}.gz")
+    packed.write_bytes(gzip.compress(WHOLE) + gzip.compress(bytes(1 << 20)) * 10_000)  # 10 GB, packed to 10 MB
+    with pytest.raises(DataError, match="too long: data follows the 600 bytes"):
+        mnist.load(mnist.Config(), tiny_mnist)
+
+
+def test_more_than_the_memory_holds(tiny_mnist, monkeypatch):
+    def refuse(size, dtype):
+        raise MemoryError(f"Unable to allocate {size} bytes")
+
+    monkeypatch.setattr(np, "empty", refuse)
+    with pytest.raises(MachineError, match=r"train-images-idx3-ubyte: can't be read \(Unable to allocate 1200 bytes\); free memory"):
+        mnist.load(mnist.Config(), tiny_mnist)
+
+
 def test_every_single_cut_is_noticed(tmp_path):
     path = tmp_path / "labels"
     whole = idx(np.arange(5, dtype=np.uint8))
@@ -152,12 +174,94 @@ def test_every_single_cut_is_noticed(tmp_path):
             _idx.read(path, np.uint8)
 
 
+# ---------------------------------------------------------------- pinned files
+
+
+@pytest.fixture
+def pinned(tiny_mnist, monkeypatch) -> Path:
+    """The folder of the tiny MNIST, whose files are pinned as those of the real one are."""
+    raw = tiny_mnist / "MNIST" / "raw"
+    whole = {name: (raw / name).read_bytes() for name in MNIST}
+    monkeypatch.setattr(mnist, "PINNED", {name: _idx.Pin(len(file), hashlib.sha256(file).hexdigest()) for name, file in whole.items()})
+    return raw
+
+
+def damage(path: Path, *, at: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def load_pinned(raw: Path) -> datasets.Dataset:
+    return datasets.load(mnist.Config(), seed=0, data_dir=str(raw.parent.parent))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("name", MNIST[:2])
+def test_damaged_training_files(pinned, name, packed):
+    load_pinned(pinned)  # the control
+    path = pinned / name
+    damage(path)
+    if packed:
+        path = path.with_name(f"{name}.gz")
+        path.write_bytes(gzip.compress((pinned / name).read_bytes()))
+        (pinned / name).unlink()
+    with pytest.raises(DataError) as caught:
+        load_pinned(pinned)
+    assert str(caught.value).startswith(f"{path}: damaged: the SHA-256 of its content is ")
+    assert str(caught.value).endswith(f"not {mnist.PINNED[name].sha256}; delete it and run again to download it afresh")
+
+
+@pytest.mark.parametrize("name", MNIST[2:])
+def test_damaged_test_files_are_noticed_when_they_are_opened(pinned, name):
+    dataset = load_pinned(pinned)
+    assert len(dataset.test()) == 20  # the control
+    damage(pinned / name)
+    with pytest.raises(DataError, match=f"{name}: damaged"):
+        dataset.test()
+
+
+def test_images_of_another_shape_but_as_many_bytes(pinned, write_idx):
+    write_idx(pinned / MNIST[0], tiny(40)[0].reshape(40, 5, 6))
+    with pytest.raises(DataError, match=f"{MNIST[0]}: damaged"):
+        load_pinned(pinned)
+
+
+def test_files_of_another_length_are_the_users_own(pinned, write_idx):
+    images, labels = tiny(30)
+    write_idx(pinned / MNIST[0], images)
+    write_idx(pinned / MNIST[1], labels)
+    assert len(load_pinned(pinned).train) == 27
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize("name", MNIST[1::2])
+def test_damage_to_the_real_mnist(real_mnist, tmp_path, name):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for other in MNIST:
+        (raw / other).symlink_to(Path(real_mnist) / "MNIST" / "raw" / other)
+    load_pinned(raw).test()  # the control
+    content = (raw / name).read_bytes()
+    (raw / name).unlink()
+    (raw / name).write_bytes(content)
+    damage(raw / name, at=1000)  # one label becomes its neighbour's, in range as before
+    with pytest.raises(DataError, match=f"{name}: damaged"):
+        load_pinned(raw).test()
+
+
+# ---------------------------------------------------------------- labels and permissions
+
+
 @pytest.mark.parametrize(("count", "value", "words"), [(39, 0, "40 inputs and 39 labels"), (40, 10, "labels run from 0 to 10")])
-def test_wrong_labels(tiny_mnist, write_idx, count, value, words):
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+def test_wrong_labels(tiny_mnist, write_idx, count, value, words, packed):
     path = tiny_mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     labels = tiny(40)[1][:count]
     labels[5] = value
-    write_idx(path, labels)
+    path.unlink()
+    write_idx(path, labels, packed=packed)
+    path = path.with_name(f"{path.name}.gz") if packed else path
     with pytest.raises(DataError, match=words) as caught:
         mnist.load(mnist.Config(), tiny_mnist)
     assert str(path) in str(caught.value)

@@ -1,4 +1,4 @@
-"""What goes through torchvision (5 s to import): its tables, its readers of CIFAR, SVHN and USPS, and it as a second opinion on IDX."""
+"""What goes through torchvision (5 s to import): its readers of CIFAR, SVHN and USPS, and it as a second opinion on IDX."""
 
 import bz2
 import hashlib
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny_idx import MNIST, tiny
 
-from nnx import datasets
-from nnx.datasets import _torchvision, cifar10, cifar100, mnist, qmnist, svhn, usps
+from nnx import datasets, parts
+from nnx.datasets import cifar10, cifar100, mnist, qmnist, svhn, usps
+from nnx.datasets._archives import ARCHIVES
 from nnx.errors import DataError
 
 torchvision_datasets = pytest.importorskip("torchvision.datasets")
@@ -30,13 +31,27 @@ def samples(images, labels) -> list[tuple[int, bytes]]:
     return sorted((int(label), image.tobytes()) for image, label in zip(images, labels, strict=True))
 
 
-@pytest.mark.parametrize("cls", ["MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "USPS", "CIFAR10", "CIFAR100", "SVHN"])
-def test_tables(cls):
-    archives = _torchvision.archives(cls)
-    assert len(archives) == {"EMNIST": 1, "CIFAR10": 1, "CIFAR100": 1, "USPS": 2, "SVHN": 2}.get(cls, 4)
-    for archive in archives:
-        assert all(url.startswith("http") and url.endswith(archive.name) for url in archive.urls)
-        assert len(archive.md5) == 32
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_the_table_names_the_files_that_torchvisions_does(name):
+    cls = getattr(torchvision_datasets, {"fashion_mnist": "FashionMNIST"}.get(name, name.upper()))
+    if hasattr(cls, "split_list"):
+        theirs = {cls.split_list[half][1] for half in ("train", "test")}
+    elif hasattr(cls, "url"):
+        theirs = {cls.url.rpartition("/")[2]}
+    else:
+        halves = cls.resources if isinstance(cls.resources, list) else cls.resources["train"] + cls.resources["test"]
+        theirs = {file.rpartition("/")[2] for file, _ in halves}
+    assert {archive.name for archive in ARCHIVES[name]} == theirs
+
+
+def test_the_table_is_pinned_and_over_https():
+    assert set(ARCHIVES) == set(parts.names("dataset")) - {"digits"}
+    archives = [archive for archives in ARCHIVES.values() for archive in archives]
+    assert all(len(bytes.fromhex(archive.sha256)) == 32 for archive in archives)
+    assert len({archive.sha256 for archive in archives}) == len(archives)
+    assert all(url.rpartition("/")[2] == archive.name for archive in archives for url in archive.urls)
+    plain = [url for archive in archives for url in archive.urls if not url.startswith("https://")]
+    assert plain == [f"http://ufldl.stanford.edu/housenumbers/{half}_32x32.mat" for half in ("train", "test")]  # as the table says
 
 
 def test_idx_as_torchvision_reads_it(tiny_mnist, write_idx):
@@ -60,7 +75,8 @@ def test_real_mnist_as_torchvision_reads_it(real_mnist):
         assert (ours.inputs[:, 0] == theirs.data.numpy()).all()
         assert (ours.labels == theirs.targets.numpy()).all()
     for name in MNIST:
-        assert hashlib.sha256((Path(real_mnist) / "MNIST/raw" / name).read_bytes()).hexdigest() == mnist.SHA256[name]
+        content = (Path(real_mnist) / "MNIST/raw" / name).read_bytes()
+        assert mnist.PINNED[name] == (len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_usps(tmp_path):
