@@ -1,9 +1,9 @@
 """Where the datasets are to be had: mirrors over https, lengths, and the SHA-256 by which alone a download is taken.
 
-The sums are those of torchvision's prototype datasets (torchvision/prototype/datasets/_builtin of pytorch/vision); EMNIST's, of which
-they have another packing, and every length are from tensorflow/datasets (tensorflow_datasets/url_checksums), which has the same sums
-for MNIST, Fashion-MNIST, KMNIST and SVHN. QMNIST's label files were hashed in a clone of facebookresearch/qmnist: the same again.
-The lengths of CIFAR's archives are what its server says; those left out are of files for which no source was found.
+The sums are those of torchvision's prototype datasets (torchvision/prototype/datasets/_builtin of pytorch/vision), but for EMNIST's,
+of which they have another packing: that one, and the lengths, are from tensorflow/datasets (tensorflow_datasets/url_checksums), which
+has the same sums for MNIST, Fashion-MNIST, KMNIST and SVHN. QMNIST's label files, hashed in a clone of facebookresearch/qmnist, have
+them too. The lengths of CIFAR's archives are what its server says; where one is left out, no source was found.
 """
 
 from collections.abc import Mapping
