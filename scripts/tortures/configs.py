@@ -280,7 +280,7 @@ def case(seed: int, number: int) -> tuple[bytes, list[str], dict[str, str]]:
 
 def _mutate_bytes(random: Random, raw: bytes) -> bytes:
     if random.random() < 0.05:
-        return raw.decode(errors="replace").encode(random.choice(["utf-16", "utf-16-le", "utf-32", "utf-7", "cp037"]))
+        return raw.decode(errors="replace").encode(random.choice(["utf-16", "utf-16-le", "utf-32", "utf-7", "cp037"]), errors="replace")
     for _ in range(random.choice([1, 1, 2, 3, 8])):
         at = random.randint(0, len(raw))
         end = min(len(raw), at + random.choice([0, 1, 1, 2, 10, 100]))

@@ -1,0 +1,131 @@
+"""Image files to arrays: the one decoder, for any file that a user may name, harmless whatever the file holds.
+
+pixels = decode("seven.png")  # (H, W, 1) gray or (H, W, 3) colour, uint8
+"""
+
+import io
+import stat
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnx.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")  # not all 43 that Pillow knows: each is a parser in C that a file may aim at
+MAX_BYTES = 10 * 2**20
+MAX_PIXELS = 16_000_000
+PHOTOMETRIC = 262  # TIFF's tag; 0 says that 0 is white, which Pillow heeds for 1 and 8 bits but not for 16
+
+
+def decode(file: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
+    """An image file, or the bytes of one called `name` -> (H, W, C) uint8, as a viewer on white paper shows it.
+
+    C is 1 where the file holds gray (or black and white), 3 where it holds colours (or a palette of them). 16 bits become 8, as do
+    floats from 0 to 1: black stays black, white white. What is transparent is white. EXIF's turns are done. Of several pictures it
+    is the first.
+
+    Raises DataError, naming the file, for what is not a whole PNG, JPEG, BMP, WebP or TIFF of at most 10 MiB and 16 megapixels.
+    """
+    try:
+        data = file if isinstance(file, bytes) else _read(Path(file))
+        if not data:
+            raise DataError("is empty; get the file again")
+        if len(data) > MAX_BYTES:
+            raise DataError(f"is larger than {MAX_BYTES // 2**20} MiB; save the picture smaller")
+        if data.startswith(b"version https://git-lfs"):
+            raise DataError("is a Git LFS pointer, not the image itself; run `git lfs pull`")
+        return _pixels(data)
+    except DataError as error:
+        raise DataError(f"{name or (file if not isinstance(file, bytes) else 'image')}: {error}") from None
+
+
+def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """(H, W, C) with C 1 or 3 -> (H, W, `channels`): gray repeated, or the luma of colours (ITU-R BT.601, as in Pillow and torchvision)."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    assert channels == 1
+    luma = pixels.astype(np.uint32) @ np.array([[19595], [38470], [7471]], dtype=np.uint32)  # of 65536
+    return ((luma + 32768) >> 16).astype(np.uint8)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise DataError("is a folder; name the image files in it")
+        if not stat.S_ISREG(mode):  # to open a FIFO would wait for a writer
+            raise DataError("is not a regular file; name an image file")
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise DataError("no such file; check the name") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"can't be read ({getattr(error, 'strerror', None) or error}); check the name and its permissions") from None
+
+
+def _pixels(data: bytes) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no reason to refuse a picture
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:  # nothing is decoded yet
+                raise DataError(_too_large(f"{image.width:,} x {image.height:,}"))
+            inverted = image.mode.startswith("I;16") and image.getexif().get(PHOTOMETRIC) == 0
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels = _eight_bits(image)
+            return ~pixels if inverted else pixels
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError("is not an image that can be read (PNG, JPEG, BMP, WebP or TIFF), or a damaged one; save it as PNG") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(_too_large("too many")) from None
+    except Exception:  # of any kind, as Pillow's parsers meet anything: struct.error, zlib.error, KeyError, SyntaxError, MemoryError...
+        raise DataError("is damaged or cut short; get the file again, or save it as PNG") from None
+
+
+def _too_large(pixels: str) -> str:
+    return f"has {pixels} pixels, which is more than {MAX_PIXELS // 10**6} megapixels; save the picture smaller"
+
+
+def _eight_bits(image: "Image") -> NDArray[np.uint8]:
+    """(H, W, 1 or 3): gray stays gray, everything else becomes RGB, on white. Raises DataError where it can't be told what white is."""
+    from PIL import ImageChops
+
+    if image.mode.startswith(("I", "F")):
+        return _scaled(image)
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    alpha = _as(image, "LA" if mode == "L" else "RGBA").getchannel("A") if image.has_transparency_data else None
+    image = _as(image, mode)
+    if alpha:
+        image.paste("white", mask=ImageChops.invert(alpha))
+    return np.array(image).reshape(image.height, image.width, -1)
+
+
+def _as(image: "Image", mode: str) -> "Image":
+    """In another mode; itself where that is its own, as Pillow would copy it."""
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _scaled(image: "Image") -> NDArray[np.uint8]:
+    """Gray of 16 bits or of floats -> (H, W, 1). Pillow's own convert("L") clips: 20000 of 65535 becomes 255."""
+    values = np.asarray(image)
+    white = 1.0 if image.mode == "F" else 65535
+    if not (values.min() >= 0 and values.max() <= white):  # nor NaN
+        raise DataError(f"holds gray values from {values.min():g} to {values.max():g}, not 0 to {white:g}; save it with 8 or 16 bits")
+    scaled = values * np.float32(255 / white)
+    gray = np.rint(scaled, out=scaled).astype(np.uint8)
+    if "transparency" in image.info:
+        gray[values == image.info["transparency"]] = 255
+    return gray[:, :, None]
