@@ -2,7 +2,7 @@
 
 The file is an ordinary torch zip, which `torch.load(path, weights_only=True)` reads too, of plain values and dense tensors:
 
-    {"format": 1, "json": text, "model": {name: tensor}, "training": {...} or None}
+    {"format": 2, "json": text, "model": {name: tensor}, "training": {...} or None}
 
 `json` holds the config, the spec and the counters. There are no class names, times, paths or host names in it, so the bytes of two
 equal states are equal. The SHA-256 of all that precedes it stands in the zip's end comment: it guards against accidents, not attackers.
@@ -11,29 +11,37 @@ equal states are equal. The SHA-256 of all that precedes it stands in the zip's 
 import hashlib
 import io
 import json
-import re
+import os
 import stat
 import struct
 import sys
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, BinaryIO, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nnx import config as configs
-from nnx import files
+from nnx import files, losses, models, parts, torchfile
 from nnx.config import Config
 from nnx.errors import CheckpointError, ConfigError
+from nnx.optim import OptimizerConfig
 from nnx.spec import Spec
+from nnx.state import RECORDED, State
+from nnx.torchfile import Outline
 
-FORMAT = 1
-MAX_BYTES = 8 * 2**30
+FORMAT = 2  # 1 had no environment, data and losses
+MAX_BYTES = 4 * 2**30  # beyond it a zip is another format
 SEAL = b"nnx-sha256:"
 _SEAL_LENGTH = len(SEAL) + 64
-_NAMES = re.compile(r"archive/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d+)")
+_LFS = b"version https://git-lfs"
+_LARGE = 32 * 2**20  # bytes
+_LARGE = 32 * 2**20  # bytes
+_MAX_INPUT = 2**26  # numbers in one input; to look for the divisors of 10^9 takes minutes
+_PLAIN = (str, int, float, bool, NoneType)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Checkpoint:
     record: dict[str, Any]  # the epoch it is from, as in metrics.jsonl
     counters: dict[str, Any] | None = None  # from here on: what only a resume needs
     training: dict[str, Any] | None = None
-    environment: dict[str, Any] | None = None  # what else the bits depend on: see runtime.fingerprint
+    environment: dict[str, Any] | None = None  # what else the bits depend on, when the run began and when it was saved: see nnx.job
     data: str | None = None  # SHA-256 of the samples
 
 
@@ -54,7 +62,8 @@ def write(path: Path, checkpoint: Checkpoint, *, keep: Path | None = None) -> No
     """Replace `path` by `checkpoint` in one step: after a crash at any moment it is the old file or the new one.
 
     With `keep`, the old file goes on under that name.
-    Raises MachineError where the disk does not take it; the old file is then untouched.
+    Raises MachineError where the disk does not take it, and CheckpointError where it is more than can be read; the old file is then
+    untouched.
     """
     texts = {
         "config": checkpoint.config.to_dict(),
@@ -68,7 +77,12 @@ def write(path: Path, checkpoint: Checkpoint, *, keep: Path | None = None) -> No
     torch.save(
         {"format": FORMAT, "json": json.dumps(texts), "model": _plain(checkpoint.model), "training": _plain(checkpoint.training)}, data
     )
-    files.replace(path, _sealed(data.getvalue()), keep=keep)
+    sealed = _sealed(data.getvalue())
+    try:
+        torchfile.members(io.BytesIO(sealed[:MAX_BYTES]), len(sealed) - _SEAL_LENGTH)
+    except (CheckpointError, struct.error):
+        raise CheckpointError(f"{path}: more than a checkpoint can hold: 4 GiB, 25,000 tensors. Make the network smaller") from None
+    files.replace(path, sealed, keep=keep)
 
 
 def read(path: Path) -> Checkpoint:
@@ -77,16 +91,16 @@ def read(path: Path) -> Checkpoint:
     Raises CheckpointError for anything else, damaged or hostile, without running or inflating what is in it.
     """
     try:
-        data = _read_bytes(path)
-        _check_seal(data)
-        _check_zip(data)
-        try:
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except Exception:  # torch's own text tells how to switch safety off
-            raise CheckpointError("holds something other than plain values and tensors; it is not loaded") from None
-        return _parse(content, str(path))
+        return _read(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        what = str(error)
+    except ConfigError as error:
+        what = f"its config is not valid: {str(error)[:1000]}"
+    except MemoryError:
+        what = "does not fit into this machine's memory"
+    except Exception:  # KeyError, RecursionError, struct.error, ...: torch's own text tells how to switch safety off
+        what = "lacks parts that a checkpoint of nnx has, or has others"
+    raise CheckpointError(f"{path}: {what}")
 
 
 def without_training(checkpoint: Checkpoint) -> Checkpoint:
@@ -112,78 +126,169 @@ def _sealed(data: bytes) -> bytes:
     return body + SEAL + hashlib.sha256(body).hexdigest().encode()
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read(path: Path) -> Checkpoint:
+    """`read`, whose errors don't say the path yet; or any other, where the file is not as it should be."""
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_mark(file, size)
+        if size > _LARGE:  # to read and hash gigabytes takes seconds, to claim them a few bytes
+            _understood(file, size, path)
+        file.seek(0)
+        data = file.read(size)
+    _check_seal(data)
+    outlined, kept = _understood(io.BytesIO(data), len(data), path)
+    content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    torchfile.agree(outlined, content)
+    training = content["training"]
+    if training is not None:
+        training.setdefault("losses", torch.zeros(0))  # format 1 did not keep them
+    return replace(kept, model=content["model"], training=training)
+
+
+def _open(path: Path) -> BinaryIO:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             what = "a folder; name the checkpoint.pt in it" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise CheckpointError(f"is {what}")
         if status.st_size > MAX_BYTES:
-            raise CheckpointError(f"larger than {MAX_BYTES // 2**30} GiB, which no checkpoint of nnx is")
-        return path.read_bytes()
+            raise CheckpointError(f"larger than {MAX_BYTES / 2**30:.0f} GiB, which no checkpoint of nnx is")
+        return open(path, "rb")
     except FileNotFoundError:
         raise CheckpointError("no such file") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _check_seal(data: bytes) -> None:
-    if data.startswith(b"version https://git-lfs"):
+def _check_mark(file: BinaryIO, size: int) -> None:
+    """Whether there is a seal at all. Raises CheckpointError."""
+    begin = file.read(len(_LFS))
+    file.seek(max(0, size - _SEAL_LENGTH))
+    if begin == _LFS:
         raise CheckpointError("is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    body, comment = data[:-_SEAL_LENGTH], data[-_SEAL_LENGTH:]
-    if not comment.startswith(SEAL):
-        cut = data.startswith(b"PK\x03\x04")
+    if file.read(len(SEAL)) != SEAL:
+        cut = begin.startswith(b"PK\x03\x04")
         raise CheckpointError("is cut short, or not a checkpoint of nnx" if cut else "is not a checkpoint of nnx")
-    if comment != SEAL + hashlib.sha256(body).hexdigest().encode():
+
+
+def _check_mark(file: BinaryIO, size: int) -> None:
+    """Whether there is a seal at all. Raises CheckpointError."""
+    begin = file.read(len(_LFS))
+    file.seek(max(0, size - _SEAL_LENGTH))
+    if begin == _LFS:
+        raise CheckpointError("is a Git LFS pointer, not the file itself; run `git lfs pull`")
+    if file.read(len(SEAL)) != SEAL:
+        cut = begin.startswith(b"PK\x03\x04")
+        raise CheckpointError("is cut short, or not a checkpoint of nnx" if cut else "is not a checkpoint of nnx")
+
+
+def _check_seal(data: bytes) -> None:
+    if data[-_SEAL_LENGTH:] != SEAL + hashlib.sha256(memoryview(data)[:-_SEAL_LENGTH]).hexdigest().encode():
         raise CheckpointError("is damaged: its content does not match its checksum. Use another copy, or last.pt of the same run")
 
 
-def _check_zip(data: bytes) -> None:
-    """Only the members of a torch file, stored as they are: nothing that grows when it is read."""
-    try:
-        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    except Exception:
-        raise CheckpointError("is not a readable zip archive") from None
-    for member in members:
-        if not _NAMES.fullmatch(member.filename) or member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-            raise CheckpointError(f"holds a member that no checkpoint has: {member.filename[:60]!r}")
-    if sum(member.file_size for member in members) > len(data):
-        raise CheckpointError("its members overlap")
+def _understood(file: BinaryIO, size: int, path: Path) -> tuple[Any, Checkpoint]:
+    """What the file would hold, and the checkpoint that it would be, without their tensors."""
+    members = torchfile.members(file, size - _SEAL_LENGTH)
+    begin, length = members["archive/data.pkl"]
+    file.seek(begin)
+    outlined = torchfile.outline(file.read(length), members)
+    return outlined, _parse(outlined, str(path))
 
 
 def _parse(content: Any, name: str) -> Checkpoint:
-    if not isinstance(content, dict) or type(content.get("format")) is not int:
+    """The checkpoint that `content` outlines: all of it checked, but for what stands in its tensors."""
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] < 1:
         raise CheckpointError("is not a checkpoint of nnx")
     if content["format"] > FORMAT:
         raise CheckpointError(f"has format {content['format']}, newer than this nnx reads ({FORMAT}); upgrade nnx")
+    old = content["format"] == 1
+    _need(content.keys() == {"format", "json", "model", "training"})
+    texts, training = _loads(content["json"]), content["training"]
+    _need(texts.keys() == {"config", "spec", "record", "counters"} | (set() if old else {"environment", "data"}))
+    config, spec = configs.from_dict(texts["config"], name), Spec.from_dict(texts["spec"])
+    _need(spec.size <= _MAX_INPUT and texts["spec"].keys() == {"shape", "classes", "mean", "std"})
+    network = _network(config, spec, len(content["model"]))
+    if content["model"] != _weights(network):
+        raise CheckpointError(_unlike(config))
+    kept = Checkpoint(config, spec, {}, texts["record"], texts["counters"], None, texts.get("environment"), texts.get("data"))
+    _need(_numbers(kept.record) and (kept.data is None or type(kept.data) is str))
+    _need(kept.environment is None or kept.environment.keys() == {"began", "saved"})
+    for facts in (kept.environment or {}).values():
+        _need(all(type(value) in (str, int) for value in facts.values()) and type(facts["train.epochs"]) is int)
+    _need((training is None) == (kept.counters is None))
+    if training is not None:
+        _need(training.keys() == {"model", "average", "optimizers", "scaler", "loss"} | (set() if old else {"losses"}))
+        _check_counters(kept.counters)
+        _check_training(training, config, network)
+    return kept
+
+
+def _need(right: object) -> None:
+    if not right:
+        raise CheckpointError("lacks parts that a checkpoint of nnx has, or has others")
+
+
+def _loads(text: Any) -> dict[str, Any]:
+    """The JSON, if it is no more than the longest history needs: a million different keys take 250 MB."""
+    if type(text) is not str or not text.isascii() or text.count(",") > 900_000 or text.count("{") + text.count("[") > 200_000:
+        raise CheckpointError("lacks parts that a checkpoint of nnx has, or has others")
+    value: dict[str, Any] = json.loads(text)
+    return value
+
+
+def _network(config: Config, spec: Spec, most: int) -> nn.Module:
+    """The network without its memory, if it has no more than `most` parameters: to build 10,000 layers takes 20 s. Raises ConfigError."""
+    left = iter(range(most))
+
+    def count(*_: object) -> None:
+        if next(left, None) is None:
+            raise CheckpointError(_unlike(config))
+
+    counting = register_module_parameter_registration_hook(count)
+    make = parts.module("model", config.model.name).Model
     try:
-        texts = json.loads(content["json"])
-        model, training = content["model"], content["training"]
-        _check_tensors([model, training])
-        return Checkpoint(
-            configs.from_dict(texts["config"], name),
-            Spec.from_dict(texts["spec"]),
-            {str(key): value for key, value in model.items()},
-            dict(texts["record"]),
-            texts["counters"],
-            training,
-            texts.get("environment"),
-            texts.get("data"),
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"its config is not valid: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError):
-        raise CheckpointError("lacks parts that a checkpoint of nnx has") from None
+        with torch.device("meta"), models._Undrawn():
+            network: nn.Module = make(config.model, spec, losses.outputs(config.loss, len(spec.classes)))
+            return network
+    finally:
+        counting.remove()
 
 
-def _check_tensors(value: Any) -> None:
-    """Dense, as large as their storage says, and finite. Raises CheckpointError."""
-    if isinstance(value, Tensor):
-        dense = value.layout == torch.strided and value.device.type == "cpu" and value.is_contiguous()
-        if not dense or value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise CheckpointError("holds a tensor that is not plain and dense")
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise CheckpointError("holds weights that are infinite or NaN")
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_tensors(item)
+def _unlike(config: Config) -> str:
+    return f"its weights do not fit the {config.model.name} that its config describes; it is damaged or was changed"
+
+
+def _weights(network: nn.Module) -> dict[str, Outline]:
+    return {name: Outline(tensor.dtype, tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
+
+
+def _numbers(value: Any) -> bool:
+    return type(value) is dict and all(type(number) in (int, float) and abs(number) < 2**63 for number in value.values())
+
+
+def _check_counters(counters: Any) -> None:
+    _need(counters.keys() == set(State.COUNTERS))
+    _need(all(type(counters[name]) is int and 0 <= counters[name] < 2**53 for name in State.COUNTERS if name != "history"))
+    _need(type(counters["history"]) is list)
+    for record in counters["history"]:
+        _need(_numbers(record) and record.keys() >= {"epoch", "val_loss", "val_accuracy"})
+
+
+def _check_training(training: dict[str, Any], config: Config, network: nn.Module) -> None:
+    weights, number = _weights(network), Outline(torch.float32, ())
+    averaged = {"n_averaged": Outline(torch.int64, ())} | {f"module.{name}": weight for name, weight in weights.items()}
+    _need(training["model"] == weights and training["average"] == (averaged if config.train.ema else None))
+    recorded = training.get("losses", Outline(torch.float32, (0,)))
+    _need(training["loss"] == number and recorded.dtype == torch.float32 and len(recorded.shape) == 1 and recorded.shape[0] <= RECORDED)
+    _need(_numbers(training["scaler"]))
+    for optimizer, saved in zip(cast(OptimizerConfig, config.optimizer).build(network), training["optimizers"], strict=True):
+        groups = optimizer.param_groups
+        shapes = [tuple(parameter.shape) for group in groups for parameter in group["params"]]
+        _need(saved.keys() == {"state", "param_groups"} and saved["state"].keys() <= set(range(len(shapes))))
+        _need([group["params"] for group in saved["param_groups"]] == [g["params"] for g in optimizer.state_dict()["param_groups"]])
+        for setting in (value for group in saved["param_groups"] for value in group.values()):
+            _need(all(value == number or type(value) in _PLAIN for value in (setting if type(setting) is list else [setting])))
+        for index, moments in saved["state"].items():
+            like = Outline(torch.float32, shapes[index])
+            _need(all(type(name) is str and moment in (like, number, None) for name, moment in moments.items()) and len(moments) <= 4)

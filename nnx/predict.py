@@ -21,7 +21,9 @@ def network(kept: Checkpoint) -> nn.Module:
         if any(own[name].dtype != tensor.dtype for name, tensor in kept.model.items()):
             raise TypeError("load_state_dict would convert silently")
         model.load_state_dict(kept.model)
-    except (ConfigError, RuntimeError, KeyError, TypeError, AttributeError):
+    except ConfigError as error:
+        raise CheckpointError(f"its config is not valid: {error}") from None
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"its weights do not fit the {name} that its config describes; it is damaged or was changed") from None
     return model
 

@@ -1,15 +1,16 @@
 """Checkpoints: the same in and out, nothing damaged or hostile loads or runs, and a failed write costs nothing."""
 
 import errno
-import hashlib
 import io
 import json
 import os
 import random
 import struct
+import sys
 import warnings
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,14 +20,18 @@ from nnx.errors import CheckpointError, MachineError
 from nnx.spec import Spec
 from nnx.state import State
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from tortures.checkpoints import members, number, pickled, reseal, tensor, text, texts, zipped
+
+FORMAT_1 = Path(__file__).parent / "data/format_1.pt"
 SPEC = Spec((1, 8, 8), tuple("0123456789"), (0.1 + 0.2,), (1 / 3,))
 NAMES = parts.names("model")
 SMALL = {"mlp": {"hidden": [6]}, "cnn": {"channels": [3]}, "rnn": {"hidden": 5}, "transformer": {"patch": 4, "width": 8, "depth": 1}}
 
 
-def kept(name="mlp", *, training=True, seed=0, optimizer="adamw"):
+def kept(name="mlp", *, training=True, seed=0, optimizer="adamw", **model):
     """A checkpoint as a run makes it, after two steps, so that the optimizer has moments."""
-    data = {"dataset": "digits", "model": {"name": name, **SMALL.get(name, {})}, "optimizer": optimizer, "train": {"ema": 0.9}}
+    data = {"dataset": "digits", "model": {"name": name, **(model or SMALL.get(name, {}))}, "optimizer": optimizer, "train": {"ema": 0.9}}
     made = config.from_dict(data, "made")
     torch.manual_seed(seed)
     state = State.new(made, models.build(made.model, SPEC, 10), runtime.choose("cpu", "float32"), 5)
@@ -38,9 +43,10 @@ def kept(name="mlp", *, training=True, seed=0, optimizer="adamw"):
             each.step()
         state.average.update_parameters(state.model)
         state.end_step(loss.detach(), 4)
-    whole = checkpoint.Checkpoint(
-        made, SPEC, state.evaluated.state_dict(), {"epoch": 1, "val_accuracy": 0.5}, state.counters(), state.tensors()
-    )
+    now = {"torch": torch.__version__, "threads": 1, "train.epochs": 10}
+    tensors, record = state.tensors(), {"epoch": 1, "val_accuracy": 0.5}
+    environment = {"began": now, "saved": now}
+    whole = checkpoint.Checkpoint(made, SPEC, state.evaluated.state_dict(), record, state.counters(), tensors, environment, "0" * 64)
     return whole if training else checkpoint.without_training(whole)
 
 
@@ -52,25 +58,21 @@ def sealed(tmp_path_factory):
     return path.read_bytes()
 
 
-def reseal(data):
-    """What an attacker can do as well as we: a zip with a right checksum. Written anew from the format's description."""
-    body = data[:-2] + struct.pack("<H", len("nnx-sha256:") + 64)
-    return body + b"nnx-sha256:" + hashlib.sha256(body).hexdigest().encode()
-
-
 def saved(content):
     file = io.BytesIO()
     torch.save(content, file)
     return file.getvalue()
 
 
-def content(**changes):
-    """What a good checkpoint holds, as plain values."""
-    good = kept(training=False)
-    texts = {"config": good.config.to_dict(), "spec": SPEC.to_dict(), "record": good.record, "counters": None}
-    whole = {"format": 1, "json": texts, "model": {key: value.clone() for key, value in good.model.items()}, "training": None}
-    whole |= changes
-    return whole | {"json": whole["json"] if isinstance(whole["json"], str) else json.dumps(whole["json"])}
+def content(*, state=False, **changes):
+    """What a good checkpoint holds, as plain values; `json` and `training` may be functions that change theirs."""
+    good = kept(training=state)
+    texts = {"config": good.config.to_dict(), "spec": SPEC.to_dict(), "record": good.record, "counters": good.counters}
+    texts |= {"environment": good.environment, "data": good.data}
+    whole = {"format": 2, "json": texts, "model": good.model, "training": good.training}
+    for key, change in changes.items():
+        whole[key] = change(whole[key]) if callable(change) else change
+    return checkpoint._plain(whole | {"json": whole["json"] if isinstance(whole["json"], str) else json.dumps(whole["json"])})
 
 
 def refused(path, data=None):
@@ -171,7 +173,7 @@ def test_views_are_kept_as_themselves_alone(tmp_path):
     good = kept(training=False)
     checkpoint.write(tmp_path / "a.pt", replace(good, model={**good.model, "view": big[:2, :2], "turned": big[:3, :4].T}))
     assert (tmp_path / "a.pt").stat().st_size < 20_000
-    found = checkpoint.read(tmp_path / "a.pt").model
+    found = torch.load(tmp_path / "a.pt", weights_only=True)["model"]
     assert torch.equal(found["turned"], big[:3, :4].T)
     assert found["turned"].is_contiguous()
 
@@ -186,9 +188,62 @@ def test_a_restored_state_makes_the_same_bytes(optimizer, tmp_path):
     state.restore(found.counters, found.training)
     assert (state.step, state.batch, state.samples) == (2, 2, 8)
     assert_same(checkpoint._plain(state.tensors()), found.training)
-    again = checkpoint.Checkpoint(found.config, SPEC, state.evaluated.state_dict(), found.record, state.counters(), state.tensors())
+    again = replace(found, model=state.evaluated.state_dict(), counters=state.counters(), training=state.tensors())
     checkpoint.write(tmp_path / "again.pt", again)
     assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
+
+
+def test_the_first_format_is_read():
+    found = checkpoint.read(FORMAT_1)
+    assert (found.environment, found.data) == (None, None)
+    assert found.training["losses"].shape == (0,)
+    assert found.training["losses"].dtype == torch.float32
+    assert_same(found.model, torch.load(FORMAT_1, weights_only=True)["model"])
+    assert predict.load(FORMAT_1).classes == found.spec.classes
+
+
+def test_a_run_of_the_first_format_goes_on():
+    found = checkpoint.read(FORMAT_1)
+    model = models.build(found.config.model, found.spec, len(found.spec.classes))
+    state = State.new(found.config, model, runtime.choose("cpu", "float32"), 5)
+    state.restore(found.counters, found.training)
+    assert state.step == found.counters["step"] > 0
+    assert state.recorded == 0
+    assert_same(checkpoint._plain(state.tensors()), found.training)
+
+
+def test_the_first_format_is_what_it_was_and_no_more(tmp_path):
+    """With the parts of the second it is neither; as it was, it is read: the control."""
+    old = torch.load(FORMAT_1, weights_only=True)
+    (tmp_path / "a.pt").write_bytes(reseal(saved(old)))
+    assert checkpoint.read(tmp_path / "a.pt")
+    more = json.dumps(json.loads(old["json"]) | {"environment": None, "data": None})
+    for changed in ({"format": 2}, {"json": more}, {"training": old["training"] | {"losses": torch.zeros(1)}}):
+        assert "lacks parts" in refused(tmp_path / "a.pt", reseal(saved(old | changed)))
+
+
+def test_a_checkpoint_is_not_written_that_could_not_be_read(tmp_path, monkeypatch):
+    checkpoint.write(tmp_path / "a.pt", kept())
+    monkeypatch.setattr(checkpoint.torchfile, "MAX_MEMBERS", 20)
+    with pytest.raises(CheckpointError, match=r"a\.pt: more than a checkpoint can hold"):
+        checkpoint.write(tmp_path / "a.pt", kept())
+    monkeypatch.undo()
+    assert checkpoint.read(tmp_path / "a.pt"), "what was there is untouched"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "mlp", "hidden": [4] * 100, "norm": "batch", "activation": "prelu"},
+        {"name": "cnn", "channels": [2], "depth": 20, "residual": True},
+        {"name": "rnn", "cell": "gru", "hidden": 3, "layers": 10, "bidirectional": True},
+        {"name": "transformer", "patch": 4, "width": 8, "heads": 2, "depth": 10, "positions": "sincos"},
+    ],
+    ids=lambda model: model["name"],
+)
+def test_deep_networks_fit_the_limits(model, tmp_path):
+    checkpoint.write(tmp_path / "a.pt", kept(**model))
+    assert checkpoint.read(tmp_path / "a.pt").config.model.name == model["name"]
 
 
 # ---------------------------------------------------------------- damage
@@ -254,17 +309,6 @@ def raw_pickle(target):
     return b"\x80\x02cposix\nsystem\nX" + struct.pack("<I", len(command)) + command.encode() + b"\x85R."
 
 
-def zipped(pickled, *, compression=zipfile.ZIP_STORED, extra=()):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/byteorder", b"little")
-        archive.writestr("archive/version", b"3\n")
-        for name, data in extra:
-            archive.writestr(name, data)
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     "form", ["pickle", "zip", "zip, sealed", "pickle, sealed", "pickle before a zip, sealed", "legacy", "legacy, sealed"]
 )
@@ -277,12 +321,12 @@ def test_nothing_in_it_is_run(form, switch, tmp_path, monkeypatch):
     legacy = saved_legacy(attack)
     data = {
         "pickle": attack,
-        "zip": zipped(attack),
-        "zip, sealed": reseal(zipped(attack)),
+        "zip": zipped(members(attack)),
+        "zip, sealed": reseal(zipped(members(attack))),
         "pickle, sealed": reseal(attack + b"\0\0"),
-        "pickle before a zip, sealed": reseal(attack + zipped(attack)),
+        "pickle before a zip, sealed": reseal(attack + zipped(members(attack))),
         "legacy": legacy,
-        "legacy, sealed": reseal(legacy + zipped(b"\x80\x02}.")),
+        "legacy, sealed": reseal(legacy + zipped(members())),
     }[form]
     refused(tmp_path / "a.pt", data)
     assert not target.exists()
@@ -298,7 +342,7 @@ def saved_legacy(pickled):
 def test_the_attack_would_work(tmp_path):
     """The control: a loader that trusts runs it."""
     path, target = tmp_path / "a.pt", tmp_path / "owned"
-    path.write_bytes(zipped(raw_pickle(target)))
+    path.write_bytes(zipped(members(raw_pickle(target))))
     try:
         torch.load(path, weights_only=False)
     finally:
@@ -306,27 +350,67 @@ def test_the_attack_would_work(tmp_path):
 
 
 def test_nothing_is_inflated(tmp_path):
-    path = tmp_path / "a.pt"
-    pickled = zipfile.ZipFile(io.BytesIO(saved(content()))).read("archive/data.pkl")
-    assert "member" in refused(path, reseal(zipped(pickled, compression=zipfile.ZIP_DEFLATED)))
-    bomb = [("archive/data/0", bytes(20_000_000))]
-    data = reseal(zipped(pickled, compression=zipfile.ZIP_DEFLATED, extra=bomb))
+    path, file = tmp_path / "a.pt", io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members(None, ("archive/data/9", bytes(20_000_000))):
+            archive.writestr(name, data)
+    data = reseal(file.getvalue())
     assert len(data) < 50_000
-    assert "member" in refused(path, data)
+    assert "zip" in refused(path, data)
+
+
+DATA = "archive/data/0"
+LIES = {
+    "compressed": {"method": 8},
+    "compressed, beside it": {"begin_method": 8},
+    "larger than stored": {"size": 1_000_000},
+    "larger": {"size": 1540, "stored": 1540},
+    "larger, beside it": {"trail_size": 1540},
+    "sizes before it": {"begin_size": 1536},
+    "other checksum": {"crc": 0, "flags": 0},
+    "encrypted": {"flags": 0x809},
+    "elsewhere": {"offset": 0},
+    "another name": {"name": b"archive/data/7"},
+    "another name, beside it": {"begin_name": b"archive/data/7"},
+    "a name twice": {"name": b"archive/data/1", "begin_name": b"archive/data/1"},
+    "zip64": {"size": 0xFFFFFFFF, "stored": 0xFFFFFFFF, "extra": struct.pack("<2H2Q", 1, 16, 1536, 1536)},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_no_member_lies(lie, tmp_path):
+    assert "member" in refused(tmp_path / "a.pt", reseal(zipped(members(), {DATA: LIES[lie]})))
+
+
+@pytest.mark.parametrize("end", [{"count": 5}, {"count": 2**40}, {"length": 4}, {"start": 0}, {"start": 2**32 - 1}, {"gap": b"x"}])
+def test_no_directory_lies(end, tmp_path):
+    assert "not a readable zip archive" in refused(tmp_path / "a.pt", reseal(zipped(members(), **end)))
+
+
+def test_nothing_stands_before_or_behind_the_zip(tmp_path):
+    good = zipped(members())
+    refused(tmp_path / "a.pt", reseal(b"x" + good))
+    refused(tmp_path / "a.pt", reseal(good)[:-75] + b"x" + reseal(good)[-75:])
+    refused(tmp_path / "a.pt", reseal(good + good))
 
 
 @pytest.mark.parametrize(
-    "name", ["archive/code/x.py", "archive/data/../../evil", "/etc/passwd", "archive/constants.pkl", "x", "archive/data/0\n"]
+    "name",
+    ["archive/code/x.py", "archive/data/../../evil", "/etc/passwd", "archive/constants.pkl", "x", "archive/data/0\n", "archive/data/٣"],
 )
 def test_no_strange_members(name, tmp_path):
-    pickled = zipfile.ZipFile(io.BytesIO(saved(content()))).read("archive/data.pkl")
-    assert "member" in refused(tmp_path / "a.pt", reseal(zipped(pickled, extra=[(name, b"x")])))
+    assert "member" in refused(tmp_path / "a.pt", reseal(zipped(members(None, (name, b"x")))))
+
+
+def test_no_member_without_a_tensor(tmp_path):
+    assert "other than plain" in refused(tmp_path / "a.pt", reseal(zipped(members(None, ("archive/data/9", b"1234")))))
 
 
 def test_a_resealed_good_one_is_read(tmp_path):
     """The control for all below: only what is changed is what is refused."""
-    (tmp_path / "a.pt").write_bytes(reseal(saved(content())))
-    assert predict.network(checkpoint.read(tmp_path / "a.pt"))
+    for data in (saved(content()), saved(content(state=True)), zipped(members())):
+        (tmp_path / "a.pt").write_bytes(reseal(data))
+        assert predict.network(checkpoint.read(tmp_path / "a.pt"))
 
 
 SPEC_DICT = SPEC.to_dict()
@@ -339,7 +423,6 @@ HOSTILE = {
     "stride 0": {"model": {WEIGHT: torch.ones(1).expand(10**6, 10**6)}},
     "transposed": {"model": {WEIGHT: torch.ones(6, 64).T}},
     "infinite": {"model": {WEIGHT: torch.full((6, 64), torch.inf)}},
-    "nan in the state": {"training": {"loss": torch.tensor(torch.nan)}},
     "sparse": {"model": {WEIGHT: torch.eye(3).to_sparse()}},
     "meta": {"model": {WEIGHT: torch.ones(6, 64, device="meta")}},
     "complex": {"model": {WEIGHT: torch.ones(6, 64, dtype=torch.complex64)}},
@@ -354,15 +437,86 @@ HOSTILE = {
     "json": {"json": "{"},
     "json, deep": {"json": "[" * 100_000},
     "json, list": {"json": "[]"},
+    "json, not ascii": {"json": lambda whole: json.dumps(whole | {"data": "é"}, ensure_ascii=False)},
+    "json, wide": {"json": lambda whole: json.dumps(whole | {"data": [[]] * 300_000})},
+    "json, number": {"json": lambda whole: json.dumps(whole).replace("0.5", "9" * 5000)},
     "no format": {"format": "1"},
-    "wrong config": {"json": {"config": {"dataset": "digits", "model": "mlpp"}, "spec": SPEC_DICT, "record": {}, "counters": None}},
-    "no spec": {"json": {"config": {"dataset": "digits", "model": "mlp"}, "record": {}, "counters": None}},
+    "format 0": {"format": 0},
+    "more at the top": {"more": 1},
+    "more in the json": {"json": lambda whole: whole | {"more": 1}},
+    "less in the json": {"json": lambda whole: {key: whole[key] for key in whole if key != "data"}},
+    "wrong config": {"json": lambda whole: whole | {"config": {"dataset": "digits", "model": "mlpp"}}},
+    "another config": {"json": lambda whole: whole | {"config": {"dataset": "digits", "model": "cnn"}}},
+    "no spec": {"json": lambda whole: {key: whole[key] for key in whole if key != "spec"}},
+    "text in the record": {"json": lambda whole: whole | {"record": {"epoch": "1"}}},
+    "nan in the record": {"json": lambda whole: whole | {"record": {"val_loss": float("nan")}}},
+    "other environment": {"json": lambda whole: whole | {"environment": {"began": {}}}},
+    "environment without epochs": {"json": lambda whole: whole | {"environment": {"began": {}, "saved": {}}}},
+    "number for the data": {"json": lambda whole: whole | {"data": 1}},
+    "counters without a state": {"json": lambda whole: whole | {"counters": kept().counters}},
 }
 
 
+def counted(**changes):
+    return {"json": lambda whole: whole | {"counters": whole["counters"] | changes}}
+
+
+def trained(**changes):
+    return {"training": lambda whole: whole | changes}
+
+
+def optimized(change):
+    def changed(whole):
+        [adam] = checkpoint._plain(whole["optimizers"])
+        change(adam)
+        return whole | {"optimizers": [adam]}
+
+    return {"training": changed}
+
+
+HOSTILE_STATES = {
+    "no counters": {"json": lambda whole: whole | {"counters": None}},
+    "more counters": counted(more=1),
+    "negative step": counted(step=-1),
+    "fraction of an epoch": counted(epoch=0.5),
+    "endless step": counted(step=10**4000),
+    "true batch": counted(batch=True),
+    "no history": counted(history=None),
+    "text in the history": counted(history=["x"]),
+    "records without a loss": counted(history=[{"epoch": 1, "val_accuracy": 0.5}]),
+    "text for a loss": counted(history=[{"epoch": 1, "val_accuracy": 0.5, "val_loss": "x"}]),
+    "infinite loss": counted(history=[{"epoch": 1, "val_accuracy": 0.5, "val_loss": float("inf")}]),
+    "more in the state": trained(more=1),
+    "nan in the state": trained(loss=torch.tensor(torch.nan)),
+    "list for the loss": trained(loss=torch.zeros(1)),
+    "whole number for the loss": trained(loss=torch.tensor(1)),
+    "many losses": trained(losses=torch.zeros(101)),
+    "table of losses": trained(losses=torch.zeros(2, 2)),
+    "no losses": trained(losses=None),
+    "no average": trained(average=None),
+    "other average": trained(average={"n_averaged": torch.tensor(1)}),
+    "other weights": trained(model={WEIGHT: torch.zeros(6, 64)}),
+    "text in the scaler": trained(scaler={"scale": "x"}),
+    "no optimizers": trained(optimizers=[]),
+    "text for the optimizers": trained(optimizers="x"),
+    "optimizer without groups": optimized(lambda adam: adam.pop("param_groups")),
+    "other parameters in a group": optimized(lambda adam: adam["param_groups"][0].update(params=[0, 9])),
+    "mapping in a group": optimized(lambda adam: adam["param_groups"][0].update(betas={})),
+    "weights in a group": optimized(lambda adam: adam["param_groups"][0].update(betas=torch.zeros(10))),
+    "moments of no parameter": optimized(lambda adam: adam["state"].update({9: {}})),
+    "moments of another": optimized(lambda adam: adam["state"][0].update(exp_avg=torch.zeros(7))),
+    "many moments": optimized(lambda adam: adam["state"][0].update({str(n): torch.zeros(6, 64) for n in range(9)})),
+    "infinite moments": optimized(lambda adam: adam["state"][0]["exp_avg"].fill_(torch.inf)),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_STATES)
+def test_no_strange_state_is_taken(case, tmp_path):
+    refused(tmp_path / "a.pt", reseal(saved(content(state=True, **HOSTILE_STATES[case]))))
+
+
 def spec_of(**changes):
-    config_dict = kept(training=False).config.to_dict()
-    return {"json": {"config": config_dict, "spec": SPEC_DICT | changes, "record": {"epoch": 1}, "counters": None}}
+    return {"json": lambda whole: whole | {"spec": SPEC_DICT | changes}}
 
 
 HOSTILE_SPECS = {
@@ -384,9 +538,10 @@ HOSTILE_SPECS = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_nothing_but_plain_weights_is_taken(case, tmp_path):
     changes = dict(HOSTILE[case])
-    if isinstance(changes.get("model"), dict):
-        changes["model"] = {**content()["model"], **changes["model"]}
-    refused(tmp_path / "a.pt", reseal(saved(content(**changes))))
+    whole = content(**{key: change for key, change in changes.items() if key != "model"})
+    if "model" in changes:
+        whole["model"] = whole["model"] | changes["model"] if isinstance(changes["model"], dict) else changes["model"]
+    refused(tmp_path / "a.pt", reseal(saved(whole)))
 
 
 @pytest.mark.parametrize("case", HOSTILE_SPECS)
@@ -398,7 +553,100 @@ def test_no_spec_breaks_the_loader(case, tmp_path):
 
 
 def test_a_later_format_says_upgrade(tmp_path):
-    assert "upgrade nnx" in refused(tmp_path / "a.pt", reseal(saved(content(format=2))))
+    assert "has format 3, newer than this nnx reads (2); upgrade nnx" in refused(tmp_path / "a.pt", reseal(saved(content(format=3))))
+
+
+BIAS = "layers.1.bias"
+HOOKS = b"ccollections\nOrderedDict\n)R"
+PICKLES = {
+    "larger than its member": {"model": {BIAS: tensor("1", (6,), numbers=7)}},
+    "larger than its storage": {"model": {BIAS: tensor("1", (6, 1000), numbers=6)}},
+    "smaller than its storage": {"model": {BIAS: tensor("1", (5,), numbers=6)}},
+    "stride 0": {"model": {BIAS: tensor("1", (6, 6), (0, 1), numbers=6)}},
+    "stride 0 of one number": {"model": {BIAS: tensor("1", (6,), (0,))}},
+    "negative stride": {"model": {BIAS: tensor("1", (6,), (-1,))}},
+    "offset": {"model": {BIAS: tensor("1", (6,), offset=1)}},
+    "negative shape": {"model": {BIAS: tensor("1", (-2, -3), (1, 1), numbers=6)}},
+    "other kind": {"model": {BIAS: tensor("1", (6,), kind="Int")}},
+    "untyped": {"model": {BIAS: tensor("1", (6,), kind="Untyped")}},
+    "a storage twice": {"model": {BIAS: tensor("3", (10,))}},
+    "no storage": {"model": {BIAS: tensor("8", (6,))}},
+    "with a gradient": {"model": {BIAS: tensor("1", (6,), tail=b"\x88" + HOOKS)}},
+    "with a hook": {"model": {BIAS: tensor("1", (6,), tail=b"\x89" + HOOKS + number(1) + number(1) + b"s")}},
+    "metadata": {"model": {BIAS: tensor("1", (6,), tail=b"\x89" + HOOKS + b"}")}},
+    "a list in two places": {"training": b"]q\x00(h\x00h\x00e"},
+    "a dict in itself": {"training": b"}q\x00(K\x01h\x00u"},
+    "a key twice": {"more": text("format") + b"K\x02"},
+    "a list for a key": {"training": b"}(]Nu"},
+    "a tuple": {"training": b")"},
+    "a mark": {"training": b"]((ea"},
+    "a large number": {"training": b"\x8a\x09" + b"\xff" * 9},
+    "bytes": {"training": b"C\x01x"},
+    "a name": {"training": b"ctorch\nFloatStorage\n"},
+    "a dict made by a call": {"training": HOOKS},
+    "a name with a space": {"training": b"ctorch._utils _rebuild_tensor_v2\n\n"},
+    "popped": {"training": b"NN0"},
+    "many notes": {"training": b"N" + b"q\x00" * 20_000},
+    "another end": {"more": b"u.}("},
+    "no end": {"more": b"u" + b"N" * 9},
+    "a note of nothing": {"training": b"h\x09"},
+}
+
+
+@pytest.mark.parametrize("case", PICKLES)
+def test_no_strange_pickle_is_taken(case, tmp_path):
+    refused(tmp_path / "a.pt", reseal(zipped(members(pickled(**PICKLES[case])))))
+
+
+def test_what_is_refused_is_refused_before_torch_sees_it(tmp_path, monkeypatch):
+    """Not by torch, whose reader trusts sizes: the control is that it would be asked for a good one."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    refused(tmp_path / "a.pt", reseal(zipped(members(pickled(model=PICKLES["larger than its member"]["model"])))))
+    refused(tmp_path / "a.pt", reseal(zipped(members(pickled(content=texts(record={"epoch": "1"}))))))
+    (tmp_path / "a.pt").write_bytes(reseal(zipped(members())))
+    with pytest.raises(pytest.fail.Exception):
+        checkpoint.read(tmp_path / "a.pt")
+
+
+def test_what_torch_makes_is_what_was_understood(tmp_path, monkeypatch):
+    """A second line: a file that torch and we read in two ways."""
+    (tmp_path / "a.pt").write_bytes(reseal(zipped(members())))
+    good = torch.load(tmp_path / "a.pt", weights_only=True)
+    weight = good["model"][BIAS]
+    for other in (weight.double(), weight[:5], torch.zeros(12)[::2], torch.zeros(7)[:6], [0.0] * 6):
+        monkeypatch.setattr(torch, "load", lambda *_, other=other, **__: good | {"model": good["model"] | {BIAS: other}})
+        refused(tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: good)
+    assert checkpoint.read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError, struct.error, zipfile.BadZipFile, OverflowError, AssertionError])
+def test_any_failure_on_the_way_is_one_error(error, sealed, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise error("use weights_only=False")
+
+    monkeypatch.setattr(torch, "load", fail)
+    refused(tmp_path / "a.pt", sealed)
+
+
+def test_a_file_without_a_seal_is_not_read(tmp_path):
+    with open(tmp_path / "a.pt", "wb") as file:
+        file.truncate(3 << 30)
+    assert "not a checkpoint" in refused(tmp_path / "a.pt")
+    os.truncate(tmp_path / "a.pt", 5 << 30)
+    assert "larger than 4 GiB" in refused(tmp_path / "a.pt")
+
+
+def test_a_large_file_is_understood_before_it_is_read(sealed, tmp_path, monkeypatch):
+    """Gigabytes are not hashed for what a few bytes claim. Small ones are hashed first, so that damage is called damage."""
+    damaged = sealed[:40] + b"?" + sealed[41:]
+    assert "damaged" in refused(tmp_path / "a.pt", damaged)
+    monkeypatch.setattr(checkpoint, "_LARGE", 0)
+    assert "member" in refused(tmp_path / "a.pt", damaged)
+    (tmp_path / "a.pt").write_bytes(sealed)
+    assert predict.load(tmp_path / "a.pt")
+    weights = sealed.index(kept().model[WEIGHT].numpy().tobytes())
+    assert "damaged" in refused(tmp_path / "a.pt", sealed[:weights] + b"??" + sealed[weights + 2 :])
 
 
 def test_weights_of_another_network(tmp_path):
