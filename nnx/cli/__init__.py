@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nnx.cli import check, init, schema
+from nnx.cli import check, init, predict, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
 from nnx.cli import train as train_command
@@ -65,6 +65,7 @@ app = typer.Typer(
 TRAIN, MANAGE = "Train", "Manage"
 app.command("train", rich_help_panel=TRAIN)(train_command.train)
 app.command("eval", rich_help_panel=TRAIN)(eval_command.evaluate)
+app.command("predict", rich_help_panel=TRAIN)(predict.predict)
 app.command("init", rich_help_panel=MANAGE)(init.init)
 app.command("list", rich_help_panel=MANAGE)(list_command.list_parts)
 app.command("verify", rich_help_panel=MANAGE)(verify_command.verify)
