@@ -238,7 +238,9 @@ def _override(data: dict[str, Any], where: Source, text: str, label: str) -> Non
     target: Any = data
     for depth, step in enumerate(path[:-1]):
         if not isinstance(target, dict) or not isinstance(target.setdefault(step, {}), dict):
-            raise ConfigError(Problem(".".join(path[: depth + 1]), "is not a mapping, so nothing can be set inside it", label))
+            raise ConfigError(
+                Problem(source.short(".".join(path[: depth + 1])), "is not a mapping, so nothing can be set inside it", label)
+            )
         target = target[step]
     if isinstance(target.get(path[-1]), dict):  # what was set inside it goes with it
         where.overrides = {old: by for old, by in where.overrides.items() if old[: len(path)] != path}

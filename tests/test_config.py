@@ -170,6 +170,11 @@ def test_a_hostile_set_is_refused_in_a_line_and_a_second(override, tiny):
     assert len(str(problem)) < 400
 
 
+def test_a_hostile_set_inside_another_is_refused_in_a_line(tiny):
+    [problem] = problems(tiny(), [f"{'x' * 10**5}=1", f"{'x' * 10**5}.y=1"])
+    assert len(str(problem)) < 400
+
+
 def test_mistakes_by_the_thousand_take_a_second_at_most(tiny):
     begun = time.process_time()
     assert len(problems(tiny(), [f"k{n}=1" for n in range(3000)])) == 3000
