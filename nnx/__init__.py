@@ -33,11 +33,13 @@ def train(
     Raises NnxError (see nnx.errors).
     """
     from nnx import config as configs
+    from nnx import ranks
     from nnx.events import Finished
     from nnx.run import Run, run
 
-    events = run(configs.load(config, overrides), out=Path(out) if out else None, force=force, resume=Path(resume) if resume else None)
-    summary = next(event.summary for event in events if isinstance(event, Finished))
+    with ranks.joined():
+        events = run(configs.load(config, overrides), out=Path(out) if out else None, force=force, resume=Path(resume) if resume else None)
+        summary = next(event.summary for event in events if isinstance(event, Finished))
     return Run(Path(summary["run"]), Path(summary["checkpoint"]), summary)
 
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nnx import ranks
 from nnx.feed.resident import Resident
 from nnx.losses import Criterion, probabilities
 from nnx.runtime import Runtime
@@ -37,18 +38,21 @@ class Predictions:
 
 
 def evaluate(model: nn.Module, batches: Resident, criterion: Criterion, runtime: Runtime) -> Predictions:
-    """Run `model` over every sample once, in order. Draws no random numbers; leaves the model in evaluation mode."""
+    """Run `model` over every sample once, in order; of several ranks each over its share. Draws no random numbers; leaves the model in
+    evaluation mode."""
     begun = time.perf_counter()
     model.eval()
     total, said, labels = 0.0, [], []
-    for inputs, targets in batches.in_order():
+    for inputs, targets in batches.in_order(ranks.share(len(batches))):
         with torch.no_grad(), runtime.autocast():
             logits = model(inputs)
         logits = logits.float()
-        total += float(criterion(logits, targets)) * len(targets)
+        total += float(criterion(logits, targets)) * len(targets) if len(targets) else 0.0  # of few samples, a rank may have none
         said.append(probabilities(logits).cpu())
         labels.append(targets.cpu())
-    return Predictions(torch.cat(said).numpy(), torch.cat(labels).numpy(), total / len(batches), time.perf_counter() - begun)
+    probable, right = (ranks.whole(torch.cat(parts), len(batches)) for parts in (said, labels))
+    loss = float(ranks.whole(torch.tensor([total], dtype=torch.float64), ranks.here().world).sum()) / len(batches)
+    return Predictions(probable.numpy(), right.numpy(), loss, time.perf_counter() - begun)
 
 
 def metrics(predictions: Predictions, classes: tuple[str, ...], split: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnx import losses
+from nnx import losses, ranks
 from nnx.config import Config
 from nnx.errors import DeviceError
 from nnx.events import Choice
@@ -37,6 +37,10 @@ ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[T
 
 def choose(config: Config, model: nn.Module, runtime: Runtime) -> Choice:
     """How to make steps, and why, for `compile` auto, true or false. Raises DeviceError where compiling is asked for and can't be."""
+    if (world := ranks.here().world) > 1:
+        if config.compile is True:
+            raise DeviceError("compile: true is for one process alone; leave it at auto, or train without torchrun")
+        return Choice("step", f"as is, by {world} processes", "each takes its share of every batch")
     if config.compile is False:
         return Choice("step", "as is", "compile: false")
     if config.compile is True and runtime.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):

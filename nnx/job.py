@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from nnx import datasets, fuse, losses, models, runtime
+from nnx import datasets, fuse, losses, models, ranks, runtime
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig, Split
@@ -45,6 +45,9 @@ class Job:
         how = next(choice.value for choice in self.runtime.choices if choice.what == "step")
         if how == "matrices":
             return train_step(fuse.matrices(fuse.with_gradient(self.config.loss, self.criterion), self.state.model))
+        if ranks.here().world > 1:
+            shared = backpropagation(self.criterion, self.runtime, ranks.sharing(self.state.model))
+            return train_step(ranks.summing(shared, self.state.model))
         forward = {"fuse": fuse.compiled} if "compiled" in how else {}
         step = train_step(backpropagation(self.criterion, self.runtime, **forward))
         return fuse.cuda_graph(step) if "CUDA graph" in how else step

@@ -3,12 +3,12 @@
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from nnx import checkpoint, datasets, files, models, runs, runtime, signals
+from nnx import checkpoint, datasets, files, models, ranks, runs, runtime, signals
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint, without_training
 from nnx.config import Config
@@ -45,35 +45,43 @@ def run(
 ) -> Iterator[Event]:
     """Train `config` from start to end, yielding what happens. Once `signal()` is not 0, the state is saved and Stopped raised.
 
-    `resume` is the folder of a run to go on with, or a state in it: last.pt, previous.pt.
+    `resume` is the folder of a run to go on with, or a state in it: last.pt, previous.pt. Of several ranks, all go through this; rank 0
+    writes. Restarted by torchrun, they go on from what was saved.
 
     Raises InputError for wrong input before anything is written, MachineError, and DivergedError.
     """
     begun = time.perf_counter()
+    writes = ranks.here().rank == 0
+    if before := ranks.remembered():
+        out, force = Path(before), True
+        resume = out if any((out / name).exists() for name in ("last.pt", "previous.pt")) else None
     with ExitStack() as stack:
         stack.enter_context(runtime.enough_memory(_cure(config)))
         with signals.at_once("stopped before the first step; nothing was changed"):
             if resume:
                 folder = run_folder(resume)
-                stack.enter_context(runs.held(folder))
+                stack.enter_context(runs.held(folder) if writes else nullcontext())
                 saved, source, warnings = last_saved(resume)
                 job = prepare(config, saved, source=source, data_dir=data_dir)
                 stale = _stale(job, folder)
                 warnings += [f"{_CHANGED} ({job.changed})"] if job.changed else []
             else:
-                folder = runs.choose(out, config.recipe, force=force)
+                folder = Path(ranks.first(lambda: str(runs.choose(out, config.recipe, force=force))))
                 job, warnings, stale = prepare(config, data_dir=data_dir), [], False
             state, batches, validation = job.state, job.feed(job.dataset.train), job.feed(job.dataset.validation)
-        if not resume:
+            ranks.connect(job.runtime.device)
+        if writes and not resume:
             stack.enter_context(runs.created(folder, force=force))
-        files.write(folder / "config.yaml", config.to_yaml())
+        ranks.remember(str(folder))
+        ranks.first(lambda: files.write(folder / "config.yaml", config.to_yaml()))
         times = runs.read_metrics(folder, state.history)
-        runs.write_metrics(folder, times)
+        ranks.first(lambda: runs.write_metrics(folder, times))
         if stale:
-            checkpoint.write(folder / "checkpoint.pt", without_training(job.snapshot()))
+            ranks.first(lambda: checkpoint.write(folder / "checkpoint.pt", without_training(job.snapshot())))
         yield _started(job, folder, batches, warnings)
 
-        go_on = f"Go on with: nnx train --resume {shlex.quote(str(folder))}{f' --data-dir {shlex.quote(data_dir)}' if data_dir else ''}"
+        go_on = _go_on(folder, data_dir)
+        signal = ranks.agreed(signal)
         log_every = max(1, min(50, state.steps_per_epoch // 10))
         save_every = config.train.save_every if isinstance(config.train.save_every, int) else 0
         saved_at = state.step if resume else -1
@@ -84,7 +92,7 @@ def run(
         def save() -> None:
             nonlocal saved_at
             state.check_finite()
-            checkpoint.write(folder / "last.pt", job.snapshot(), keep=folder / "previous.pt")
+            ranks.first(lambda: checkpoint.write(folder / "last.pt", job.snapshot(), keep=folder / "previous.pt"))
             saved_at = state.step
 
         events = train(state, batches, job.step(), log_every=log_every, pausing=lambda: due() or bool(signal()))
@@ -96,9 +104,9 @@ def run(
                     epoch = _record(state, event, measured)
                     save()
                     if epoch.is_best:
-                        checkpoint.write(folder / "checkpoint.pt", without_training(job.snapshot()))
+                        ranks.first(lambda: checkpoint.write(folder / "checkpoint.pt", without_training(job.snapshot())))
                     times.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
-                    runs.append_metrics(folder, times[-1])
+                    ranks.first(lambda: runs.append_metrics(folder, times[-1]))
                     yield epoch
                 else:
                     if due():
@@ -118,7 +126,7 @@ def run(
             best = _best_kept(state, folder)
             predictions = _predict(best, job.feed(job.dataset.test()), job.runtime, job.criterion)
             summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun)
-        runs.write_json(folder / "summary.json", summary)
+        ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
         yield Finished(summary)
 
 
@@ -196,6 +204,13 @@ def _cure(config: Config) -> str:
     size = config.train.batch_size
     halved = f"Halve train.batch_size (now {size}) and double train.accumulate, which makes the same steps" if size > 1 else ""
     return f"{halved}, or make the model smaller" if halved else "Make the model smaller"
+
+
+def _go_on(folder: Path, data_dir: str | None) -> str:
+    _, world, _, local_world = ranks.here()
+    command = "nnx train" if world == local_world else "torchrun … -m nnx train"
+    command += f" --nproc {world}" if world == local_world > 1 else ""
+    return f"Go on with: {command} --resume {shlex.quote(str(folder))}{f' --data-dir {shlex.quote(data_dir)}' if data_dir else ''}"
 
 
 def _stale(job: Job, folder: Path) -> bool:

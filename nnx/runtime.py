@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nnx import ranks
 from nnx.errors import DeviceError, MachineError
 from nnx.events import Choice
 
@@ -75,7 +76,8 @@ def choose(device: str, precision: str, model: str = "") -> Runtime:
 
 def set_threads(wanted: int | Literal["auto"], multiply_adds: int) -> Choice:
     """Have torch use so many threads for the CPU part of a step of so many `multiply_adds`, forward; auto: as many as pay off."""
-    cores = available_cores()
+    processes = ranks.here().local_world
+    cores = max(1, available_cores() // processes)
     if wanted != "auto":
         threads, reason = wanted, "as asked"
     elif "OMP_NUM_THREADS" in os.environ:
@@ -83,7 +85,8 @@ def set_threads(wanted: int | Literal["auto"], multiply_adds: int) -> Choice:
     else:
         threads = max(1, min(cores, multiply_adds // WORTH_A_THREAD))
         few = f"a step of {multiply_adds / 1e6:,.1f} M multiply-adds is too small for more"
-        reason = few if threads < cores else f"{cores} core{'s' * (cores != 1)} to be had"
+        each = f" for each of {processes} processes" if processes > 1 else ""
+        reason = few if threads < cores else f"{cores} core{'s' * (cores != 1)} to be had{each}"
     torch.set_num_threads(threads)
     return Choice("threads", str(threads), reason)
 
@@ -124,13 +127,16 @@ def whole_torch() -> None:
 def seed_step(seed: int, step: int, device: torch.device) -> None:
     """Seed the device's generator for one step, so that its dropout depends on (seed, step) and on nothing before it.
 
-    `torch.manual_seed` would seed all devices, and first note down the whole call stack where CUDA is there but not in use.
+    Each rank draws its own for its share of the batch. `torch.manual_seed` would seed all devices, and first note down the whole call stack
+    where CUDA is there but not in use.
     """
+    rank = ranks.here().rank
+    number = mix(seed, step, rank) if rank else mix(seed, step)
     if device.type == "mps":
-        torch.mps.manual_seed(mix(seed, step))
+        torch.mps.manual_seed(number)
     else:
         generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-        generator.manual_seed(mix(seed, step))
+        generator.manual_seed(number)
 
 
 def mix(seed: int, *counters: int) -> int:
@@ -197,6 +203,8 @@ def environment() -> dict[str, str | int]:
 
 
 def _device(name: str) -> tuple[torch.device, str]:
+    if ranks.here().world > 1:
+        return _device_of_rank(name)
     if name != "auto":
         _check_device(name)
         return torch.device(name), "as asked"
@@ -205,6 +213,17 @@ def _device(name: str) -> tuple[torch.device, str]:
     if torch.backends.mps.is_available():
         return torch.device("mps"), "Apple's GPU is there"
     return torch.device("cpu"), "no GPU found"
+
+
+def _device_of_rank(name: str) -> tuple[torch.device, str]:
+    """A GPU of its own for each process, or the CPU for all. Not run yet with a GPU: none was there."""
+    _, _, local_rank, processes = ranks.here()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu"), "as asked" if name == "cpu" else "no GPU found that several processes can use"
+    if name in ("auto", "cuda") and processes <= gpus:
+        return torch.device("cuda", local_rank), "a GPU for each process"
+    raise DeviceError(f"device {name!r}: {processes} processes need a GPU each (device: cuda), and there are {gpus}; or use device: cpu")
 
 
 def _check_device(name: str) -> None:

@@ -1,5 +1,6 @@
 """nnx train CONFIG"""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -32,32 +33,45 @@ def train(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
+    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Train by so many processes on this machine.")] = 1,
+    max_restarts: Annotated[int, typer.Option("--max-restarts", min=0, help="Of --nproc: go on so often after one of them died.")] = 0,
     data_dir: DataDir = None,
     json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> int | None:
     """Train a network. The best epoch by validation becomes checkpoint.pt; the test set is read once, at the end.
 
     For instance: nnx train digits_mlp --set train.epochs=5
+    Several machines: torchrun --nnodes 2 --nproc-per-node 4 ... -m nnx train digits_mlp
     """
     import_torch()
     from nnx import config as configs
-    from nnx import console
+    from nnx import console, ranks
+    from nnx.cli._launch import is_launched, launch
     from nnx.run import resumed_config, run
 
-    if config is None and resume and (resume.endswith((".yaml", ".yml")) or (resume in configs.recipes() and not Path(resume).exists())):
-        config, resume = resume, HERE  # `--resume CONFIG --out RUN`: the word behind it is not its own
-    flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
-    state = _state(resume, out)
-    if config is None and state is None:
-        raise InputError("name a config file or a recipe (nnx list recipes), or a run to go on with (--resume RUN)")
-    with signals.noted() as signal:
+    with ranks.joined(), signals.noted() as signal:
+        if config is None and resume and _is_config(resume, configs.recipes()):
+            config, resume = resume, HERE  # `--resume CONFIG --out RUN`: the word behind it is not its own
+        flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
+        state = _state(resume, out)
+        if config is None and state is None:
+            raise InputError("name a config file or a recipe (nnx list recipes), or a run to go on with (--resume RUN)")
         resolved = configs.load(config, overrides, flags) if config else resumed_config(cast(Path, state), overrides, flags)
+        if nproc > 1 and not is_launched():
+            with signals.at_once("stopped before the first step; nothing was changed"):
+                return launch(nproc, max_restarts)
         summary = console.follow(run(resolved, out=out, force=force, resume=state, data_dir=data_dir, signal=signal), quiet=quiet)
     if json:
         print_json(summary)
     else:
         console.print_result(summary)
+    return None
+
+
+def _is_config(word: str, recipes: Collection[str]) -> bool:
+    """Whether it names a config file or a recipe, not a run."""
+    return word.endswith((".yaml", ".yml")) or (word in recipes and not Path(word).exists())
 
 
 def _state(resume: str | None, out: Path | None) -> Path | None:

@@ -68,9 +68,9 @@ class Resident:
                 inputs, targets = mixup(inputs, F.one_hot(targets, self.classes).float(), train.mixup, generator)
             yield inputs, targets
 
-    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples once, in order, in large batches, neither augmented nor mixed."""
-        for inputs, labels in zip(*(torch.split(whole, EVALUATION_BATCH) for whole in (self.inputs, self.labels)), strict=True):
+    def in_order(self, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples, or that part of them, once, in order, in large batches, neither augmented nor mixed."""
+        for inputs, labels in zip(*(torch.split(whole[part], EVALUATION_BATCH) for whole in (self.inputs, self.labels)), strict=True):
             yield self.normalise(inputs.to(labels.device)), labels
 
 
