@@ -15,6 +15,7 @@ import os
 import stat
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
@@ -28,7 +29,7 @@ from nnx import config as configs
 from nnx import files, losses, models, parts, torchfile
 from nnx.config import Config
 from nnx.errors import CheckpointError, ConfigError
-from nnx.optim import OptimizerConfig
+from nnx.optim import OptimizerConfig, descent
 from nnx.spec import Spec
 from nnx.state import RECORDED, State
 from nnx.torchfile import Outline
@@ -171,17 +172,6 @@ def _check_mark(file: BinaryIO, size: int) -> None:
         raise CheckpointError("is cut short, or not a checkpoint of nnx" if cut else "is not a checkpoint of nnx")
 
 
-def _check_mark(file: BinaryIO, size: int) -> None:
-    """Whether there is a seal at all. Raises CheckpointError."""
-    begin = file.read(len(_LFS))
-    file.seek(max(0, size - _SEAL_LENGTH))
-    if begin == _LFS:
-        raise CheckpointError("is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    if file.read(len(SEAL)) != SEAL:
-        cut = begin.startswith(b"PK\x03\x04")
-        raise CheckpointError("is cut short, or not a checkpoint of nnx" if cut else "is not a checkpoint of nnx")
-
-
 def _check_seal(data: bytes) -> None:
     if data[-_SEAL_LENGTH:] != SEAL + hashlib.sha256(memoryview(data)[:-_SEAL_LENGTH]).hexdigest().encode():
         raise CheckpointError("is damaged: its content does not match its checksum. Use another copy, or last.pt of the same run")
@@ -282,7 +272,8 @@ def _check_training(training: dict[str, Any], config: Config, network: nn.Module
     recorded = training.get("losses", Outline(torch.float32, (0,)))
     _need(training["loss"] == number and recorded.dtype == torch.float32 and len(recorded.shape) == 1 and recorded.shape[0] <= RECORDED)
     _need(_numbers(training["scaler"]))
-    for optimizer, saved in zip(cast(OptimizerConfig, config.optimizer).build(network), training["optimizers"], strict=True):
+    optimizers = cast(OptimizerConfig, config.optimizer).build(network)
+    for optimizer, kinds, saved in zip(optimizers, _moments(config), training["optimizers"], strict=True):
         groups = optimizer.param_groups
         shapes = [tuple(parameter.shape) for group in groups for parameter in group["params"]]
         _need(saved.keys() == {"state", "param_groups"} and saved["state"].keys() <= set(range(len(shapes))))
@@ -291,4 +282,15 @@ def _check_training(training: dict[str, Any], config: Config, network: nn.Module
             _need(all(value == number or type(value) in _PLAIN for value in (setting if type(setting) is list else [setting])))
         for index, moments in saved["state"].items():
             like = Outline(torch.float32, shapes[index])
-            _need(all(type(name) is str and moment in (like, number, None) for name, moment in moments.items()) and len(moments) <= 4)
+            _need(moments == {name: like if is_like else number for name, is_like in kinds.items()})
+
+
+def _moments(config: Config) -> Iterator[dict[str, bool]]:
+    """The moments that each of the config's optimizers keeps, and whether they are as large as the weights: it makes a step with four."""
+    tiny = nn.ParameterList([torch.zeros(2, 2), torch.zeros(2)])  # a module that draws no random numbers
+    for parameter in tiny:
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in cast(OptimizerConfig, config.optimizer).build(tiny):
+        descent(optimizer)()
+        parameter, moments = next(iter(optimizer.state.items()), (tiny[0], {}))
+        yield {name: moment.shape == parameter.shape for name, moment in moments.items()}

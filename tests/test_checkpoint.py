@@ -505,6 +505,9 @@ HOSTILE_STATES = {
     "weights in a group": optimized(lambda adam: adam["param_groups"][0].update(betas=torch.zeros(10))),
     "moments of no parameter": optimized(lambda adam: adam["state"].update({9: {}})),
     "moments of another": optimized(lambda adam: adam["state"][0].update(exp_avg=torch.zeros(7))),
+    "moments of another name": optimized(lambda adam: adam["state"][0].update(exp=adam["state"][0].pop("exp_avg"))),
+    "a moment less": optimized(lambda adam: adam["state"][0].pop("exp_avg")),
+    "nothing for a moment": optimized(lambda adam: adam["state"][0].update(step=None)),
     "many moments": optimized(lambda adam: adam["state"][0].update({str(n): torch.zeros(6, 64) for n in range(9)})),
     "infinite moments": optimized(lambda adam: adam["state"][0]["exp_avg"].fill_(torch.inf)),
 }
