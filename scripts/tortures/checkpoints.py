@@ -13,7 +13,6 @@ import pickle  # noqa: TID251 - what attacks are made of
 import struct
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
 import zlib
@@ -353,13 +352,15 @@ def _attacks(share: float, good: Mapping[str, bytes], folder: Path) -> dict[str,
 
 
 def _control(target: Path) -> None:
-    """A reader that trusts runs it; and what watches here sees it."""
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(zipped(members(b"\x80\x02" + payloads(target)["os.system"] + b".")))
-        file.flush()
-        ended = _child.ended(lambda: _watched(lambda: torch.load(file.name, weights_only=False), target))
+    """A reader that trusts runs it; what watches here sees it; and a good checkpoint is what the commands take."""
+    path = target.with_name("control.pt")
+    path.write_bytes(zipped(members(b"\x80\x02" + payloads(target)["os.system"] + b".")))
+    ended = _child.ended(lambda: _watched(lambda: torch.load(path, weights_only=False), target))
     _child.check(target.exists() and "ran os.system" in ended.err, f"the control did not run: {ended.err[-300:]}")
     target.unlink()
+    path.write_bytes(reseal(zipped(members())))
+    ended = _child.ended(_child.command("eval", path))
+    _child.check(ended.code == 0, f"the good checkpoint that attacks are made of is refused, too: {ended.err[-300:]}")
 
 
 def _attack(name: str, data: bytes, target: Path, folder: Path) -> None:
