@@ -341,7 +341,7 @@ def _message(details: ErrorDetails) -> str:
         return f"needs {bound.format(**context)} values, has {context['actual_length']}"
     if kind == "nnx":
         return f"{details['msg']}, not {shown}"
-    return details["msg"].removeprefix("Value error, ")
+    return source.short(details["msg"].removeprefix("Value error, "), 300)  # a part's own words, which may quote a value of any length
 
 
 def _cure(kind: str, value: Any) -> str:

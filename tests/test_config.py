@@ -160,6 +160,12 @@ def test_a_message_stays_short_whatever_the_file_holds(line, long, tiny):
     assert max(map(len, str(caught.value).splitlines())) < 500
 
 
+def test_a_part_s_own_message_stays_short():
+    [problem] = problems(f"dataset: digits\nmodel: {{name: mlp, activation: {'x' * 4000}}}\n")
+    assert problem.message.startswith("unknown activation 'xxx")
+    assert len(problem.message) <= 300
+
+
 @pytest.mark.parametrize(
     "override", ["x" * 10**7 + "=1", "seed=" + "x" * 10**7, "x" * 10**7, "a." * 10**6 + "a=1", "train." * 17 + "a=1", "\udcff=1"]
 )
