@@ -73,17 +73,18 @@ def members(file: BinaryIO, end: int) -> dict[str, tuple[int, int]]:
         text = name.decode("ascii", "backslashreplace")
         *header, extra = _HEADER.unpack(_take(file, position, _HEADER.size))
         begin = position + _HEADER.size + len(name) + extra
-        position, expected = begin + size + _TRAILER.size, position
+        trailer = _TRAILER.pack(b"PK\x07\x08", crc, size, size) if size else b""  # what is empty has none
+        position, expected = begin + size + len(trailer), position
         limit = MAX_PICKLE if text.endswith(".pkl") else size if text.startswith("archive/data/") else _SMALL
         right = (
             (signature, method, offset, lengths[1:]) == (b"PK\x01\x02", 0, expected, [0, 0])
-            and flags in (_STREAMED, _STREAMED | _UTF8)
+            and flags | _UTF8 == (_STREAMED | _UTF8 if size else _UTF8)
             and stored == size <= limit
             and _NAMES.fullmatch(name)
             and text not in found
             and header == [b"PK\x03\x04", flags, method, 0, 0, 0, len(name)]
             and file.read(len(name)) == name
-            and _TRAILER.unpack(_take(file, begin + size, _TRAILER.size)) == (b"PK\x07\x08", crc, size, size)
+            and _take(file, begin + size, len(trailer)) == trailer
         )
         if not right:
             raise CheckpointError(f"holds a member that no checkpoint has: {text[:60]!r}")

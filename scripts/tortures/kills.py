@@ -28,9 +28,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
         return figures | _kills_at_calls(base, expected, sample=share, rng=rng)
 
 
-def _random_kills(
-    base: Path, kills: int, inside: int, seconds: float, expected: dict[str, bytes], rng: random.Random
-) -> dict[str, Any]:
+def _random_kills(base: Path, kills: int, inside: int, seconds: float, expected: dict[str, bytes], rng: random.Random) -> dict[str, Any]:
     """Runs are killed and resumed again and again until they are through."""
     saving = mmap.mmap(-1, 1)  # shared with the children: 1 while they save
     done = within = runs = resumes = 0
