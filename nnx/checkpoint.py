@@ -220,8 +220,8 @@ def _need(right: object) -> None:
 
 
 def _loads(text: Any) -> dict[str, Any]:
-    """The JSON, if it is no more than the longest history needs: a million different keys take 250 MB."""
-    if type(text) is not str or not text.isascii() or text.count(",") > 900_000 or text.count("{") + text.count("[") > 200_000:
+    """The JSON, if the longest history can make it: 100,000 records of six have 600,000 commas, a million different keys take 250 MB."""
+    if type(text) is not str or not text.isascii() or text.count(",") > 750_000 or text.count("{") + text.count("[") > 200_000:
         raise CheckpointError("lacks parts that a checkpoint of nnx has, or has others")
     value: dict[str, Any] = json.loads(text)
     return value
