@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nnx import config as configs
-from nnx import files, losses, models, parts, torchfile
+from nnx import files, losses, models, torchfile
 from nnx.config import Config
 from nnx.errors import CheckpointError, ConfigError
 from nnx.optim import OptimizerConfig, descent
@@ -236,11 +236,8 @@ def _network(config: Config, spec: Spec, most: int) -> nn.Module:
             raise CheckpointError(_unlike(config))
 
     counting = register_module_parameter_registration_hook(count)
-    make = parts.module("model", config.model.name).Model
     try:
-        with torch.device("meta"), models._Undrawn():
-            network: nn.Module = make(config.model, spec, losses.outputs(config.loss, len(spec.classes)))
-            return network
+        return models.outline(config.model, spec, losses.outputs(config.loss, len(spec.classes)))
     finally:
         counting.remove()
 

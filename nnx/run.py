@@ -66,12 +66,13 @@ def run(
                 stale = _stale(job, folder)
                 warnings += [f"{_CHANGED} ({job.changed})"] if job.changed else []
             else:
-                folder = Path(ranks.first(lambda: str(runs.choose(out, config.recipe, force=force))))
+                folder = runs.choose(out, config.recipe, force=force)
                 job, warnings, stale = prepare(config, data_dir=data_dir), [], False
             state, batches, validation = job.state, job.feed(job.dataset.train), job.feed(job.dataset.validation)
             ranks.connect(job.runtime.device)
         if writes and not resume:
-            stack.enter_context(runs.created(folder, force=force))
+            folder = stack.enter_context(runs.created(folder, force=force, exactly=out is not None))
+        folder = Path(ranks.first(lambda: str(folder)))
         ranks.remember(str(folder))
         ranks.first(lambda: files.write(folder / "config.yaml", config.to_yaml()))
         times = runs.read_metrics(folder, state.history)

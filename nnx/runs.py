@@ -10,6 +10,7 @@ While a run writes there, `.lock` holds its process id, and is locked.
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import time
@@ -26,12 +27,12 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network d
 
 
 def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
-    """The folder for a new run, not made yet: `out`, or runs/<recipe>-<timestamp>.
+    """The folder for a new run, not made yet: `out`, or runs/<recipe>-<timestamp>, perhaps with a number behind it (see `created`).
 
     Raises InputError where `out` is a file, or holds a run already and `force` is not given.
     """
     if out is None:
-        return _unused(Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}")
+        return Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     near = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not near.is_dir():
         raise InputError(f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name")
@@ -41,13 +42,13 @@ def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
 
 
 @contextmanager
-def created(folder: Path, *, force: bool) -> Iterator[None]:
-    """Make the folder, empty of an earlier run's files, and hold it (see `held`). Raises MachineError, and InputError where another
-    process made a run there in the meantime."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"{folder}: can't be made ({error.strerror})") from None
+def created(folder: Path, *, force: bool, exactly: bool) -> Iterator[Path]:
+    """Make the folder, empty of an earlier run's files, and hold it (see `held`). Where it need not be `exactly` that one and another run
+    has it, as it began in the same second, it is that with -2, -3, ... behind it.
+
+    Raises MachineError, and InputError where another process made a run there in the meantime.
+    """
+    folder = _made(folder, exactly)
     with held(folder):
         if not force:
             _check_empty(folder)
@@ -56,7 +57,7 @@ def created(folder: Path, *, force: bool) -> Iterator[None]:
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
-        yield
+        yield folder
 
 
 @contextmanager
@@ -145,7 +146,14 @@ def _lock(folder: Path) -> IO[bytes]:
         raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
 
 
-def _unused(path: Path) -> Path:
-    """`path`, or with -2, -3, ... behind it where another run began in the same second."""
-    tries = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000))]
-    return next(candidate for candidate in tries if not candidate.exists())
+def _made(folder: Path, exactly: bool) -> Path:
+    numbers = itertools.count(2)
+    wanted = folder
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=exactly)
+            return folder
+        except OSError as error:
+            if exactly or not isinstance(error, FileExistsError):
+                raise MachineError(f"{folder}: can't be made ({error.strerror})") from None
+            folder = wanted.with_name(f"{wanted.name}-{next(numbers)}")

@@ -208,9 +208,10 @@ class State:
         if self.average:
             self.average.load_state_dict(tensors["average"])
         for optimizer, saved in zip(self.optimizers, tensors["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-            for group in optimizer.param_groups:
-                group["lr"] = float(group["lr"])
+            groups = optimizer.state_dict()["param_groups"]  # the settings are the config's; the file's may lack one
+            rates = [{"lr": float(group["lr"])} for group in saved["param_groups"]]
+            merged = [group | rate for group, rate in zip(groups, rates, strict=True)]
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": merged})
             for parameter, moments in optimizer.state.items():
                 for name, moment in moments.items():
                     if isinstance(moment, Tensor) and moment.shape == parameter.shape:

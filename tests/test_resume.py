@@ -116,6 +116,19 @@ def test_a_state_of_the_first_format_goes_on(tmp_path):
         verify(tmp_path / "r")
 
 
+def test_the_optimizers_settings_are_the_configs(folder):
+    """A file that lacks one would fail at the first step; one that has another would train with it."""
+    state = checkpoint.read(folder / "last.pt")
+    (optimizer,) = state.training["optimizers"]
+    groups = [{"params": group["params"], "lr": group["lr"], "weight_decay": 9.0} for group in optimizer["param_groups"]]
+    changed = state.training | {"optimizers": [optimizer | {"param_groups": groups}]}
+    checkpoint.write(folder / "last.pt", replace(state, training=changed))
+    assert events("train.epochs=3", resume=folder)[-1].summary["epochs"] == 3
+    (optimizer,) = checkpoint.read(folder / "last.pt").training["optimizers"]
+    assert optimizer["param_groups"][0]["weight_decay"] == chosen().optimizer.weight_decay != 9.0
+    assert "betas" in optimizer["param_groups"][0]
+
+
 # ---------------------------------------------------------------- what may differ
 
 
@@ -297,7 +310,12 @@ def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(tmp_pat
     ("error", "said"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB"), "at 2.00 GiB more"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 6400"), ""),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 6400"
+            ),
+            "",
+        ),
         (MemoryError("Unable to allocate 3.1 GiB for an array with shape (1,)"), ""),
     ],
 )
@@ -307,7 +325,9 @@ def test_out_of_memory_says_the_batch_size_and_what_to_try(error, said, tmp_path
 
     monkeypatch.setattr(training, "train_step", lambda gradients: step)
     monkeypatch.setattr("nnx.job.train_step", lambda gradients: step)
-    with pytest.raises(errors.MachineError, match=r"out of memory.*Halve train.batch_size \(now 64\) and double train.accumulate") as caught:
+    with pytest.raises(
+        errors.MachineError, match=r"out of memory.*Halve train.batch_size \(now 64\) and double train.accumulate"
+    ) as caught:
         events(out=tmp_path / "r")
     assert said in str(caught.value)
     assert caught.value.exit_code == 3

@@ -40,13 +40,23 @@ def test_nothing_is_held_where_the_work_failed(tmp_path):
 
 def test_a_run_that_began_meanwhile_is_not_overwritten(tmp_path):
     out = runs.choose(tmp_path / "r", "x", force=False)
-    with runs.created(out, force=False):
+    with runs.created(out, force=False, exactly=True):
         (out / "config.yaml").write_text("theirs")
-    with pytest.raises(InputError, match="holds a run already"), runs.created(out, force=False):
+    with pytest.raises(InputError, match="holds a run already"), runs.created(out, force=False, exactly=True):
         pass
     assert (out / "config.yaml").read_text() == "theirs"
-    with runs.created(out, force=True):
+    with runs.created(out, force=True, exactly=True):
         assert not (out / "config.yaml").exists()
+
+
+def test_runs_that_begin_in_the_same_second_get_folders_of_their_own(tmp_path):
+    """Several seeds at once: `for seed in 0 1 2; do nnx train digits_mlp --seed $seed & done`."""
+    with (
+        runs.created(tmp_path / "r/x", force=False, exactly=False) as first,
+        runs.created(tmp_path / "r/x", force=False, exactly=False) as second,
+        runs.created(tmp_path / "r/x", force=False, exactly=False) as third,
+    ):
+        assert [path.name for path in (first, second, third)] == ["x", "x-2", "x-3"]
 
 
 def test_what_a_killed_start_left_is_no_run(tmp_path):

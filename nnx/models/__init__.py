@@ -26,12 +26,7 @@ def build(config: Part, spec: Spec, outputs: int) -> nn.Module:
 
     Raises ConfigError where its sizes can't work for this data, or can't fit into this machine's memory.
     """
-    make = parts.module("model", config.name).Model
-    try:
-        needed = _parameters(make, config, spec, outputs) * BYTES_A_PARAMETER
-    except NotImplementedError:  # an architecture that computes while it is built
-        whole_torch()
-        needed = _parameters(make, config, spec, outputs) * BYTES_A_PARAMETER
+    needed = count(outline(config, spec, outputs)) * BYTES_A_PARAMETER  # a model of 10^12 is refused before it is tried
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise ConfigError.at(
@@ -39,14 +34,23 @@ def build(config: Part, spec: Spec, outputs: int) -> nn.Module:
             f"{needed // BYTES_A_PARAMETER:,} parameters take {needed / 2**30:,.0f} GiB with gradients and moments, "
             f"this machine has {memory / 2**30:,.0f}; make it narrower or shallower",
         )
-    model: nn.Module = make(config, spec, outputs)
+    model: nn.Module = parts.module("model", config.name).Model(config, spec, outputs)
     return model
 
 
-def _parameters(make: Callable[..., nn.Module], config: Part, spec: Spec, outputs: int) -> int:
-    """How many weights the network would have: a model of 10^12 is refused before it is tried."""
-    with torch.device("meta"), _Undrawn():  # shapes without memory
-        return count(make(config, spec, outputs))
+def outline(config: Part, spec: Spec, outputs: int) -> nn.Module:
+    """The network that `build` would make, without its memory: names and shapes."""
+
+    def make() -> nn.Module:
+        with torch.device("meta"), _Undrawn():
+            network: nn.Module = parts.module("model", config.name).Model(config, spec, outputs)
+            return network
+
+    try:
+        return make()
+    except NotImplementedError:  # an architecture that computes while it is built
+        whole_torch()
+        return make()
 
 
 class _Undrawn(TorchFunctionMode):
