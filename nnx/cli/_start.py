@@ -25,6 +25,8 @@ def import_torch() -> None:
         return
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if "RANK" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # where a rank dies, torch would show the others' C++ stacks as a warning
     from importlib.metadata import version
 
     without = version("torch").startswith(TRIED)
