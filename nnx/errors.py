@@ -79,18 +79,18 @@ class Problem:
     column: int = 0  # 1-based, under which the caret goes
 
     def __str__(self) -> str:
-        return _printable(": ".join(part for part in (self.place, self.key, self.message) if part))
+        return printable(": ".join(part for part in (self.place, self.key, self.message) if part))
 
     def excerpt(self) -> list[str]:
         """The offending line and a caret under its column, or nothing where there is no line to show."""
         if not self.line.strip():
             return []
         start = max(0, self.column - 60)  # a very long line is shown around the column
-        shown = _printable(self.line[start : start + 100].rstrip())
+        shown = printable(self.line[start : start + 100].rstrip())
         return [f"    {shown}", f"    {' ' * (self.column - 1 - start)}^"]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Tabs as a space, and no character that would move the cursor or colour the terminal."""
     return "".join(c if c.isprintable() else " " if c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 

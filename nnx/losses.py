@@ -25,7 +25,12 @@ def _class_weights(value: Any) -> list[float] | str | None:
     if value is None or value == "balanced":
         weights: str | None = value
         return weights
-    if isinstance(value, list) and value and all(type(item) in (int, float) and 0 <= item < 1e6 for item in value) and any(value):
+    if (
+        isinstance(value, list)
+        and 0 < len(value) <= 1000
+        and all(type(item) in (int, float) and 0 <= item < 1e6 for item in value)
+        and any(value)
+    ):
         return [float(item) for item in value]
     raise PydanticCustomError("nnx", "expected balanced, or a list with a weight of 0 or more for each class")
 

@@ -44,7 +44,9 @@ def test_other_reasons_are_said(tmp_path, monkeypatch):
 
 
 def test_only_what_dead_processes_left_is_swept(tmp_path):
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = process.pid
     mine, theirs, other = (tmp_path / name for name in (f".last.pt.{os.getpid()}.tmp", f".last.pt.{dead}.tmp", ".notes.tmp"))
     for path in (mine, theirs, other):
         path.write_text("x")

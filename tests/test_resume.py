@@ -1,4 +1,4 @@
-"""Going on with a run: from which state, with which settings, and what is made good after a crash. That the bits are equal: cli/test_train."""
+"""Going on with a run: from which state, with which settings, and what is made good after a crash. Equal bits are in cli/test_train."""
 
 import json
 import os
@@ -218,11 +218,14 @@ def test_a_lost_network_is_said_before_training_goes_on(folder):
 
 
 def test_somebody_elses_checkpoint_is_not_measured(tmp_path):
-    with pytest.raises(errors.CheckpointError, match="not of this run's best epoch"):
+    def tamper():
         for event in run(chosen(), out=tmp_path / "r"):
             if isinstance(event, Epoch):
                 kept = checkpoint.read(tmp_path / "r/checkpoint.pt")
                 checkpoint.write(tmp_path / "r/checkpoint.pt", replace(kept, record=kept.record | {"epoch": 77}))
+
+    with pytest.raises(errors.CheckpointError, match="not of this run's best epoch"):
+        tamper()
 
 
 # ---------------------------------------------------------------- when it is saved

@@ -11,7 +11,14 @@ import pytest
 from nnx import runs
 from nnx.errors import InputError, MachineError
 
-HOLD = "import sys; from pathlib import Path; from nnx import runs\nwith runs.held(Path(sys.argv[1])):\n    print('held', flush=True); input()\n"
+HOLD = """
+import sys
+from pathlib import Path
+from nnx import runs
+with runs.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
 RECORDS = [{"epoch": n, "step": 10 * n, "val_loss": 1 / 3 / n} for n in (1, 2, 3)]
 LINES = [{**record, "seconds": 0.5, "samples_per_second": 7.0} for record in RECORDS]
 

@@ -1,5 +1,6 @@
 """A signal is noted, or ends the work there and then; the second one leaves."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -24,40 +25,49 @@ def test_the_first_is_noted_and_the_handlers_come_back(capsys):
         assert noted() == 0, "what came before is over"
 
 
+def send(*numbers):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
 def test_the_second_ctrl_c_is_an_interrupt():
     with signals.noted(), pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        send(signal.SIGINT, signal.SIGINT)
+
+
+def at_once(work):
+    with signals.at_once("nothing was changed"):
+        work()
+        raise AssertionError("not reached")
 
 
 def test_at_once_ends_it_where_it_is():
-    with signals.noted(), pytest.raises(Stopped, match="nothing was changed") as stopped:  # noqa: SIM117
-        with signals.at_once("nothing was changed"):
-            os.kill(os.getpid(), signal.SIGHUP)
-            raise AssertionError("not reached")
+    with signals.noted(), pytest.raises(Stopped, match="nothing was changed") as stopped:
+        at_once(lambda: send(signal.SIGHUP))
     assert stopped.value.exit_code == 129
 
 
 def test_at_once_ends_it_whatever_the_work_makes_of_the_exception():
-    with signals.noted(), pytest.raises(Stopped):  # noqa: SIM117
-        with signals.at_once("x"):
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-            except Exception:
-                raise ValueError("a parser's own") from None
-    with signals.noted(), pytest.raises(Stopped):  # noqa: SIM117
-        with signals.at_once("x"):
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-            except Exception:
-                pass
+    def translate():
+        try:
+            send(signal.SIGINT)
+        except Exception:
+            raise ValueError("a parser's own") from None
+
+    def swallow():
+        with contextlib.suppress(Exception):
+            send(signal.SIGINT)
+
+    for work in (translate, swallow):
+        with signals.noted(), pytest.raises(Stopped), signals.at_once("x"):
+            work()
 
 
 def test_at_once_ends_at_its_beginning_what_was_noted_before():
     with signals.noted():
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Stopped), signals.at_once("x"):
-            raise AssertionError("not reached")
+        send(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            at_once(lambda: None)
 
 
 def test_without_a_signal_errors_pass_as_they_are():

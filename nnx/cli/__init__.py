@@ -15,7 +15,7 @@ from nnx.cli import list as list_command
 from nnx.cli import train as train_command
 from nnx.cli import verify as verify_command
 from nnx.cli._start import leave
-from nnx.errors import NnxError, Stopped
+from nnx.errors import NnxError, Stopped, printable
 
 
 def _import_help_quickly() -> None:
@@ -128,5 +128,5 @@ def _report(error: Exception) -> int:
         message, code = f"{error.format_message().rstrip('.')}. See nnx --help", 2
     else:
         message, code = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows where", 1
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    print("error:", "\n".join(map(printable, message.split("\n"))), file=sys.stderr)  # noqa: T201 - names of files may hold anything
     return code

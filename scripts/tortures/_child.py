@@ -82,7 +82,7 @@ def _be(function: Callable[[], Any], out: int, err: int) -> None:
     try:
         os.dup2(out, 1)
         os.dup2(err, 2)
-        sys.stdout, sys.stderr = (open(handle, "w", closefd=False) for handle in (1, 2))
+        sys.stdout, sys.stderr = (open(handle, "w", closefd=False) for handle in (1, 2))  # noqa: SIM115 - as long as the process lives
         code = function() or 0
     except BaseException:
         traceback.print_exc()

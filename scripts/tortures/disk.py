@@ -4,6 +4,7 @@ import ctypes
 import os
 import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,12 @@ def torture(share: float, seed: int) -> dict[str, Any]:
     with folder() as base:
         os.chdir(base)
         mounted = ended(_on_small_disk(base, lambda: 0)).code == 0
-        refused = 0
         for level in range(levels):
-            function = _levels_on_disk if mounted else _levels_by_limit
-            test = ended(_on_small_disk(base, lambda: function(level / levels)) if mounted else lambda: function(level / levels))
+            part = partial(_levels_on_disk if mounted else _levels_by_limit, level / levels)
+            test = ended(_on_small_disk(base, part) if mounted else part)
             check(test.code == 0, f"level {level} of {levels}: {test.err.strip().splitlines()[-1:]}")
-            refused += 1
         os.chdir("/")
-    return {"levels": levels, "refused with 3, and taken up later": refused, "by": "a full disk" if mounted else "a limit on file sizes"}
+    return {"levels, each refused with 3 and taken up later": levels, "by": "a full disk" if mounted else "a limit on file sizes"}
 
 
 def _on_small_disk(base: Path, function: Callable[[], int]) -> Callable[[], int]:

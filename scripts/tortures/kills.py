@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tortures._child import Ended, check, command, ended, folder
-
 from nnx import files
+from tortures._child import Ended, check, command, ended, folder
 
 SETTINGS = ("train.epochs=3", "train.save_every=4", "train.ema=0.9", "train.batch_size=64", "model={name: mlp, hidden: [32], dropout: 0.2}")
 TRAIN = ("train", "digits_mlp", *(word for setting in SETTINGS for word in ("--set", setting)), "-q")

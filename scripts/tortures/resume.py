@@ -8,11 +8,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tortures._child import check, folder
-
 from nnx import config, errors, parts
 from nnx.config import Config
 from nnx.run import run
+from tortures._child import check, folder
 
 FEATURES = {
     "dropout": ["model.dropout=0.2"],
