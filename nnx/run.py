@@ -63,12 +63,12 @@ def run(
                 stack.enter_context(runs.held(folder) if writes else nullcontext())
                 saved, source, warnings = last_saved(resume)
                 job = prepare(config, saved, source=source, data_dir=data_dir)
-                stale = _stale(job, folder)
                 warnings += [f"{_CHANGED} ({job.changed})"] if job.changed else []
             else:
-                folder = runs.choose(out, config.recipe, force=force)
-                job, warnings, stale = prepare(config, data_dir=data_dir), [], False
+                folder, warnings = runs.choose(out, config.recipe, force=force), []
+                job = prepare(config, data_dir=data_dir)
             state, batches, validation = job.state, job.feed(job.dataset.train), job.feed(job.dataset.validation)
+            stale = _stale(job, folder) if resume else False
             ranks.connect(job.runtime.device)
         if writes and not resume:
             folder = stack.enter_context(runs.created(folder, force=force, exactly=out is not None))
@@ -77,51 +77,37 @@ def run(
         ranks.first(lambda: files.write(folder / "config.yaml", config.to_yaml()))
         times = runs.read_metrics(folder, state.history)
         ranks.first(lambda: runs.write_metrics(folder, times))
+        keeper = _Keeper(job, folder)
         if stale:
-            ranks.first(lambda: checkpoint.write(folder / "checkpoint.pt", without_training(job.snapshot())))
+            keeper.keep_network()
         yield _started(job, folder, batches, warnings)
 
-        go_on = _go_on(folder, data_dir)
-        signal = ranks.agreed(signal)
+        go_on, signal = _go_on(folder, data_dir), ranks.agreed(signal)
         log_every = max(1, min(50, state.steps_per_epoch // 10))
-        save_every = config.train.save_every if isinstance(config.train.save_every, int) else 0
-        saved_at = state.step if resume else -1
-
-        def due() -> bool:
-            return bool(save_every) and state.step % save_every == 0 and state.step != saved_at
-
-        def save() -> None:
-            nonlocal saved_at
-            state.check_finite()
-            ranks.first(lambda: checkpoint.write(folder / "last.pt", job.snapshot(), keep=folder / "previous.pt"))
-            saved_at = state.step
-
-        events = train(state, batches, job.step(), log_every=log_every, pausing=lambda: due() or bool(signal()))
+        events = train(state, batches, job.step(), log_every=log_every, pausing=lambda: keeper.due or bool(signal()))
         try:
             for event in () if state.over else events:
                 if isinstance(event, EpochEnd):
                     measured = evaluate(state.evaluated, validation, job.criterion, job.runtime)
                     check_finite(measured.loss, "validation loss", state)
                     epoch = _record(state, event, measured)
-                    save()
+                    keeper.keep_state()
                     if epoch.is_best:
-                        ranks.first(lambda: checkpoint.write(folder / "checkpoint.pt", without_training(job.snapshot())))
+                        keeper.keep_network()
                     times.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
                     ranks.first(lambda: runs.append_metrics(folder, times[-1]))
                     yield epoch
                 else:
-                    if due():
-                        save()
+                    if keeper.due:
+                        keeper.keep_state()
                     yield event
                 if number := signal():
-                    if saved_at != state.step:
-                        save()
+                    keeper.keep_state()
                     raise Stopped(f"stopped at step {state.step}, and saved. {go_on}", signal=number)
                 if state.over:
                     break
         except DivergedError as error:
-            kept = f"The state of step {saved_at}, still finite, is in {folder / 'last.pt'}" if saved_at >= 0 else "Nothing was saved yet"
-            raise DivergedError(f"{error}. {kept}") from None
+            raise DivergedError(f"{error}. {keeper.kept}") from None
 
         with signals.at_once(f"stopped before the test set was read; the training is done and saved. {go_on}"):
             best = _best_kept(state, folder)
@@ -129,6 +115,48 @@ def run(
             summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun)
         ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
         yield Finished(summary)
+
+
+class _Keeper:
+    """Writes a run's state and its best network into its folder; of several ranks, rank 0 does."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job, self.folder = job, folder
+        self.step = job.state.step if job.saved else -1  # of the state that is there
+        self._place = self._here if job.saved else None
+
+    @property
+    def due(self) -> bool:
+        """Whether `train.save_every` asks for the state of this step, and it is not there yet."""
+        every = self.job.config.train.save_every
+        return isinstance(every, int) and self.job.state.step % every == 0 and self._here != self._place
+
+    @property
+    def kept(self) -> str:
+        """What there is to go on from, in words."""
+        return "Nothing was saved yet" if self.step < 0 else f"The state of step {self.step}, still finite, is in {self.folder / 'last.pt'}"
+
+    def keep_state(self) -> None:
+        """Unless it is there already. Before the network: that can be had from the state (see `_stale`), not the other way round.
+
+        Raises DivergedError where the state is not finite, MachineError.
+        """
+        if self._here != self._place:
+            self.job.state.check_finite()
+            self._write("last.pt", self.job.snapshot, keep=self.folder / "previous.pt")
+            self.step, self._place = self.job.state.step, self._here
+
+    def keep_network(self) -> None:
+        """Raises MachineError."""
+        self._write("checkpoint.pt", lambda: without_training(self.job.snapshot()))
+
+    @property
+    def _here(self) -> tuple[int, int]:
+        """An epoch's last step and its end, after validation, are two places."""
+        return self.job.state.epoch, self.job.state.batch
+
+    def _write(self, name: str, content: Callable[[], Checkpoint], **options: Any) -> None:
+        ranks.first(lambda: checkpoint.write(self.folder / name, content(), **options))
 
 
 def resumed_config(resume: Path, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None) -> Config:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nnx import signals
 from nnx.cli._options import Device, Json, Quiet, print_json
 from nnx.cli._start import import_torch
-from nnx.errors import MAX_LINES, DataError
+from nnx.errors import MAX_LINES, DataError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,12 +38,13 @@ def predict(
     from nnx import console, runtime
     from nnx.predict import load
 
-    chosen = runtime.choose(device or "auto", "float32")
-    classifier = load(checkpoint, str(chosen.device))
-    if not classifier.spec.is_image:
-        raise DataError(f"{checkpoint}: was trained on rows of numbers, not on images; give predict the checkpoint of another run")
-    inputs = _inputs(paths, classifier.spec)
-    predictions = _predictions(classifier, paths, inputs, chosen.device, top)
+    with signals.noted(), signals.at_once("stopped before all was said"):
+        chosen = runtime.choose(device or "auto", "float32")
+        classifier = load(checkpoint, str(chosen.device))
+        if not classifier.spec.is_image:
+            raise DataError(f"{checkpoint}: was trained on rows of numbers, not on images; give predict the checkpoint of another run")
+        with runtime.enough_memory("Name fewer images at a time"):
+            predictions = _predictions(classifier, paths, _inputs(paths, classifier.spec), chosen.device, top)
     if not quiet:
         console.print_choices(choice for choice in chosen.choices if choice.what == "device")
     if json:
@@ -105,9 +107,8 @@ def _table(predictions: list[dict[str, Any]]) -> "Table":
     table.add_column("probability", justify="right")
     table.add_column("else", overflow="fold")
     for prediction in predictions:
-        name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in prediction["input"])  # nothing moves the cursor
         others = ", ".join(f"{other['label']} {_percent(other['probability'])}" for other in prediction["top"][1:])
-        table.add_row(Text(name), Text(prediction["label"]), _percent(prediction["probability"]), Text(others))
+        table.add_row(Text(printable(prediction["input"])), Text(prediction["label"]), _percent(prediction["probability"]), Text(others))
     return table
 
 

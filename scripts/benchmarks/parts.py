@@ -177,12 +177,29 @@ def scaling(bench: Bench) -> list[Row]:
         *(Setting(f"batches of {b}", [f"train.batch_size={b}"], floor=["--batch", b]) for b in (32, 512, 2048)),
         *(Setting(f"threads: {t}", [f"threads={t}"], environment={"OMP_NUM_THREADS": str(t)}) for t in sorted({1, os.cpu_count() or 1})),
     ]
-    bench.notes.append("scaling: ranks are left out, as nnx does not train on several machines or devices yet")
     rows = []
     for setting in settings:
         ours = nnx(bench, "mnist_mlp", [*GENERAL, *setting.overrides], *setting.ours, **setting.environment)
         results = bench.compare({"nnx": ours, "floor": contestant("floor.py", *setting.floor, **setting.environment)})
         rows.append(results["nnx"].row(setting.name, of_floor=results["nnx"].median / results["floor"].median))
+    return rows
+
+
+def ranks(bench: Bench) -> list[Row]:
+    """`nnx train --nproc N`: the same batches shared by several processes, all on this machine's cores"""
+    rows = []
+    for recipe, batch, epochs in (("mnist_mlp", 128, 3), ("mnist_mlp", 2048, 6), ("mnist_cnn", 128, 1)):
+
+        def rate(processes: int, recipe: str, batch: int, epochs: int) -> float:
+            settings = sets([f"train.epochs={epochs}", f"train.batch_size={batch}"])
+            with tempfile.TemporaryDirectory() as folder:
+                words = ["train", recipe, *settings, "--nproc", str(processes), "--out", f"{folder}/run", "--json", "--quiet"]
+                return float(json.loads(run([NNX, *words]).output)["samples_per_second"])
+
+        runners = {f"{n} process{'es' * (n > 1)}": partial(rate, n, recipe, batch, epochs) for n in (1, os.cpu_count() or 1)}
+        results = race(runners, bench.probe, rounds=3)
+        alone = next(iter(results.values())).median
+        rows += [result.row(f"{recipe}, batches of {batch}, {name}", of_one=result.median / alone) for name, result in results.items()]
     return rows
 
 
@@ -215,5 +232,6 @@ PARTS: dict[str, tuple[Callable[[Bench], list[Row]], int]] = {  # and about how 
     "architectures": (architectures, 4),
     "startup": (startup, 3),
     "scaling": (scaling, 5),
+    "ranks": (ranks, 3),
     "recipes": (recipes, 2),
 }

@@ -43,6 +43,7 @@ COMMANDS = {
     "resume a file": ["train", "--resume", "{file}"],
     "resume --out": ["train", "digits_mlp", "--out", "{folder}", "--resume"],
     "verify": ["verify", "{file}"],
+    "predict": ["predict", "{file}", "{file}"],
     "train": ["train", "{file}", "--out", "{folder}/new"],
     "check": ["check", "{file}"],
     "data": ["train", "mnist_mlp", "--set", "dataset.root={folder}", "--out", "{folder}/new"],
