@@ -183,8 +183,9 @@ def enough_memory(cure: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        asked = re.search(r"[Tt]ried to allocate ([0-9.]+ ?[A-Za-z]+)", str(error))
-        raise MachineError(f"out of memory{f' at {asked[1]} more' if asked else ''}. {cure}") from None
+        asked = re.search(r"[Tt]ried to allocate ([0-9.]+) ?([KMG]i?B|bytes)", str(error))
+        size = "" if not asked else f"{int(asked[1]) / 2**20:,.0f} MiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
+        raise MachineError(f"out of memory{f' at {size} more' if size else ''}. {cure}") from None
 
 
 def environment() -> dict[str, str | int]:

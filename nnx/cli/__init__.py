@@ -1,5 +1,6 @@
 """The command line: one file a command, each thin. Nothing heavy is imported before a command runs."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -113,6 +114,14 @@ def _spelled_out(words: Sequence[str]) -> Sequence[str]:
     return [f"{word}=" if bare else word for word, bare in zip(words, alone, strict=True)]
 
 
+def _of_the_machine(error: Exception) -> str:
+    """What the machine lacks, where that is why nothing goes on: memory to import torch, say, or room on the disk behind stdout."""
+    scarce = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    if isinstance(error, MemoryError) or "failed to map segment" in str(error):
+        return "out of memory"
+    return str(error.strerror) if scarce else ""  # type: ignore[attr-defined]
+
+
 def _report(error: Exception) -> int:
     """Say on stderr what went wrong, and give the exit code for it."""
     if os.environ.get("NNX_DEBUG") == "1":
@@ -124,6 +133,8 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, NnxError):
         message, code = str(error), error.exit_code
+    elif why := _of_the_machine(error):
+        message, code = f"{why}; free some, or use another machine", 3
     elif hasattr(error, "format_message"):  # typer's own: a wrong flag or a missing argument
         message, code = f"{error.format_message().rstrip('.')}. See nnx --help", 2
     else:

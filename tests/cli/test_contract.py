@@ -201,3 +201,19 @@ def test_a_bug_of_ours_is_1_in_one_line(nnx, monkeypatch):
     assert result.err == "error: a bug in nnx: ZeroDivisionError: oops. NNX_DEBUG=1 shows where\n"
     monkeypatch.setenv("NNX_DEBUG", "1")
     assert "Traceback" in nnx("check", "digits_mlp").err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("libtorch_cpu.so: failed to map segment from shared object")])
+def test_no_memory_is_3_wherever_it_runs_out(nnx, monkeypatch, error):
+    def hungry(*_, **__):
+        raise error
+
+    monkeypatch.setattr("nnx.config.load", hungry)
+    result = nnx("check", "digits_mlp")
+    assert (result.code, result.err) == (3, "error: out of memory; free some, or use another machine\n")
+
+
+def test_no_room_behind_stdout_is_3():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "nnx", "schema"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (3, "error: No space left on device; free some, or use another machine\n")
