@@ -43,11 +43,14 @@ def follow(events: Iterable[Event], *, quiet: bool = False) -> dict[str, Any]:
 
 
 def show(events: Iterable[Event], *, quiet: bool = False, console: Console | None = None) -> Iterator[Event]:
-    """Draw each event and pass it on. On stderr by default: live where that is a terminal, else one plain line an epoch."""
+    """Draw each event and pass it on. On stderr by default: live where that is a terminal, else one plain line an epoch.
+
+    Warnings are also shown where `quiet` silences the rest.
+    """
     if quiet:
         for event in events:
-            if isinstance(event, Started):
-                print_warnings(event.warnings)
+            for warning in event.warnings if isinstance(event, Started) else ():
+                print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
             yield event
         return
     # FORCE_COLOR has rich take a pipe for a terminal: colours were asked for, moving bars were not.
@@ -69,7 +72,8 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
             for event in events:
                 view.take(event)
                 if isinstance(event, Started):
-                    print_warnings(event.warnings)
+                    for warning in event.warnings:
+                        console.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
                     console.print(header(event), soft_wrap=True)
                     if live:
                         console.print("", model_table(event), "", sep="\n")
@@ -242,12 +246,6 @@ def _draw(train: _Curve, validation: _Curve, columns: int) -> Iterator[Segment]:
 def print_choices(choices: Iterable[Choice]) -> None:
     """What was decided for the user, and why, on stderr."""
     Console(stderr=True).print(_aligned(_rows(choices)), soft_wrap=True)
-
-
-def print_warnings(warnings: Iterable[str]) -> None:
-    """On stderr, one a line, also where progress is silenced."""
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
 
 
 def print_result(summary: dict[str, Any]) -> None:
