@@ -1,4 +1,4 @@
-"""5,000 mutated image files, and bombs: each is decoded whole or refused by a DataError, within two seconds and 200 MB."""
+"""5,000 mutated image files, and bombs: each is decoded whole or refused by a DataError, within 2 s and 200 MB, 400 at 16 megapixels."""
 
 import io
 import multiprocessing
@@ -31,6 +31,8 @@ Outcome = tuple[str, float, float]  # decoded, refused, or what went wrong; seco
 def torture(share: float, seed: int) -> dict[str, Any]:
     """Decode int(5,000 * share) mutants of good files, and all bombs. Raises AssertionError naming what broke something."""
     count, cores = int(CASES * share), len(os.sched_getaffinity(0))
+    said = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and its like complain of their own
     found: list[Outcome] = []
     try:
         with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
@@ -42,6 +44,8 @@ def torture(share: float, seed: int) -> dict[str, Any]:
                 bombs.append(pool.submit(_bomb, name, make()).result())
     except BrokenProcessPool:
         raise AssertionError("a process died of an image") from None
+    finally:
+        os.dup2(said, 2)
     everything = [*found, *bombs]
     broken = [words for words, _, _ in everything if words not in ("decoded", "refused")]
     assert not broken, f"{len(broken)} of {len(everything)}: " + "; ".join(broken[:3])
