@@ -186,7 +186,7 @@ def _mean_std_of_images(images: NDArray[np.uint8] | NDArray[np.float32]) -> tupl
 
 
 def fingerprint(split: Split) -> str:
-    """SHA-256, in hex, of the samples and their labels in their order: equal where the data is equal. 0.1 to 0.2 s for MNIST."""
+    """SHA-256, in hex, of the samples and their labels in their order: equal where the data is equal. 0.03 s for MNIST."""
     digest = hashlib.sha256()
     for array in (split.inputs, split.labels):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
