@@ -159,9 +159,9 @@ def fingerprint(chosen: Runtime) -> dict[str, str | int]:
 
 
 def be_deterministic(device: torch.device) -> Choice:
-    """Have CUDA compute equal bits from equal bits, which costs time; elsewhere it does anyway. Not run yet: no GPU was there."""
-    if device.type != "cuda":
-        return Choice("deterministic", "true", f"as it always is on a {device.type}: at no cost")
+    """Have a GPU compute equal bits from equal bits, which costs time; a CPU does anyway. Not run yet: no GPU was there."""
+    if device.type == "cpu":
+        return Choice("deterministic", "true", "as it always is on a cpu: at no cost")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
