@@ -9,13 +9,14 @@ Every rank makes the same step from the same sums, so that all have the same wei
 alone, nothing here does anything.
 """
 
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nnx.errors import InputError, MachineError, NnxError, Stopped
 
@@ -176,9 +178,11 @@ def sharing(model: nn.Module) -> Callable[[Forward], Forward]:
     """Makes of a forward pass one of this rank's share of the batch, which gives that share's part of the batch's mean loss: over all
     ranks, these losses and their gradients add up to those of the batch (see `summing`).
 
-    Batch normalisation sees the whole batch, too. Where there are fewer samples than ranks, each rank takes them all.
+    Batch normalisation sees the whole batch, too, and dropout draws for the whole batch, as one process would; but for what nn.LSTM and
+    nn.GRU draw between their layers. Where there are fewer samples than ranks, each rank takes them all.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    drops = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
     world = _here.world
 
     def shared(forward: Forward) -> Forward:
@@ -187,7 +191,8 @@ def sharing(model: nn.Module) -> Callable[[Forward], Forward]:
             if total < world:
                 return forward(model, inputs, targets).div(world)
             mine = share(total)
-            with _across_ranks(norms, part := (mine.stop - mine.start) / total):
+            dropout = _Dropout(total, mine) if drops else nullcontext()
+            with dropout, _across_ranks(norms, part := (mine.stop - mine.start) / total):
                 return forward(model, inputs[mine], targets[mine]).mul(part)
 
         return forward_share
@@ -217,6 +222,37 @@ def summing(gradients: Gradients[Whose], model: nn.Module) -> Gradients[Whose]:
         return loss[0]
 
     return summed
+
+
+# ---------------------------------------------------------------- dropout
+
+
+class _Dropout(TorchFunctionMode):
+    """Inside, each rank draws for the `total` samples of the batch, from the same state of its generator, and uses its share of that."""
+
+    def __init__(self, total: int, mine: slice) -> None:
+        super().__init__()
+        self.total, self.mine = total, mine
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.dropout:
+            return self._dropout(*args, **kwargs)
+        if func is nn.functional.scaled_dot_product_attention and kwargs.keys() == {"dropout_p"} and kwargs["dropout_p"]:
+            return self._attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        """(n, ...) -> the same; `inplace` saves memory, and may be ignored."""
+        if not training or not p:
+            return x
+        kept = x.new_empty(self.total, *x.shape[1:]).bernoulli_(1 - p)[self.mine]
+        return x * kept.div_(1 - p)
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
+        """softmax(q k^T / sqrt(D)) v, as torch's own, which draws where nobody can see."""
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+        return self._dropout(weights, dropout_p) @ v
 
 
 # ---------------------------------------------------------------- batch normalisation

@@ -127,16 +127,13 @@ def whole_torch() -> None:
 def seed_step(seed: int, step: int, device: torch.device) -> None:
     """Seed the device's generator for one step, so that its dropout depends on (seed, step) and on nothing before it.
 
-    Each rank draws its own for its share of the batch. `torch.manual_seed` would seed all devices, and first note down the whole call stack
-    where CUDA is there but not in use.
+    `torch.manual_seed` would seed all devices, and first note down the whole call stack where CUDA is there but not in use.
     """
-    rank = ranks.here().rank
-    number = mix(seed, step, rank) if rank else mix(seed, step)
     if device.type == "mps":
-        torch.mps.manual_seed(number)
+        torch.mps.manual_seed(mix(seed, step))
     else:
         generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-        generator.manual_seed(number)
+        generator.manual_seed(mix(seed, step))
 
 
 def mix(seed: int, *counters: int) -> int:
