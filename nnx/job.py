@@ -153,6 +153,9 @@ def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
         raise CheckpointError(
             f"{source}: was trained with other settings, which --resume can't change ({what}). Start anew in another --out"
         )
+    begun = (saved.counters or {})["epoch"] + bool((saved.counters or {})["batch"])
+    if config.train.epochs < begun:
+        raise CheckpointError(f"{source}: is in its epoch {begun} already, so train.epochs can't be {config.train.epochs}; ask for more")
 
 
 def _restore(job: Job, saved: Checkpoint) -> None:

@@ -150,6 +150,13 @@ def test_another_setting_is_listed_and_refused(folder, setting, said):
     assert files(folder) == before
 
 
+def test_fewer_epochs_than_there_are_already_are_refused(folder):
+    before = files(folder)
+    with pytest.raises(errors.CheckpointError, match=r"in its epoch 2 already, so train\.epochs can't be 1"):
+        events("train.epochs=1", resume=folder)
+    assert files(folder) == before
+
+
 @pytest.mark.parametrize("setting", ["train.epochs=3", "train.save_every=5", "dataset.root=elsewhere", "device=cpu"])
 def test_what_does_not_change_the_training_may_differ(folder, setting):
     assert not started(events(setting, resume=folder)).warnings
