@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import count
@@ -178,8 +178,8 @@ def sharing(model: nn.Module) -> Callable[[Forward], Forward]:
     """Makes of a forward pass one of this rank's share of the batch, which gives that share's part of the batch's mean loss: over all
     ranks, these losses and their gradients add up to those of the batch (see `summing`).
 
-    Batch normalisation sees the whole batch, too, and dropout draws for the whole batch, as one process would; but for what nn.LSTM and
-    nn.GRU draw between their layers. Where there are fewer samples than ranks, each rank takes them all.
+    Batch normalisation sees the whole batch, too, and dropout draws for the whole batch, as one process would. Where there are fewer
+    samples than ranks, each rank takes them all.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     drops = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
@@ -240,19 +240,36 @@ class _Dropout(TorchFunctionMode):
             return self._dropout(*args, **kwargs)
         if func is nn.functional.scaled_dot_product_attention and kwargs.keys() == {"dropout_p"} and kwargs["dropout_p"]:
             return self._attention(*args, **kwargs)
+        if getattr(func, "__name__", "") in ("lstm", "gru", "rnn_tanh", "rnn_relu") and len(args) == 9:
+            return self._recurrent(func, *args)
         return func(*args, **kwargs)
 
-    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        """(n, ...) -> the same; `inplace` saves memory, and may be ignored."""
+    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, dim: int = 0) -> Tensor:
+        """x, of which dimension `dim` is the samples -> the same; `inplace` saves memory, and may be ignored."""
         if not training or not p:
             return x
-        kept = x.new_empty(self.total, *x.shape[1:]).bernoulli_(1 - p)[self.mine]
-        return x * kept.div_(1 - p)
+        whole = x.new_empty(*x.shape[:dim], self.total, *x.shape[dim + 1 :]).bernoulli_(1 - p)
+        return x * whole.narrow(dim, self.mine.start, x.shape[dim]).div(1 - p)
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
         """softmax(q k^T / sqrt(D)) v, as torch's own, which draws where nobody can see."""
         weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
         return self._dropout(weights, dropout_p) @ v
+
+    def _recurrent(
+        self, func: Callable[..., Any], x: Tensor, state: Any, weights: Sequence[Tensor], bias: bool, layers: int, p: float, *modes: bool
+    ) -> tuple[Tensor, ...]:
+        """torch's own, layer by layer, as it draws between them: for (T, n, D)."""
+        training, bidirectional, batch_first = modes
+        x = x.transpose(0, 1) if batch_first else x
+        states, ended = state if isinstance(state, tuple) else (state,), []
+        for layer in range(layers):
+            x = self._dropout(x, p, training, dim=1) if layer else x
+            mine = tuple(each.unflatten(0, (layers, -1))[layer] for each in states)
+            own = weights[layer * len(weights) // layers : (layer + 1) * len(weights) // layers]
+            x, *last = func(x, mine if isinstance(state, tuple) else mine[0], own, bias, 1, 0.0, training, bidirectional, False)
+            ended.append(last)
+        return x.transpose(0, 1) if batch_first else x, *(torch.cat(each) for each in zip(*ended, strict=True))
 
 
 # ---------------------------------------------------------------- batch normalisation

@@ -265,7 +265,7 @@ ALL_ON = [
 MODELS = {
     "mlp": "{name: mlp, hidden: [16], norm: batch, dropout: 0.2}",
     "cnn": "{name: cnn, channels: [4, 8], dropout: 0.2}",
-    "rnn": "{name: rnn, hidden: 16, dropout: 0.2}",
+    "rnn": "{name: rnn, hidden: 16, layers: 2, bidirectional: true, dropout: 0.2}",
     "transformer": "{name: transformer, patch: 2, width: 16, depth: 1, heads: 2, dropout: 0.2}",
 }
 
