@@ -93,7 +93,7 @@ class Source:
     verified: Callable[[], None] = lambda: None
     validation: Split | None = None
     columns: Columns | None = None
-    fit: Fit = "pad"
+    fit: Fit | None = None
     notes: tuple[Choice, ...] = ()
 
 

@@ -85,13 +85,14 @@ def load(config: Config, folder: Path) -> Source:
     def split(name: str) -> Split:
         return Split(kept.arrays[f"{name}-inputs"], np.array(kept.arrays[f"{name}-labels"]))
 
+    fit = config.fit if config.size else None
     validation = split("validation") if "validation" in parts else None
     notes = (kept.note, *([left_out] if left_out else []))
     whole = split(ALL if ALL in parts else "train")
     if "test" in parts:
-        return Source(whole, lambda: split("test"), classes, validation=validation, fit=config.fit, notes=notes)
+        return Source(whole, lambda: split("test"), classes, validation=validation, fit=fit, notes=notes)
     assert not isinstance(config.test, str)
-    return _own.cut(whole, config.test, classes, path, validation=validation, fit=config.fit, notes=notes)
+    return _own.cut(whole, config.test, classes, path, validation=validation, fit=fit, notes=notes)
 
 
 # ---------------------------------------------------------------- which files there are
