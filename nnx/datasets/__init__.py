@@ -72,7 +72,10 @@ class Split:
 
     def take(self, index: NDArray[np.int64]) -> "Split":
         """The samples at `index`, in that order."""
-        return Split(self.inputs.take(index, axis=0), self.labels[index])
+        inputs = self.inputs
+        if is_mapped(inputs) and not isinstance(inputs, Mapped):
+            return Split(Mapped(inputs, index), self.labels[index])
+        return Split(inputs.take(index, axis=0), self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Source:
     verified: Callable[[], None] = lambda: None
     validation: Split | None = None
     columns: Columns | None = None
-    fit: Fit = "pad"
+    fit: Fit | None = None
     notes: tuple[Choice, ...] = ()
 
 
@@ -136,15 +139,15 @@ def load(
     if classes < 2:
         raise DataError(f"{where}: all samples are of one class; a classifier needs samples of two at least")
     whole = checked(source.train, classes, where)
-    mapped = is_mapped(whole.inputs) and not fits(whole.inputs.nbytes)
+    hold = _in_memory if fits(whole.inputs.nbytes) else _left
     rows, train, validation, shape = np.arange(len(whole)), whole, source.validation, whole.inputs.shape[1:]
     if validation:
-        train, validation = _in_memory(train), _in_memory(checked(validation, classes, where, shape=shape))
+        validation = checked(validation, classes, where, shape=shape)
     else:
-        whole = _mapped(whole) if mapped else whole
         aside = stratified(whole.labels, _validation_count(config.validation, whole.labels), seed=seed)
         rows = np.delete(rows, aside)
         train, validation = whole.take(rows), whole.take(aside)
+    train, validation = hold(train), hold(validation)
     columns = like.columns if like else source.columns and source.columns.fitted(np.asarray(whole.inputs[rows]))
     prepare = _preparation(source, columns)
     train, validation = prepare(train), prepare(validation)
@@ -156,7 +159,8 @@ def load(
     open_test = source.test  # not `source`, which would keep the whole training data in memory beside its parts
 
     def test() -> Split:
-        return prepare(_in_memory(checked(open_test(), classes, where, shape=shape)))
+        found = checked(open_test(), classes, where, shape=shape)
+        return prepare(_in_memory(found) if fits(found.inputs.nbytes) else _left(found))
 
     return Dataset(spec, train, validation, test, folder, notes)
 
@@ -214,15 +218,13 @@ def _measured(config: DatasetConfig, source: Source, train: Split, columns: Colu
 
 
 def _in_memory(split: Split) -> Split:
-    """`split`, read into memory where it lies in a file and fits; else as samples of that file."""
-    if not is_mapped(split.inputs):
-        return split
-    return Split(np.array(split.inputs), split.labels) if fits(split.inputs.nbytes) else _mapped(split)
+    """`split`, read into memory where it lies in a file."""
+    return Split(np.array(split.inputs), split.labels) if is_mapped(split.inputs) else split
 
 
-def _mapped(split: Split) -> Split:
-    assert not isinstance(split.inputs, Mapped)
-    return Split(Mapped(split.inputs, np.arange(len(split.inputs))), split.labels)
+def _left(split: Split) -> Split:
+    """`split`, left in its file where it lies in one."""
+    return split.take(np.arange(len(split))) if is_mapped(split.inputs) else split
 
 
 def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
