@@ -24,6 +24,7 @@ FINE, FINEST = 5, 400  # pixels for one of the training images', in which it is 
 MARGIN = 0.25  # round the ink, as a share of its larger side, where it is looked at closely
 PAGES, PAGE_EDGE = 3, 0.02  # pages on pages, at most; how much of a page's edge is cut off, as a share of its side
 THIN, FAT = 0.8, 1.35  # times the training images' stroke width: beyond these strokes are changed
+PALE = 0.95  # of the ink's level: strokes that don't reach it, as they are narrower than a pixel, are made darker
 SAME_BOX, SAME_PLACE = 0.15, 0.06  # of the ink's size: so far from the training images' box and centre it stays where it is
 
 
@@ -38,24 +39,28 @@ class Step:
 def prepare(pixels: Pixels, spec: Spec) -> tuple[Pixels, list[Step]]:
     """(h, w, 1 or 3) -> (C, H, W) as `spec` has it, and the steps that changed something.
 
-    An image that has the size and the polarity of the training images is taken as it is. Where the training images are no strokes
-    of ink, or nothing is known of them, an image of another size is only resized, as `spec.fit` says.
+    An image that has the size and the polarity of the training images is taken as it is, as is one that gets the size in the way in which
+    they did (`spec.fit`), so that what was trained on is seen again as it was. Where the training images are no strokes of ink, or
+    nothing is known of them, an image of another size is only resized.
     """
     _, H, W = spec.shape
-    if spec.look and spec.look.plain and (pixels.shape[:2] != (H, W) or _is_inverted(pixels, spec.look)):
+    sized = images.to_size(pixels, H, W, spec.fit) if spec.fit else pixels
+    if spec.look and spec.look.plain and (sized.shape[:2] != (H, W) or _is_inverted(sized, spec.look)):
         steps = _as_ink(pixels, spec, spec.look)
         return fitted(steps[-1].picture if steps else pixels, spec), steps
+    found = fitted(pixels, spec)
     if pixels.shape[:2] == (H, W):
-        return fitted(pixels, spec), []
-    why = "" if spec.look else ", and no more: the checkpoint does not say what its images look like"
-    resized = images.to_size(pixels, H, W, spec.fit)
-    return fitted(resized, spec), [Step(f"resized from {_size(pixels)}{why}", resized)]
+        return found, []
+    why = (
+        ", as in the training" if spec.fit else "" if spec.look else ", and no more: the checkpoint does not say what its images look like"
+    )
+    return found, [Step(f"resized from {_size(pixels)}{why}", np.ascontiguousarray(found.transpose(1, 2, 0)))]
 
 
 def fitted(pixels: Pixels, spec: Spec) -> Pixels:
-    """(h, w, 1 or 3) -> (C, H, W), resized and with the channels of `spec`: all that is done where nothing is prepared."""
+    """(h, w, 1 or 3) -> (C, H, W), with the channels of `spec`, and resized: all that is done where nothing is prepared."""
     C, H, W = spec.shape
-    return images.to_channels(images.to_size(pixels, H, W, spec.fit), C).transpose(2, 0, 1)
+    return images.to_size(images.to_channels(pixels, C), H, W, spec.fit or "pad").transpose(2, 0, 1)
 
 
 def _is_inverted(pixels: Pixels, look: Look) -> bool:
@@ -106,7 +111,7 @@ def _as_ink(pixels: Pixels, spec: Spec, look: Look) -> list[Step]:
     placed = _placed(strokes, spec, look, box)
     steps.add(f"scaled to {box} pixels, centred by {look.centred}", _levels(placed, look))
     full = float(np.percentile(placed[placed > LEVEL], 95)) if (placed > LEVEL).any() else 1.0
-    steps.add("stretched the contrast", _levels(placed / full, look))
+    steps.add("stretched the contrast", _levels(placed / (full if full < PALE else 1), look))
     return steps.taken
 
 

@@ -85,15 +85,27 @@ def test_one_that_is_only_inverted_is_only_inverted():
 def test_where_nothing_is_known_or_ink_is_none_it_is_only_resized():
     photograph = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     for look in (None, replace(LOOK, plain=False)):
-        for fit in ("pad", "stretch"):
+        for fit in (None, "pad", "stretch"):
             spec = Spec((3, 28, 28), CLASSES, (0.5,) * 3, (0.5,) * 3, fit=fit, look=look)
             found, steps = prepare(photograph, spec)
-            assert np.array_equal(found.transpose(1, 2, 0), images.to_size(photograph, 28, 28, fit))
+            assert np.array_equal(found.transpose(1, 2, 0), images.to_size(photograph, 28, 28, fit or "pad"))
             assert [text.split(",")[0] for text in said(steps)] == ["resized from 60x40"]
-            assert ("does not say what its images look like" in said(steps)[0]) == (look is None)
+            assert ("as in the training" in said(steps)[0]) == (fit is not None)
+            assert ("does not say what its images look like" in said(steps)[0]) == (look is None and fit is None)
             right = photograph[:28, :28]
             assert np.array_equal(prepare(right, spec)[0].transpose(1, 2, 0), right)
             assert prepare(right, spec)[1] == []
+
+
+def test_what_was_resized_for_the_training_is_resized_likewise():
+    spec = replace(SPEC, fit="pad")
+    white = on([0], [255], drawn())
+    found, steps = prepare(white, spec)
+    assert np.array_equal(found[0], images.to_size(white, 28, 28, "pad")[:, :, 0])
+    assert said(steps) == ["resized from 320x240, as in the training"]
+    assert said(prepare(255 - white, spec)[1])[0] == "inverted", "but what is of the other polarity was not among it"
+    coloured = np.random.default_rng(0).integers(0, 99, (50, 40, 3), dtype=np.uint8)
+    assert np.array_equal(prepare(coloured, spec)[0][0], images.to_size(images.to_channels(coloured, 1), 28, 28, "pad")[:, :, 0])
 
 
 # ---------------------------------------------------------------- ink
