@@ -9,8 +9,8 @@ Progress is for the eye and goes to stderr; what is printed on stdout can be cop
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from itertools import groupby, pairwise
 from typing import Any
@@ -23,11 +23,13 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from nnx.errors import printable
 from nnx.events import Choice, Epoch, Event, Finished, Started, Step
 
 REDRAW = 1 / 4  # seconds at least from one drawing to the next; at 20 steps a second that costs 0.9 % of a core of a 2.5 GHz Xeon
 COLUMNS, ROWS = 60, 6  # of the curve, at most
 DIM, CYAN, MAGENTA = Style(dim=True), Style(color="cyan"), Style(color="magenta")
+WHILE = 0.5  # seconds, before it is shown how far something is
 MATRIX = 20  # classes whose confusion matrix can still be read
 
 # ---------------------------------------------------------------- a run
@@ -246,6 +248,40 @@ def _draw(train: _Curve, validation: _Curve, columns: int) -> Iterator[Segment]:
 def print_choices(choices: Iterable[Choice]) -> None:
     """What was decided for the user, and why, on stderr."""
     Console(stderr=True).print(_aligned(_rows(choices)), soft_wrap=True)
+
+
+def print_notes(lines: Iterable[str]) -> None:
+    """What else there is to say, on stderr."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)  # noqa: T201 (to stderr)
+
+
+def print_table(table: Table) -> None:
+    """A table of results, on stdout."""
+    _stdout().print(table)
+
+
+@contextmanager
+def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """What to tell of how many are done, of how many: a bar where stderr is a terminal and it takes a while, else nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich import progress
+
+    columns = (progress.TextColumn(what), progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+    task, begun = bar.add_task("", total=None), time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if not bar.live.is_started and time.monotonic() - begun > WHILE:
+            bar.start()
+
+    try:
+        yield tell
+    finally:
+        bar.stop()
 
 
 def print_result(summary: dict[str, Any]) -> None:

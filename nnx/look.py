@@ -58,7 +58,8 @@ class Look:
         look = cls(background, ink, False, size, stroke, *_centred(strokes[there], box), _small(gray.mean(0)))
         paper = np.abs(edges - background) < LEVEL * abs(ink - background)
         plain = (
-            bool((some == some[:, :1]).all())  # no colours
+            some.shape[1] in (1, 3)
+            and bool((some == some[:, :1]).all())  # no colours
             and abs(ink - background) >= CONTRAST
             and bool(paper.mean() > PAPER)
             and _are_strokes(strokes[there], box)
