@@ -28,13 +28,13 @@ def as_csv(predictions: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def as_table(predictions: Sequence[dict[str, Any]]) -> "Table":
-    """A line for each: its label, how probable that is, and what it might be instead."""
+def as_table(predictions: Sequence[dict[str, Any]], first: str = "input") -> "Table":
+    """A line for each: its label, how probable that is, and what it might be instead. `first` is over the first column."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("input", overflow="fold")
+    table.add_column(first, overflow="fold")
     table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right")
     table.add_column("else", overflow="fold")

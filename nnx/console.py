@@ -261,6 +261,13 @@ def print_table(table: Table) -> None:
     _stdout().print(table)
 
 
+def print_lines(lines: Iterable[Text]) -> None:
+    """Lines of results, on stdout, none of them wrapped."""
+    console = _stdout()
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
 @contextmanager
 def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """What to tell of how many are done, of how many: a bar where stderr is a terminal and it takes a while, else nothing."""

@@ -181,6 +181,13 @@ def _read_all(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sa
         yield _read(file, spec, auto)
 
 
+def decoded(file: str, spec: Spec) -> NDArray[np.uint8]:
+    """An image file, or standard input, as (h, w, 1 or 3) pixels for a network of images. Raises DataError."""
+    pixels = images.decode(_standard_input(images.MAX_BYTES), "standard input") if file == STDIN else images.decode(file)
+    _check_channels(pixels, spec, file)
+    return pixels
+
+
 def _read_some(files: Sequence[str], spec: Spec, auto: bool) -> list[tuple[Sample | None, str]]:
     return [_read(file, spec, auto) for file in files]
 
@@ -188,18 +195,15 @@ def _read_some(files: Sequence[str], spec: Spec, auto: bool) -> list[tuple[Sampl
 def _read(file: str, spec: Spec, auto: bool) -> tuple[Sample | None, str]:
     """An image file as a sample, or what is wrong with it."""
     try:
-        pixels = images.decode(_standard_input(images.MAX_BYTES), "standard input") if file == STDIN else images.decode(file)
-        return (file, *_prepared(pixels, spec, auto, file)), ""
+        return (file, *_prepared(decoded(file, spec), spec, auto, file)), ""
     except DataError as error:
         return None, str(error)
 
 
 def _prepared(pixels: NDArray[np.uint8], spec: Spec, auto: bool, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """(h, w, c) as an input of the network, and what was done to it. Raises DataError where that can't be, or shall not."""
-    C, H, W = spec.shape
-    c = pixels.shape[2]
-    if c != C and {c, C} != {1, 3}:
-        raise DataError(f"{name}: has {c} channel{'s' * (c > 1)}, but the network was trained on images with {C}; give it such")
+    _, H, W = spec.shape
+    _check_channels(pixels, spec, name)
     if pixels.shape[:2] != (H, W) and not (auto or spec.fit):
         found, wanted = (f"{width} wide and {height} high" for height, width in (pixels.shape[:2], (H, W)))
         raise DataError(f"{name}: is {found}, but the network was trained on images {wanted}; save it in that size, or use --prepare auto")
@@ -207,6 +211,12 @@ def _prepared(pixels: NDArray[np.uint8], spec: Spec, auto: bool, name: str) -> t
         return handwriting.fitted(pixels, spec), ()
     image, steps = handwriting.prepare(pixels, spec)
     return image, tuple(step.text for step in steps)
+
+
+def _check_channels(pixels: NDArray[np.uint8], spec: Spec, name: str) -> None:
+    c, C = pixels.shape[2], spec.shape[0]
+    if c != C and {c, C} != {1, 3}:
+        raise DataError(f"{name}: has {c} channel{'s' * (c > 1)}, but the network was trained on images with {C}; give it such")
 
 
 # ---------------------------------------------------------------- arrays

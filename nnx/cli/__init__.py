@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nnx.cli import check, init, predict, schema
+from nnx.cli import check, doctor, init, predict, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
 from nnx.cli import train as train_command
@@ -72,6 +72,7 @@ app.command("list", rich_help_panel=MANAGE)(list_command.list_parts)
 app.command("verify", rich_help_panel=MANAGE)(verify_command.verify)
 app.command("check", rich_help_panel=MANAGE)(check.check)
 app.command("schema", rich_help_panel=MANAGE)(schema.schema)
+app.command("doctor", rich_help_panel=MANAGE)(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:
