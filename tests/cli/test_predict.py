@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nnx import checkpoint, config, datasets, handwriting, images, inputs, predict, processes, runtime
+from nnx import checkpoint, config, datasets, images, inputs, predict, processes
 from nnx.config import Config
 from nnx.errors import DataError
 from nnx.spec import Spec
@@ -397,57 +397,3 @@ def test_rows_of_a_table(nnx, tmp_path, monkeypatch):
     (batch,) = asked.batches()
     assert batch.names == ["data.csv:2", "data.csv:3", "standard input:2"]
     assert batch.inputs.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-
-
-# ---------------------------------------------------------------- the real MNIST
-
-
-@pytest.fixture(scope="module")
-def mnist_cnn(real_mnist, tmp_path_factory):
-    """A network that reads MNIST's digits, after a part of an epoch, as trained by the command."""
-    import sys
-
-    from nnx.cli import run_command
-
-    folder = tmp_path_factory.mktemp("mnist")
-    sys.argv = ["nnx", "train", "mnist_cnn_fast", "--set", "train.epochs=1", "--set", "dataset.validation=30000"]
-    sys.argv += ["--data-dir", real_mnist, "--out", str(folder / "run"), "-q", "--json"]
-    assert run_command() == 0
-    return folder / "run/checkpoint.pt"
-
-
-@pytest.mark.mnist
-def test_all_of_mnist_as_png_files_is_what_eval_measures(nnx, mnist_cnn, real_mnist, tmp_path):
-    """Images of the training's size and polarity are taken as they are, every one, though --prepare is auto."""
-    measured = json.loads(nnx("eval", mnist_cnn, "--data-dir", real_mnist, "--json").out)
-    made: Config = config.load("mnist_mlp")
-    test = datasets.load(made.dataset, seed=0, data_dir=real_mnist).test()
-    (tmp_path / "png").mkdir()
-    for n, pixels in enumerate(test.inputs):
-        Image.fromarray(pixels[0]).save(tmp_path / f"png/{n:05d}.png")
-    found = json.loads(nnx("predict", mnist_cnn, "png", "--json", "-q").out)["predictions"]
-    assert {tuple(each["prepared"]) for each in found} == {()}
-    matrix = np.zeros((10, 10), dtype=int)
-    for truth, each in zip(test.labels, found, strict=True):
-        matrix[truth, int(each["label"])] += 1
-    assert matrix.tolist() == measured["confusion_matrix"]
-    with torch.no_grad(), runtime.choose("cpu", "auto", "cnn").autocast():  # the precision of the training, as eval has it, too
-        expected = torch.cat([predict.load(mnist_cnn)(part) for part in torch.from_numpy(test.inputs).split(500)])
-    assert [each["label"] for each in found] == [str(k) for k in expected.argmax(1).tolist()]
-    assert [each["probability"] for each in found] == pytest.approx(expected.max(1).values.tolist(), abs=1e-2)
-
-
-@pytest.mark.mnist
-def test_twenty_drawings_and_photographs_of_digits(nnx, mnist_cnn):
-    """Written for this test by scripts/handwriting: each digit twice, with twenty pens on as many papers."""
-    folder = Path(__file__).parents[1] / "data/handwriting"
-    assert sorted(file.name[0] for file in folder.iterdir()) == sorted("0123456789" * 2)
-    found = json.loads(nnx("predict", mnist_cnn, folder, "--json").out)["predictions"]
-    right = [Path(each["input"]).name[0] == each["label"] for each in found]
-    assert sum(right) >= 18
-    assert all(each["prepared"][-1] for each in found), "each was prepared, and says how"
-    spec = predict.load(mnist_cnn).spec
-    with torch.no_grad():
-        only_resized = np.stack([handwriting.fitted(images.decode(file), spec) for file in sorted(folder.iterdir())])
-        guessed = predict.load(mnist_cnn)(torch.from_numpy(only_resized)).argmax(1).tolist()
-    assert sum(file.name[0] == str(k) for file, k in zip(sorted(folder.iterdir()), guessed, strict=True)) < 10, "the control"
