@@ -133,9 +133,9 @@ class Config(Strict):
         """Plain values, every default written out; `from_dict` gives an equal Config back."""
         return self.model_dump(mode="json")
 
-    def to_yaml(self) -> str:
-        """The resolved config, re-runnable as a file."""
-        return source.dump(self.to_dict())
+    def to_yaml(self, width: int = 120) -> str:
+        """The resolved config, re-runnable as a file, in lines of about `width` characters."""
+        return source.dump(self.to_dict(), width)
 
     @contextmanager
     def locate(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ class Layer:
     kind: str
     shape: tuple[int, ...]
     parameters: int
+    flops: int | None = None  # of a forward pass of one sample; None where they were not counted
 
 
 @dataclass(frozen=True)

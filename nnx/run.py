@@ -110,9 +110,10 @@ def run(
             raise DivergedError(f"{error}. {keeper.kept}") from None
 
         with signals.at_once(f"stopped before the test set was read; the training is done and saved. {go_on}"):
-            best = _best_kept(state, folder)
-            predictions = _predict(best, job.feed(job.dataset.test()), job.runtime, job.criterion)
-            summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun)
+            best, test = _best_kept(state, folder), job.dataset.test()
+            again = datasets.duplicates((job.dataset.train, job.dataset.validation), test)
+            predictions = _predict(best, job.feed(test), job.runtime, job.criterion)
+            summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun, again)
         ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
         yield Finished(summary)
 
@@ -309,7 +310,9 @@ def _predict(kept: Checkpoint, feed: Resident, chosen: Runtime, criterion: Crite
     return evaluate(chosen.place(network(kept)), feed, criterion, chosen)
 
 
-def _summary(job: Job, folder: Path, kept: Checkpoint, test: Predictions, times: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def _summary(
+    job: Job, folder: Path, kept: Checkpoint, test: Predictions, times: list[dict[str, Any]], seconds: float, again: int | None
+) -> dict[str, Any]:
     known = [record for record in times if record["seconds"] is not None]
     trained = sum(record["seconds"] for record in known)
     return {
@@ -322,6 +325,7 @@ def _summary(job: Job, folder: Path, kept: Checkpoint, test: Predictions, times:
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
         "test_samples": len(test.labels),
+        "test_duplicates": again,
         "parameters": models.count(job.state.model),
         "train_seconds": trained,
         "seconds": seconds,

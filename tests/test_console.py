@@ -223,6 +223,22 @@ def test_result_is_whole_in_a_pipe(capsys):
     assert re.sub(" +", " ", lines["training"]) == "12.3 s 97,234 samples/s"
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_test_samples_that_were_trained_on_are_a_warning_and_a_line(capsys, quiet):
+    def run(count: int | None) -> Iterator[Event]:
+        yield from list(events())[:-1]
+        yield Finished(SUMMARY | {"test_duplicates": count})
+
+    known = "1,234 of 10,000 test samples are also in the training data"
+    for count, said in ((1234, True), (0, False), (None, False)):
+        console.print_result(console.follow(run(count), quiet=quiet))
+        out, err = capsys.readouterr()
+        assert (f"duplicates     {known}\n" in out) == said
+        assert err.count(f"warning: {known}") == said
+    console.follow(run(1234))
+    assert "warning: " in capsys.readouterr().err.splitlines()[-1]  # behind what came before it
+
+
 def test_choices_go_to_stderr(capsys):
     console.print_choices([Choice("device", "cpu", "no GPU found")])
     assert capsys.readouterr() == ("", "device  cpu  no GPU found\n")

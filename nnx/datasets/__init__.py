@@ -21,7 +21,7 @@ from nnx.columns import Columns
 from nnx.config import CountOrFraction
 from nnx.datasets import _download
 from nnx.datasets._mapped import Mapped, fits, is_mapped
-from nnx.datasets._statistics import balanced, fingerprint, mean_std, repeated, stratified
+from nnx.datasets._statistics import balanced, duplicates, fingerprint, mean_std, repeated, stratified
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.look import Look
@@ -35,6 +35,7 @@ __all__ = [
     "Source",
     "Split",
     "checked",
+    "duplicates",
     "find_folder",
     "fingerprint",
     "load",

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -36,6 +38,7 @@ def test_a_run_leaves_what_the_design_says(nnx, tmp_path):
     summary = json.loads(result.out)
     wanted = "run checkpoint epochs val_accuracy test_accuracy test_loss parameters train_seconds samples_per_second device precision"
     assert set(wanted.split()) <= set(summary)
+    assert summary["test_duplicates"] == 0
     assert summary["parameters"] == 64 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
         "checkpoint.pt",
@@ -52,6 +55,22 @@ def test_a_run_leaves_what_the_design_says(nnx, tmp_path):
     assert lines[1]["train_loss"] < lines[0]["train_loss"]
     assert "\x1b" not in result.err  # no terminal, no escape codes
     assert sum("epoch" in line for line in result.err.splitlines()) == 2
+
+
+def test_test_samples_that_were_trained_on_are_counted_and_said(nnx, tmp_path, monkeypatch):
+    from nnx.datasets import digits
+
+    def overlapping(config, folder, load=digits.load):
+        source = load(config, folder)
+        return replace(source, test=lambda: source.train.take(np.arange(12)))  # some of them are set aside for validation: trained on, too
+
+    monkeypatch.setattr(digits, "load", overlapping)
+    result = nnx("train", "digits_mlp", *QUICK, "--out", "r")
+    assert result.code == 0
+    known = "12 of 12 test samples are also in the training data"
+    assert f"duplicates     {known}" in result.out
+    assert result.err.splitlines()[-1].startswith(f"warning: {known}")
+    assert json.loads((tmp_path / "r/summary.json").read_text())["test_duplicates"] == 12
 
 
 @pytest.mark.parametrize("model", parts.names("model"))
