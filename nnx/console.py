@@ -355,9 +355,14 @@ def wilson(accuracy: float, samples: int, z: float = 1.959964) -> tuple[float, f
 # ---------------------------------------------------------------- formats
 
 
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # what was caught around this call: rich would end the process with 1, the command line knows better
+
+
 def stdout() -> Console:
     """Where stdout is no terminal, no line is wrapped."""
-    return Console(width=None if sys.stdout.isatty() else 10_000)
+    return _Stdout(width=None if sys.stdout.isatty() else 10_000)
 
 
 def _rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from nnx.cli import check, init, predict, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
+from nnx.cli import show as show_command
 from nnx.cli import train as train_command
 from nnx.cli import verify as verify_command
 from nnx.cli._start import leave
@@ -69,6 +70,7 @@ app.command("eval", rich_help_panel=TRAIN)(eval_command.evaluate)
 app.command("predict", rich_help_panel=TRAIN)(predict.predict)
 app.command("init", rich_help_panel=MANAGE)(init.init)
 app.command("list", rich_help_panel=MANAGE)(list_command.list_parts)
+app.command("show", rich_help_panel=MANAGE)(show_command.show)
 app.command("verify", rich_help_panel=MANAGE)(verify_command.verify)
 app.command("check", rich_help_panel=MANAGE)(check.check)
 app.command("schema", rich_help_panel=MANAGE)(schema.schema)
