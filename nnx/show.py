@@ -18,6 +18,7 @@ from nnx.datasets import Dataset, mean_std
 from nnx.events import Choice, Layer
 from nnx.feed.resident import data_path
 from nnx.job import Job, prepare
+from nnx.parts import Part
 from nnx.trial import Pace
 
 EXAMPLES = 10  # classes of which a sample is shown
@@ -33,14 +34,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset's facts. By split: `samples` how many, `size` in bytes. By class: `counts` of the training and validation samples.
+    """A dataset's facts. `path` is where it lies, or would be looked for. By split: `samples` how many, `size` in bytes. By class:
+    `counts` of the training and of the validation samples.
 
     `mean` and `std` are those that normalise, of each channel in units of [0, 1], or of each feature as it comes; `features` the names of
     these. `duplicates` is the number of test samples that the training data holds too, None where that was not looked for.
     """
 
     name: str
-    root: str  # the folder where datasets are looked for
+    path: str
     samples: dict[str, int]
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
@@ -110,10 +112,10 @@ def show(
     begun: float | None = None,
     trying: Callable[[], None] = lambda: None,
 ) -> Shown:
-    """What `config` stands for. Nothing is written. `seconds` are those of the trial; with 0 there is none.
+    """What `config` stands for. Nothing is written but data that has to be fetched or decoded first.
 
-    `begun` is when the process began, by time.perf_counter(). `trying` is called where the trial begins. Raises what training raises at
-    its start: ConfigError, DataError, DeviceError, MachineError.
+    `seconds` are those of the trial; with 0 there is none. `begun` is when the process began, by time.perf_counter(). `trying` is called
+    where the trial begins. Raises what training raises at its start: ConfigError, DataError, DeviceError, MachineError.
     """
     begun = time.perf_counter() if begun is None else begun
     with runtime.enough_memory("Make train.batch_size, or the model, smaller"):
@@ -126,7 +128,7 @@ def show(
             trying()
         pace = trial.run(job, batches, seconds=seconds) if seconds else None
         before = time.perf_counter()
-        data = facts(job.dataset, config.dataset.name)
+        data = facts(job.dataset, config.dataset)
         reading = time.perf_counter() - before
         flops = models.flops(config.model, job.dataset.spec, losses.outputs(config.loss, len(job.dataset.spec.classes)))
     return Shown(
@@ -141,8 +143,8 @@ def show(
     )
 
 
-def facts(dataset: Dataset, name: str) -> Data:
-    """What there is to know of a dataset of this name. Of the test set only how many samples it has, and which others it repeats."""
+def facts(dataset: Dataset, config: Part) -> Data:
+    """What there is to know of the dataset that `config` names. Of its test set: how many samples it has, and how many it repeats."""
     spec, test = dataset.spec, dataset.test()
     splits = {"train": dataset.train, "validation": dataset.validation}
     everything = {**splits, "test": test}
@@ -150,8 +152,8 @@ def facts(dataset: Dataset, name: str) -> Data:
     first = [int((labels == k).argmax()) for k in np.unique(labels)[:EXAMPLES]]
     mean, std = mean_std(dataset.train.inputs) if spec.columns else (spec.mean, spec.std)
     return Data(
-        name=name,
-        root=str(dataset.folder),
+        name=config.name,
+        path=getattr(config, "path", None) or str(dataset.folder),
         samples={split: len(samples) for split, samples in everything.items()},
         classes=spec.classes,
         counts={split: tuple(np.bincount(part.labels, minlength=len(spec.classes)).tolist()) for split, part in splits.items()},

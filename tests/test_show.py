@@ -16,9 +16,11 @@ from nnx.job import prepare
 from nnx.show import Forecast, facts, show
 from nnx.spec import Spec
 
+DIGITS = parts.find("dataset", "digits")()
 
-def digits(*overrides):
-    return datasets.load(config.load("digits_mlp", list(overrides)).dataset, seed=0)
+
+def digits():
+    return datasets.load(DIGITS, seed=0)
 
 
 @pytest.mark.parametrize("model", parts.names("model"))
@@ -45,7 +47,7 @@ def test_every_model_is_shown_as_it_would_be_trained(model, tmp_path, monkeypatc
 
 def test_the_facts_are_the_datasets():
     dataset = digits()
-    found = facts(dataset, "digits")
+    found = facts(dataset, DIGITS)
     test = dataset.test()
     assert found.samples == {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(test)}
     for split in ("train", "validation"):
@@ -62,10 +64,15 @@ def test_the_facts_are_the_datasets():
         assert (own == example.inputs).all(axis=(1, 2, 3)).any()
 
 
+def test_data_of_ones_own_is_named_by_its_path():
+    assert facts(digits(), parts.find("dataset", "arrays")(path="some/data.npz")).path == "some/data.npz"
+    assert facts(digits(), DIGITS).path == str(digits().folder)
+
+
 def test_of_the_test_set_only_inputs_and_their_number_are_looked_at():
     dataset = digits()
     test = Split(dataset.train.inputs[:7], None)
-    found = facts(replace(dataset, test=lambda: Nameless(test.inputs)), "digits")
+    found = facts(replace(dataset, test=lambda: Nameless(test.inputs)), DIGITS)
     assert (found.samples["test"], found.duplicates) == (7, 7)
 
 
@@ -81,7 +88,7 @@ class Nameless:
 
 def test_choices_that_came_with_the_data_are_there():
     notes = (Choice("classes", "1 (a) to 9 (b) samples", "uneven"),)
-    assert facts(replace(digits(), notes=notes), "digits").notes == notes
+    assert facts(replace(digits(), notes=notes), DIGITS).notes == notes
 
 
 def table(columns=None, features=25, classes=3):
@@ -94,7 +101,7 @@ def table(columns=None, features=25, classes=3):
 
 def test_a_table_has_features_instead_of_pixels():
     dataset = table()
-    found = facts(dataset, "table")
+    found = facts(dataset, DIGITS)
     assert found.features == tuple(map(str, range(25)))
     assert (found.mean, found.std) == (dataset.spec.mean, dataset.spec.std)
     assert [example.inputs.shape for example in found.examples] == [(25,)] * 3
@@ -108,11 +115,11 @@ def test_columns_may_name_the_features(how):
         features: int = 2
 
     dataset = table(columns=Named(how), features=2)
-    found = facts(dataset, "table")
+    found = facts(dataset, DIGITS)
     assert found.features == ("a", "b")
     assert found.mean == pytest.approx(dataset.train.inputs.mean(0))  # as they come, though the spec's are 0 and 1
     assert found.std == pytest.approx(dataset.train.inputs.std(0))
-    assert facts(table(columns=Named(None), features=2), "table").features == ("0", "1")
+    assert facts(table(columns=Named(None), features=2), DIGITS).features == ("0", "1")
 
 
 # ---------------------------------------------------------------- the forecast

@@ -24,7 +24,7 @@ def show(
 ) -> None:
     """Show what a config stands for: every setting, the data, the network, what would be chosen, and how long a run would take.
 
-    A throw-away copy is trained for 2 s to forecast that. Nothing is written.
+    A throw-away copy is trained for 2 s to forecast that. Nothing is written but data that has to be fetched or decoded first.
     """
     begun = time.perf_counter()
     with signals.noted(), signals.at_once("stopped; nothing was written"):

@@ -67,7 +67,7 @@ def _data(data: "Data") -> Rows:
     what = "channels × height × width" if image else "features"
     return [
         ("dataset", data.name, ""),
-        ("root", data.root, ""),
+        ("path", data.path, ""),
         ("samples", samples, ""),
         ("shape", f"{' × '.join(map(str, data.shape))}, {data.dtype}", what),
         ("memory", ", ".join(f"{_bytes(size)} {split}" for split, size in data.size.items()), ""),

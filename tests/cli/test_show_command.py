@@ -94,7 +94,7 @@ def test_the_document(nnx, monkeypatch):
     document = json.loads(result.out)
     assert config.from_dict(document["config"], "it") == config.load("digits_rnn")
     data = document["dataset"]
-    assert data.keys() == {"name", "root", "samples", "classes", "shape", "dtype", "size", "mean", "std", "features", "duplicates", "notes"}
+    assert data.keys() == {"name", "path", "samples", "classes", "shape", "dtype", "size", "mean", "std", "features", "duplicates", "notes"}
     assert data["samples"] == {"train": 1150, "validation": 287, "test": 360}
     assert data["classes"][3] == {"label": "3", "train": 117, "validation": 29}
     assert sum(row["train"] for row in data["classes"]) == 1150
