@@ -105,7 +105,7 @@ def flops(config: Part, spec: Spec, outputs: int) -> dict[str, int]:
 
     torch's own count (FlopCounterMode): two for each multiply-add of matrix products, convolutions and attention, nothing for the rest.
     Counted on the outline of the network: on a real device torch does not see into some fused kernels, an LSTM's or attention's, there
-    they are matrix products. Brings torch._dynamo along, which takes 1 s and 100 MB.
+    they are matrix products. Brings torch._dynamo along, which takes 1 s and 170 MB.
     """
     whole_torch()
     from torch.utils.flop_counter import FlopCounterMode
