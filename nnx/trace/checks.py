@@ -57,11 +57,12 @@ def _places(gradients: dict[str, Tensor], choice: Choice | None, random: Random)
 def _compare(parameter: nn.Parameter, place: int, gradient: float, question: Question, answer: Answer) -> tuple[float | None, bool]:
     """How far the gradient is from a finite difference, of the larger of both, and whether the loss has a kink there.
 
-    None where both drown in rounding, or do so at every step that is short enough to see no bend: a loss of 10^-14 has no slope to
-    measure. At a kink, where a ReLU gets exactly 0, any slope between that to the left and that to the right is right.
+    None where the difference drowns in rounding at every step that is short enough to reach no other kink: a loss of 10^-14 has no slope
+    to measure. At a kink, where a ReLU gets exactly 0, any slope between that to the left and that to the right is right.
     """
     at = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), parameter.shape))
-    weight, base, magnitude = float(parameter[at]), answer.loss, max(1.0, float(answer.logits.abs().max()), answer.loss)
+    weight, base = float(parameter[at]), answer.loss
+    magnitude = max(1.0, base) + float(answer.logits.abs().max() * answer.slopes.abs().sum())  # of what is rounded on the way to the loss
     errors: list[float] = []
     blurred = off = outside = False
     for h in STEPS:
@@ -81,7 +82,7 @@ def _compare(parameter: nn.Parameter, place: int, gradient: float, question: Que
         if errors[-1] <= RELATIVE / 10:
             return errors[-1], False
         bent = abs(right - left) > 1e-3 * size + 4 * rounding
-        off |= not bent
+        off |= not bent and h <= STEPS[0]  # a longer step may well bend where a shorter one sees nothing
         outside |= not min(left, right) - rounding <= gradient <= max(left, right) + rounding
     if not errors or (blurred and not off):
         return None, False
