@@ -25,6 +25,7 @@ from nnx.state import State, StepFunction
 FEWEST, MOST = 64, 256  # samples that are looked at, once an epoch: of MNIST's 55,000 it is 0.5 %
 TOO_LONG, TOO_SHORT = 1e-1, 1e-5  # a step, of the length of the weights; 1e-3 is usual (Karpathy, CS231n, "ratio of weights:updates")
 MOST_DEAD = 0.5  # of a layer's ReLUs
+FIRST_TOO_LONG = 3e-1  # the very first step, which is the longest of rmsprop and adagrad: 0.1 for digits_cnn at their own learning rates
 VANISHED = 1e-4  # the first layer's gradient, of the last layer's
 EXPLODED = 1e3  # the gradient; that of cross-entropy in the logits is sqrt(2) at most, so that all else comes from the layers
 TOO_WRONG = 2.0  # nats above ln K at the start: logits that deviate by 2 are as much above it, freshly drawn networks of nnx by 0.5
@@ -44,8 +45,7 @@ class Watch:
     def __init__(self, state: State, samples: Resident, criterion: Criterion) -> None:
         self.state, self.samples, self.criterion = state, samples, criterion
         self.layers = dict(_layers(state.model))
-        self._update: Tensor | None = None  # the longest step since the last look; stays on the device
-        self._lr = 0.0  # the highest learning rate of those steps
+        self._steps: list[tuple[Tensor, float, float]] = []  # since the last look: how long, how long they may be, learning rate
         self._too_long = False  # whether any step ever was
         self._said: set[str] = set()
 
@@ -60,8 +60,7 @@ class Watch:
             loss = step(state, inputs, targets)
             with torch.no_grad():
                 moved = _norm([weight - old for weight, old in zip(weights, before, strict=True)]) / _norm(before).clamp(min=1e-30)
-            self._update = moved if self._update is None else torch.maximum(self._update, moved)
-            self._lr = max(self._lr, float(state.optimizers[0].param_groups[0]["lr"]))
+            self._steps.append((moved, TOO_LONG if state.step else FIRST_TOO_LONG, state.lr))
             return loss
 
         return measured
@@ -79,7 +78,7 @@ class Watch:
         gradients = iter(found)
         norms = {name: float(_norm([g for g in (next(gradients) for _ in layer) if g is not None])) for name, layer in self.layers.items()}
         p = probabilities(logits.detach()).gather(1, labels[:, None])
-        update, lr, self._update, self._lr = self._update, self._lr, None, 0.0
+        steps, self._steps = [(float(moved), limit, lr) for moved, limit, lr in self._steps], []
         health = Health(
             epoch=self.state.epoch,
             samples=len(labels),
@@ -87,12 +86,13 @@ class Watch:
             guess=math.log(self.samples.classes),
             dead={name: float(share) for name, share in dead.items()},
             gradients=norms,
-            update=None if update is None else float(update),
+            update=max((moved for moved, _, _ in steps), default=None),
             warnings=(),
         )
-        self._too_long |= health.update is not None and health.update > TOO_LONG
-        spread = {"inputs": float(inputs.square().mean().sqrt()), "logits": float(logits.detach().std())}
-        warned = dict(_judge(health, self.state, lr=lr, too_long=self._too_long, spread=spread))
+        self._too_long |= any(moved > limit for moved, limit, _ in steps)
+        fast = max((lr for _, _, lr in steps), default=0.0) > self.state.peak_lr / 10
+        spread = {"inputs": float(inputs.square().mean().sqrt()), "logits": float(logits.detach().std(correction=0))}
+        warned = dict(_judge(health, self.state, fast=fast, too_long=self._too_long, spread=spread))
         new = tuple(text for kind, text in warned.items() if kind not in self._said)
         self._said |= warned.keys()
         return replace(health, warnings=new)
@@ -101,22 +101,23 @@ class Watch:
 # ---------------------------------------------------------------- what is off
 
 
-def _judge(health: Health, state: State, *, lr: float, too_long: bool, spread: dict[str, float]) -> Iterator[tuple[str, str]]:
+def _judge(health: Health, state: State, *, fast: bool, too_long: bool, spread: dict[str, float]) -> Iterator[tuple[str, str]]:
     """What is off, by kind, each in a sentence with its likely cause and cure. A cause is named before what it brings about.
 
-    `lr` is the highest learning rate of the steps that were measured; `too_long`, whether any step of the run was.
+    `fast`: whether a step was measured near the full learning rate, not where a schedule has it low. `too_long`: whether any step of the
+    run was.
     """
     rate, when = f"optimizer.lr (now {state.peak_lr:g})", f"epoch {health.epoch}" if health.epoch else "before the first step"
     if state.step == 0 and not health.loss <= health.guess + TOO_WRONG:
         guess = f"where a guess has ln {round(math.exp(health.guess))} = {health.guess:.3g}"
         yield "start", f"{when}: the loss is {health.loss:.3g}, {guess}: {_loud(spread)}"
-    if health.update is not None and health.update > TOO_LONG:
+    if too_long and health.update is not None:
         far = f"{when}: a step moved the weights by {health.update:.2g} of their length, where 0.001 or so is usual"
         slowly = ", or add schedule.warmup: 1" if getattr(state.config.schedule, "warmup", 1) == 0 else ""
         yield "long", f"{far}: the learning rate is too high; lower {rate}{slowly}"
     dead = {name: share for name, share in health.dead.items() if share > MOST_DEAD}
     hardly = health.update is not None and health.update < TOO_SHORT and not (too_long or dead)
-    if hardly and lr > state.peak_lr / 10 and health.loss > health.guess / 2:
+    if hardly and fast and health.loss > health.guess / 2:
         far = f"{when}: no step moved the weights by more than {health.update:.1g} of their length, where 0.001 or so is usual"
         yield "short", f"{far}, and the loss is still {health.loss:.3g}: the learning rate is too low; raise {rate}"
     again = f"steps were too long: begin anew with a lower {rate}"

@@ -231,6 +231,15 @@ def test_a_learning_rate_too_low(tmp_path):
     assert said(slow) == [], "a rate that a schedule has brought down is not too low"
 
 
+def test_the_very_first_step_may_be_longer(tmp_path):
+    """That of rmsprop moves every weight by ten times the learning rate; at its own rate digits_cnn's by 0.1 of their length."""
+    settings = ("optimizer={name: rmsprop, lr: 2e-3}", "schedule=constant", "train.epochs=2", "train.ema=null")
+    found = watched("digits_mlp", *settings, out=tmp_path / "r")
+    assert 0.1 < found[1].update < 0.3
+    assert said(found) == []
+    assert "too high" in said(watched("digits_mlp", "optimizer={name: rmsprop, lr: 1e-2}", *settings[1:], out=tmp_path / "s"))[0]
+
+
 def test_what_has_learned_all_there_is_takes_short_steps_in_peace():
     state, spec = made("optimizer={name: sgd, lr: 0.1}")
     data = samples(spec)
