@@ -2,7 +2,7 @@
 
 The file is an ordinary torch zip, which `torch.load(path, weights_only=True)` reads too, of plain values and dense tensors:
 
-    {"format": 2, "json": text, "model": {name: tensor}, "training": {...} or None}
+    {"format": 3, "json": text, "model": {name: tensor}, "training": {...} or None}
 
 `json` holds the config, the spec and the counters. There are no class names, times, paths or host names in it, so the bytes of two
 equal states are equal. The SHA-256 of all that precedes it stands in the zip's end comment: it guards against accidents, not attackers.
@@ -34,12 +34,11 @@ from nnx.spec import Spec
 from nnx.state import RECORDED, State
 from nnx.torchfile import Outline
 
-FORMAT = 2  # 1 had no environment, data and losses
+FORMAT = 3  # 1 had no environment, data and losses; 2 no fit, look and columns in its spec
 MAX_BYTES = 4 * 2**30  # beyond it a zip is another format
 SEAL = b"nnx-sha256:"
 _SEAL_LENGTH = len(SEAL) + 64
 _LFS = b"version https://git-lfs"
-_LARGE = 32 * 2**20  # bytes
 _LARGE = 32 * 2**20  # bytes
 _MAX_INPUT = 2**26  # numbers in one input; to look for the divisors of 10^9 takes minutes
 _PLAIN = (str, int, float, bool, NoneType)
@@ -193,11 +192,12 @@ def _parse(content: Any, name: str) -> Checkpoint:
     if content["format"] > FORMAT:
         raise CheckpointError(f"has format {content['format']}, newer than this nnx reads ({FORMAT}); upgrade nnx")
     old = content["format"] == 1
+    later = {"fit", "look", "columns"} if content["format"] > 2 else set()
     _need(content.keys() == {"format", "json", "model", "training"})
     texts, training = _loads(content["json"]), content["training"]
     _need(texts.keys() == {"config", "spec", "record", "counters"} | (set() if old else {"environment", "data"}))
     config, spec = configs.from_dict(texts["config"], name), Spec.from_dict(texts["spec"])
-    _need(spec.size <= _MAX_INPUT and texts["spec"].keys() == {"shape", "classes", "mean", "std"})
+    _need(spec.size <= _MAX_INPUT and texts["spec"].keys() == {"shape", "classes", "mean", "std"} | later)
     network = _network(config, spec, len(content["model"]))
     if content["model"] != _weights(network):
         raise CheckpointError(_unlike(config))

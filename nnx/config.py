@@ -277,7 +277,7 @@ def _resolve_parts(data: dict[str, Any], where: Source) -> tuple[dict[str, Any],
 
 
 def _example(kind: str) -> str:
-    return DEFAULTS.get(kind, parts.names(kind)[0])
+    return {"dataset": "digits", "model": "mlp", **DEFAULTS}[kind]
 
 
 # ---------------------------------------------------------------- saying what is wrong
@@ -378,8 +378,9 @@ def json_schema() -> dict[str, Any]:
         for name in parts.names(kind):
             part = parts.find(kind, name).model_json_schema()
             definitions.update(part.pop("$defs", {}))
-            part["required"] = ["name"]
+            part["required"] = ["name", *part.get("required", [])]
             forms.append(part)
+        alone = [part["properties"]["name"]["default"] for part in forms if part["required"] == ["name"]]  # what a name says all of
         text = schema["properties"][kind].get("description", "")
-        schema["properties"][kind] = {"description": text, "anyOf": [{"enum": parts.names(kind)}, *forms]}
+        schema["properties"][kind] = {"description": text, "anyOf": [{"enum": alone}, *forms]}
     return schema

@@ -16,7 +16,7 @@ from nnx.datasets import DatasetConfig
 from nnx.errors import CheckpointError, DivergedError, InputError, Stopped
 from nnx.evaluation import Predictions, evaluate, metrics
 from nnx.events import Choice, Epoch, Event, Finished, Started
-from nnx.feed.resident import EVALUATION_BATCH, Resident
+from nnx.feed.resident import EVALUATION_BATCH, Resident, data_path
 from nnx.health import Watch, probe
 from nnx.job import Job, build_criterion, prepare, workable
 from nnx.losses import Criterion
@@ -218,12 +218,10 @@ def evaluate_checkpoint(
     config = configs.from_dict(kept.config.to_dict(), str(path), overrides, {"device": device} if device else None)
     chosen = runtime.choose(config.device, config.precision, config.model.name)
     with config.locate():
-        dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
-    if (dataset.spec.shape, dataset.spec.classes) != (kept.spec.shape, kept.spec.classes):
-        raise CheckpointError(
-            f"{path}: was trained on {_facts(kept.spec.shape, kept.spec.classes)}, "
-            f"the dataset has {_facts(dataset.spec.shape, dataset.spec.classes)}"
-        )
+        dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir, like=kept.spec)
+    if dataset.train.inputs.shape[1:] != kept.spec.shape:
+        found, wanted = ("x".join(map(str, shape)) for shape in (dataset.train.inputs.shape[1:], kept.spec.shape))
+        raise CheckpointError(f"{path}: was trained on inputs of {wanted}, the dataset has {found}")
     model = network(kept)
     chosen = workable(chosen, config, model, kept.spec)
     threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
@@ -273,18 +271,9 @@ def _stale(job: Job, folder: Path) -> bool:
 
 def _started(job: Job, folder: Path, batches: Resident, warnings: Sequence[str]) -> Started:
     state, data = job.state, job.dataset
-    megabytes = (data.train.inputs.nbytes + data.validation.inputs.nbytes) / 1e6
-    size = f"all {megabytes:,.1f} MB of it, as {data.train.inputs.dtype},"
-    device = batches.inputs.device
-    where = "memory" if device.type == "cpu" else f"memory of {device}"
-    path = Choice(
-        "data path",
-        f"{job.config.dataset.name} in {where}",
-        f"{size} {'fits' if device == state.loss.device else 'is too much for the device'}",
-    )
     return Started(
         run=folder,
-        choices=(*job.runtime.choices, path),
+        choices=(*job.runtime.choices, *data.notes, data_path(job.config.dataset.name, data.train, batches)),
         samples={"train": len(data.train), "validation": len(data.validation)},
         layers=models.layers(state.model, data.spec),
         parameters=models.count(state.model),
@@ -356,7 +345,3 @@ def _summary(job: Job, folder: Path, kept: Checkpoint, test: Predictions, times:
         "precision": job.runtime.precision,
         "environment": runtime.environment(),
     }
-
-
-def _facts(shape: tuple[int, ...], classes: tuple[str, ...]) -> str:
-    return f"{'x'.join(map(str, shape))} inputs and {len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})"

@@ -4,8 +4,13 @@ It travels in the checkpoint, so that train, eval, predict and export all prepar
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from nnx.columns import Columns
+from nnx.look import Look
+
+Fit = Literal["pad", "stretch"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,9 @@ class Spec:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fit: Fit | None = None  # where it was trained on image files of any size: how they got this one, keeping their aspect or not
+    look: Look | None = None  # of images: what the training images have in common
+    columns: Columns | None = None  # of a table: how its rows become features
 
     @property
     def is_image(self) -> bool:
@@ -30,13 +38,17 @@ class Spec:
         return math.prod(self.shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and text, for the checkpoint's JSON."""
-        return {key: list(value) for key, value in asdict(self).items()}
+        """Plain lists, dicts and text, for the checkpoint's JSON."""
+        plain = {key: list(getattr(self, key)) for key in ("shape", "classes", "mean", "std")}
+        look, columns = (part and part.to_dict() for part in (self.look, self.columns))
+        return {**plain, "fit": self.fit, "look": look, "columns": columns}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Spec":
-        """Inverse of `to_dict`."""
-        spec = cls(**{key: tuple(data[key]) for key in ("shape", "classes", "mean", "std")})
+        """Inverse of `to_dict`, also of what lacks the later keys. Raises ValueError, KeyError or TypeError for anything else."""
+        plain = {key: tuple(data[key]) for key in ("shape", "classes", "mean", "std")}
+        look, columns = data.get("look"), data.get("columns")
+        spec = cls(**plain, fit=data.get("fit"), look=look and Look.from_dict(look), columns=columns and Columns.from_dict(columns))
         right = (
             len(spec.shape) in (1, 3)
             and all(type(n) is int and n > 0 for n in spec.shape)
@@ -45,6 +57,9 @@ class Spec:
             and len(spec.mean) == len(spec.std) == spec.shape[0]
             and all(type(n) in (int, float) and math.isfinite(n) for n in (*spec.mean, *spec.std))
             and min(spec.std) > 0
+            and spec.fit in (None, *get_args(Fit))
+            and (spec.look is None or spec.is_image)
+            and (spec.columns is None or spec.shape == (spec.columns.features,))
         )
         if not right:
             raise ValueError("not a spec")

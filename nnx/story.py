@@ -6,6 +6,7 @@ story.tell(trace("digits_mlp"))
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnx import picture
+from nnx.errors import printable
 from nnx.trace.result import Attention, Neuron, Term, Trace
 
 PIPE = 100  # columns, where stdout is no terminal
@@ -35,6 +37,8 @@ FOLLOWS = {
 def tell(found: Trace) -> None:
     """Print the whole story."""
     console = Console(width=None if sys.stdout.isatty() else PIPE)
+    label, classes = printable(found.sample.label), tuple(map(printable, found.classes))  # names may hold anything
+    found = replace(found, classes=classes, sample=replace(found.sample, label=label))
     with console.capture() as captured:
         for chapter in chapters(found, console.width - INDENT, picture.has_colours(console)):
             console.print(chapter)
@@ -83,7 +87,7 @@ def _input(found: Trace, in_colour: bool) -> Iterator[RenderableType]:
     if len(sample.shape) == 1:
         table = _table(["feature"], ["value", "as the network sees it"])
         for i, (raw, x) in enumerate(zip(sample.raw[:FEATURES], sample.normalised, strict=False)):
-            table.add_row(f"{i}", figure(raw), figure(x))
+            table.add_row(Text(sample.features[i]), figure(raw), figure(x))
         yield table
         if (left := len(sample.raw) - FEATURES) > 0:
             yield _more(left)
@@ -163,14 +167,14 @@ def _sum(neuron: Neuron, rows: Sequence[Term], rest: Sequence[Term]) -> Table:
     table = _table(["input"] if rows else [""], ["value", "× weight", "= product"] if rows else ["", "", ""])
     table.show_header = bool(rows)
     for term in rows:
-        table.add_row(term.label, figure(term.input), figure(term.weight), figure(term.product))
+        table.add_row(Text(term.label), figure(term.input), figure(term.weight), figure(term.product))
     if not rows:
         shown = math.fsum(term.product for term in neuron.terms) - math.fsum(term.product for term in rest)
         table.add_row("the products above, together", "", "", figure(shown))
     if rest:
         table.add_row(Text(f"... and {len(rest):,} more, together", "dim"), "", "", figure(math.fsum(term.product for term in rest)))
     for term in neuron.biases:
-        table.add_row(term.label, figure(term.input) if term.input != 1 else "", figure(term.weight), figure(term.product))
+        table.add_row(Text(term.label), figure(term.input) if term.input != 1 else "", figure(term.weight), figure(term.product))
     table.add_row("weighted sum", "", "", Text(figure(neuron.sum), "bold"))
     for stage in neuron.then:
         table.add_row(FOLLOWS.get(stage.name, stage.name), "", "", figure(stage.value))
@@ -243,7 +247,7 @@ def _looks(attention: Attention) -> Text:
 
 def _answer(found: Trace) -> Iterator[RenderableType]:
     order = sorted(range(len(found.classes)), key=lambda k: -found.probabilities[k])
-    right, each = found.classes.index(found.sample.label), len(found.logits) == len(found.classes)
+    right, each = found.sample.target, len(found.logits) == len(found.classes)
     shown = order[:CLASSES] if right in order[:CLASSES] else [*order[: CLASSES - 1], right]
     table = _table(["class"], [*(["logit"] if each else []), "probability"], [""], [*(["dL/dlogit"] if each else [])])
     for k in shown:
@@ -310,14 +314,14 @@ def _moved(found: Trace, neuron: Neuron) -> Table:
     digits = min(10, max([3, *(2 - math.floor(math.log10(move)) for move in moves)]))
     for place, term in enumerate(shown, 1):
         after = (term.after_descent,) if update.is_plain else (term.after_descent, term.after_optimizer)
-        table.add_row(term.label, figure(term.gradient), f"{term.weight:.{digits}f}", *(f"{weight:.{digits}f}" for weight in after))
+        table.add_row(Text(term.label), figure(term.gradient), f"{term.weight:.{digits}f}", *(f"{weight:.{digits}f}" for weight in after))
         if place == MOVED < len(neuron.terms):
             table.add_row(Text(f"... and {len(neuron.terms) - MOVED:,} more", "dim"))
     return table
 
 
 def _after(found: Trace) -> Iterator[RenderableType]:
-    update, right = found.update, found.classes.index(found.sample.label)
+    update, right = found.update, found.sample.target
     table = _table(["step"], ["loss", "foretold by the slope", f'p("{found.sample.label}")'])
     table.add_row("before", _loss(found.loss.value), "", _percent(found.probabilities[right]))
     steps = {"gradient descent": update.descent} | ({} if update.is_plain else {update.optimizer: update.optimized})

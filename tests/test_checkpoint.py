@@ -69,7 +69,7 @@ def content(*, state=False, **changes):
     good = kept(training=state)
     texts = {"config": good.config.to_dict(), "spec": SPEC.to_dict(), "record": good.record, "counters": good.counters}
     texts |= {"environment": good.environment, "data": good.data}
-    whole = {"format": 2, "json": texts, "model": good.model, "training": good.training}
+    whole = {"format": checkpoint.FORMAT, "json": texts, "model": good.model, "training": good.training}
     for key, change in changes.items():
         whole[key] = change(whole[key]) if callable(change) else change
     return checkpoint._plain(whole | {"json": whole["json"] if isinstance(whole["json"], str) else json.dumps(whole["json"])})
@@ -556,7 +556,7 @@ def test_no_spec_breaks_the_loader(case, tmp_path):
 
 
 def test_a_later_format_says_upgrade(tmp_path):
-    assert "has format 3, newer than this nnx reads (2); upgrade nnx" in refused(tmp_path / "a.pt", reseal(saved(content(format=3))))
+    assert "has format 4, newer than this nnx reads (3); upgrade nnx" in refused(tmp_path / "a.pt", reseal(saved(content(format=4))))
 
 
 BIAS = "layers.1.bias"

@@ -16,9 +16,12 @@ from torch.nn import functional as F
 from nnx import backprop, config, datasets, models, parts, story
 from nnx import datasets as datasets_package
 from nnx import models as models_package
+from nnx.columns import Columns
 from nnx.errors import CheckpointError, DivergedError, InputError
 from nnx.run import run
+from nnx.spec import Spec
 from nnx.trace import trace
+from nnx.trace.names import feature
 from nnx.trace.result import MOST
 
 SMALL = {
@@ -271,7 +274,7 @@ def test_a_recurrent_unit_is_torchs_cell_step_by_step(cell):
         assert gate.output == pytest.approx(bent, rel=1e-12)
         assert gate.sum == pytest.approx(gate.from_input + gate.from_state + gate.bias, rel=1e-12)
     assert (len(neuron.terms), neuron.uses, neuron.where, neuron.window) == (8 + 9, 8, "row 5", (5, 0, 6, 8))
-    assert (neuron.terms[3].label, neuron.terms[8].label) == ("row 5, column 3", "unit 0 at the row above")
+    assert (neuron.terms[3].label, neuron.terms[8].label) == ("row 5, column 3", "unit 0 at the row before")
 
 
 def test_a_token_and_where_it_looks():
@@ -374,8 +377,13 @@ def test_rows_of_numbers(others, capsys):
         assert found.neuron.terms[0].label.startswith("feature ")
         story.tell(found)
         out = capsys.readouterr().out
-        assert re.search(rf"^ +0 +{found.sample.raw[0]:.3f} +{float(x[0, 0]):.3f}$", out, re.MULTILINE), out
+        assert re.search(rf"^ +feature 0 +{found.sample.raw[0]:.3f} +{float(x[0, 0]):.3f}$", out, re.MULTILINE), out
         assert "... and 3 more" in out
+
+
+def test_columns_have_their_names():
+    spec = Spec((2,), ("no", "yes"), (0.0, 0.0), (1.0, 1.0), columns=Columns(("age", "\x1b[31mheight")))
+    assert [feature(spec, i) for i in range(2)] == ["age", "\N{REPLACEMENT CHARACTER}[31mheight"]
 
 
 def test_two_classes_by_one_sigmoid(others, capsys):

@@ -6,22 +6,44 @@ Whatever the source, the result is one uint8 array of images (N, C, H, W), or on
     dataset.spec, dataset.train, dataset.validation, dataset.test()
 """
 
-import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from nnx import parts
+from nnx.columns import Columns
 from nnx.config import CountOrFraction
 from nnx.datasets import _download
+from nnx.datasets._mapped import Mapped, fits, is_mapped
+from nnx.datasets._statistics import balanced, fingerprint, mean_std, repeated, stratified
 from nnx.errors import ConfigError, DataError
+from nnx.events import Choice
+from nnx.look import Look
 from nnx.parts import Part
-from nnx.spec import Spec
+from nnx.spec import Fit, Spec
+
+__all__ = [
+    "Dataset",
+    "DatasetConfig",
+    "Mapped",
+    "Source",
+    "Split",
+    "checked",
+    "find_folder",
+    "fingerprint",
+    "load",
+    "mean_std",
+    "repeated",
+    "stratified",
+]
+
+Numbers = Annotated[list[float], Field(min_length=1, max_length=100_000)]
 
 
 class DatasetConfig(Part):
@@ -29,13 +51,20 @@ class DatasetConfig(Part):
 
     root: str | None = Field(None, description="folder of the data; else --data-dir, NNX_DATA_DIR, or the user's cache folder")
     validation: CountOrFraction = Field(0.1, description="how much of the training data to set aside: a count or a fraction")
+    balance: Literal["none", "oversample"] = Field(
+        "none", description="oversample: repeat training samples until classes have equal numbers"
+    )
+    mean: Numbers | None = Field(
+        None, description="what to subtract, for each channel, in units of [0, 1], or feature; else the training data's"
+    )
+    std: Numbers | None = Field(None, description="what to divide by, likewise; else the training data's standard deviation")
 
 
 @dataclass(frozen=True)
 class Split:
     """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K)."""
 
-    inputs: NDArray[np.uint8] | NDArray[np.float32]
+    inputs: NDArray[np.uint8] | NDArray[np.float32] | Mapped
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -43,20 +72,29 @@ class Split:
 
     def take(self, index: NDArray[np.int64]) -> "Split":
         """The samples at `index`, in that order."""
-        return Split(self.inputs.take(index, axis=0), self.labels[index])
+        inputs = self.inputs
+        if is_mapped(inputs) and not isinstance(inputs, Mapped):
+            return Split(Mapped(inputs, index), self.labels[index])
+        return Split(inputs.take(index, axis=0), self.labels[index])
 
 
 @dataclass(frozen=True)
 class Source:
     """A dataset as its file gives it: all training data, the test data unopened, and the names of the K classes.
 
-    `verified` waits for a check of the training files that still goes on, and raises DataError where they are damaged.
+    `verified` waits for a check of the training files that still goes on, and raises DataError where they are damaged. `validation` is
+    there where the data has such a part of its own. `columns`, of a table, are not fitted yet: its splits then hold (N, columns) float64
+    as `Columns.code` gives them. `notes` say what was chosen for the user, and why.
     """
 
     train: Split
     test: Callable[[], Split]
     classes: tuple[str, ...]
     verified: Callable[[], None] = lambda: None
+    validation: Split | None = None
+    columns: Columns | None = None
+    fit: Fit | None = None
+    notes: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +106,7 @@ class Dataset:
     validation: Split
     test: Callable[[], Split]
     folder: Path
+    notes: tuple[Choice, ...] = ()
 
     def split(self, name: str) -> Split:
         """The split by its name: train, validation or test."""
@@ -75,11 +114,19 @@ class Dataset:
         return splits[name]()
 
 
-def load(config: DatasetConfig, *, seed: int, data_dir: str | None = None, progress: _download.Progress | None = None) -> Dataset:
+def load(
+    config: DatasetConfig,
+    *,
+    seed: int,
+    data_dir: str | None = None,
+    progress: _download.Progress | None = None,
+    like: Spec | None = None,
+) -> Dataset:
     """The dataset that `config` names, with a validation part cut from its training data. Downloads what is missing.
 
     `seed` decides which samples are set aside. `data_dir` is `--data-dir`. `progress` is told of a download (see
-    `_download.Progress`); by default it shows on stderr.
+    `_download.Progress`); by default it shows on stderr. With `like`, of a trained network, everything is prepared as that says, and
+    nothing is measured.
 
     Raises DataError where files are missing and can't be downloaded, or are broken; ConfigError where `validation` leaves
     nothing to train on; MachineError where the machine fails at reading or writing.
@@ -87,15 +134,35 @@ def load(config: DatasetConfig, *, seed: int, data_dir: str | None = None, progr
     folder = find_folder(config, data_dir)
     with _download.reporting(progress):
         source: Source = parts.module("dataset", config.name).load(config, folder)
-    classes, where = len(source.classes), f"dataset {config.name} in {folder}"
+    where = getattr(config, "path", None) or f"dataset {config.name} in {folder}"
+    source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)
+    if classes < 2:
+        raise DataError(f"{where}: all samples are of one class; a classifier needs samples of two at least")
     whole = checked(source.train, classes, where)
-    aside = stratified(whole.labels, _validation_count(config.validation, whole.labels), seed=seed)
-    train = whole.take(np.delete(np.arange(len(whole)), aside))
-    mean, std = mean_std(train.inputs)
-    spec = Spec(whole.inputs.shape[1:], source.classes, mean, std)
+    hold = _in_memory if fits(whole.inputs.nbytes) else _left
+    rows, train, validation, shape = np.arange(len(whole)), whole, source.validation, whole.inputs.shape[1:]
+    if validation:
+        validation = checked(validation, classes, where, shape=shape)
+    else:
+        aside = stratified(whole.labels, _validation_count(config.validation, whole.labels), seed=seed)
+        rows = np.delete(rows, aside)
+        train, validation = whole.take(rows), whole.take(aside)
+    train, validation = hold(train), hold(validation)
+    columns = like.columns if like else source.columns and source.columns.fitted(np.asarray(whole.inputs[rows]))
+    prepare = _preparation(source, columns)
+    train, validation = prepare(train), prepare(validation)
+    spec = like or _measured(config, source, train, columns)
     source.verified()
+    notes = (*source.notes, *balanced(train.labels, source.classes, oversample=config.balance == "oversample"))
+    if config.balance == "oversample":
+        train = train.take(repeated(train.labels, seed=seed))
     open_test = source.test  # not `source`, which would keep the whole training data in memory beside its parts
-    return Dataset(spec, train, whole.take(aside), lambda: checked(open_test(), classes, where, shape=spec.shape), folder)
+
+    def test() -> Split:
+        found = checked(open_test(), classes, where, shape=shape)
+        return prepare(_in_memory(found) if fits(found.inputs.nbytes) else _left(found))
+
+    return Dataset(spec, train, validation, test, folder, notes)
 
 
 def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
@@ -121,26 +188,6 @@ def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, 
     return split
 
 
-def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
-    """Indices, ascending, of `count` random samples in which every class has its share; one of each class stays behind.
-
-    Shares are rounded by largest remainder. Equal arguments give equal indices. Numpy rather than scikit-learn's
-    `train_test_split`, because importing `sklearn.model_selection` costs 3 s.
-    """
-    sizes = np.bincount(labels)
-    room = np.maximum(sizes - 1, 0)
-    assert 0 <= count <= room.sum()
-    share, remainder = np.divmod(sizes * count, len(labels))
-    share = np.minimum(share, room)
-    while left := count - share.sum():  # a second round only where a class had no room for what it was due
-        neediest = np.argsort(-remainder, kind="stable")
-        share[neediest[share[neediest] < room[neediest]][:left]] += 1
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(by_class[place_in_class < np.repeat(share, sizes)])
-
-
 def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
     """`wanted`, a count or a fraction, as a count that leaves a training sample of each class. Raises ConfigError."""
     count = wanted if isinstance(wanted, int) else round(wanted * len(labels))
@@ -152,43 +199,55 @@ def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
     return count
 
 
-def mean_std(inputs: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of (N, C, H, W) images, in [0, 1], or per feature of (N, F) rows.
-
-    Of a constant channel or feature the deviation is 1, so that dividing by it is harmless. In chunks that stay in the
-    processor's cache: 54,000 MNIST images take 0.1 s and no memory to speak of.
-    """
-    if inputs.dtype == np.uint8:
-        return _mean_std_of_images(inputs)
-    chunks = [inputs[start : start + 4096] for start in range(0, len(inputs), 4096)]
-    mean = sum(chunk.sum(0, dtype=np.float64) for chunk in chunks) / len(inputs)
-    variance = sum(np.square(chunk - mean).sum(0) for chunk in chunks) / len(inputs)  # float64, as mean is
-    std = np.where(np.ptp(inputs, axis=0) > 0, np.sqrt(variance), 1)
-    return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _mean_std_of_images(images: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact, from how often each of the 256 values is there; a part at a time, as a memory-mapped array may be larger than memory."""
-    import torch  # its histogram is three times as fast as numpy's
-
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.zeros(256, dtype=torch.int64)
-        for start in range(0, len(images), 500):
-            values = np.ascontiguousarray(images[start : start + 500, channel])
-            counts += torch.bincount(torch.from_numpy(values).flatten(), minlength=256)
-        often = counts.tolist()
-        count = sum(often)
-        total, squares = (sum(value**power * times for value, times in enumerate(often)) for power in (1, 2))
-        means.append(total / count / 255)
-        stds.append((count * squares - total**2) ** 0.5 / count / 255 or 1.0)
-    return tuple(means), tuple(stds)
+def _measured(config: DatasetConfig, source: Source, train: Split, columns: Columns | None) -> Spec:
+    """What a model must know of the data. Raises ConfigError where the config's mean or deviation is none for it."""
+    shape: tuple[int, ...] = train.inputs.shape[1:]
+    for key, given in (("mean", config.mean), ("std", config.std)):
+        if given and columns:
+            raise ConfigError.at(f"dataset.{key}", "is not for a table, whose columns are standardised each by itself; leave it away")
+        if given and len(given) != shape[0]:
+            what = "channels" if len(shape) == 3 else "features"
+            raise ConfigError.at(f"dataset.{key}", f"has {len(given)} values, the data has {shape[0]} {what}; give one for each")
+    if config.std and min(config.std) <= 0:
+        raise ConfigError.at("dataset.std", "holds a value that is not above 0, as a standard deviation is")
+    if columns:
+        return Spec(shape, source.classes, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)
+    mean, std = (config.mean, config.std) if config.mean and config.std else mean_std(train.inputs)
+    look = Look.measured(train.inputs) if len(shape) == 3 else None
+    return Spec(shape, source.classes, tuple(config.mean or mean), tuple(config.std or std), source.fit, look)
 
 
-def fingerprint(split: Split) -> str:
-    """SHA-256, in hex, of the samples and their labels in their order: equal where the data is equal. 0.03 s for MNIST."""
-    digest = hashlib.sha256()
-    for array in (split.inputs, split.labels):
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data.cast("B"))
-    return digest.hexdigest()
+def _in_memory(split: Split) -> Split:
+    """`split`, read into memory where it lies in a file."""
+    return Split(np.array(split.inputs), split.labels) if is_mapped(split.inputs) else split
+
+
+def _left(split: Split) -> Split:
+    """`split`, left in its file where it lies in one."""
+    return split.take(np.arange(len(split))) if is_mapped(split.inputs) else split
+
+
+def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
+    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it does not know."""
+    if like is None or source.classes == like.classes:
+        return source
+    if unknown := [name for name in source.classes if name not in like.classes]:
+        known = f"{', '.join(like.classes[:5])}{', ...' if len(like.classes) > 5 else ''}"
+        raise DataError(f"{where}: has the class {unknown[0]!r}, which the network does not know; it knows {len(like.classes)}: {known}")
+    number = np.array([like.classes.index(name) for name in source.classes], np.int64)
+
+    def renumbered(split: Split) -> Split:
+        return Split(split.inputs, number[split.labels])
+
+    validation = source.validation and renumbered(source.validation)
+    return replace(
+        source, train=renumbered(source.train), test=lambda: renumbered(source.test()), validation=validation, classes=like.classes
+    )
+
+
+def _preparation(source: Source, columns: Columns | None) -> Callable[[Split], Split]:
+    """What makes features of a table's rows, by the fitted `columns`; images stay as they are."""
+    coded_by = source.columns
+    if columns is None or coded_by is None:
+        return lambda split: split
+    return lambda split: Split(columns.apply(np.asarray(split.inputs), coded_by), split.labels)

@@ -1,5 +1,6 @@
-"""A split that lies in memory as it came, uint8 or float32: the device's, where it fits. A batch is one gather."""
+"""A split that lies in memory as it came, uint8 or float32: the device's, where it fits; or in its file. A batch is one gather."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnx.config import Train
-from nnx.datasets import Split
+from nnx.datasets import Mapped, Split
+from nnx.events import Choice
 from nnx.feed import Normalise
 from nnx.feed.augment import augment, mixup
 from nnx.runtime import mix
@@ -34,11 +36,11 @@ class Resident:
     """A split in memory. `epoch` gives shuffled training batches, `in_order` each sample once, untouched."""
 
     def __init__(self, split: Split, spec: Spec, device: torch.device) -> None:
-        self.inputs = torch.from_numpy(split.inputs)
-        self.gather: Gather = lambda inputs, index: inputs.index_select(0, index)
-        if device.type != "cuda" or fits(split.inputs.nbytes, device):
+        self.inputs, self.rows = _tensor(split.inputs)
+        self.gather: Gather = lambda inputs, index: inputs.index_select(0, index).to(device)
+        if self.rows is None and (device.type != "cuda" or fits(split.inputs.nbytes, device)):
             self.inputs = self.inputs.to(device)
-        else:
+        elif device.type == "cuda":
             self.gather = ferry(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.classes = len(spec.classes)
@@ -54,7 +56,7 @@ class Resident:
         (seed, epoch, batch). Any batch can be reached without those before it.
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch)))
-        places, labels = order.to(self.inputs.device), self.labels.index_select(0, order.to(self.labels.device))
+        places, labels = self._places(order), self.labels.index_select(0, order.to(self.labels.device))
         varied = train.augment.is_on or train.mixup > 0
         generator = torch.Generator(self.labels.device) if varied else None
         for batch, (begin, end) in enumerate(cuts(len(self), train)[start:], start):
@@ -70,8 +72,24 @@ class Resident:
 
     def in_order(self, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples, or that part of them, once, in order, in large batches, neither augmented nor mixed."""
-        for inputs, labels in zip(*(torch.split(whole[part], EVALUATION_BATCH) for whole in (self.inputs, self.labels)), strict=True):
-            yield self.normalise(inputs.to(labels.device)), labels
+        begin, end, _ = part.indices(len(self))
+        for start in range(begin, max(end, begin + 1), EVALUATION_BATCH):
+            some = slice(start, min(start + EVALUATION_BATCH, end))
+            found = self.inputs[some] if self.rows is None else self.inputs.index_select(0, self.rows[some])
+            yield self.normalise(found.to(self.labels.device)), self.labels[some]
+
+    def _places(self, samples: Tensor) -> Tensor:
+        """Where in `inputs` these samples lie."""
+        return samples.to(self.inputs.device) if self.rows is None else self.rows[samples]
+
+
+def _tensor(inputs: Any) -> tuple[Tensor, Tensor | None]:
+    """An array as a tensor in the same memory or, of samples in a file, that file and their rows in it. Nothing writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        if isinstance(inputs, Mapped):
+            return torch.from_numpy(inputs.whole), torch.from_numpy(inputs.rows)
+        return torch.from_numpy(inputs), None
 
 
 def fits(size: int, device: torch.device) -> bool:
@@ -97,3 +115,13 @@ def ferry(device: torch.device) -> Gather:
         return there
 
     return gather
+
+
+def data_path(name: str, train: Split, batches: Resident) -> Choice:
+    """Where the dataset of this name lies while it is trained on, and why."""
+    size, device = f"{train.inputs.nbytes / 1e6:,.1f} MB, as {train.inputs.dtype},", batches.inputs.device
+    if batches.rows is not None:
+        return Choice("data path", f"{name} in its file, memory-mapped", f"its {size} are more than half of the memory that is free")
+    if device == batches.labels.device:
+        return Choice("data path", f"{name} in memory{'' if device.type == 'cpu' else f' of {device}'}", f"its {size} fit")
+    return Choice("data path", f"{name} in memory", f"its {size} are more than half of the memory that is free on {batches.labels.device}")

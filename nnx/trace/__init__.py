@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nnx import checkpoint, models
@@ -26,8 +27,10 @@ from nnx.errors import CheckpointError, DivergedError, InputError
 from nnx.feed import Normalise
 from nnx.job import Job, build_criterion, prepare
 from nnx.predict import network
+from nnx.spec import Spec
 from nnx.trace import checks
 from nnx.trace.loss import derive
+from nnx.trace.names import feature
 from nnx.trace.neuron import attention, choose, pick, tell
 from nnx.trace.question import Answer, Question, log_probabilities
 from nnx.trace.result import Gradient, Layer, Loss, Sample, Trace
@@ -62,7 +65,7 @@ def trace(
     samples = job.dataset.split(split)
     if not 0 <= index < len(samples):
         raise InputError(f"--index {index}: there are {len(samples):,} samples in {split}, 0 to {len(samples) - 1:,}")
-    raw, label = samples.inputs[index : index + 1], int(samples.labels[index])
+    raw, label = np.array(samples.inputs[index : index + 1]), int(samples.labels[index])  # a copy, also out of a file
     model = _in_float64(job.state.model)
     x = Normalise(spec, torch.device("cpu"))(torch.from_numpy(raw)).double()
     with _double():
@@ -88,7 +91,7 @@ def trace(
         seed=config.seed,
         parameters=models.count(model),
         notes=list(_notes(config, model, kept)),
-        sample=Sample(config.dataset.name, split, index, spec.classes[label], spec.shape, raw.flatten().tolist(), x.flatten().tolist()),
+        sample=_sample(config, spec, split, index, label, raw, x),
         layers=list(_layers(seen)),
         neuron=told,
         attention=looked[0] if looked else None,
@@ -147,6 +150,12 @@ def _double() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(usual)
+
+
+def _sample(config: Config, spec: Spec, split: str, index: int, label: int, raw: NDArray[Any], x: Tensor) -> Sample:
+    names = () if spec.is_image else tuple(feature(spec, i) for i in range(spec.size))
+    shown = raw.flatten().tolist(), x.flatten().tolist()
+    return Sample(config.dataset.name, split, index, label, spec.classes[label], spec.shape, names, *shown)
 
 
 def _loss(job: Job, answer: Answer, label: int) -> Loss:

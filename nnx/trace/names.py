@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nnx.errors import printable
 from nnx.models import transformer
 from nnx.spec import Spec
 from nnx.trace.layers import Weighted, corner
@@ -45,10 +46,15 @@ def naming(seen: Seen, layer: Weighted, place: Sequence[int]) -> Names:
     return Names(lambda i: f"unit {i}", where)
 
 
+def feature(spec: Spec, i: int) -> str:
+    """The name of a table's feature: its column's, where that has one."""
+    return printable(spec.columns.names[i]) if spec.columns else f"feature {i}"
+
+
 def pixel(spec: Spec, i: int) -> str:
     """The name of number `i` of an input."""
     if not spec.is_image:
-        return f"feature {i}"
+        return feature(spec, i)
     C, H, W = spec.shape
     return f"{_channel(C, i // (H * W))}row {i // W % H}, column {i % W}"
 
@@ -78,26 +84,24 @@ def _of_a_filter(seen: Seen, layer: Weighted, module: nn.Conv2d, place: Sequence
 
 
 def _of_a_step(seen: Seen, layer: Weighted, t: int) -> Names:
-    spec, n = seen.spec, layer.weights(0)[0].count
-    known = seen.recurrent[layer.name]
-    kind = "row" if spec.is_image else "feature"
+    spec, n, known = seen.spec, layer.weights(0)[0].count, seen.recurrent[layer.name]
+    where = f"row {t}" if spec.is_image else feature(spec, t)
+    past = f"the {'row' if spec.is_image else 'step'} {'after' if known.backwards else 'before'}"
 
     def name(i: int) -> str:
         if i >= n:
-            return (
-                f"unit {i - n} at the {kind} {'below' if known.backwards else 'above'}" if spec.is_image else f"unit {i - n} a step before"
-            )
+            return f"unit {i - n} at {past}"
         if known.depth:
             return f"unit {i} of layer {known.depth} below"
-        return f"{_channel(spec.shape[0], i // spec.shape[2])}row {t}, column {i % spec.shape[2]}" if spec.is_image else f"feature {t}"
+        return f"{_channel(spec.shape[0], i // spec.shape[2])}{where}, column {i % spec.shape[2]}" if spec.is_image else where
 
-    return Names(name, f"{kind} {t}", (t, 0, t + 1, spec.shape[2]) if spec.is_image and not known.depth else None)
+    return Names(name, where, (t, 0, t + 1, spec.shape[2]) if spec.is_image and not known.depth else None)
 
 
 def _of_a_patch(seen: Seen, model: transformer.Model, t: int) -> Names:
     spec, P = seen.spec, model.patch
     if not spec.is_image:
-        return Names(lambda i: f"feature {t}", f"feature {t}")
+        return Names(lambda i: feature(spec, t), feature(spec, t))
     C, _, W = spec.shape
     top, left = (P * at for at in divmod(t, W // P))
     name = lambda i: f"{_channel(C, i // P**2)}row {top + i // P % P}, column {left + i % P}"  # noqa: E731
@@ -106,7 +110,7 @@ def _of_a_patch(seen: Seen, model: transformer.Model, t: int) -> Names:
 
 def _patch(spec: Spec, P: int, t: int) -> str:
     if not spec.is_image:
-        return f"feature {t}"
+        return feature(spec, t)
     top, left = (P * at for at in divmod(t, spec.shape[2] // P))
     return f"patch {t}, rows {top}-{top + P - 1}, columns {left}-{left + P - 1}"
 

@@ -9,13 +9,18 @@ MOST = 5_000  # numbers of a list that a JSON document holds; of a longer one th
 
 @dataclass(frozen=True)
 class Sample:
-    """What goes in: `raw` as the dataset has it, `normalised` as the network sees it, both flat, of this `shape`."""
+    """What goes in: `raw` as the dataset has it, `normalised` as the network sees it, both flat, of this `shape`.
+
+    `target` is the number of its class, `label` the name; `features` are the names of a table's.
+    """
 
     dataset: str
     split: str
     index: int
+    target: int
     label: str
     shape: tuple[int, ...]
+    features: tuple[str, ...]
     raw: Sequence[float]
     normalised: Sequence[float]
 

@@ -214,7 +214,7 @@ def pickled(
     *,
     content: str | None = None,
     model: Mapping[str, bytes] = {},
-    format: bytes = b"K\x02",
+    format: bytes = b"K" + bytes([checkpoint.FORMAT]),
     training: bytes = b"N",
     more: bytes = b"",
 ) -> bytes:

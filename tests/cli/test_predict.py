@@ -142,7 +142,7 @@ def test_a_wrong_command_is_2(nnx, trained, words, what):
 
 def test_a_checkpoint_of_rows_takes_no_images(nnx, trained, tmp_path):
     kept = checkpoint.read(trained[0])
-    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64)
+    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, look=None)
     checkpoint.write(tmp_path / "rows.pt", replace(kept, spec=spec))
     result = nnx("predict", "rows.pt", trained[1][0])
     assert result.code == 2

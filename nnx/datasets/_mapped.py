@@ -1,0 +1,69 @@
+"""Samples that are larger than memory: they stay in their file, and what is asked for is read when it is asked for."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHARE = 0.5  # of the free memory that data may take; the rest is for the network and its activations
+
+
+class Mapped:
+    """N samples, those at `rows` of the memory-mapped array `whole`, in that order: as an array of shape (N, *whole.shape[1:])."""
+
+    def __init__(self, whole: NDArray[Any], rows: NDArray[np.int64]) -> None:
+        self.whole, self.rows = whole, rows
+        self.shape, self.dtype, self.ndim = (len(rows), *whole.shape[1:]), whole.dtype, whole.ndim
+        self.nbytes = len(rows) * whole[:1].nbytes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """The samples at `index`, read from the file."""
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        found: NDArray[Any] = self.whole[(self.rows[first], *rest)]
+        return np.ascontiguousarray(found)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def take(self, index: NDArray[np.int64], axis: int = 0) -> "Mapped":
+        """The samples at `index`, in that order: nothing is read."""
+        assert axis == 0
+        return Mapped(self.whole, self.rows[index])
+
+
+def is_mapped(array: Any) -> bool:
+    """Whether `array` lies in a file: a memory map, or a view of one, or samples of one."""
+    while array is not None and not isinstance(array, np.memmap | Mapped):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
+def free_memory() -> int:
+    """Bytes that this process can still get: what the machine has free, less where its container or its limits allow less."""
+    free = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        most, now = ("".join(_lines(f"/sys/fs/cgroup/{name}")).strip() for name in (limit, used))
+        if most.isdigit() and now.isdigit():
+            free.append(int(most) - int(now))
+    pages = [int(text) for text in "".join(_lines("/proc/self/statm")).split()] or [0] * 7
+    for kind, used_pages in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+        if (soft := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+            free.append(soft - used_pages * resource.getpagesize())
+    return max(0, min(free, default=2**62))
+
+
+def fits(size: int) -> bool:
+    """Whether so many bytes take no more than SHARE of what is free."""
+    return size <= free_memory() * SHARE
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines(keepends=True)
+    except OSError:
+        return []

@@ -1,0 +1,109 @@
+"""What is counted and measured over a dataset: mean and deviation, the balance of its classes, a fair part of it, its fingerprint."""
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnx.events import Choice
+
+if TYPE_CHECKING:
+    from nnx.datasets import Split
+    from nnx.datasets._mapped import Mapped
+
+UNEVEN = 3  # times as many samples of one class as of another: from there on it is said
+
+
+def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
+    """Indices, ascending, of `count` random samples in which every class has its share; one of each class stays behind.
+
+    Shares are rounded by largest remainder. Equal arguments give equal indices. Numpy rather than scikit-learn's
+    `train_test_split`, because importing `sklearn.model_selection` costs 3 s.
+    """
+    sizes = np.bincount(labels)
+    room = np.maximum(sizes - 1, 0)
+    assert 0 <= count <= room.sum()
+    share, remainder = np.divmod(sizes * count, len(labels))
+    share = np.minimum(share, room)
+    while left := count - share.sum():  # a second round only where a class had no room for what it was due
+        neediest = np.argsort(-remainder, kind="stable")
+        share[neediest[share[neediest] < room[neediest]][:left]] += 1
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(by_class[place_in_class < np.repeat(share, sizes)])
+
+
+def mean_std(inputs: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of (N, C, H, W) images, in [0, 1], or per feature of (N, F) rows.
+
+    Of a constant channel or feature the deviation is 1, so that dividing by it is harmless. In chunks that stay in the
+    processor's cache: 54,000 MNIST images take 0.1 s and no memory to speak of.
+    """
+    if inputs.dtype == np.uint8:
+        return _mean_std_of_images(inputs)
+    first = inputs[0]
+
+    def summed(measure: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.float64]:
+        total = np.zeros(inputs.shape[1])
+        for start in range(0, len(inputs), 4096):
+            total += measure(inputs[start : start + 4096])
+        return total
+
+    mean = summed(lambda chunk: chunk.sum(0, dtype=np.float64)) / len(inputs)
+    variance = summed(lambda chunk: np.square(chunk - mean).sum(0)) / len(inputs)  # float64, as mean is
+    varies = summed(lambda chunk: (chunk != first).any(0)) > 0  # where rounding leaves a constant feature some variance
+    return tuple(mean.tolist()), tuple(np.where(varies, np.sqrt(variance), 1).tolist())
+
+
+def _mean_std_of_images(images: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Exact, from how often each of the 256 values is there; a part at a time, as a memory-mapped array may be larger than memory."""
+    import torch  # its histogram is three times as fast as numpy's
+
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        counts = torch.zeros(256, dtype=torch.int64)
+        for start in range(0, len(images), 500):
+            values = np.ascontiguousarray(images[start : start + 500, channel])
+            counts += torch.bincount(torch.from_numpy(values).flatten(), minlength=256)
+        often = counts.tolist()
+        count = sum(often)
+        total, squares = (sum(value**power * times for value, times in enumerate(often)) for power in (1, 2))
+        means.append(total / count / 255)
+        stds.append((count * squares - total**2) ** 0.5 / count / 255 or 1.0)
+    return tuple(means), tuple(stds)
+
+
+def balanced(labels: NDArray[np.int64], classes: tuple[str, ...], *, oversample: bool) -> tuple[Choice, ...]:
+    """What there is to say of how many samples each class has: nothing, where they have about equally many."""
+    counts = np.bincount(labels, minlength=len(classes))
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] < UNEVEN * counts[least]:
+        return ()
+    found = f"{counts[least]:,} ({classes[least]}) to {counts[most]:,} ({classes[most]}) samples"
+    cure = "uneven: loss.class_weights: balanced, or dataset.balance: oversample, lets them count alike"
+    return (Choice("classes", found, "rare ones are repeated until all have as many (dataset.balance)" if oversample else cure),)
+
+
+def repeated(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Indices of samples, ascending: each at least once, and of every class that has some as many as of the largest."""
+    counts = np.bincount(labels)
+    rng = np.random.default_rng(seed)
+    index = []
+    for k in counts.nonzero()[0]:
+        own = (labels == k).nonzero()[0]
+        times, rest = divmod(int(counts.max()), len(own))
+        index += [np.repeat(own, times), rng.permutation(own)[:rest]]
+    return np.sort(np.concatenate(index))
+
+
+def fingerprint(split: "Split") -> str:
+    """SHA-256, in hex, of the samples and their labels in their order: equal where the data is equal. 0.03 s for MNIST."""
+    digest = hashlib.sha256()
+    for array in (split.inputs, split.labels):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        for start in range(0, len(array), 4096):
+            digest.update(np.ascontiguousarray(array[start : start + 4096]).data.cast("B"))
+    return digest.hexdigest()
