@@ -21,6 +21,7 @@ from nnx.errors import CheckpointError, DivergedError, InputError
 from nnx.run import run
 from nnx.spec import Spec
 from nnx.trace import trace
+from nnx.trace.loss import derive
 from nnx.trace.names import feature
 from nnx.trace.result import MOST
 
@@ -427,6 +428,13 @@ def test_a_checkpoint_brings_its_weights_and_its_preparation(others, tmp_path):
         trace(tmp_path / "r", overrides=["model.hidden=[3]"])
     with pytest.raises(CheckpointError, match="was trained on 1x8x8 inputs and 10 classes, the dataset has 3x8x12 inputs and 3 classes"):
         trace(tmp_path / "r", overrides=["dataset=colours"])
+
+
+def test_what_is_nearly_sure_is_told_by_what_it_lacks():
+    steps, value = derive(parts.find("loss", "cross_entropy")(), [-1e-6, math.log(1e-6)], 0, "cat", [1, 1])
+    assert (steps, value) == (['-log p("cat") = -log (1 - 1e-06) = 1e-06'], 1e-6)
+    steps, _ = derive(parts.find("loss", "cross_entropy")(), [math.log(0.25), math.log(0.75)], 0, "cat", [1, 1])
+    assert steps == ['-log p("cat") = -log 0.25 = 1.386']
 
 
 def test_a_step_too_long_is_told(capsys):

@@ -13,7 +13,7 @@ def derive(config: Part, log_p: Sequence[float], label: int, name: str, counts: 
     `counts` are the training samples of each class. None for a loss that is not of nnx itself.
     """
     p, own, weights = [math.exp(each) for each in log_p], -log_p[label], _weights(config, counts)
-    surprise = f'-log p("{name}") = -log {_short(p[label])} = {_short(own)}'
+    surprise = f'-log p("{name}") = -log {_probable(log_p[label])} = {_short(own)}'
     match config:
         case losses.CrossEntropy():
             smoothing, K = config.label_smoothing, len(p)
@@ -54,6 +54,11 @@ def _weighed(steps: list[str], value: float, weights: Sequence[float], label: in
     return [*steps, f"times the class's weight: {_short(weights[label])} × {_short(value)} = {_short(weights[label] * value)}"], (
         weights[label] * value
     )
+
+
+def _probable(log_p: float) -> str:
+    """A probability in four digits, those of what it lacks where it is nearly 1."""
+    return _short(math.exp(log_p)) if log_p < -1e-3 else f"(1 - {-math.expm1(log_p):.4g})"
 
 
 def _short(number: float) -> str:
