@@ -17,6 +17,7 @@ from nnx.errors import CheckpointError, DivergedError, InputError, Stopped
 from nnx.evaluation import Predictions, evaluate, metrics
 from nnx.events import Choice, Epoch, Event, Finished, Started
 from nnx.feed.resident import EVALUATION_BATCH, Resident, data_path
+from nnx.health import Watch, probe
 from nnx.job import Job, build_criterion, prepare, workable
 from nnx.losses import Criterion
 from nnx.predict import network
@@ -41,9 +42,11 @@ def run(
     force: bool = False,
     resume: Path | None = None,
     data_dir: str | None = None,
+    watch: bool = False,
     signal: Callable[[], int] = lambda: 0,
 ) -> Iterator[Event]:
     """Train `config` from start to end, yielding what happens. Once `signal()` is not 0, the state is saved and Stopped raised.
+    With `watch`, a Health follows Started and each Epoch.
 
     `resume` is the folder of a run to go on with, or a state in it: last.pt, previous.pt. Of several ranks, all go through this; rank 0
     writes. Restarted by torchrun, they go on from what was saved.
@@ -81,10 +84,14 @@ def run(
         if stale:
             keeper.keep_network()
         yield _started(job, folder, batches, warnings)
+        step, watching = job.step(), _watched(job) if watch else None
+        if watching:
+            step = watching.over(step)
+            yield watching.look()
 
         go_on, signal = _go_on(folder, data_dir), ranks.agreed(signal)
         log_every = max(1, min(50, state.steps_per_epoch // 10))
-        events = train(state, batches, job.step(), log_every=log_every, pausing=lambda: keeper.due or bool(signal()))
+        events = train(state, batches, step, log_every=log_every, pausing=lambda: keeper.due or bool(signal()))
         try:
             for event in () if state.over else events:
                 if isinstance(event, EpochEnd):
@@ -97,6 +104,8 @@ def run(
                     times.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
                     ranks.first(lambda: runs.append_metrics(folder, times[-1]))
                     yield epoch
+                    if watching:
+                        yield watching.look()
                 else:
                     if keeper.due:
                         keeper.keep_state()
@@ -293,6 +302,12 @@ def _record(state: State, end: EpochEnd, validation: Predictions) -> Epoch:
     state.history.append(record)
     over = state.over if state.epoch < state.config.train.epochs else None
     return Epoch(**record, seconds=end.seconds, samples_per_second=end.samples / end.seconds, is_best=state.best is record, stopping=over)
+
+
+def _watched(job: Job) -> Watch:
+    """Looks after the job's network, on some of its training samples."""
+    train = job.dataset.train
+    return Watch(job.state, job.feed(train.take(probe(len(train)))), job.criterion)
 
 
 # ---------------------------------------------------------------- at the end
