@@ -61,6 +61,15 @@ class Subject:
     def classes(self) -> tuple[str, ...]:
         return self.spec.classes
 
+    def title(self, n: int) -> str:
+        """A sample's name, with its class where that is known: "test 3: 7"."""
+        return self.names[n] if self.labels is None else f"{self.names[n]}: {self.classes[self.labels[n]]}"
+
+    @property
+    def features(self) -> list[str]:
+        """What each number of a table's row is called."""
+        return [f"feature {n}" for n in range(self.spec.size)]
+
     @property
     def device(self) -> torch.device:
         return self.prepare.factor.device

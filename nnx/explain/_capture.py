@@ -1,11 +1,13 @@
 """What each layer of a network gives out for a batch, by forward hooks: for any architecture, as it asks nothing about it."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nnx import models
+from nnx.spec import Spec
 
 BATCH = 500  # samples that the network sees at once
 LOGITS = "logits"
@@ -31,6 +33,16 @@ def layers(network: nn.Module, x: Tensor) -> dict[str, nn.Module]:
     modules = dict(network.named_modules())
     with torch.no_grad():
         return {name: modules[row] for name, row in _named(network, *_seen(network, x)).items()}
+
+
+def patches(spec: Spec, tokens: int) -> tuple[int, int, int] | None:
+    """Rows, columns, and how many of the tokens stand before those of the image (a class token), or None where they are no square patches."""
+    _, H, W = spec.shape if spec.is_image else (0, 0, 0)
+    for others in (0, 1):
+        side = math.isqrt(H * W // max(1, tokens - others))
+        if side and H % side == W % side == 0 and (H // side) * (W // side) == tokens - others:
+            return H // side, W // side, others
+    return None
 
 
 def _seen(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -104,30 +104,71 @@ def grid(
     limit: float | None = None,
     width: float = 8,
 ) -> "Figure":
-    """(H, W) or (H, W, 3) images of one size, side by side in rows on one scale, each with its title above it.
+    """(H, W) or (H, W, 3) images of one size, side by side in rows on one scale, the titles above them.
 
     Signed: from -`limit` to `limit`, by default the largest magnitude, with zero white; else from 0 to it. `scale`, what the colours
     measure, adds a colour bar. Colour images are taken as they are, in [0, 1].
     """
     columns = columns or min(len(images), 16)
-    rows = math.ceil(len(images) / columns)
-    H, W = images[0].shape[:2]
-    above = 0.3 * W / (width / columns * 1.4) if any(titles) else 0.0  # room for a title, in pixels of an image
-    gap = max(1, round(0.06 * W))
-    tall = H + gap + math.ceil(above)
-    sheet = np.full((rows * tall - gap, columns * (W + gap) - gap, *images[0].shape[2:]), np.nan)
-    for n, image in enumerate(images):
-        top, left = n // columns * tall + math.ceil(above), n % columns * (W + gap)
-        sheet[top : top + H, left : left + W] = image
+    sheet, places = _laid(images, columns, 0.17 * columns / width if any(titles) else 0.0)  # 0.17 inches for a title
     figure = new(width, width * sheet.shape[0] / sheet.shape[1] + (0.1 if scale else 0))
     axes = figure.add_subplot()
     bare(axes)
     shown = show(axes, sheet, signed=signed, limit=limit)
-    for n, title in enumerate(titles):
-        top, left = n // columns * tall + math.ceil(above), n % columns * (W + gap)
-        axes.text(left + W / 2 - 0.5, top - 0.5 - 0.05 * above, title, ha="center", va="bottom", fontsize=7)
+    for title, (top, middle) in zip(titles, places, strict=False):
+        axes.text(middle, top - 1, title, ha="center", va="bottom", fontsize=7)
     if scale:
         bar(figure, shown, axes, scale)
+    return figure
+
+
+def tiled(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int) -> NDArray[Any]:
+    """(H, W) or (H, W, 3) images of one size in one, for `show`: side by side in rows, with gaps between them that stay transparent."""
+    return _laid(images, columns, 0.0)[0]
+
+
+def _laid(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int, above: float) -> tuple[NDArray[Any], list[tuple[int, float]]]:
+    """The images in one, with room `above` each in widths of an image, and where each has its top and its middle."""
+    fine = max(1, math.ceil(48 / images[0].shape[1]))  # small ones are enlarged, so that what is between them can be narrower than a pixel
+    large = [image.repeat(fine, 0).repeat(fine, 1) for image in images]
+    H, W = large[0].shape[:2]
+    gap, head = max(1, round(0.08 * W)), math.ceil(above * W * 1.08)
+    across, down = W + gap, H + gap + head
+    corners = [(n // columns * down + head, n % columns * across) for n in range(len(large))]
+    rows = math.ceil(len(large) / columns)
+    sheet = np.full((rows * down - gap, columns * across - gap, *large[0].shape[2:]), np.nan)
+    for image, (top, left) in zip(large, corners, strict=True):
+        sheet[top : top + H, left : left + W] = image
+    return sheet, [(top, left + (W - 1) / 2) for top, left in corners]
+
+
+def said(axes: "Axes", classes: Sequence[str], probabilities: NDArray[Any], most: int = 10) -> None:
+    """Bars: the classes and their probabilities; of more than `most` the most probable, in their own order."""
+    shown = np.sort(np.argsort(-probabilities, kind="stable")[:most])
+    top = int(probabilities.argmax())
+    axes.barh(range(len(shown)), probabilities[shown], color=[COLOURS[0] if k == top else INK for k in shown])
+    axes.set_yticks(range(len(shown)), [shortened(classes[k]) for k in shown])
+    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5), xticks=[0, 0.5, 1])
+    axes.set_title(f"says {shortened(classes[top])}: {100 * probabilities[top]:.1f} %")
+
+
+def shortened(text: str, most: int = 16) -> str:
+    """At most so many characters, the last an ellipsis where some are left out."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def bars(names: Sequence[str], series: dict[str, NDArray[Any]], label: str) -> "Figure":
+    """Horizontal bars, a group a name, from top to bottom; each series in its own colour, with its name in a legend where it has one."""
+    figure = new(6, 0.6 + len(names) * (0.12 + 0.1 * len(series)))
+    axes = figure.add_subplot()
+    thick = 0.8 / len(series)
+    for n, (name, values) in enumerate(series.items()):
+        axes.barh(np.arange(len(names)) + (n - (len(series) - 1) / 2) * thick, values, thick, label=name or None)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    axes.axvline(0, color=INK, linewidth=0.6)
+    if any(series):
+        axes.legend()
     return figure
 
 
@@ -144,7 +185,10 @@ def show(axes: "Axes", image: NDArray[Any], *, signed: bool = False, limit: floa
 
 def bar(figure: "Figure", shown: Any, axes: Any, label: str) -> None:
     """A slim colour bar below `axes`, one or several."""
-    colours = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.03, aspect=60, pad=0.02, shrink=0.6)
+    from matplotlib.ticker import MaxNLocator
+
+    options: dict[str, Any] = {"fraction": 0.03, "aspect": 60, "pad": 0.04, "shrink": 0.6}
+    colours = figure.colorbar(shown, ax=axes, orientation="horizontal", ticks=MaxNLocator(5), **options)
     colours.outline.set_visible(False)
     colours.set_label(label)
 
@@ -155,6 +199,11 @@ def bare(axes: "Axes") -> "Axes":
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     return axes
+
+
+def sample(image: NDArray[Any]) -> NDArray[Any]:
+    """A uint8 image (C, H, W) -> (H, W), or (H, W, 3), in [0, 1]."""
+    return as_image(image / 255)
 
 
 def as_image(x: NDArray[Any]) -> NDArray[Any]:
