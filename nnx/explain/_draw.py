@@ -25,6 +25,7 @@ FAINT = "#7a7a7a40"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b8a800", "#7b5ea7", "#8b5a2b")
 SIGNED = "RdBu_r"  # blue below zero, white at zero, red above
 AMOUNT = "viridis"
+BARS = 40  # of features, in a picture
 DOTS = 150  # an inch
 SOLID = 192  # colours of a PNG that are opaque; the other 64 are for edges of letters and lines
 STYLE: dict[str, Any] = {
@@ -81,7 +82,7 @@ def png(figure: "Figure") -> bytes:
     image = Image.open(raw).convert("RGBA")
     alpha = np.asarray(image)[..., 3]
     # Pillow has one method that knows of transparency, which leaves 58 colours of a colour map's 256, and better ones that don't
-    solid = image.convert("RGB").quantize(SOLID, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    solid = image.convert("RGB").quantize(SOLID, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     image.putalpha(Image.fromarray(np.where(alpha == 255, 0, alpha).astype(np.uint8)))
     soft = image.quantize(256 - SOLID, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     small = Image.fromarray(np.where(alpha == 255, np.asarray(solid), np.asarray(soft) + np.uint8(SOLID)).astype(np.uint8), "P")
@@ -181,6 +182,13 @@ def show(axes: "Axes", image: NDArray[Any], *, signed: bool = False, limit: floa
     limit = limit or float(np.abs(finite).max(initial=0)) or 1.0
     options = {"cmap": SIGNED if signed else AMOUNT, "vmin": -limit if signed else 0, "vmax": limit} | options
     return axes.imshow(image, **options)
+
+
+def veiled(axes: "Axes", heat: NDArray[Any], image: NDArray[Any]) -> None:
+    """An amount (H, W) in colours, with the uint8 image (C, H, W) that it belongs to as a white veil over it."""
+    show(axes, heat)
+    ink = image.mean(0) / 255
+    axes.imshow(np.dstack([np.ones((*ink.shape, 3)), 0.55 * ink]))
 
 
 def bar(figure: "Figure", shown: Any, axes: Any, label: str) -> None:

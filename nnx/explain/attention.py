@@ -158,7 +158,4 @@ def _over(axes: Any, subject: Subject, weights: NDArray[Any], n: int) -> None:
     rows, columns, others = places
     grid = weights[others:].reshape(rows, columns)
     _, H, W = subject.spec.shape
-    _draw.show(axes, grid.repeat(H // rows, 0).repeat(W // columns, 1))
-    ink = _draw.sample(subject.images[n])
-    veil = 0.55 * (ink if ink.ndim == 2 else ink.mean(2))
-    axes.imshow(np.dstack([np.ones((H, W, 3)), veil]))
+    _draw.veiled(axes, grid.repeat(H // rows, 0).repeat(W // columns, 1), subject.images[n])

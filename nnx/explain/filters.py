@@ -12,7 +12,6 @@ from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _draw
 
 MOST = 64  # filters in a picture
-BARS = 40  # features in a picture
 COLUMNS = 8
 GATES = {"LSTM": ("input gate", "forget gate", "candidate", "output gate"), "GRU": ("reset gate", "update gate", "candidate")}
 READING = {
@@ -154,7 +153,7 @@ def _rows(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture:
 
 def _features(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:
     strength = weight.norm(dim=0).numpy()
-    order = np.argsort(-strength, kind="stable")[:BARS]
+    order = np.argsort(-strength, kind="stable")[: _draw.BARS]
     figures["strength"] = strength.tolist()
     figures["shown"] = len(order)
     names = [subject.features[n] for n in order]
