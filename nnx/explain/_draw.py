@@ -77,13 +77,19 @@ def new(width: float, height: float) -> "Figure":
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG with a transparent background, in 256 colours: a third of the bytes. Equal figures give equal bytes."""
+    """The figure, cut to what is drawn, as a PNG with a transparent background, in 256 colours: a third of the bytes. Equal figures give
+    equal bytes.
+
+    Drawn once and not by `savefig`, which draws it twice to cut it and packs the PNG that is unpacked here: 0.20 s instead of 0.33.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    raw, data = io.BytesIO(), io.BytesIO()
-    figure.savefig(raw, format="png", bbox_inches="tight", pad_inches=0.05)
-    image = Image.open(raw).convert("RGBA")
-    alpha = np.asarray(image)[..., 3]
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = _cut(np.asarray(canvas.buffer_rgba()), round(0.05 * figure.dpi))
+    alpha = pixels[..., 3]
+    image = Image.fromarray(pixels)
     # Pillow has one method that knows of transparency, which leaves 58 colours of a colour map's 256, and better ones that don't
     solid = image.convert("RGB").quantize(SOLID, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     image.putalpha(Image.fromarray(np.where(alpha == 255, 0, alpha).astype(np.uint8)))
@@ -94,8 +100,16 @@ def png(figure: "Figure") -> bytes:
         of_part = np.array(part.getpalette("RGBA"), np.uint8).reshape(-1, 4)
         colours[start : start + len(of_part)] = of_part
     small.putpalette(colours[:, :3].tobytes(), "RGB")
+    data = io.BytesIO()
     small.save(data, format="png", optimize=True, transparency=colours[:, 3].tobytes())
     return data.getvalue()
+
+
+def _cut(pixels: NDArray[np.uint8], margin: int) -> NDArray[np.uint8]:
+    """(H, W, 4) without the rows and columns around it that are transparent, but for `margin` of them, added where there are fewer."""
+    there = pixels[..., 3] > 0
+    (top, bottom), (left, right) = ((lines[0], lines[-1] + 1) for lines in (np.flatnonzero(there.any(axis)) for axis in (1, 0)))
+    return np.pad(pixels[top:bottom, left:right], ((margin, margin), (margin, margin), (0, 0)))
 
 
 def grid(
@@ -155,7 +169,8 @@ def asked(axes: "Axes", subject: "Subject", n: int, **options: Any) -> None:
     else:
         axes.bar(range(subject.spec.size), subject.inputs()[n].cpu().numpy())
         axes.set(xlabel="feature")
-    axes.set_title(title(subject, n))
+    text = title(subject, n)
+    axes.set_title(text, fontsize=8 if "\n" in text else None)
 
 
 def title(subject: "Subject", n: int) -> str:
