@@ -1,8 +1,10 @@
 """Embedding: how alike each layer finds 2,000 test samples, as maps in which classes come apart with depth."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nnx.checkpoint import Checkpoint
@@ -21,6 +23,7 @@ TSNE_MAPS = 4  # layers in the other: the input, the last before the logits, and
 TSNE_COMPONENTS = 30
 TSNE_STEPS = 500  # twice as many take twice the time and lower the divergence, 0.8 to 1.3, by 0.1
 TSNE_ANGLE = 0.8  # 0.5 takes a third longer and lowers it by 0.015 at most
+NAMED = 20  # classes at most that stand on the map
 MARKERS = "o^sDv"  # where there are more classes than colours
 READING = (
     "Each dot is one test sample, in the colour of its class, near those that the layer finds alike: where a class is an island of its "
@@ -46,7 +49,9 @@ def explain(subject: Subject) -> Explanation:
         found[name] = separation(points, labels) | {f"{key}_untrained": value for key, value in control.items()}
     figures = {"samples": len(chosen), "most_frequent": float(np.bincount(labels).max() / len(labels)), "layers": found}
     names = list(layers)
-    maps = {names[n]: tsne(layers[names[n]], subject.seed) for n in _draw.spread(len(names) - 1, TSNE_MAPS)}
+    few = [names[n] for n in _draw.spread(len(names) - 1, TSNE_MAPS)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        maps = dict(zip(few, pool.map(lambda name: tsne(layers[name], subject.seed), few), strict=True))
     flat = {names[n]: layers[names[n]][:, :2] for n in _draw.spread(len(names), PCA_MAPS)}
     said = _said(found, len(chosen))
     pictures = (
@@ -85,6 +90,7 @@ def tsne(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """(N, D) principal components -> (N, 2): a map on which near points stay near (van der Maaten & Hinton 2008), begun at the first two
     components, as Kobak & Berens 2019 advise: then large distances mean a little more than nothing, and chance plays no part."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     spread = points[:, 0].std()
     if not spread:  # a layer that says the same of everything
@@ -96,7 +102,9 @@ def tsne(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         max_iter=TSNE_STEPS,
         random_state=seed % 2**32,
     )
-    found: NDArray[np.float32] = method.fit_transform(points[:, :TSNE_COMPONENTS])
+    # one thread a map: its own threads wait for each other 20 times a step, which takes minutes where something else runs on their cores
+    with threadpool_limits(1, "openmp"):
+        found: NDArray[np.float32] = method.fit_transform(points[:, :TSNE_COMPONENTS])
     return found
 
 
@@ -126,24 +134,31 @@ def _picture(
         _scatter(axes, points, labels, classes)
         axes.set_title(f"{name}: {100 * found[name]['neighbours']:.1f} % among their own")
     handles, names = table[0].get_legend_handles_labels()
-    if len(names) <= 30:
-        figure.legend(handles, names, loc="outside lower center", ncols=10, markerscale=2.5, handletextpad=0.1, columnspacing=1.2)
+    if len(names) <= 40:
+        across = max(2, 64 // (4 + max(map(len, names))))
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=min(10, across), markerscale=2.5, handletextpad=0.1, columnspacing=1.2
+        )
     return _draw.png(figure)
 
 
 def _scatter(axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]) -> None:
     """The points in the colours of their classes; where there are few classes, each with its name in the middle of its points."""
     _draw.bare(axes)
+    low, high = points.min(0), points.max(0)
+    middle, reach = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-6)
+    axes.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
     present = np.unique(labels)
     for k in present:
         x, y = points[labels == k].T
         colour, marker = _draw.COLOURS[k % len(_draw.COLOURS)], MARKERS[k // len(_draw.COLOURS) % len(MARKERS)]
         axes.scatter(x, y, s=7, color=colour, marker=marker, alpha=0.7, linewidths=0, label=_draw.shortened(classes[k]))
-    if len(present) > 20:
+    if len(present) > NAMED:
         return
-    middles = _apart(np.array([np.median(points[labels == k], axis=0) for k in present]), 0.05 * float(np.ptp(points)))
+    middles = _apart(np.array([np.median(points[labels == k], axis=0) for k in present]), 0.1 * reach).clip(middle - reach, middle + reach)
     for k, (x, y) in zip(present, middles, strict=True):
-        box = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": _draw.COLOURS[k % len(_draw.COLOURS)], "alpha": 0.85}
+        shape = "circle,pad=0.25" if len(classes[k]) < 3 else "round,pad=0.2"
+        box = {"boxstyle": shape, "facecolor": "white", "edgecolor": _draw.COLOURS[k % len(_draw.COLOURS)], "alpha": 0.85}
         axes.text(x, y, _draw.shortened(classes[k], 10), ha="center", va="center", fontsize=8, color="black", bbox=box)
 
 

@@ -60,8 +60,8 @@ def properties_of(fit: Split, test: Split, classes: tuple[str, ...]) -> tuple[li
     found = [Property("class", fit.labels, test.labels, len(classes))]
     both = [_strokes.ink(split.inputs) if split.inputs.ndim == 4 else None for split in (fit, test)]
     if both[0] is None or both[1] is None:
-        what = "images have no plain background, so that strokes can't be told from it" if fit.inputs.ndim == 4 else "there are no images"
-        return found, f"{what}: only the class is probed"
+        what = "The images have no plain background to tell strokes from" if fit.inputs.ndim == 4 else "There are no images"
+        return found, f"{what}: only the class is probed."
     of_fit, of_test = both[0], both[1]
     measures = {"stroke width": _strokes.stroke_width, "slant": _strokes.slant, "holes": _strokes.holes}
     found += [Property(name, measure(of_fit).astype(float), measure(of_test).astype(float)) for name, measure in measures.items()]
@@ -116,8 +116,11 @@ def _caption(figures: dict[str, Any]) -> str:
     found = figures["class_with_depth"]
     scores = figures["properties"]["class"]["layers"]
     last = found["last"]
-    verdict = "grows" if found["grows"] else "does not grow"
-    steps = "" if not found["grows"] else ", at no layer less than before" if found["never_falls"] else ", though not at every layer"
+    whole = found["from_input"]
+    verdict = "does not change for certain"
+    if whole["certain"]:
+        verdict = "falls" if whole["gain"] < 0 else "grows"
+    steps = "" if verdict != "grows" else ", at no layer less than before" if found["never_falls"] else ", though not at every layer"
     return (
         f"How well the class can be told {verdict} with depth{steps}: from {100 * scores[_units.INPUT]['trained']:.1f} % in the input to "
         f"{100 * scores[last]['trained']:.1f} % in {last}, with random weights {100 * scores[last]['untrained']:.1f} %. Fitted to "

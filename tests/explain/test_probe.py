@@ -161,7 +161,7 @@ def test_what_is_probed(digits):
     assert [each.name for each in found] == ["class", "stroke width", "slant", "holes"]
     assert missing == ""
     photograph = load_sample_image("china.jpg")[:416, :640].reshape(13, 32, 20, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
-    for inputs, why in ((photograph, "no plain background"), (np.zeros((60, 3), np.float32), "no images")):
+    for inputs, why in ((photograph, "no plain background"), (np.zeros((60, 3), np.float32), "There are no images")):
         found, missing = probe.properties_of(split(inputs), split(inputs), ("a", "b"))
         assert [each.name for each in found] == ["class"]
         assert why in missing
