@@ -55,7 +55,11 @@ def explain(subject: Subject) -> Explanation:
     flat = {names[n]: layers[names[n]][:, :2] for n in _draw.spread(len(names), PCA_MAPS)}
     said = _said(found, len(chosen))
     pictures = (
-        Picture("embedding-tsne", f"By t-SNE, which keeps neighbours together. {said}", _picture(maps, labels, subject.classes, found, 2)),
+        Picture(
+            "embedding-tsne",
+            f"By t-SNE, which keeps neighbours together. {said}",
+            _picture(maps, labels, subject.classes, found, 3 if len(maps) == 3 else 2),
+        ),
         Picture("embedding-pca", "The two directions in which samples differ most.", _picture(flat, labels, subject.classes, found, 3)),
     )
     return Explanation(READING, pictures, figures)
@@ -131,7 +135,7 @@ def _picture(
     for axes in table[len(maps) :]:
         axes.set_visible(False)
     for axes, (name, points) in zip(table, maps.items(), strict=False):
-        _scatter(axes, points, labels, classes)
+        _scatter(axes, points, labels, classes, apart=0.05 * columns)
         axes.set_title(f"{name}: {100 * found[name]['neighbours']:.1f} % among their own")
     handles, names = table[0].get_legend_handles_labels()
     if len(names) <= 40:
@@ -142,8 +146,9 @@ def _picture(
     return _draw.png(figure)
 
 
-def _scatter(axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]) -> None:
-    """The points in the colours of their classes; where there are few classes, each with its name in the middle of its points."""
+def _scatter(axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], apart: float) -> None:
+    """The points in the colours of their classes; where there are few, each with its name in the middle of its points, and names at least
+    `apart` from each other, as a share of half of the map."""
     _draw.bare(axes)
     low, high = points.min(0), points.max(0)
     middle, reach = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-6)
@@ -155,11 +160,14 @@ def _scatter(axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64
         axes.scatter(x, y, s=7, color=colour, marker=marker, alpha=0.7, linewidths=0, label=_draw.shortened(classes[k]))
     if len(present) > NAMED:
         return
-    middles = _apart(np.array([np.median(points[labels == k], axis=0) for k in present]), 0.1 * reach).clip(middle - reach, middle + reach)
-    for k, (x, y) in zip(present, middles, strict=True):
-        shape = "circle,pad=0.25" if len(classes[k]) < 3 else "round,pad=0.2"
+    names = [_draw.shortened(classes[k], 10) for k in present]
+    wide = np.array([max(1, 0.45 * max(map(len, names))), 1])  # how much wider a name is than high
+    middles = np.array([np.median(points[labels == k], axis=0) for k in present])
+    middles = (_apart(middles / wide, apart * reach) * wide).clip(middle - reach, middle + reach)
+    for k, name, (x, y) in zip(present, names, middles, strict=True):
+        shape = "circle,pad=0.25" if len(name) < 3 else "round,pad=0.2"
         box = {"boxstyle": shape, "facecolor": "white", "edgecolor": _draw.COLOURS[k % len(_draw.COLOURS)], "alpha": 0.85}
-        axes.text(x, y, _draw.shortened(classes[k], 10), ha="center", va="center", fontsize=8, color="black", bbox=box)
+        axes.text(x, y, name, ha="center", va="center", fontsize=8, color="black", bbox=box)
 
 
 def _apart(places: NDArray[Any], least: float) -> NDArray[Any]:

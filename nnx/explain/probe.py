@@ -143,7 +143,7 @@ def _picture(trained: dict[str, list[Probed]], untrained: dict[str, list[Probed]
             range(len(trained)), list(trained), rotation=30 if len(trained) > 3 else 0, ha="right" if len(trained) > 3 else "center"
         )
     handles, names = table[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    figure.legend(handles, names, loc="outside lower center", ncols=2 * columns)
     return _draw.png(figure)
 
 
