@@ -80,7 +80,8 @@ def png(figure: "Figure") -> bytes:
     """The figure, cut to what is drawn, as a PNG with a transparent background, in 256 colours: a third of the bytes. Equal figures give
     equal bytes.
 
-    Drawn once and not by `savefig`, which draws it twice to cut it and packs the PNG that is unpacked here: 0.20 s instead of 0.33.
+    Drawn once and not by `savefig`, which draws it twice to cut it and packs the PNG that is unpacked here: 0.11 s of a
+    core instead of 0.18 for an MLP's activations (medians of 10, A B A B, an AMD EPYC).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
