@@ -76,9 +76,9 @@ class Layer:
         self.patches: dict[int, NDArray[np.bool_]] = {}
         if below is not self and len(self.shape) == len(below.shape) == 2 and found.all():
             others = self.shape[0] - below.shape[0]  # a class token stands before those of patches
-            own = [place for place in places if place >= others]
-            patches = _units.receptive_field(subject.network, subject.spec, below.name, [place - others for place in own])
-            self.patches = dict(zip(own, patches, strict=True))
+            if own := [place for place in places if place >= others]:
+                patches = _units.receptive_field(subject.network, subject.spec, below.name, [place - others for place in own])
+                self.patches = dict(zip(own, patches, strict=True))
 
     @property
     def targets(self) -> list[_ascent.Target]:
