@@ -35,10 +35,10 @@ def load(config: Config, folder: Path) -> Source:
         )
     elif inside and _find(path, "test", "images"):
         pairs["test"] = _of_folder(path, "test")
-    inputs, labels, among = {}, {}, _own.numbers_of(config.classes)
+    inputs, labels, among = {}, {}, None
     for part, (images_at, labels_at) in pairs.items():
         inputs[part] = _idx.read(images_at, np.uint8, dimensions=3, cure="get the file again")[:, None]  # (N, 1, H, W)
-        labels[part], among = _own.numbered(_read_labels(labels_at), labels_at, among)
+        labels[part], among = _own.numbered(_read_labels(labels_at), labels_at, names=config.classes, among=among)
         if len(inputs[part]) != len(labels[part]):
             raise DataError(
                 f"{labels_at}: {len(labels[part]):,} labels for the {len(inputs[part]):,} images of {images_at}; give one for each"
