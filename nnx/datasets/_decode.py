@@ -77,7 +77,9 @@ def _in_processes(chunks: Sequence[tuple[int, Sequence[str], How]], processes: i
     spawn = multiprocessing.get_context("spawn")  # not fork: torch's threads run already
     others = set(multiprocessing.active_children())
     ahead: deque[Future[Chunk]] = deque()
-    with ProcessPoolExecutor(processes, spawn, initializer=_begin) as pool:
+    with _starting():
+        pool = ProcessPoolExecutor(processes, spawn, initializer=_begin)
+    with pool:
         try:
             for chunk in chunks:
                 with _starting():
@@ -87,9 +89,9 @@ def _in_processes(chunks: Sequence[tuple[int, Sequence[str], How]], processes: i
             while ahead:
                 yield ahead.popleft().result()
         except BaseException as error:  # a signal, too: nothing of it is wanted any more
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in {*multiprocessing.active_children()} - others:
                 process.terminate()
+            pool.shutdown(cancel_futures=True)  # and wait: else what it holds of the system is not given back, and Python warns of it
             if isinstance(error, BrokenExecutor | OSError):
                 raise MachineError("a process that decodes images was killed, or can't be started; free memory, and run again") from None
             raise
@@ -97,8 +99,8 @@ def _in_processes(chunks: Sequence[tuple[int, Sequence[str], How]], processes: i
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Processes that are started inside don't hear Ctrl-C, which is their parent's to answer, and run no script of the user's again."""
-    main, mask = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    """Processes that are started inside don't hear what a terminal sends, which their parent answers, and run no script of the user's."""
+    main, mask = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
     sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run it for what it defines, and much else with it
     try:
         yield

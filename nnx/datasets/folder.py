@@ -85,8 +85,8 @@ def load(config: Config, folder: Path) -> Source:
     path = _own.existing(config.path)
     parts, notes = _parts(path)
     if isinstance(config.test, str):
-        there, _ = _parts(_own.existing(config.test, "dataset.test"))
-        parts["test"] = there.get("test") or there.get(ALL) or there["train"]
+        there, _ = _parts(_own.existing(config.test, "dataset.test"), to="test")
+        parts["test"] = there.get("test") or next(iter(there.values()))
     known = {*(parts.get("train") or parts[ALL]).labels}
     if len(known) > _own.MOST_CLASSES:
         raise DataError(f"{path}: {len(known):,} classes, more than {_own.MOST_CLASSES:,}; are they classes?")
@@ -129,8 +129,9 @@ def _depends(config: Config, path: Path, parts: dict[str, Part]) -> _cache.Depen
 # ---------------------------------------------------------------- which files there are
 
 
-def _parts(path: Path) -> tuple[dict[str, Part], tuple[Choice, ...]]:
-    """The files of train, validation and test, or of ALL where there are no such parts; and what there is to say. Raises DataError."""
+def _parts(path: Path, to: str = "train") -> tuple[dict[str, Part], tuple[Choice, ...]]:
+    """The files of train, validation and test, as far as they are there, or of ALL; and what there is to say. Raises DataError where there
+    are none to train on, if it is `to` train."""
     if not path.is_dir():
         return {ALL: _of_csv(path)}, ()
     folders = _folders(path)
@@ -143,7 +144,7 @@ def _parts(path: Path) -> tuple[dict[str, Part], tuple[Choice, ...]]:
         if (part := PARTS[name.lower()]) in found:
             raise DataError(f"{path}: has the folders {found[part]} and {name}, both of {part} data; put their files into one")
         found[part] = name
-    if "train" not in found:
+    if "train" not in found and to == "train":
         raise DataError(f"{path}: has a folder {named[0]}, but none called train; add it")
     note = Choice("not looked at", ", ".join(others[:5]) + ", ..." * (len(others) > 5), "as the classes are in train, beside it")
     return {part: _of_classes(path / found[part]) for part in ("train", "validation", "test") if part in found}, (note,) if others else ()
@@ -294,7 +295,9 @@ def _write(how: _decode.How, skip_bad: bool, parts: dict[str, Part], classes: tu
     for name, kept in zip(parts, np.split(there, ends[:-1]), strict=True):
         labels = np.array([number[parts[name].labels[place]] for place in orders[name]], np.int64)
         if lost := sorted({*labels.tolist()} - {*labels[kept].tolist()}):
-            raise DataError(f"{bad[0]} (none of the {name} images of the class {classes[lost[0]]!r} can be read)")
+            raise DataError(
+                f"{bad[0]} (none of the {'' if name == ALL else f'{name} '}images of the class {classes[lost[0]]!r} can be read)"
+            )
         writer.add(f"{name}-labels", labels[kept])
     return {"bad": len(bad), "skipped": "; ".join(bad[:2])}
 
