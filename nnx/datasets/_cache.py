@@ -100,12 +100,11 @@ class Writer:
 
     def close(self, *, durably: bool = False) -> None:
         """Close the files; `durably`: once they are on the disk, so that a machine that stops now leaves no holes in them."""
-        for file in self._files.values():
-            with file:
+        while self._files:
+            with self._files.popitem()[1] as file:
                 if durably:
                     file.flush()
                     os.fsync(file.fileno())
-        self._files.clear()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What was added to memory."""
