@@ -1,5 +1,6 @@
 """Arrays of one's own: a NumPy archive (.npz), or .npy files, larger than memory if need be."""
 
+import errno
 import math
 import os
 import zipfile
@@ -57,7 +58,7 @@ def load(config: Config, folder: Path) -> Source:
     parts = _parts(_stored(path, config.labels, "dataset.labels"), path)
     if isinstance(config.test, str):
         test = _own.existing(config.test, "dataset.test")
-        found = _parts(_stored(test, config.test_labels, "dataset.test_labels"), test)
+        found = _parts(_stored(test, config.test_labels, "dataset.test_labels"), test, to="test")
         parts["test"] = found.get("test") or found["train"]
     among, labels = None, {}
     for part, (inputs, stored) in parts.items():  # train first
@@ -97,17 +98,19 @@ def _npy(path: Path) -> Stored:
             raise DataError(f"{path}: {PICKLED}")
         if not math.prod(shape):
             return np.zeros(shape, dtype)
+        if math.prod(shape) * dtype.itemsize > path.stat().st_size:
+            raise ValueError("cut short")
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         return array
 
-    if not path.is_file():
-        raise DataError(f"{path}: is no file; name a .npy file")
+    _check_file(path)
     array = _guarded(str(path), mapped)
     return Stored(str(path), path, array.shape, array.dtype, lambda: array)
 
 
 def _npz(path: Path) -> dict[str, Stored]:
     """The arrays of an archive. What claims more than can be packed into its bytes, or needs more than there is of memory, is refused."""
+    _check_file(path)
 
     def member(info: zipfile.ZipInfo) -> Stored:
         where = f"{path}: {info.filename}"
@@ -140,6 +143,11 @@ def _npz(path: Path) -> dict[str, Stored]:
     return {info.filename.removesuffix(".npy"): member(info) for info in infos}
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # to open a FIFO would wait for a writer
+        raise DataError(f"{path}: is no file; name a .npz or .npy file")
+
+
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -156,14 +164,15 @@ def _guarded(where: str, read: Callable[[], Any]) -> Any:
     except (DataError, MachineError, MemoryError):
         raise
     except Exception as error:  # numpy's parsers trip over what is damaged in many ways
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the latter by a place in it that can't be
             raise MachineError(f"{where}: can't be read ({error.strerror})") from None
         raise DataError(f"{where}: is damaged or cut short; save it again") from None
     return found
 
 
-def _parts(arrays: Mapping[str, Stored], path: Path) -> dict[str, tuple[Stored, Stored]]:
-    """(inputs, labels) of train and, where they are there, of validation and test, by their usual names. Raises DataError."""
+def _parts(arrays: Mapping[str, Stored], path: Path, to: str = "train") -> dict[str, tuple[Stored, Stored]]:
+    """(inputs, labels) of train, validation and test, as far as they are there, by their usual names. Raises DataError where there are none
+    to train on or, if it is `to` test, neither those nor others to test on."""
     plain = {name.lower(): stored for name, stored in arrays.items()}
 
     def first(kinds: tuple[str, ...], words: tuple[str, ...]) -> Stored | None:
@@ -181,7 +190,7 @@ def _parts(arrays: Mapping[str, Stored], path: Path) -> dict[str, tuple[Stored, 
                     f"{path}: {part} inputs of {_text(inputs.shape)}, but labels of {_text(labels.shape)}; one label is for each"
                 )
             pairs[part] = inputs, labels
-        elif inputs or labels or part == "train":
+        elif inputs or labels or (part == to and "train" not in pairs):
             there = ", ".join(sorted(plain)[:10]) or "nothing"
             raise DataError(f"{path}: holds {there}; {part} data is to be called x_{part} and y_{part}, or {part}_images and {part}_labels")
     return pairs
