@@ -401,23 +401,23 @@ def test_numbered_is_what_a_loop_makes(labels, kind):
 
 
 class Payload:
-    """Unpickled, it makes a file."""
+    """Unpickled, it makes a folder."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        return open, (str(self.path), "w")
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "labels.npy", "labels.npz"])
 def test_objects_are_refused_not_unpickled(form, tmp_path):
     proof = tmp_path / "proof"
     objects = np.empty(30, object)
-    objects[:] = [Payload(proof)] * 30
+    objects[:] = [Payload(proof), *[None] * 29]
     np.load(_saved(tmp_path / "control.npy", objects), allow_pickle=True)
     assert proof.exists(), "the control: it would run"
-    proof.unlink()
+    proof.rmdir()
     inputs, labels = (GRAY, objects) if form.startswith("labels") else (objects.reshape(30, 1), LABELS)
     if form.endswith("npz"):
         said = wrong(DataError, pair(tmp_path / "a.npz", inputs, labels))
@@ -560,7 +560,7 @@ def test_a_member_that_holds_more_than_its_entry_says(tmp_path):
     (tmp_path / "a.npz").write_bytes(data.replace(struct.pack("<I", len(content)), struct.pack("<I", 1000)))
     assert "images.npy: is damaged or cut short; save it again" in wrong(DataError, tmp_path / "a.npz")
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("images.npy", content[:-1])
+        archive.writestr("images.npy", content[:-1000])
         archive.writestr("labels.npy", _bytes(LABELS))
     assert "images.npy: claims to be larger than it is; get the file again" in wrong(DataError, tmp_path / "a.npz")
 
