@@ -200,15 +200,19 @@ def test_a_run_gives_the_same_bits(kind, model, tmp_path, monkeypatch):
         assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "left" / name).read_bytes()
 
 
+def stopped(settings, out, *, step):
+    signal = [0]
+    for event in run(settings, out=out, signal=lambda: signal[0]):
+        signal[0] = 15 if isinstance(event, Step) and event.step == step else 0
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["mapped first", "memory first"])
 def test_a_run_goes_on_whichever_way_its_data_was_read(first, tmp_path, monkeypatch):
     settings = config(images(tmp_path))
     trained(settings, tmp_path / "whole")
     monkeypatch.setattr(datasets, "fits", lambda size: not first)
-    signal = []
     with pytest.raises(Stopped):
-        for event in run(settings, out=tmp_path / "run", signal=lambda: 15 if signal else 0):
-            signal += [event] if isinstance(event, Step) and event.step == 3 else []
+        stopped(settings, tmp_path / "run", step=3)
     monkeypatch.setattr(datasets, "fits", lambda size: first)
     trained(settings, None, resume=tmp_path / "run")
     for name in ("checkpoint.pt", "last.pt"):
