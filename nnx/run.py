@@ -223,7 +223,7 @@ def evaluate_checkpoint(
     with runtime.enough_memory("Close what else runs, or use --device cpu where the device's memory is what is missing"):
         feed = Resident(dataset.split(split), kept.spec, chosen.device)
         criterion = build_criterion(config, dataset, chosen)
-        return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads)
+        return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads, *dataset.notes)
 
 
 def settings_of(kept: Checkpoint, path: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:

@@ -38,10 +38,10 @@ def evaluate(
     --set can point it at other data: nnx eval checkpoint.pt --set dataset.root=elsewhere
     """
     import_torch()
-    from nnx import console, runs
+    from nnx import console, datasets, runs
     from nnx.run import evaluate_checkpoint
 
-    with signals.noted(), signals.at_once("stopped before all was measured; nothing was written"):
+    with signals.noted(), datasets.silent(quiet), signals.at_once("stopped before all was measured; nothing was written"):
         metrics, choices = evaluate_checkpoint(checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir)
     if not quiet:
         console.print_choices(choices)

@@ -49,11 +49,11 @@ def train(
     """
     import_torch()
     from nnx import config as configs
-    from nnx import console, ranks
+    from nnx import console, datasets, ranks
     from nnx.cli._launch import is_launched, launch
     from nnx.run import resumed_config, run
 
-    with ranks.joined(), signals.noted() as signal:
+    with ranks.joined(), signals.noted() as signal, datasets.silent(quiet):
         if config is None and resume and _is_config(resume, configs.recipes()):
             config, resume = resume, HERE  # `--resume CONFIG --out RUN`: the word behind it is not its own
         flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}

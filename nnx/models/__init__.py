@@ -115,7 +115,7 @@ def flops(config: Part, spec: Spec, outputs: int) -> dict[str, int]:
         model(torch.zeros(1, *spec.shape, device="meta"))
     counted = {place: sum(kinds.values()) for place, kinds in counter.get_flop_counts().items()}
     root = type(model).__name__
-    return {"": counter.get_total_flops(), **{name: counted.get(f"{root}.{name}", 0) for name, _ in _rows(model)}}
+    return {"": counter.get_total_flops(), **{name: counted.get(f"{root}.{name}", 0) for name, _ in rows(model)}}
 
 
 def _forward(model: nn.Module, spec: Spec, hooks: Mapping[nn.Module, Callable[..., None]]) -> None:
