@@ -35,6 +35,19 @@ CountOrFraction = Annotated[int | float, PlainValidator(_count_or_fraction, json
 """A number of samples (1 or more) or a fraction of them (between 0 and 1, both excluded)."""
 
 
+def _count_fraction_or_file(value: Any) -> int | float | str:
+    if isinstance(value, str) and value:
+        return value
+    try:
+        return _count_or_fraction(value)
+    except PydanticCustomError:
+        raise PydanticCustomError("nnx", "expected a count (5000), a fraction between 0 and 1 (0.1), or the path of a file") from None
+
+
+CountFractionOrFile = Annotated[int | float | str, PlainValidator(_count_fraction_or_file, json_schema_input_type=CountOrFraction | str)]
+"""Samples to set aside (see CountOrFraction), or the file that holds them."""
+
+
 def _device(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
         return value

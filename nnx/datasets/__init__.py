@@ -35,10 +35,13 @@ __all__ = [
     "Source",
     "Split",
     "checked",
+    "count_aside",
     "find_folder",
     "fingerprint",
     "load",
     "mean_std",
+    "parted",
+    "place",
     "repeated",
     "stratified",
 ]
@@ -62,9 +65,9 @@ class DatasetConfig(Part):
 
 @dataclass(frozen=True)
 class Split:
-    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K)."""
+    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K). A table's rows are float64 until prepared."""
 
-    inputs: NDArray[np.uint8] | NDArray[np.float32] | Mapped
+    inputs: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.float64] | Mapped
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -131,7 +134,7 @@ def load(
     folder = find_folder(config, data_dir)
     with _download.reporting(progress):
         source: Source = parts.module("dataset", config.name).load(config, folder)
-    where = getattr(config, "path", None) or f"dataset {config.name} in {folder}"
+    where = place(config, folder)
     source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)
     if classes < 2:
         raise DataError(f"{where}: all samples are of one class; a classifier needs samples of two at least")
@@ -142,11 +145,11 @@ def load(
         train, validation = _in_memory(train), _in_memory(checked(validation, classes, where, shape=shape))
     else:
         whole = _mapped(whole) if mapped else whole
-        aside = stratified(whole.labels, _validation_count(config.validation, whole.labels), seed=seed)
+        aside = stratified(whole.labels, count_aside("validation", config.validation, whole.labels), seed=seed)
         rows = np.delete(rows, aside)
         train, validation = whole.take(rows), whole.take(aside)
     columns = like.columns if like else source.columns and source.columns.fitted(np.asarray(whole.inputs[rows]))
-    prepare = _preparation(source, columns)
+    prepare = _preparation(source, columns, where)
     train, validation = prepare(train), prepare(validation)
     spec = like or _measured(config, source, train, columns)
     source.verified()
@@ -170,6 +173,11 @@ def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
     return platformdirs.user_cache_path("nnx") / "data"
 
 
+def place(config: DatasetConfig, folder: Path) -> str:
+    """Where the data lies, for a message: the path that `config` names, or the dataset's name and its folder."""
+    return getattr(config, "path", None) or f"dataset {config.name} in {folder}"
+
+
 def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, ...] | None = None) -> Split:
     """The split itself, if it is one: some samples, a label in [0, K) for each, inputs of `shape`. Else DataError naming `where`."""
     inputs, labels = split.inputs, split.labels
@@ -184,15 +192,24 @@ def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, 
     return split
 
 
-def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
-    """`wanted`, a count or a fraction, as a count that leaves a training sample of each class. Raises ConfigError."""
+def count_aside(key: str, wanted: int | float, labels: NDArray[np.int64]) -> int:
+    """`wanted`, a count or a fraction, the config's dataset.`key`, as a count that leaves a training sample of each class.
+
+    Raises ConfigError.
+    """
     count = wanted if isinstance(wanted, int) else round(wanted * len(labels))
     most = len(labels) - len(np.unique(labels))
     if not 1 <= count <= most:
         what = "sets nothing aside" if count < 1 else "leaves nothing to train on"
         cure = f"give a count from 1 to {most}, as one of each class stays for training" if most else "get more data"
-        raise ConfigError.at("dataset.validation", f"{wanted} {what}: there are {len(labels)} samples; {cure}")
+        raise ConfigError.at(f"dataset.{key}", f"{wanted} {what}: there are {len(labels)} samples; {cure}")
     return count
+
+
+def parted(whole: Split, count: int, *, seed: int) -> tuple[Split, Split]:
+    """`whole` without `count` random samples in which every class has its share, and these samples (see `stratified`)."""
+    aside = stratified(whole.labels, count, seed=seed)
+    return whole.take(np.delete(np.arange(len(whole)), aside)), whole.take(aside)
 
 
 def _measured(config: DatasetConfig, source: Source, train: Split, columns: Columns | None) -> Spec:
@@ -243,9 +260,16 @@ def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
     )
 
 
-def _preparation(source: Source, columns: Columns | None) -> Callable[[Split], Split]:
+def _preparation(source: Source, columns: Columns | None, where: str | Path) -> Callable[[Split], Split]:
     """What makes features of a table's rows, by the fitted `columns`; images stay as they are."""
     coded_by = source.columns
     if columns is None or coded_by is None:
         return lambda split: split
-    return lambda split: Split(columns.apply(np.asarray(split.inputs), coded_by), split.labels)
+
+    def prepare(split: Split) -> Split:
+        try:
+            return Split(columns.apply(np.asarray(split.inputs), coded_by), split.labels)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+
+    return prepare

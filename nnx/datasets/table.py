@@ -1,0 +1,152 @@
+"""A table of your own: a .csv, .tsv or .parquet file, a row a sample, a column that holds the class. Values may be missing."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from nnx import columns, tablefile
+from nnx.columns import UNSEEN, Category, Columns, as_text, lacks, naturally
+from nnx.config import CountFractionOrFile
+from nnx.datasets import DatasetConfig, Source, Split, count_aside, parted
+from nnx.errors import ConfigError, DataError
+from nnx.events import Choice
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MAX_CLASSES = 1000
+SHOWN = 10  # columns that a note names
+
+
+class Config(DatasetConfig):
+    """Rows of a .csv, .tsv or .parquet file."""
+
+    name: Literal["table"] = "table"
+    path: str = Field(examples=["data.csv"], description="a .csv, .tsv or .parquet file, relative to the folder that nnx is started in")
+    target: str = Field(examples=["species"], description="the column that holds the class")
+    drop: list[str] = Field([], description="columns to leave out")
+    categorical: list[str] = Field([], description="columns that are categories though they hold numbers, as of zip codes")
+    test: CountFractionOrFile = Field(0.2, description="how much of the rows to test on: a count or a fraction; or another file")
+
+
+def load(config: Config, folder: Path) -> Source:
+    """The table that `config.path` names. Which rows are set aside to test on is the same for every seed. `folder` is not looked at.
+
+    Raises ConfigError for columns that are not there, DataError for what is no table to learn classes from, with its line.
+    """
+    where = str(Path(config.path).expanduser())
+    frame = tablefile.read(where)
+    _check_keys(config, frame, where)
+    targets, rows = frame[config.target], frame.drop({config.target, *config.drop})
+    if not rows.width:
+        raise DataError(f"{where}: has no column to learn from besides the target {config.target!r}; drop fewer")
+    classes = _classes(targets, where)
+    found = columns.infer(rows, where, config.categorical)
+    notes = (_kinds(found, config.drop), *_missing(rows))
+    if isinstance(config.test, str):
+        there, other = _test_file(config, where)
+        found = found.widened(other)
+        test = Split(found.code(other, there), _labels(other[config.target], classes, there))
+        return Source(Split(found.code(rows, where), _labels(targets, classes, where)), lambda: test, classes, columns=found, notes=notes)
+    whole = Split(found.code(rows, where), _labels(targets, classes, where))
+    _check_enough(whole.labels, classes, where)
+    train, test = parted(whole, count_aside("test", config.test, whole.labels), seed=0)
+    set_aside = Choice("test", f"{len(test):,} rows of {where}", "of each class its share (dataset.test), the same for every seed")
+    return Source(train, lambda: test, classes, columns=found, notes=(*notes, set_aside))
+
+
+def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
+    """Raises ConfigError for a column that the config names and the table has not, or that is both the target and something else."""
+    for key, names in (("target", [config.target]), ("drop", config.drop), ("categorical", config.categorical)):
+        for name in names:
+            if name not in frame.columns:
+                raise ConfigError.at(f"dataset.{key}", f"{where} {lacks(name, frame.columns)}")
+            if key != "target" and name == config.target:
+                raise ConfigError.at(f"dataset.{key}", f"{name!r} is the target, which is no input; take it out")
+
+
+def _test_file(config: Config, where: str) -> tuple[str, "pl.DataFrame"]:
+    """The file to test on, and what is in it. Raises ConfigError, DataError."""
+    there = str(Path(str(config.test)).expanduser())
+    frame = tablefile.read(there)
+    if os.path.samefile(where, there):
+        raise ConfigError.at("dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)")
+    if config.target not in frame.columns:
+        raise DataError(f"{there}: {lacks(config.target, frame.columns)}, which is the target of {where}")
+    return there, frame
+
+
+def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
+    """The classes of a target column, sorted: numbers by their value. Raises DataError where it holds no classes."""
+    import polars as pl
+
+    name, texts = targets.name, as_text(targets)
+    if absent := texts.is_null().arg_true().to_list():
+        raise _no_value(name, absent, where)
+    classes = naturally(texts.unique().to_list())
+    numbers = texts.cast(pl.Float64, strict=False)
+    regression = "looks like a regression target, and a classifier learns classes; name another column, or make classes of it"
+    if not numbers.has_nulls() and (fractions := (numbers % 1 != 0).arg_true().to_list()):
+        raise DataError(
+            f"{tablefile.place(where, fractions[0])}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}"
+        )
+    if len(classes) > MAX_CLASSES:
+        what = f"the target column {name!r} has {len(classes):,} different values, more than the {MAX_CLASSES:,} classes there may be"
+        raise DataError(f"{where}: {what}; {'it ' + regression if not numbers.has_nulls() else 'name another column'}")
+    return classes
+
+
+def _labels(targets: "pl.Series", classes: tuple[str, ...], where: str) -> NDArray[np.int64]:
+    """(N,) which of `classes` each row has. Raises DataError for a row with none, or another."""
+    codes = Category(targets.name, classes).code(targets, where)
+    if len(absent := np.flatnonzero(np.isnan(codes))):
+        raise _no_value(targets.name, absent.tolist(), where)
+    if len(unknown := np.flatnonzero(codes == UNSEEN)):
+        row = int(unknown[0])
+        known = ", ".join(map(repr, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
+        what = f"class {as_text(targets)[row]!r} is not in the training data, whose {len(classes)} classes are {known}"
+        raise DataError(f"{tablefile.place(where, row)}: {what}; correct it, or drop the row")
+    return codes.astype(np.int64)
+
+
+def _no_value(name: str, rows: list[int], where: str) -> DataError:
+    more = f" (and in {len(rows) - 1:,} more rows)" if len(rows) > 1 else ""
+    return DataError(f"{tablefile.place(where, rows[0])}: no value in the target column {name!r}{more}; fill it in, or drop the row")
+
+
+def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: str) -> None:
+    """Raises DataError for a class of a single row."""
+    alone = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1)
+    if len(alone) and len(classes) > 1:
+        row = int(np.flatnonzero(labels == alone[0])[0])
+        more = f" (as do {len(alone) - 1:,} more classes)" if len(alone) > 1 else ""
+        what = f"class {classes[alone[0]]!r} has this row only{more}, which can't be both trained on and tested"
+        raise DataError(f"{tablefile.place(where, row)}: {what}; get more of it, or drop the row")
+
+
+def _kinds(found: Columns, dropped: Sequence[str]) -> Choice:
+    """Which columns are taken for numbers, and which for categories."""
+    categories = [f"{column.name} ({len(column.categories)})" for column in found.columns if isinstance(column, Category)]
+    numbers = [column.name for column in found.columns if not isinstance(column, Category)]
+    parts = [
+        f"{title}: {_listed(names)}" for title, names in (("numbers", numbers), ("categories", categories), ("left out", dropped)) if names
+    ]
+    return Choice("columns", f"{len(numbers)} of numbers, {len(categories)} of categories", "; ".join(parts))
+
+
+def _missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
+    """How many values are missing, where some are."""
+    counts = {name: rows[name].null_count() for name in rows.columns if rows[name].has_nulls()}
+    if not counts:
+        return ()
+    how = "numbers become the training rows' median and say so in a feature of their own, categories a category"
+    return (Choice("missing", f"{sum(counts.values()):,} values", f"{_listed([f'{name} {n:,}' for name, n in counts.items()])}; {how}"),)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
