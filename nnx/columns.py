@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nnx import tablefile
 from nnx.errors import DataError
 from nnx.parts import suggest
-from nnx.tablefile import place
+from nnx.tablefile import number, place
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,11 +59,11 @@ class Number:
         numbers = _as_numbers(series)
         if wrong := (numbers.is_null() & series.is_not_null()).arg_true().to_list():
             what = f"column {self.name!r} holds {_shown(series[wrong[0]])}, which is no number"
-            raise DataError(f"{_place(where, wrong)}: {what}; correct it, or leave it empty")
+            raise DataError(f"{places(where, wrong)}: {what}; correct it, or leave it empty")
         values: NDArray[np.float64] = np.asarray(numbers.to_numpy(), np.float64)
         if len(large := np.flatnonzero(np.abs(values) > LARGEST)):
             what = "an infinite number" if np.isinf(values[large[0]]) else f"{values[large[0]]:g}, too large to compute with"
-            raise DataError(f"{_place(where, large.tolist())}: column {self.name!r} holds {what}; correct it, or leave it empty")
+            raise DataError(f"{places(where, large.tolist())}: column {self.name!r} holds {what}; correct it, or leave it empty")
         return values
 
     def fitted(self, values: NDArray[np.float64]) -> "Number":
@@ -83,10 +83,10 @@ class Number:
             return values
         numbers = []
         for text in by.categories:
-            number = _number(text)
-            if number is None or abs(number) > LARGEST:
+            value = number(text)
+            if value is None or abs(value) > LARGEST:
                 raise DataError(f"column {self.name!r} holds {_shown(text)}, but was numbers when the network was trained; correct it")
-            numbers.append(number)
+            numbers.append(value)
         return _looked_up(numbers, values, unseen=math.nan)
 
     def fill(self, features: NDArray[np.float32], values: NDArray[np.float64]) -> None:
@@ -129,7 +129,7 @@ class Category:
 
     def recoded(self, values: NDArray[np.float64], by: "Number | Category") -> NDArray[np.float64]:
         """Values that `by`, a column of the same name, has coded, as this one would."""
-        index = {category: float(number) for number, category in enumerate(self.categories)}
+        index = {category: float(place) for place, category in enumerate(self.categories)}
         if isinstance(by, Number):
             found, inverse = np.unique(values, return_inverse=True)
             codes = [math.nan if np.isnan(value) else index.get(_WHOLE.sub(r"\1", repr(float(value))), UNSEEN) for value in found]
@@ -249,18 +249,24 @@ def as_text(series: "pl.Series") -> "pl.Series":
 def naturally(names: Iterable[str]) -> tuple[str, ...]:
     """Sorted as people do: numbers by their value, text with the numbers in it by theirs, "a2" before "a10"."""
     names = list(names)
-    if all(_number(name) is not None for name in names):
-        return tuple(sorted(names, key=lambda name: (_number(name), name)))
+    if all(number(name) is not None for name in names):
+        return tuple(sorted(names, key=lambda name: (number(name), name)))
     return tuple(sorted(names, key=lambda name: ([(text, int(digits or 0)) for text, digits in _PIECES.findall(name)], name)))
 
 
 def lacks(name: str, columns: Iterable[str]) -> str:
     """What there is to say where `name` is not among `columns`."""
     columns = list(columns)
-    if all(_number(column) is not None for column in columns):
+    if all(number(column) is not None for column in columns):
         return f"has no column {name!r}, only numbers for names; the first line has to name the columns"
     known = suggest(name, columns)
     return f"has no column {name!r}{known if known.endswith('?') or len(columns) <= 20 else f', among the {len(columns):,} that it has'}"
+
+
+def places(where: str, rows: list[int]) -> str:
+    """The place of the first of `rows`, and how many more there are: "data.csv:57 (and 3 more rows)"."""
+    more = f" (and {len(rows) - 1:,} more row{'s' * (len(rows) > 2)})" if len(rows) > 1 else ""
+    return f"{place(where, rows[0])}{more}"
 
 
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
@@ -270,24 +276,24 @@ _PIECES = re.compile(r"(\D*)([0-9]{1,18})?")
 def _infer(series: "pl.Series", where: str, categorical: bool) -> Number | Category:
     import polars as pl
 
-    name, numeric = series.name, series.dtype.is_numeric()
+    name = series.name
     if not name:
         raise DataError(f"{where}: a column has no name, as of an index that was written along; drop it with drop: [''], or give it one")
     if len(name) > MAX_LENGTH:
         raise DataError(f"{where}: the column {_shown(name)} has a name of {len(name):,} characters; shorten it to at most {MAX_LENGTH}")
-    if not numeric and series.dtype != pl.String:
+    if not series.dtype.is_numeric() and series.dtype != pl.String:
         raise DataError(f"{where}: column {name!r} holds {series.dtype}, neither numbers nor text; put it under drop")
     known = len(series) - series.null_count()
     if not known:
         raise DataError(f"{where}: column {name!r} has no value in any row; put it under drop")
     if not categorical:
-        count = len(_as_numbers(series).drop_nulls()) if not numeric else known
+        count = len(_as_numbers(series).drop_nulls())
         if count == known:
             return Number(name)
         if count >= MOSTLY * known:
             wrong = (_as_numbers(series).is_null() & series.is_not_null()).arg_true().to_list()
             what = f"column {name!r} holds {_shown(series[wrong[0]])} but is otherwise numbers"
-            raise DataError(f"{_place(where, wrong)}: {what}; correct it, leave it empty, or name the column under categorical")
+            raise DataError(f"{places(where, wrong)}: {what}; correct it, leave it empty, or name the column under categorical")
     categories = _categories(series)
     if len(categories) > MAX_CATEGORIES or (len(categories) == known >= 20 and not categorical):
         what = f"column {name!r} has {len(categories):,} different values in {known:,} rows"
@@ -309,24 +315,11 @@ def _as_numbers(series: "pl.Series") -> "pl.Series":
     return series.cast(pl.Float64, strict=False)
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
 def _looked_up(codes: Sequence[float], index: NDArray[np.float64], *, unseen: float) -> NDArray[np.float64]:
     """`codes` at each index, NaN where that is NaN, `unseen` where it is UNSEEN."""
     table = np.array([*codes, unseen, math.nan], np.float64)
     found: NDArray[np.float64] = table[np.where(np.isnan(index), -1, np.where(index == UNSEEN, -2, index)).astype(int)]
     return found
-
-
-def _place(where: str, rows: list[int]) -> str:
-    """The place of the first of `rows`, and how many more there are."""
-    more = f" (and {len(rows) - 1:,} more row{'s' * (len(rows) > 2)})" if len(rows) > 1 else ""
-    return f"{place(where, rows[0])}{more}"
 
 
 def _shown(text: str) -> str:
@@ -340,7 +333,7 @@ def _from_dict(data: dict[str, Any]) -> Number | Category:
     column: Number | Category
     if kind == Number.kind:
         mean, std, missing = (data[key] for key in ("mean", "std", "missing"))
-        right = right and all(type(number) in (int, float) and abs(number) <= LARGEST for number in (mean, std, missing)) and std >= 0
+        right = right and all(type(value) in (int, float) and abs(value) <= LARGEST for value in (mean, std, missing)) and std >= 0
         column = Number(name, mean, std, missing, indicator)
     else:
         texts = data["categories"]

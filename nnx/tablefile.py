@@ -6,6 +6,7 @@ The standard library's csv module goes over a file a second time, but only where
 polars fills short rows up with nulls, and names no line for long ones.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -13,6 +14,7 @@ import stat
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -75,6 +77,14 @@ def place(name: str | Path, row: int) -> str:
     return f"{name}, row {row + 1}"
 
 
+def number(text: str) -> float | None:
+    """What `text` is as a number, if it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _read(path: Path, name: str) -> bytes:
     try:
         status = path.stat()
@@ -131,7 +141,7 @@ def _plain(data: bytes, name: str) -> bytes:
             raise DataError(f"{name}: is a damaged gzip; get it again") from None
         if len(data) > MAX_BYTES:
             raise DataError(f"{name}: is, unpacked, {_too_large(len(data))}")
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = data.removeprefix(codecs.BOM_UTF8)
     for mark, what in _MARKS.items():
         if data.startswith(mark):
             raise DataError(f"{name}: {what}")
@@ -139,9 +149,9 @@ def _plain(data: bytes, name: str) -> bytes:
         raise DataError(f"{name}: is not text; name a .csv, .tsv or .parquet")
     if not data.strip():
         raise DataError(f"{name}: is empty; give it a header and rows")
-    if b"\n" not in data:
-        data = data.replace(b"\r", b"\n")
-    return data.rstrip(b"\r\n")
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return data.rstrip(b"\r\n") + b"\n"  # polars takes a separator at the very end for nothing
 
 
 def _text(data: bytes, name: str) -> "pl.DataFrame":
@@ -151,11 +161,13 @@ def _text(data: bytes, name: str) -> "pl.DataFrame":
         raise DataError(f"{name}:1: is blank; the first line has to name the columns")
     separator = _separator(data, name)
     try:
-        frame = pl.read_csv(data, has_header=False, separator=separator, infer_schema=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        # with a mark, or polars unpacks what begins as zlib does, with x^2 for instance, and however large it gets
+        frame = pl.read_csv(codecs.BOM_UTF8 + data, has_header=False, separator=separator, infer_schema=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         _check_rows(data, name, separator)
         raise DataError(f"{name}: can't be read as CSV; put text that holds quotes into quotes, and double those inside") from None
-    if frame[:, -1].has_nulls() and (b'"' in data or data.count(separator.encode()) != frame.height * (frame.width - 1)):
+    uneven = frame[:, -1].has_nulls() if b'"' in data else data.count(separator.encode()) != frame.height * (frame.width - 1)
+    if uneven:
         filled = _check_rows(data, name, separator)
         if len(filled) != frame.height:
             raise DataError(f"{name}: can't be read as CSV; a quote is opened inside of a value, or never closed")
@@ -170,10 +182,10 @@ def _text(data: bytes, name: str) -> "pl.DataFrame":
 
 
 def _check_names(names: list[str], where: str) -> None:
-    twice = next((column for index, column in enumerate(names) if column in names[:index]), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        what = f"two columns are called {twice!r}" if twice else "two columns have no name"
-        raise DataError(f"{where}: {what}; give each a name of its own")
+    if twice := [column for column, count in Counter(names).items() if count > 1]:
+        what = f"two columns are called {twice[0]!r}" if twice[0] else "two columns have no name"
+        cure = "give each a name of its own" if None in map(number, names) else "the first line has to name the columns"
+        raise DataError(f"{where}: {what}; {cure}")
 
 
 def _separator(data: bytes, name: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nnx import columns, tablefile
-from nnx.columns import UNSEEN, Category, Columns, as_text, lacks, naturally
+from nnx.columns import UNSEEN, Category, Columns, as_text, lacks, naturally, places
 from nnx.config import CountFractionOrFile
 from nnx.datasets import DatasetConfig, Source, Split, count_aside, parted
 from nnx.errors import ConfigError, DataError
@@ -92,9 +92,7 @@ def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
     numbers = texts.cast(pl.Float64, strict=False)
     regression = "looks like a regression target, and a classifier learns classes; name another column, or make classes of it"
     if not numbers.has_nulls() and (fractions := (numbers % 1 != 0).arg_true().to_list()):
-        raise DataError(
-            f"{tablefile.place(where, fractions[0])}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}"
-        )
+        raise DataError(f"{places(where, fractions)}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}")
     if len(classes) > MAX_CLASSES:
         what = f"the target column {name!r} has {len(classes):,} different values, more than the {MAX_CLASSES:,} classes there may be"
         raise DataError(f"{where}: {what}; {'it ' + regression if not numbers.has_nulls() else 'name another column'}")
@@ -104,19 +102,17 @@ def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
 def _labels(targets: "pl.Series", classes: tuple[str, ...], where: str) -> NDArray[np.int64]:
     """(N,) which of `classes` each row has. Raises DataError for a row with none, or another."""
     codes = Category(targets.name, classes).code(targets, where)
-    if len(absent := np.flatnonzero(np.isnan(codes))):
-        raise _no_value(targets.name, absent.tolist(), where)
-    if len(unknown := np.flatnonzero(codes == UNSEEN)):
-        row = int(unknown[0])
+    if absent := np.flatnonzero(np.isnan(codes)).tolist():
+        raise _no_value(targets.name, absent, where)
+    if unknown := np.flatnonzero(codes == UNSEEN).tolist():
         known = ", ".join(map(repr, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
-        what = f"class {as_text(targets)[row]!r} is not in the training data, whose {len(classes)} classes are {known}"
-        raise DataError(f"{tablefile.place(where, row)}: {what}; correct it, or drop the row")
+        what = f"class {as_text(targets)[unknown[0]]!r} is not in the training data, whose {len(classes)} classes are {known}"
+        raise DataError(f"{places(where, unknown)}: {what}; correct it, or drop the row")
     return codes.astype(np.int64)
 
 
 def _no_value(name: str, rows: list[int], where: str) -> DataError:
-    more = f" (and in {len(rows) - 1:,} more rows)" if len(rows) > 1 else ""
-    return DataError(f"{tablefile.place(where, rows[0])}: no value in the target column {name!r}{more}; fill it in, or drop the row")
+    return DataError(f"{places(where, rows)}: no value in the target column {name!r}; fill it in, or drop the row")
 
 
 def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: str) -> None:
@@ -145,7 +141,9 @@ def _missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
     if not counts:
         return ()
     how = "numbers become the training rows' median and say so in a feature of their own, categories a category"
-    return (Choice("missing", f"{sum(counts.values()):,} values", f"{_listed([f'{name} {n:,}' for name, n in counts.items()])}; {how}"),)
+    total = sum(counts.values())
+    where = _listed([f"{name} {count:,}" for name, count in counts.items()])
+    return (Choice("missing", f"{total:,} value{'s' * (total > 1)}", f"{where}; {how}"),)
 
 
 def _listed(names: Sequence[str]) -> str:
