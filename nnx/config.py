@@ -35,19 +35,6 @@ CountOrFraction = Annotated[int | float, PlainValidator(_count_or_fraction, json
 """A number of samples (1 or more) or a fraction of them (between 0 and 1, both excluded)."""
 
 
-def _count_fraction_or_file(value: Any) -> int | float | str:
-    if isinstance(value, str) and value:
-        return value
-    try:
-        return _count_or_fraction(value)
-    except PydanticCustomError:
-        raise PydanticCustomError("nnx", "expected a count (5000), a fraction between 0 and 1 (0.1), or the path of a file") from None
-
-
-CountFractionOrFile = Annotated[int | float | str, PlainValidator(_count_fraction_or_file, json_schema_input_type=CountOrFraction | str)]
-"""Samples to set aside (see CountOrFraction), or the file that holds them."""
-
-
 def _device(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
         return value
@@ -290,7 +277,7 @@ def _resolve_parts(data: dict[str, Any], where: Source) -> tuple[dict[str, Any],
 
 
 def _example(kind: str) -> str:
-    return DEFAULTS.get(kind, parts.names(kind)[0])
+    return {"dataset": "digits", "model": "mlp", **DEFAULTS}[kind]
 
 
 # ---------------------------------------------------------------- saying what is wrong
@@ -391,8 +378,9 @@ def json_schema() -> dict[str, Any]:
         for name in parts.names(kind):
             part = parts.find(kind, name).model_json_schema()
             definitions.update(part.pop("$defs", {}))
-            part["required"] = ["name"]
+            part["required"] = ["name", *part.get("required", [])]
             forms.append(part)
+        alone = [part["properties"]["name"]["default"] for part in forms if part["required"] == ["name"]]  # what a name says all of
         text = schema["properties"][kind].get("description", "")
-        schema["properties"][kind] = {"description": text, "anyOf": [{"enum": parts.names(kind)}, *forms]}
+        schema["properties"][kind] = {"description": text, "anyOf": [{"enum": alone}, *forms]}
     return schema

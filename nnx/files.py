@@ -52,10 +52,15 @@ def write(path: Path, text: str) -> None:
 def sweep(folder: Path) -> None:
     """Remove from `folder` what processes that are no more left half-written."""
     for path in folder.glob(".*.*.tmp"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if not is_alive(path):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def is_alive(temporary: Path) -> bool:
+    """Whether the process still runs that writes `temporary`, `.NAME.<pid>.tmp`; a name without a process is nobody's to remove."""
+    pid = temporary.name.split(".")[-2]
+    return not pid.isdigit() or _alive(int(pid))
 
 
 def _keep(path: Path, kept: Path) -> None:

@@ -7,7 +7,7 @@ import io
 import stat
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,43 @@ def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     assert channels == 1
     luma = pixels.astype(np.uint32) @ np.array([[19595], [38470], [7471]], dtype=np.uint32)  # of 65536
     return ((luma + 32768) >> 16).astype(np.uint8)
+
+
+def to_size(pixels: NDArray[np.uint8], height: int, width: int, fit: Literal["pad", "stretch"]) -> NDArray[np.uint8]:
+    """(h, w, C) -> (height, width, C), antialiased; the very same array where it has that size already.
+
+    "pad" keeps the aspect: the image is scaled to fit and centred, and what is left at its sides has the median of its border, channel by
+    channel. "stretch" scales height and width each by itself. Pillow's bilinear filter, wider where it makes smaller, as in torchvision:
+    it rounds fixed-point sums, so the bytes are the same everywhere, and never leaves the range of what it averages.
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if fit == "stretch":
+        return _resized(pixels, height, width)
+    h, w, C = pixels.shape
+    scale = min(height / h, width / w)
+    inner = _resized(pixels, max(1, min(height, round(h * scale))), max(1, min(width, round(w * scale))))
+    padded = np.empty((height, width, C), np.uint8)
+    padded[:] = np.median(border(pixels), axis=0)
+    top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
+    padded[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return padded
+
+
+def border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, ...) -> (N, ...), the outermost pixels, each once."""
+    inside = pixels[1:-1]
+    sides = [inside[:, :1].reshape(-1, *pixels.shape[2:]), inside[:, 1:][:, -1:].reshape(-1, *pixels.shape[2:])]
+    return np.concatenate([pixels[0], *([pixels[-1]] if len(pixels) > 1 else []), *sides])
+
+
+def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    channels = (Image.fromarray(np.ascontiguousarray(pixels[:, :, c])) for c in range(pixels.shape[2]))
+    return np.dstack([np.asarray(channel.resize((width, height), Image.Resampling.BILINEAR)) for channel in channels])
 
 
 def _read(path: Path) -> bytes:

@@ -24,7 +24,7 @@ class Spec:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fit: Fit = "pad"  # how an image of another size gets this one: keeping its aspect, or not
+    fit: Fit | None = None  # where it was trained on image files of any size: how they got this one, keeping their aspect or not
     look: Look | None = None  # of images: what the training images have in common
     columns: Columns | None = None  # of a table: how its rows become features
 
@@ -48,7 +48,7 @@ class Spec:
         """Inverse of `to_dict`, also of what lacks the later keys. Raises ValueError, KeyError or TypeError for anything else."""
         plain = {key: tuple(data[key]) for key in ("shape", "classes", "mean", "std")}
         look, columns = data.get("look"), data.get("columns")
-        spec = cls(**plain, fit=data.get("fit", "pad"), look=look and Look.from_dict(look), columns=columns and Columns.from_dict(columns))
+        spec = cls(**plain, fit=data.get("fit"), look=look and Look.from_dict(look), columns=columns and Columns.from_dict(columns))
         right = (
             len(spec.shape) in (1, 3)
             and all(type(n) is int and n > 0 for n in spec.shape)
@@ -57,7 +57,7 @@ class Spec:
             and len(spec.mean) == len(spec.std) == spec.shape[0]
             and all(type(n) in (int, float) and math.isfinite(n) for n in (*spec.mean, *spec.std))
             and min(spec.std) > 0
-            and spec.fit in get_args(Fit)
+            and spec.fit in (None, *get_args(Fit))
             and (spec.look is None or spec.is_image)
             and (spec.columns is None or spec.shape == (spec.columns.features,))
         )

@@ -12,6 +12,12 @@ settings.register_profile("nnx", deadline=None, derandomize=True, database=None)
 settings.load_profile("nnx")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decoded data is kept in a folder of these tests', not the user's."""
+    os.environ["NNX_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def tiny() -> Callable[..., str]:
     """The text of a config on the digits, `lines` added: tiny("train: {epochs: 1}")."""

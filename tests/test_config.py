@@ -6,6 +6,8 @@ import re
 import time
 
 import pytest
+from examples import example as smallest
+from examples import required
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -381,10 +383,10 @@ def test_shipped_recipes_survive_the_round_trip(name):
 
 @pytest.mark.parametrize(("kind", "part"), PARTS)
 def test_every_part_survives_the_round_trip(kind, part):
-    data = {"dataset": "digits", "model": "mlp", kind: part}
+    data = {"dataset": "digits", "model": "mlp", kind: {"name": part, **required(parts.find(kind, part))}}
     made = config.from_dict(data, "d")
     assert getattr(made, kind).name == part
-    assert getattr(made, kind) == parts.find(kind, part)()
+    assert getattr(made, kind) == smallest(parts.find(kind, part))
     assert same(config.from_dict(made.to_dict(), "again"), made)
     assert same(config.parse(made.to_yaml(), "again"), made)
     for field in parts.find(kind, part).model_fields:
@@ -489,7 +491,7 @@ def accepts(schema, value, root):
         "properties": lambda inner: all(accepts(inner[key], item, root) for key, item in value.items() if key in inner),
         "additionalProperties": lambda allowed: allowed or set(value) <= set(schema["properties"]),
     }
-    silent = {"title", "description", "default", "$defs"}
+    silent = {"title", "description", "default", "examples", "$defs"}
     ordered = sorted(set(schema) - silent, key=lambda key: key != "type")  # a wrong type ends it, before bounds are compared
     return all(checks[key](schema[key]) for key in ordered)
 
@@ -510,11 +512,12 @@ def test_the_schema_accepts_the_recipes(name, schema):
 
 @pytest.mark.parametrize(("kind", "part"), PARTS)
 def test_the_schema_accepts_every_part_in_both_forms(kind, part, schema):
-    base = {"dataset": "digits", "model": "mlp"}
-    assert accepts(schema, {**base, kind: part}, schema)
-    assert accepts(schema, {**base, kind: {"name": part}}, schema)
-    assert accepts(schema, config.from_dict({**base, kind: part}, "d").to_dict(), schema)
-    assert not accepts(schema, {**base, kind: {"name": part, "nonsense": 1}}, schema)
+    base, needed = {"dataset": "digits", "model": "mlp"}, required(parts.find(kind, part))
+    assert accepts(schema, {**base, kind: part}, schema) == (not needed)
+    assert accepts(schema, {**base, kind: {"name": part}}, schema) == (not needed)
+    assert accepts(schema, {**base, kind: {"name": part, **needed}}, schema)
+    assert accepts(schema, config.from_dict({**base, kind: {"name": part, **needed}}, "d").to_dict(), schema)
+    assert not accepts(schema, {**base, kind: {"name": part, **needed, "nonsense": 1}}, schema)
     assert not accepts(schema, {**base, kind: part + "x"}, schema)
 
 

@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
 
 from nnx import images
@@ -206,6 +207,66 @@ def test_channels():
     assert np.array_equal(found[:, :, 0], np.asarray(Image.fromarray(colour).convert("L")))
     assert abs(found[:, :, 0] - colour @ [0.299, 0.587, 0.114]).max() <= 0.51, "ITU-R BT.601"
     assert np.array_equal(images.to_channels(images.to_channels(gray, 3), 1), gray)
+
+
+# ---------------------------------------------------------------- size
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_the_right_size_is_left_alone(fit):
+    assert images.to_size(COLOUR, 6, 5, fit) is COLOUR
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_to_half_the_size_averages_and_is_the_same_for_each_channel(channels):
+    pixels = np.random.default_rng(2).integers(0, 256, (64, 64, channels), dtype=np.uint8)
+    found = images.to_size(pixels, 32, 32, "stretch")
+    assert found.shape == (32, 32, channels)
+    assert found.dtype == np.uint8
+    expected = torch.nn.functional.interpolate(  # another's arithmetic, in floats
+        torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="bilinear", antialias=True
+    )[0].permute(1, 2, 0)
+    assert np.abs(found - expected.numpy()).max() <= 1
+    skipped = torch.nn.functional.interpolate(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="nearest")[0]
+    assert np.abs(found - skipped.permute(1, 2, 0).numpy()).max() > 50, "the control: without antialiasing"
+    assert np.array_equal(found, images.to_size(pixels, 32, 32, "pad")), "a square needs no padding"
+    alone = np.dstack([images.to_size(pixels[:, :, c : c + 1], 32, 32, "pad") for c in range(channels)])
+    assert np.array_equal(found, alone)
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "box"), [(40, 20, (0, 28, 7, 21)), (10, 56, (11, 16, 0, 28)), (1, 900, (13, 14, 0, 28)), (14, 7, (0, 28, 7, 21))]
+)
+def test_padding_keeps_the_aspect_and_goes_on_with_the_border(h, w, box):
+    colours = np.array([[10, 200, 30], [40, 50, 60]], np.uint8)
+    pixels = np.empty((h, w, 3), np.uint8)
+    pixels[:] = colours[0]
+    pixels[h // 4 : h - h // 4, w // 4 : w - w // 4] = colours[1]
+    found = images.to_size(pixels, 28, 28, "pad")
+    top, bottom, left, right = box
+    outside = np.ones((28, 28), bool)
+    outside[top:bottom, left:right] = False
+    median = np.median(images.border(pixels), axis=0)
+    assert (found[outside] == median.astype(np.uint8)).all()
+    stretched = images.to_size(pixels, bottom - top, right - left, "stretch")
+    assert np.array_equal(found[top:bottom, left:right], stretched)
+    assert np.array_equal(images.to_size(pixels, 28, 28, "stretch").shape, (28, 28, 3))
+
+
+def test_a_pixel_and_a_constant_fill_any_size():
+    for shape in ((1, 1, 1), (1, 7, 1), (300, 2, 1)):
+        for fit in ("pad", "stretch"):
+            found = images.to_size(np.full(shape, 77, np.uint8), 9, 11, fit)
+            assert found.shape == (9, 11, 1)
+            assert (found == 77).all()
+            assert images.to_size(np.full((9, 9, 1), 77, np.uint8), 1, 1, fit).tolist() == [[[77]]]
+
+
+def test_the_border_is_each_outer_pixel_once():
+    for h, w in ((1, 1), (1, 4), (4, 1), (2, 2), (5, 3)):
+        numbered = np.arange(h * w, dtype=np.uint8).reshape(h, w, 1)
+        expected = [y * w + x for y in range(h) for x in range(w) if y in (0, h - 1) or x in (0, w - 1)]
+        assert sorted(images.border(numbered).ravel().tolist()) == expected
 
 
 # ---------------------------------------------------------------- what is refused

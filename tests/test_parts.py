@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from examples import example, required
 
 from nnx import config, datasets, losses, models, optim, parts, schedule
 
@@ -34,7 +35,7 @@ def test_every_part_is_what_its_name_says(kind, name):
     assert issubclass(found, parts.Part)
     assert found.model_fields["name"].default == name
     assert typing.get_args(found.model_fields["name"].annotation) == (name,)
-    assert found().name == name, "every default is valid"
+    assert example(found).name == name, "every default is valid"
     assert (found.__doc__ or parts.module(kind, name).__doc__ or "").strip()
 
 
@@ -42,9 +43,9 @@ def test_every_part_is_what_its_name_says(kind, name):
 def test_every_part_is_strict_and_never_changes(kind, name):
     found = parts.find(kind, name)
     with pytest.raises(ValueError, match="frozen"):
-        found().name = "other"
+        example(found).name = "other"
     with pytest.raises(ValueError, match="Extra inputs"):
-        found(nonsense=1)
+        found(**required(found), nonsense=1)
 
 
 @pytest.mark.parametrize("kind", parts.HOMES)

@@ -1,11 +1,14 @@
 """nnx list [KIND]"""
 
+import sys
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nnx.cli._options import Json, print_json
+from nnx.errors import InputError, printable
 
 
 class Kind(StrEnum):
@@ -17,28 +20,69 @@ class Kind(StrEnum):
     losses = "losses"
     optimizers = "optimizers"
     schedules = "schedules"
+    cache = "cache"
 
 
 SINGULAR = {"models": "model", "datasets": "dataset", "losses": "loss", "optimizers": "optimizer", "schedules": "schedule"}
 
 
-def list_parts(kind: Annotated[Kind | None, typer.Argument(help="Only this kind.", show_default=False)] = None, json: Json = False) -> None:
-    """List the recipes, models, datasets, losses, optimizers and schedules, each with what it is."""
-    found = {each.value: _described(each) for each in ([kind] if kind else Kind)}
+def list_parts(
+    kind: Annotated[Kind | None, typer.Argument(help="Only this kind.", show_default=False)] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Of the cache: remove all that is in it.")] = False,
+    json: Json = False,
+) -> None:
+    """List the recipes, models, datasets, losses, optimizers and schedules, each with what it is; or the cache of decoded data."""
+    if clear and kind is not Kind.cache:
+        raise InputError("--clear is for the cache: nnx list cache --clear")
+    if kind is Kind.cache:
+        _cache(clear, json)
+        return
+    found = {each.value: _described(each) for each in ([kind] if kind else Kind) if each is not Kind.cache}
     if json:
         print_json(found)
         return
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     for title, entries in found.items():
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column()
-        for name, description in entries.items():
-            table.add_row(name, description)
-        console.print(f"[bold]{title}[/]" if kind is None else "", table, sep="\n" if kind is None else "")
+        console.print(f"[bold]{title}[/]" if kind is None else "", _rows(entries.items()), sep="\n" if kind is None else "")
+
+
+def _cache(clear: bool, json: bool) -> None:
+    """Show what data was decoded and kept, or what of it was removed."""
+    from nnx.datasets import _cache as cache
+
+    entries = cache.entries()
+    if clear:
+        cache.clear()
+    size = sum(entry.size for entry in entries)
+    if json:
+        found = [{"path": str(entry.path), "source": entry.source, "bytes": entry.size, "used": entry.used} for entry in entries]
+        print_json({"folder": str(cache.folder()), "bytes": 0 if clear else size, "removed" if clear else "entries": found})
+        return
+    import time
+
+    from rich.console import Console
+
+    used = {entry: time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) for entry in entries}
+    rows = [(printable(entry.source), f"{entry.size / 1e6:,.1f} MB, last used {used[entry]}, in {entry.path.name}") for entry in entries]
+    done = "removed from" if clear else "in"
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    console.print(
+        _rows(rows), f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, {size / 1e6:,.1f} MB, {done} {cache.folder()}", sep=""
+    )
+
+
+def _rows(entries: Iterable[tuple[str, str]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", overflow="fold")
+    table.add_column()
+    for name, description in entries:
+        table.add_row(Text(name), Text(description))
+    return table
 
 
 def _described(kind: Kind) -> dict[str, str]:

@@ -35,12 +35,10 @@ __all__ = [
     "Source",
     "Split",
     "checked",
-    "count_aside",
     "find_folder",
     "fingerprint",
     "load",
     "mean_std",
-    "parted",
     "place",
     "repeated",
     "stratified",
@@ -75,7 +73,10 @@ class Split:
 
     def take(self, index: NDArray[np.int64]) -> "Split":
         """The samples at `index`, in that order."""
-        return Split(self.inputs.take(index, axis=0), self.labels[index])
+        inputs = self.inputs
+        if is_mapped(inputs) and not isinstance(inputs, Mapped):
+            return Split(Mapped(inputs, index), self.labels[index])
+        return Split(inputs.take(index, axis=0), self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Source:
     verified: Callable[[], None] = lambda: None
     validation: Split | None = None
     columns: Columns | None = None
-    fit: Fit = "pad"
+    fit: Fit | None = None
     notes: tuple[Choice, ...] = ()
 
 
@@ -139,15 +140,15 @@ def load(
     if classes < 2:
         raise DataError(f"{where}: all samples are of one class; a classifier needs samples of two at least")
     whole = checked(source.train, classes, where)
-    mapped = is_mapped(whole.inputs) and not fits(whole.inputs.nbytes)
+    hold = _in_memory if fits(whole.inputs.nbytes) else _left
     rows, train, validation, shape = np.arange(len(whole)), whole, source.validation, whole.inputs.shape[1:]
     if validation:
-        train, validation = _in_memory(train), _in_memory(checked(validation, classes, where, shape=shape))
+        validation = checked(validation, classes, where, shape=shape)
     else:
-        whole = _mapped(whole) if mapped else whole
-        aside = stratified(whole.labels, count_aside("validation", config.validation, whole.labels), seed=seed)
+        aside = stratified(whole.labels, _validation_count(config.validation, whole.labels), seed=seed)
         rows = np.delete(rows, aside)
         train, validation = whole.take(rows), whole.take(aside)
+    train, validation = hold(train), hold(validation)
     columns = like.columns if like else source.columns and source.columns.fitted(np.asarray(whole.inputs[rows]))
     prepare = _preparation(source, columns, where)
     train, validation = prepare(train), prepare(validation)
@@ -159,7 +160,8 @@ def load(
     open_test = source.test  # not `source`, which would keep the whole training data in memory beside its parts
 
     def test() -> Split:
-        return prepare(_in_memory(checked(open_test(), classes, where, shape=shape)))
+        found = checked(open_test(), classes, where, shape=shape)
+        return prepare(_in_memory(found) if fits(found.inputs.nbytes) else _left(found))
 
     return Dataset(spec, train, validation, test, folder, notes)
 
@@ -192,24 +194,15 @@ def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, 
     return split
 
 
-def count_aside(key: str, wanted: int | float, labels: NDArray[np.int64]) -> int:
-    """`wanted`, a count or a fraction, the config's dataset.`key`, as a count that leaves a training sample of each class.
-
-    Raises ConfigError.
-    """
+def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
+    """`wanted`, a count or a fraction, as a count that leaves a training sample of each class. Raises ConfigError."""
     count = wanted if isinstance(wanted, int) else round(wanted * len(labels))
     most = len(labels) - len(np.unique(labels))
     if not 1 <= count <= most:
         what = "sets nothing aside" if count < 1 else "leaves nothing to train on"
         cure = f"give a count from 1 to {most}, as one of each class stays for training" if most else "get more data"
-        raise ConfigError.at(f"dataset.{key}", f"{wanted} {what}: there are {len(labels)} samples; {cure}")
+        raise ConfigError.at("dataset.validation", f"{wanted} {what}: there are {len(labels)} samples; {cure}")
     return count
-
-
-def parted(whole: Split, count: int, *, seed: int) -> tuple[Split, Split]:
-    """`whole` without `count` random samples in which every class has its share, and these samples (see `stratified`)."""
-    aside = stratified(whole.labels, count, seed=seed)
-    return whole.take(np.delete(np.arange(len(whole)), aside)), whole.take(aside)
 
 
 def _measured(config: DatasetConfig, source: Source, train: Split, columns: Columns | None) -> Spec:
@@ -231,19 +224,23 @@ def _measured(config: DatasetConfig, source: Source, train: Split, columns: Colu
 
 
 def _in_memory(split: Split) -> Split:
-    """`split`, read into memory where it lies in a file and fits; else as samples of that file."""
-    if not is_mapped(split.inputs):
-        return split
-    return Split(np.array(split.inputs), split.labels) if fits(split.inputs.nbytes) else _mapped(split)
+    """`split`, read into memory where it lies in a file."""
+    return Split(np.array(split.inputs), split.labels) if is_mapped(split.inputs) else split
 
 
-def _mapped(split: Split) -> Split:
-    assert not isinstance(split.inputs, Mapped)
-    return Split(Mapped(split.inputs, np.arange(len(split.inputs))), split.labels)
+def _left(split: Split) -> Split:
+    """`split`, left in its file where it lies in one."""
+    return split.take(np.arange(len(split))) if is_mapped(split.inputs) else split
 
 
 def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
-    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it does not know."""
+    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it does not know.
+
+    Raises it, too, where only one of the two is a table.
+    """
+    if like and (source.columns is None) != (like.columns is None):
+        was, now = ("a table", "none") if like.columns else ("other data", "one")
+        raise DataError(f"{where}: the network was trained on {was} and can't take what is {now}; name data as it was trained on")
     if like is None or source.classes == like.classes:
         return source
     if unknown := [name for name in source.classes if name not in like.classes]:

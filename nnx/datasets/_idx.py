@@ -95,7 +95,7 @@ def verify(arrays: Mapping[Path, NDArray[Any]], pinned: Mapping[str, Pin]) -> No
                 raise DataError(f"{path}: damaged: the SHA-256 of its content is {digest.hexdigest()}, not {pin.sha256}; {CURE}")
 
 
-def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1) -> NDArray[Any]:
+def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str = CURE) -> NDArray[Any]:
     """The array in the IDX file `path`, packed if its name ends in .gz.
 
     Raises DataError where the file is not IDX, holds another type or number of dimensions, no values, too few or too many;
@@ -109,22 +109,22 @@ def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1) -> NDArray
             found = TYPES.get(kind)
             if zeros or rank != dimensions or found is None or found.newbyteorder("=") != dtype:
                 expected = f"an IDX file of {dimensions}-dimensional {np.dtype(dtype).name}"
-                raise DataError(f"{path}: not {expected}; it starts with bytes {head[:4].hex(' ')}; {CURE}")
+                raise DataError(f"{path}: not {expected}; it starts with bytes {head[:4].hex(' ')}; {cure}")
             if len(head) < 4 + 4 * dimensions:
-                raise DataError(f"{path}: cut short: only {len(head)} bytes; {CURE}")
+                raise DataError(f"{path}: cut short: only {len(head)} bytes; {cure}")
             shape = struct.unpack(f">{dimensions}I", head[4:])
             if not all(shape):
-                raise DataError(f"{path}: empty: its header promises {' x '.join(map(str, shape))} values; {CURE}")
+                raise DataError(f"{path}: empty: its header promises {' x '.join(map(str, shape))} values; {cure}")
             size = math.prod(shape) * found.itemsize
             if size > path.stat().st_size * (GZIP_RATIO if packed else 1):
-                raise DataError(f"{path}: cut short: its header promises {size:,} bytes of data; {CURE}")
+                raise DataError(f"{path}: cut short: its header promises {size:,} bytes of data; {cure}")
             values = np.empty(size, np.uint8)
             if (got := file.readinto(values.data)) < size:
-                raise DataError(f"{path}: cut short: its header promises {size:,} bytes of data, it has {got:,}; {CURE}")
+                raise DataError(f"{path}: cut short: its header promises {size:,} bytes of data, it has {got:,}; {cure}")
             if file.read(1):
-                raise DataError(f"{path}: too long: data follows the {size:,} bytes that its header promises; {CURE}")
+                raise DataError(f"{path}: too long: data follows the {size:,} bytes that its header promises; {cure}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}); {CURE}") from None
+        raise DataError(f"{path}: not a whole gzip file ({error}); {cure}") from None
     except OSError as error:
         raise MachineError(f"{path}: can't be read ({error.strerror}); check the file's permissions and the disk") from None
     except MemoryError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nnx.columns import Columns, Number
-from nnx.datasets import Source, Split, parted
+from nnx.datasets import Source, Split, _own
 
 TEST = 0.2  # of the rows
 
@@ -28,5 +28,5 @@ def table(file: str, names: tuple[str, ...]) -> Source:
     with path.open(encoding="utf-8") as lines:
         _, _, *classes = next(lines).strip().split(",")
         rows = np.loadtxt(lines, delimiter=",")
-    train, test = parted(Split(rows[:, :-1], rows[:, -1].astype(np.int64)), round(TEST * len(rows)), seed=0)
-    return Source(train, lambda: test, tuple(classes), columns=Columns(tuple(map(Number, names))))
+    everything = Split(rows[:, :-1], rows[:, -1].astype(np.int64))
+    return _own.cut(everything, TEST, tuple(classes), file, columns=Columns(tuple(map(Number, names))))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from nnx.datasets import DatasetConfig, Source, Split, _scikit, parted
+from nnx.datasets import DatasetConfig, Source, Split, _scikit, stratified
 
 TEST = 360  # a fifth
 
@@ -23,5 +23,7 @@ def load(config: Config, folder: Path) -> Source:
     """The digits, 0..16 scaled to 0..255. The test part is the same for every seed. `folder` is not looked at."""
     rows = np.loadtxt(_scikit.packaged("digits.csv.gz"), delimiter=",", dtype=np.uint16)
     images = ((rows[:, :64] * 255 + 8) // 16).astype(np.uint8).reshape(-1, 1, 8, 8)
-    train, test = parted(Split(images, rows[:, 64].astype(np.int64)), TEST, seed=0)
-    return Source(train, lambda: test, tuple("0123456789"))
+    everything = Split(images, rows[:, 64].astype(np.int64))
+    test = stratified(everything.labels, TEST, seed=0)
+    train = np.delete(np.arange(len(everything)), test)
+    return Source(everything.take(train), lambda: everything.take(test), tuple("0123456789"))

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from nnx import columns, tablefile
 from nnx.columns import UNSEEN, Category, Columns, as_text, lacks, naturally, places
-from nnx.config import CountFractionOrFile
-from nnx.datasets import DatasetConfig, Source, Split, count_aside, parted
+from nnx.datasets import DatasetConfig, Source, Split, _own
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 
@@ -31,7 +30,7 @@ class Config(DatasetConfig):
     target: str = Field(examples=["species"], description="the column that holds the class")
     drop: list[str] = Field([], description="columns to leave out")
     categorical: list[str] = Field([], description="columns that are categories though they hold numbers, as of zip codes")
-    test: CountFractionOrFile = Field(0.2, description="how much of the rows to test on: a count or a fraction; or another file")
+    test: _own.PartOrPath = Field(0.2, description="rows to test on: another file, a count or a fraction")
 
 
 def load(config: Config, folder: Path) -> Source:
@@ -39,7 +38,7 @@ def load(config: Config, folder: Path) -> Source:
 
     Raises ConfigError for columns that are not there, DataError for what is no table to learn classes from, with its line.
     """
-    where = str(Path(config.path).expanduser())
+    where = str(_own.existing(config.path))
     frame = tablefile.read(where)
     _check_keys(config, frame, where)
     targets, rows = frame[config.target], frame.drop({config.target, *config.drop})
@@ -53,11 +52,9 @@ def load(config: Config, folder: Path) -> Source:
         found = found.widened(other)
         test = Split(found.code(other, there), _labels(other[config.target], classes, there))
         return Source(Split(found.code(rows, where), _labels(targets, classes, where)), lambda: test, classes, columns=found, notes=notes)
-    whole = Split(found.code(rows, where), _labels(targets, classes, where))
-    _check_enough(whole.labels, classes, where)
-    train, test = parted(whole, count_aside("test", config.test, whole.labels), seed=0)
-    set_aside = Choice("test", f"{len(test):,} rows of {where}", "of each class its share (dataset.test), the same for every seed")
-    return Source(train, lambda: test, classes, columns=found, notes=(*notes, set_aside))
+    everything = Split(found.code(rows, where), _labels(targets, classes, where))
+    _check_enough(everything.labels, classes, where)
+    return _own.cut(everything, config.test, classes, where, columns=found, notes=notes)
 
 
 def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
@@ -72,7 +69,7 @@ def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
 
 def _test_file(config: Config, where: str) -> tuple[str, "pl.DataFrame"]:
     """The file to test on, and what is in it. Raises ConfigError, DataError."""
-    there = str(Path(str(config.test)).expanduser())
+    there = str(_own.existing(str(config.test), "dataset.test"))
     frame = tablefile.read(there)
     if os.path.samefile(where, there):
         raise ConfigError.at("dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nnx.columns import Columns, Number
-from nnx.datasets import DatasetConfig, Source, Split, parted
+from nnx.datasets import DatasetConfig, Source, Split, _own
 from nnx.errors import ConfigError
 
 TEST = 0.2  # of the samples
@@ -38,9 +38,7 @@ def load(config: Config, folder: Path) -> Source:
     if config.samples < 5 * K:
         raise ConfigError.at("dataset.samples", f"{config.samples} is too few for {K} classes; give {5 * K} at least")
     points, labels = _points(config, K)
-    train, test = parted(Split(points, labels), round(TEST * len(labels)), seed=0)
-    columns = Columns((Number("x"), Number("y")))
-    return Source(train, lambda: test, tuple(map(str, range(K))), columns=columns)
+    return _own.cut(Split(points, labels), TEST, tuple(map(str, range(K))), config.kind, columns=Columns((Number("x"), Number("y"))))
 
 
 def _points(config: Config, K: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

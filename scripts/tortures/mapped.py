@@ -1,0 +1,127 @@
+"""20 GB of images on a machine limited to 4 GB: they stay in their file, memory does not grow, and training is as fast as from memory."""
+
+import json
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnx import config, datasets
+from nnx.events import Started, Step
+from nnx.run import run
+from tortures._child import check, ended, folder
+
+IMAGE = 28 * 28  # bytes
+WARM_UP, STEPS = 100, 1500  # steps before measuring, and measured
+ROUNDS = 3  # of memory and file in turns
+LEAST = 0.75  # of the samples/s from memory
+GROWTH = 64 * 2**20  # bytes of anonymous memory more, while it trains, that are no growth: what glibc sets aside
+
+
+def torture(share: float, seed: int) -> dict[str, Any]:
+    """A file as large as said, sparse; then one that fits into memory, from there and, as if it did not, from its file."""
+    size = 20 * 10**9 * share
+    limit = 4 * 10**9 if share == 1 else _private() + max(4 * 10**9 * share, 4 * 10**8)  # torch alone takes 1 GB of it
+    with folder() as base:
+        large = _train(base / "large", int(size / IMAGE), int(limit), sparse=True)
+        check("memory-mapped" in large["path"], f"{size / 1e9:g} GB were not mapped: {large['path']}")
+        check(large["growth"] < GROWTH, f"anonymous memory grew by {large['growth'] / 2**20:.0f} MiB")
+        samples = max(int(10**6 * share), 10**5)
+        pairs = []
+        for _ in range(ROUNDS):
+            memory = _train(base / "small", samples, None)
+            mapped = _train(base / "small", samples, None, fits=False)
+            check("in memory" in memory["path"] and "memory-mapped" in mapped["path"], f"{memory['path']}; {mapped['path']}")
+            pairs.append((memory["rate"], mapped["rate"]))
+        ratio = statistics.median(mapped / memory for memory, mapped in pairs)
+        check(ratio >= LEAST, f"from a file {ratio:.2f} times the samples/s from memory: {pairs}")
+    return {
+        "GB in the file": round(size / 1e9, 1),
+        "GB of memory allowed": round(limit / 1e9, 1),
+        "MB of anonymous memory": round(large["anonymous"] / 1e6),
+        "MB more after the first steps": round(large["growth"] / 1e6, 1),
+        "seconds to the first step": round(large["start"], 1),
+        "samples/s from it": round(large["rate"]),
+        "samples/s, file over memory": round(ratio, 2),
+        "of so many samples": samples,
+    }
+
+
+def _train(path: Path, samples: int, limit: int | None, *, sparse: bool = False, fits: bool = True) -> dict[str, Any]:
+    if not path.exists():
+        _write(path, samples, sparse)
+    test = ended(lambda: _measured(path, limit, fits), limit=900)
+    check(test.code == 0, f"{path.name}: {test.err[-500:]}")
+    found: dict[str, Any] = json.loads(test.out)
+    return found
+
+
+def _write(path: Path, samples: int, sparse: bool) -> None:
+    path.mkdir()
+    with (path / "x_train.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (samples, 28, 28)})
+        if sparse:
+            file.truncate(file.tell() + samples * IMAGE)
+        else:
+            file.write(np.random.default_rng(0).integers(0, 256, samples * IMAGE, dtype=np.uint8))
+    np.save(path / "y_train.npy", (np.arange(samples) % 10).astype(np.uint8))
+
+
+def _measured(path: Path, limit: int | None, fits: bool) -> int:
+    """In a process of its own: train some steps with the limit, or as if the data did not fit, and print what came of it."""
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    if not fits:
+        datasets.fits = lambda size: False  # type: ignore[assignment]
+    made = config.from_dict(
+        {
+            "dataset": {"name": "arrays", "path": str(path), "validation": 1000, "test": 1000},
+            "model": "mlp",
+            "train": {"epochs": 1000, "batch_size": 128},
+            "threads": 1,
+        },
+        "mapped",
+    )
+    begun, found, clock = time.perf_counter(), {}, _Clock()
+    for event in run(made, out=path.with_name(f"{path.name}-{time.time_ns()}")):
+        if isinstance(event, Started):
+            found["path"] = next(f"{choice.value}: {choice.reason}" for choice in event.choices if choice.what == "data path")
+            found["start"] = time.perf_counter() - begun
+        elif isinstance(event, Step) and clock(event.step):
+            break
+    print(json.dumps(found | clock.found()))
+    return 0
+
+
+class _Clock:
+    """Looks at time and memory after WARM_UP steps, and STEPS later."""
+
+    def __init__(self) -> None:
+        self.looks: list[tuple[int, float, int]] = []
+
+    def __call__(self, step: int) -> bool:
+        if step >= (self.looks[0][0] + STEPS if self.looks else WARM_UP):
+            self.looks.append((step, time.perf_counter(), _anonymous()))
+        return len(self.looks) == 2
+
+    def found(self) -> dict[str, Any]:
+        (first, began, before), (last, ended, after) = self.looks
+        return {"rate": (last - first) * 128 / (ended - began), "anonymous": after, "growth": after - before}
+
+
+def _anonymous() -> int:
+    """Bytes of memory that are no file's."""
+    return _status("RssAnon")
+
+
+def _private() -> int:
+    """Bytes that RLIMIT_DATA counts already."""
+    return _status("VmData")
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
