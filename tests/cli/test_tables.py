@@ -113,13 +113,13 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     ),
     "one class": (table().replace(",b\n", ",a\n").replace(",c\n", ",a\n"), {}, ["data.csv: all samples are of one class"]),
     "a class of one row": (table("1,red,d", at=8), {}, ["data.csv:8: class 'd' has this row only", "get more of it, or drop the row"]),
-    "too much to test on": (table(), {"test": 58}, ["dataset.test: 58 leaves nothing to train on: there are 60 samples"]),
-    "no test part": (table(), {"test": 0.001}, ["dataset.test: 0.001 sets nothing aside"]),
+    "too much to test on": (table(), {"test": 58}, ["dataset.test: 58 of the 60 samples in data.csv can't be set aside; at most 57 can"]),
+    "no test part": (table(), {"test": 0.001}, ["dataset.test: 0.001 of the 60 samples in data.csv can't be set aside"]),
     "statistics given": (table(), {"mean": [0.5]}, ["dataset.mean: is not for a table"]),
-    "no such file": (table(), {"path": "dat.csv"}, ["dat.csv: no such file (looked for ", "/dat.csv)"]),
+    "no such file": (table(), {"path": "dat.csv"}, ["dataset.path: there is no dat.csv in /"]),
     "a folder": (table(), {"path": "."}, [".: is a folder; name a .csv, .tsv or .parquet"]),
     "itself to test on": (table(), {"test": "./data.csv"}, ["dataset.test: data.csv is the file that is trained on"]),
-    "no such test file": (table(), {"test": "test.csv"}, ["test.csv: no such file"]),
+    "no such test file": (table(), {"test": "test.csv"}, ["dataset.test: there is no test.csv in /"]),
 }
 
 
@@ -208,7 +208,7 @@ def test_what_was_chosen_is_said(nnx, tmp_path):
         assert result.code == 0, result.err
         said = " ".join(result.err.split())
         assert all(each in said for each in words), said
-        assert "test 12 rows of data.csv of each class its share (dataset.test), the same for every seed" in said
+        assert "test data 12 of 62 samples set aside evenly by class, the same for every seed (dataset.test)" in said
 
 
 def test_a_checkpoint_takes_what_its_columns_were_fitted_on(nnx, tmp_path, trained):
