@@ -239,8 +239,8 @@ def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
     Raises it, too, where only one of the two is a table.
     """
     if like and (source.columns is None) != (like.columns is None):
-        was, now = ("a table", "none") if like.columns else ("other data", "one")
-        raise DataError(f"{where}: the network was trained on {was} and can't take what is {now}; name data as it was trained on")
+        was, now = ("a table", "is no table") if like.columns else ("what is none", "is a table")
+        raise DataError(f"{where}: {now}, but the network was trained on {was}; name data of the kind that it was trained on")
     if like is None or source.classes == like.classes:
         return source
     if unknown := [name for name in source.classes if name not in like.classes]:

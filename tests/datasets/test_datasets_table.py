@@ -10,7 +10,8 @@ import pytest
 
 from nnx import columns, datasets
 from nnx.columns import Category, Number
-from nnx.datasets import breast_cancer, iris, table, wine
+from nnx.datasets import arrays, breast_cancer, iris, table, wine
+from nnx.errors import DataError
 
 N = 200
 
@@ -174,3 +175,16 @@ def test_a_large_table_is_read_quickly(tmp_path):
     dataset = load(tmp_path / "data.csv")
     assert time.process_time() - begun < 5
     assert len(dataset.train) == 72_000
+
+
+def test_a_network_of_a_table_takes_a_table_only(tmp_path):
+    """Four columns, standardised by what the network keeps, and four bare numbers have the same shape."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(60, 4)).astype(np.float32), y=np.repeat(["setosa", "versicolor", "virginica"], 20))
+    bare = arrays.Config(path=str(tmp_path / "data.npz"))
+    of_table, of_arrays = datasets.load(iris.Config(), seed=0).spec, datasets.load(bare, seed=0).spec
+    assert of_table.shape == of_arrays.shape
+    with pytest.raises(DataError, match=r"data\.npz: is no table, but the network was trained on a table"):
+        datasets.load(bare, seed=0, like=of_table)
+    with pytest.raises(DataError, match=r"iris.*: is a table, but the network was trained on what is none"):
+        datasets.load(iris.Config(), seed=0, like=of_arrays)
