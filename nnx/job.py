@@ -168,7 +168,7 @@ def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
 
 def _restore(job: Job, saved: Checkpoint) -> None:
     if saved.data not in (None, job.data):
-        where = f"{job.config.dataset.name} in {job.dataset.folder}"
+        where = datasets.place(cast(DatasetConfig, job.config.dataset), job.dataset.folder)
         raise CheckpointError(f"{job.source}: was trained on other data than {where} now holds; bring back the old, or start anew")
     try:
         job.state.restore(saved.counters or {}, saved.training or {})

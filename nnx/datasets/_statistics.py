@@ -41,7 +41,9 @@ def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[n
     return np.sort(by_class[place_in_class < np.repeat(share, sizes)])
 
 
-def mean_std(inputs: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_std(
+    inputs: "NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.float64] | Mapped",
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of (N, C, H, W) images, in [0, 1], or per feature of (N, F) rows.
 
     Of a constant channel or feature the deviation is 1, so that dividing by it is harmless. In chunks that stay in the
@@ -63,7 +65,7 @@ def mean_std(inputs: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> tupl
     return tuple(mean.tolist()), tuple(np.where(varies, np.sqrt(variance), 1).tolist())
 
 
-def _mean_std_of_images(images: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_std_of_images(images: "NDArray[Any] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Exact, from how often each of the 256 values is there; a part at a time, as a memory-mapped array may be larger than memory."""
     import torch  # its histogram is three times as fast as numpy's
 
