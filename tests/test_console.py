@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from scipy import stats
 
 from nnx import console
 from nnx.events import Choice, Epoch, Event, Finished, Layer, Started, Step
@@ -228,12 +227,6 @@ def test_choices_go_to_stderr(capsys):
     assert capsys.readouterr() == ("", "device  cpu  no GPU found\n")
 
 
-@pytest.mark.parametrize(("right", "samples"), [(9794, 10_000), (0, 10), (360, 360), (1, 3)])
-def test_interval_is_wilsons(right, samples):
-    theirs = stats.binomtest(right, samples).proportion_ci(method="wilson")
-    assert console.wilson(right / samples, samples) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
-
-
 def test_metrics_in_a_pipe_are_whole_and_plain(capsys):
     labels = ["ゼロ", "[bold]one[/]", "a class whose name is much longer than any column would like it to be", "é"]
     console.print_metrics(metrics(labels, [[1000, 2, 0, 0], [3, 40, 0, 0], [0, 0, 5, 0], [0, 7, 0, 6]]))
@@ -275,14 +268,6 @@ def test_tables_survive_any_width(width, classes):
     screen = terminal(width)
     screen.print(console.result_table(SUMMARY), console.metrics_table(metrics(["ゼロ" * 9] * classes)))
     assert written(screen)
-
-
-@pytest.mark.parametrize(
-    ("loss", "text"),
-    [(0.12345, "0.1235"), (2.30259, "2.303"), (1234.0, "1234"), (0.1, "0.1000"), (1.2345e-5, "1.234e-05"), (math.nan, "nan")],
-)
-def test_losses_have_four_digits(loss, text):
-    assert console._loss(loss) == text
 
 
 def test_no_torch_is_imported():
