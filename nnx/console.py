@@ -274,6 +274,7 @@ def result_table(summary: dict[str, Any]) -> Text:
         [
             ("run", str(summary["run"]), ""),
             ("checkpoint", str(summary["checkpoint"]), ""),
+            *([("report", str(summary["report"]), "")] if summary["report"] else []),
             ("epochs", f"{summary['epochs']}, best {summary['best_epoch']}", ""),
             ("val accuracy", _percent(summary["val_accuracy"]), ""),
             ("test accuracy", _percent(summary["test_accuracy"]), f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from nnx import ranks
 from nnx.feed.resident import Resident
+from nnx.figures import wilson
 from nnx.losses import Criterion, probabilities
 from nnx.runtime import Runtime
 
@@ -70,6 +71,7 @@ def metrics(predictions: Predictions, classes: tuple[str, ...], split: str) -> d
         "samples": len(labels),
         "loss": predictions.loss,
         "accuracy": predictions.accuracy,
+        "accuracy_interval": list(wilson(predictions.accuracy, len(labels))),
         "per_class": [
             {"label": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
             for name, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)

@@ -22,7 +22,15 @@ from nnx.spec import Spec
 from nnx.state import State, StepFunction
 from nnx.training import backpropagation, train_step
 
-MAY_DIFFER = ("train.epochs", "train.save_every", "device", "threads", "dataset.root")  # from what a resumed run began with
+MAY_DIFFER = (
+    "train.epochs",
+    "train.save_every",
+    "train.report",
+    "train.film",
+    "device",
+    "threads",
+    "dataset.root",
+)  # from what a resumed run began with
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The straight line: config -> dataset -> model -> state -> train -> checkpoint -> evaluate -> summary."""
+"""The straight line: config -> dataset -> model -> state -> train -> checkpoint -> evaluate -> summary -> report."""
 
 import shlex
 import time
@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from nnx import checkpoint, datasets, files, models, ranks, runs, runtime, signals
+from nnx import checkpoint, datasets, files, models, ranks, report, runs, runtime, signals
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint, without_training
 from nnx.config import Config
 from nnx.datasets import DatasetConfig
 from nnx.errors import CheckpointError, DivergedError, InputError, Stopped
-from nnx.evaluation import Predictions, evaluate, metrics
+from nnx.evaluation import Predictions, evaluate
 from nnx.events import Choice, Epoch, Event, Finished, Started
 from nnx.feed.resident import EVALUATION_BATCH, Resident
 from nnx.job import Job, build_criterion, prepare, workable
@@ -80,7 +80,7 @@ def run(
         keeper = _Keeper(job, folder)
         if stale:
             keeper.keep_network()
-        yield _started(job, folder, batches, warnings)
+        yield (started := _started(job, folder, batches, warnings))
 
         go_on, signal = _go_on(folder, data_dir), ranks.agreed(signal)
         log_every = max(1, min(50, state.steps_per_epoch // 10))
@@ -110,10 +110,14 @@ def run(
             raise DivergedError(f"{error}. {keeper.kept}") from None
 
         with signals.at_once(f"stopped before the test set was read; the training is done and saved. {go_on}"):
-            best = _best_kept(state, folder)
-            predictions = _predict(best, job.feed(job.dataset.test()), job.runtime, job.criterion)
+            best, test = _best_kept(state, folder), job.dataset.test()
+            predictions = _predict(best, job.feed(test), job.runtime, job.criterion)
             summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun)
         ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
+        if config.train.report:
+            with signals.at_once("stopped before report.html was written; all else is done and saved"):
+                content = report.Content(best, "test", test, predictions, started.choices, times, summary)
+                ranks.first(lambda: report.write(folder / "report.html", content))
         yield Finished(summary)
 
 
@@ -198,8 +202,9 @@ def evaluate_checkpoint(
     device: str | None = None,
     overrides: Sequence[str] = (),
     data_dir: str | None = None,
-) -> tuple[dict[str, Any], Sequence[Choice]]:
-    """The figures of the checkpoint in `path` on a split of its dataset, or of the dataset that `overrides` make of it.
+) -> report.Content:
+    """Measure the checkpoint in `path` on a split of its dataset, or of the dataset that `overrides` make of it: `figures` of what comes
+    back, or a report of it.
 
     Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
     """
@@ -219,9 +224,10 @@ def evaluate_checkpoint(
     chosen = workable(chosen, config, model, kept.spec)
     threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
     with runtime.enough_memory("Close what else runs, or use --device cpu where the device's memory is what is missing"):
-        feed = Resident(dataset.split(split), kept.spec, chosen.device)
-        criterion = build_criterion(config, dataset, chosen)
-        return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads)
+        samples = dataset.split(split)
+        predictions = _predict(kept, Resident(samples, kept.spec, chosen.device), chosen, build_criterion(config, dataset, chosen))
+    records = runs.records_of(path.parent, kept.record)
+    return report.Content(kept, split, samples, predictions, (*chosen.choices, threads), records)
 
 
 # ---------------------------------------------------------------- before the first step
@@ -326,6 +332,7 @@ def _summary(job: Job, folder: Path, kept: Checkpoint, test: Predictions, times:
     return {
         "run": str(folder),
         "checkpoint": str(folder / "checkpoint.pt"),
+        "report": str(folder / "report.html") if job.config.train.report else None,
         "epochs": job.state.epoch,
         "best_epoch": kept.record["epoch"],
         "val_accuracy": kept.record["val_accuracy"],

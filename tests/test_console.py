@@ -17,6 +17,7 @@ from nnx.events import Choice, Epoch, Event, Finished, Layer, Started, Step
 SUMMARY = {
     "run": "runs/" + "a-long-name-" * 12,
     "checkpoint": "runs/" + "a-long-name-" * 12 + "/checkpoint.pt",
+    "report": "runs/" + "a-long-name-" * 12 + "/report.html",
     "epochs": 3,
     "best_epoch": 2,
     "val_accuracy": 0.98124,
@@ -215,6 +216,7 @@ def test_result_is_whole_in_a_pipe(capsys):
     assert "\x1b" not in out
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
     assert lines["checkpoint"] == SUMMARY["checkpoint"]  # on one line, all of it
+    assert lines["report"] == SUMMARY["report"]
     assert lines["val accuracy"] == "98.12 %"
     assert lines["test accuracy"] == "97.94 %  95 % interval 97.64 to 98.20 % on 10,000 samples"
     assert lines["test loss"] == "0.06543"

@@ -43,6 +43,7 @@ def test_a_run_leaves_what_the_design_says(nnx, tmp_path):
         "last.pt",
         "metrics.jsonl",
         "previous.pt",
+        "report.html",
         "summary.json",
     ]
     assert json.loads((tmp_path / "r/summary.json").read_text()) == summary
