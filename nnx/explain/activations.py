@@ -1,0 +1,195 @@
+"""Activations: what each layer makes of a sample, and how an RNN's belief changes from row to row."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nnx import losses
+from nnx.checkpoint import Checkpoint
+from nnx.explain import Explanation, Picture, Subject, _capture, _draw
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
+SAMPLES = 4  # that get a picture
+CHANNELS = 32  # maps of a layer in a picture
+UNITS = 512
+WIDE = 64  # units in a line
+READING = {
+    "maps": "Read from top to bottom: each square of a layer is one filter's answer to the image, bright where it found what it looks for; "
+    "the maps grow coarser and pick out parts, until only units are left that speak for classes.",
+    "units": "Read from top to bottom: each cell of a layer is one neuron, bright where it answers; different classes light up different "
+    "neurons, the more so the deeper the layer.",
+    "steps": "Read from top to bottom, as the network does: beside each row of the image stand its state after that row and what it would "
+    "say if the image ended there.",
+    "tokens": "Read from left to right: brightness says how long the vector is that each patch has become behind each block, so bright "
+    "patches are those that the network makes most of.",
+}
+
+
+def applies(kept: Checkpoint) -> str | None:
+    return None
+
+
+def explain(subject: Subject) -> Explanation:
+    outputs = {name: output.numpy() for name, output in _capture.outputs(subject.network, subject.inputs()).items()}
+    logits = outputs.pop(_capture.LOGITS)
+    figures: dict[str, Any] = {
+        "layers": {name: _facts(output) for name, output in outputs.items()},
+        "logits": dict(zip(subject.names, logits.tolist(), strict=True)),
+    }
+    shown = range(min(SAMPLES, len(subject.images)))
+    kind = _kind(subject, outputs)
+    if kind == "steps":
+        beliefs = belief(subject)
+        figures["belief"] = {name: np.round(each, 6).tolist() for name, each in zip(subject.names, beliefs, strict=True)}
+        figures["decided_at"] = {name: decided(each) for name, each in zip(subject.names, beliefs, strict=True)}
+        pictures = [_steps(subject, outputs, beliefs[n], n) for n in shown]
+    elif kind == "tokens":
+        pictures = [_tokens(subject, outputs, len(shown))]
+    else:
+        pictures = [_layers(subject, outputs, n) for n in shown]
+    return Explanation(READING[kind], tuple(pictures), figures)
+
+
+def belief(subject: Subject) -> NDArray[np.float32]:
+    """(N, T, K): what a recurrent network says after each of the T rows of an image, or features of a row: it reads no further."""
+    x = subject.inputs()
+    rows = x.shape[2] if subject.spec.is_image else x.shape[1]
+    with torch.no_grad():
+        said = [losses.probabilities(subject.network(x[:, :, :t] if x.ndim == 4 else x[:, :t])) for t in range(1, rows + 1)]
+    after: NDArray[np.float32] = torch.stack(said, dim=1).cpu().numpy()
+    return after
+
+
+def decided(belief: NDArray[np.float32]) -> int:
+    """(T, K) -> after how many rows the final answer is the most probable, and stays so."""
+    other = np.flatnonzero(belief.argmax(1) != belief[-1].argmax())
+    return int(other[-1]) + 2 if len(other) else 1
+
+
+def _kind(subject: Subject, outputs: dict[str, NDArray[Any]]) -> str:
+    if any(isinstance(module, nn.RNNBase) for module in subject.network.modules()):
+        return "steps"
+    if any(output.ndim == 3 for output in outputs.values()):
+        return "tokens"
+    return "maps" if any(output.ndim == 4 for output in outputs.values()) else "units"
+
+
+def _facts(output: NDArray[Any]) -> dict[str, Any]:
+    """A layer's output for the samples: its shape for one, mean, deviation, and the share that is exactly zero, as a ReLU makes it."""
+    return {"shape": list(output.shape[1:]), "mean": float(output.mean()), "std": float(output.std()), "zero": float((output == 0).mean())}
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _layers(subject: Subject, outputs: dict[str, NDArray[Any]], n: int) -> Picture:
+    """One sample, and each layer's answer to it below the one before."""
+    sheets = [(name, *_sheet(output, n)) for name, output in outputs.items()]
+    heights = [8 * sheet.shape[0] / sheet.shape[1] + 0.25 for _, sheet, *_ in sheets]
+    figure = _draw.new(8, 1.9 + sum(heights))
+    parts = figure.subfigures(1 + len(sheets), 1, height_ratios=[1.9, *heights], squeeze=False)[:, 0]
+    _asked(parts[0], subject, n)
+    for part, (name, sheet, signed, shown) in zip(parts[1:], sheets, strict=True):
+        axes = _draw.bare(part.add_subplot())
+        _draw.show(axes, sheet, signed=signed)
+        axes.set_title(f"{name}: {shown}", loc="left")
+    dark = "blue below zero, red above" if any(signed for *_, signed, _ in sheets) else "dark is zero"
+    caption = f"{subject.names[n]}, and what each layer answers to it, each on its own scale: {dark}."
+    return Picture(f"activations-{n + 1}", caption, _draw.png(figure))
+
+
+def _sheet(output: NDArray[Any], n: int) -> tuple[NDArray[Any], bool, str]:
+    """A layer's answer to sample `n` as one image, whether it has signs to show, and in words what of it is there."""
+    signed = bool(output.min() < -0.1 * output.max())
+    if output.ndim == 4:
+        loudest = np.sort(np.argsort(-np.abs(output).max((0, 2, 3)), kind="stable")[:CHANNELS])  # the same in every sample's picture
+        _, C, H, W = output.shape
+        most = f"{len(loudest)} loudest of {C} maps" if len(loudest) < C else f"{C} maps"
+        return _draw.tiled(output[n][loudest], min(16, len(loudest))), signed, f"{most} of {H}×{W}"
+    row = output[n].reshape(-1)
+    most = f"the first {UNITS} of {len(row)} units" if len(row) > UNITS else f"{len(row)} units"
+    row = row[:UNITS].astype(float)
+    return np.pad(row, (0, -len(row) % WIDE), constant_values=np.nan).reshape(-1, WIDE), signed, most
+
+
+def _asked(part: "Figure | SubFigure", subject: Subject, n: int) -> None:
+    """The sample on the left, what the network says of it on the right."""
+    left, right = part.subplots(1, 2, width_ratios=[1, 2.5])
+    if subject.spec.is_image:
+        _draw.bare(left).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
+    else:
+        values = subject.inputs()[n].cpu().numpy()
+        left.bar(range(len(values)), values)
+        left.set(xlabel="feature, in standard deviations")
+    left.set_title(subject.title(n))
+    _draw.said(right, subject.classes, subject.probabilities[n])
+
+
+def _steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[np.float32], n: int) -> Picture:
+    """The image, the states beside it, and the belief after each row, all on one axis from top to bottom."""
+    states = {name: output for name, output in outputs.items() if output.ndim == 3}
+    T = len(belief)
+    classes = np.unique(belief.argsort(axis=1)[:, -3:]) if len(subject.classes) > 20 else np.arange(len(subject.classes))
+    figure = _draw.new(8, 3.2)
+    left, *middle, right = figure.subplots(1, 2 + len(states), width_ratios=[1, *[1.3] * len(states), 0.6])
+    if subject.spec.is_image:
+        left.imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1, aspect="auto")
+        left.set(xlabel="column", ylabel="row")
+    else:
+        left.barh(range(T), subject.inputs()[n].cpu().numpy())
+        left.set(ylim=(T - 0.5, -0.5), xlabel="value, in standard deviations", ylabel="feature")
+    left.set_title(subject.title(n))
+    for axes, (name, state) in zip(middle, states.items(), strict=True):
+        _draw.show(axes, state[n][:, _by_time(state)], signed=True, limit=float(np.abs(state).max()), aspect="auto")
+        axes.set(title=f"state of {state.shape[2]} units ({name})", xlabel="unit, sorted by when it changes most", xticks=[], yticks=[])
+    _draw.show(right, belief[:, classes], limit=1, aspect="auto")
+    row = decided(belief)
+    right.axhline(row - 1.5, color="white", linewidth=1)
+    right.set(title="says, so far", xlabel="class", yticks=[])
+    names = [_draw.shortened(subject.classes[k]) for k in classes]
+    right.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 90)
+    unit = "row" if subject.spec.is_image else "feature"
+    caption = f"{subject.names[n]}: from {unit} {row} of {T} on (the white line) it says {subject.classes[int(belief[-1].argmax())]}."
+    return Picture(f"activations-{n + 1}", caption, _draw.png(figure))
+
+
+def _by_time(state: NDArray[Any]) -> NDArray[np.int64]:
+    """(N, T, units) -> the units in the order of the time at which they change, on average over samples and steps."""
+    change = np.abs(np.diff(state, axis=1, prepend=0)).sum(0)  # (T, units)
+    when: NDArray[np.int64] = np.argsort((change * np.arange(len(change))[:, None]).sum(0) / change.sum(0).clip(1e-12), kind="stable")
+    return when
+
+
+def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) -> Picture:
+    """A line a sample: the image, how long its tokens are behind each block, and what the network says."""
+    tokens = {name: np.linalg.norm(output, axis=2) for name, output in outputs.items() if output.ndim == 3}
+    figure = _draw.new(8, 0.3 + 1.35 * samples)
+    table = figure.subplots(samples, 2 + len(tokens), squeeze=False)
+    for n, line in enumerate(table):
+        if subject.spec.is_image:
+            _draw.bare(line[0]).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
+        else:
+            line[0].bar(range(subject.spec.size), subject.inputs()[n].cpu().numpy())
+        line[0].set_title(subject.title(n))
+        for axes, (name, norms) in zip(line[1:], tokens.items(), strict=False):
+            places = _capture.patches(subject.spec, norms.shape[1])
+            rows, columns, others = places or (1, norms.shape[1], 0)
+            _draw.show(
+                _draw.bare(axes),
+                norms[n, others:].reshape(rows, columns),
+                limit=float(norms[:, others:].max()),
+                aspect="equal" if places else "auto",
+            )
+            axes.set_title(name if n == 0 else "")
+            if others:
+                axes.set_xlabel(f"class token {norms[n, 0]:.1f}", fontsize=7)
+        _draw.said(line[-1], subject.classes, subject.probabilities[n], most=3)
+    longest = ", ".join(f"{name} {norms.max():.1f}" for name, norms in tokens.items())
+    return Picture(
+        "activations", f"How long the tokens are; the brightest in each column is the longest there ({longest}).", _draw.png(figure)
+    )
