@@ -12,7 +12,7 @@ from nnx import checkpoint, datasets, files, models, ranks, report, runs, runtim
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint, without_training
 from nnx.config import Config
-from nnx.datasets import DatasetConfig
+from nnx.datasets import Dataset, DatasetConfig
 from nnx.errors import CheckpointError, DivergedError, InputError, Stopped
 from nnx.evaluation import Predictions, evaluate
 from nnx.events import Choice, Epoch, Event, Finished, Started
@@ -209,17 +209,9 @@ def evaluate_checkpoint(
     Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
     """
     kept = checkpoint.read(path)
-    if strange := [text for text in overrides if not text.startswith("dataset.")]:
-        raise InputError(f"--set {strange[0]}: only dataset.… can be set here; the rest is the checkpoint's")
-    config = configs.from_dict(kept.config.to_dict(), str(path), overrides, {"device": device} if device else None)
+    config = settings_of(kept, path, overrides, device)
     chosen = runtime.choose(config.device, config.precision, config.model.name)
-    with config.locate():
-        dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
-    if (dataset.spec.shape, dataset.spec.classes) != (kept.spec.shape, kept.spec.classes):
-        raise CheckpointError(
-            f"{path}: was trained on {_facts(kept.spec.shape, kept.spec.classes)}, "
-            f"the dataset has {_facts(dataset.spec.shape, dataset.spec.classes)}"
-        )
+    dataset = dataset_of(kept, config, path, data_dir)
     model = network(kept)
     chosen = workable(chosen, config, model, kept.spec)
     threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
@@ -228,6 +220,27 @@ def evaluate_checkpoint(
         predictions = _predict(kept, Resident(samples, kept.spec, chosen.device), chosen, build_criterion(config, dataset, chosen))
     records = runs.records_of(path.parent, kept.record)
     return report.Content(kept, split, samples, predictions, (*chosen.choices, threads), records)
+
+
+def settings_of(kept: Checkpoint, path: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
+    """The config of the checkpoint from `path`, pointed at another dataset or device. Raises InputError where `overrides` set anything
+    else, and ConfigError."""
+    if strange := [text for text in overrides if not text.startswith("dataset.")]:
+        raise InputError(f"--set {strange[0]}: only dataset.… can be set here; the rest is the checkpoint's")
+    return configs.from_dict(kept.config.to_dict(), str(path), overrides, {"device": device} if device else None)
+
+
+def dataset_of(kept: Checkpoint, config: Config, path: Path, data_dir: str | None = None) -> Dataset:
+    """The dataset of `config`, for the network from `path`. Raises CheckpointError where its inputs or classes are others than those that
+    the network was trained on, ConfigError, DataError, MachineError."""
+    with config.locate():
+        dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
+    if (dataset.spec.shape, dataset.spec.classes) != (kept.spec.shape, kept.spec.classes):
+        raise CheckpointError(
+            f"{path}: was trained on {_facts(kept.spec.shape, kept.spec.classes)}, "
+            f"the dataset has {_facts(dataset.spec.shape, dataset.spec.classes)}"
+        )
+    return dataset
 
 
 # ---------------------------------------------------------------- before the first step

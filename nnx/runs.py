@@ -35,12 +35,17 @@ def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
     """
     if out is None:
         return Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    near = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not near.is_dir():
-        raise InputError(f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name")
+    check_folder(out)
     if not force:
         _check_empty(out)
     return out
+
+
+def check_folder(out: Path) -> None:
+    """Raises InputError where `out` can't be a folder, as it is a file or lies below one."""
+    near = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not near.is_dir():
+        raise InputError(f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name")
 
 
 @contextmanager

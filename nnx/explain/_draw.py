@@ -29,13 +29,13 @@ BARS = 40  # of features, in a picture
 DOTS = 150  # an inch
 SOLID = 192  # colours of a PNG that are opaque; the other 64 are for edges of letters and lines
 STYLE: dict[str, Any] = {
-    "font.size": 9,
+    "font.size": 10,
     "font.family": "DejaVu Sans",  # matplotlib's own: the same everywhere
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.linewidth": 0.6,
@@ -43,8 +43,8 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "xtick.color": INK,
     "ytick.color": INK,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "grid.color": FAINT,
@@ -111,13 +111,13 @@ def grid(
     measure, adds a colour bar. Colour images are taken as they are, in [0, 1].
     """
     columns = columns or min(len(images), 16)
-    sheet, places = _laid(images, columns, 0.17 * columns / width if any(titles) else 0.0)  # 0.17 inches for a title
+    sheet, places = _laid(images, columns, 0.19 * columns / width if any(titles) else 0.0)  # 0.19 inches for a title
     figure = new(width, width * sheet.shape[0] / sheet.shape[1] + (0.1 if scale else 0))
     axes = figure.add_subplot()
     bare(axes)
     shown = show(axes, sheet, signed=signed, limit=limit)
     for title, (top, middle) in zip(titles, places, strict=False):
-        axes.text(middle, top - 1, title, ha="center", va="bottom", fontsize=7)
+        axes.text(middle, top - 1, title, ha="center", va="bottom", fontsize=8)
     if scale:
         bar(figure, shown, axes, scale)
     return figure

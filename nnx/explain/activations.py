@@ -119,7 +119,7 @@ def _sheet(output: NDArray[Any], n: int) -> tuple[NDArray[Any], bool, str]:
 
 def _asked(part: "Figure | SubFigure", subject: Subject, n: int) -> None:
     """The sample on the left, what the network says of it on the right."""
-    left, right = part.subplots(1, 2, width_ratios=[1, 2.5])
+    left, right = part.subplots(1, 2, width_ratios=[1, 2])
     if subject.spec.is_image:
         _draw.bare(left).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
     else:
@@ -187,7 +187,7 @@ def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) ->
             )
             axes.set_title(name if n == 0 else "")
             if others:
-                axes.set_xlabel(f"class token {norms[n, 0]:.1f}", fontsize=7)
+                axes.set_xlabel(f"class token {norms[n, 0]:.1f}", fontsize=8)
         _draw.said(line[-1], subject.classes, subject.probabilities[n], most=3)
     longest = ", ".join(f"{name} {norms.max():.1f}" for name, norms in tokens.items())
     return Picture(

@@ -21,7 +21,7 @@ READING = (
 
 def applies(kept: Checkpoint) -> str | None:
     name = kept.config.model.name
-    return None if name == "transformer" else f"a {name} has no attention; it is a transformer's"
+    return None if name == "transformer" else f"the {name} has no attention; ask a transformer"
 
 
 def explain(subject: Subject) -> Explanation:

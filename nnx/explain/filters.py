@@ -31,7 +31,7 @@ READING = {
 
 def applies(kept: Checkpoint) -> str | None:
     one_by_one = not kept.spec.is_image and kept.config.model.name in ("rnn", "transformer")
-    return f"a {kept.config.model.name} reads a table one feature at a time: one weight a unit, and nothing to see" if one_by_one else None
+    return f"the {kept.config.model.name} reads a table one feature at a time: one weight a unit, and nothing to see" if one_by_one else None
 
 
 def explain(subject: Subject) -> Explanation:

@@ -147,11 +147,11 @@ def _picture(
 ) -> Picture:
     """A column a sample; below each the credits of both networks, then Grad-CAM of both."""
     N = len(figures["samples"])
-    figure = _draw.new(max(3.0, 0.8 * N + 0.7), 0.3 + 0.82 * (1 + len(signed) + len(warm)))
+    figure = _draw.new(max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * (1 + len(signed) + len(warm)))
     table = figure.subplots(1 + len(signed) + len(warm), N, squeeze=False)
     for n, axes in enumerate(table[0]):
         _draw.bare(axes).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(f"{subject.names[n]}\nsays {_draw.shortened(figures['classes'][n], 10)}", fontsize=7)
+        axes.set_title(f"{subject.names[n]}\nsays {_draw.shortened(figures['classes'][n], 10)}", fontsize=8)
     for line, (name, values) in zip(table[1:], [*signed, *warm], strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for n, axes in enumerate(line):
