@@ -30,6 +30,7 @@ from nnx.explain import _draw
 from nnx.feed import Normalise
 from nnx.parts import suggest
 from nnx.predict import network
+from nnx.runtime import mix
 from nnx.spec import Spec
 
 
@@ -76,10 +77,13 @@ class Subject:
 
     @cached_property
     def control(self) -> nn.Module:
-        """The same architecture with freshly drawn weights, which has learned nothing. Equal seeds draw equal weights."""
+        """The same architecture with freshly drawn weights, which has learned nothing. Equal seeds draw equal weights.
+
+        Not those that the training began with: much of them is still there in the trained network, and would make the two alike.
+        """
         config = self.kept.config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(mix(self.seed, 1))
             fresh = models.build(config.model, self.spec, losses.outputs(config.loss, len(self.classes)))
         return fresh.to(self.device).eval()
 

@@ -36,8 +36,11 @@ def layers(network: nn.Module, x: Tensor) -> dict[str, nn.Module]:
 
 
 def patches(spec: Spec, tokens: int) -> tuple[int, int, int] | None:
-    """Rows, columns, and how many of the tokens stand before those of the image (a class token), or None where they are no square patches."""
-    _, H, W = spec.shape if spec.is_image else (0, 0, 0)
+    """Rows and columns of the patches that a transformer's tokens are, and how many tokens stand before them (a class token); of a table
+    one row of features. None where they are no patches."""
+    if not spec.is_image:
+        return (1, spec.size, tokens - spec.size) if tokens in (spec.size, spec.size + 1) else None
+    _, H, W = spec.shape
     for others in (0, 1):
         side = math.isqrt(H * W // max(1, tokens - others))
         if side and H % side == W % side == 0 and (H // side) * (W // side) == tokens - others:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from nnx.explain import Subject
+
 INK = "#7a7a7a"  # contrast 4.3 on white, 4.2 on the page's black: pictures have no background of their own
 FAINT = "#7a7a7a40"
 # Okabe & Ito 2008: told apart by colour-blind eyes too, and neither too light nor too dark for either background
@@ -141,6 +143,16 @@ def _laid(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int, above: fl
     for image, (top, left) in zip(large, corners, strict=True):
         sheet[top : top + H, left : left + W] = image
     return sheet, [(top, left + (W - 1) / 2) for top, left in corners]
+
+
+def asked(axes: "Axes", subject: "Subject", n: int, **options: Any) -> None:
+    """A sample of the subject, with its name: the image, or a bar for each feature of a row, in deviations from the mean."""
+    if subject.spec.is_image:
+        axes.imshow(sample(subject.images[n]), cmap="gray", vmin=0, vmax=1, **options)
+    else:
+        axes.bar(range(subject.spec.size), subject.inputs()[n].cpu().numpy())
+        axes.set(xlabel="feature")
+    axes.set_title(subject.title(n))
 
 
 def said(axes: "Axes", classes: Sequence[str], probabilities: NDArray[Any], most: int = 10) -> None:

@@ -23,10 +23,10 @@ READING = {
     "the maps grow coarser and pick out parts, until only units are left that speak for classes.",
     "units": "Read from top to bottom: each cell of a layer is one neuron, bright where it answers; different classes light up different "
     "neurons, the more so the deeper the layer.",
-    "steps": "Read from top to bottom, as the network does: beside each row of the image stand its state after that row and what it would "
-    "say if the image ended there.",
-    "tokens": "Read from left to right: brightness says how long the vector is that each patch has become behind each block, so bright "
-    "patches are those that the network makes most of.",
+    "steps": "Read from top to bottom, as the network does: beside each row, or feature of a table, stand its state after that one and "
+    "what it would say if the sample ended there.",
+    "tokens": "Read from left to right: brightness says how long the vector is that each patch, or feature of a table, has become behind "
+    "each block, so bright ones are those that the network makes most of.",
 }
 
 
@@ -120,13 +120,7 @@ def _sheet(output: NDArray[Any], n: int) -> tuple[NDArray[Any], bool, str]:
 def _asked(part: "Figure | SubFigure", subject: Subject, n: int) -> None:
     """The sample on the left, what the network says of it on the right."""
     left, right = part.subplots(1, 2, width_ratios=[1, 2])
-    if subject.spec.is_image:
-        _draw.bare(left).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
-    else:
-        values = subject.inputs()[n].cpu().numpy()
-        left.bar(range(len(values)), values)
-        left.set(xlabel="feature, in standard deviations")
-    left.set_title(subject.title(n))
+    _draw.asked(_draw.bare(left) if subject.spec.is_image else left, subject, n)
     _draw.said(right, subject.classes, subject.probabilities[n])
 
 
@@ -138,12 +132,11 @@ def _steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[n
     figure = _draw.new(8, 3.2)
     left, *middle, right = figure.subplots(1, 2 + len(states), width_ratios=[1, *[1.3] * len(states), 0.6])
     if subject.spec.is_image:
-        left.imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1, aspect="auto")
+        _draw.asked(left, subject, n, aspect="auto")
         left.set(xlabel="column", ylabel="row")
     else:
         left.barh(range(T), subject.inputs()[n].cpu().numpy())
-        left.set(ylim=(T - 0.5, -0.5), xlabel="value, in standard deviations", ylabel="feature")
-    left.set_title(subject.title(n))
+        left.set(ylim=(T - 0.5, -0.5), title=subject.title(n), xlabel="deviations from the mean", ylabel="feature")
     for axes, (name, state) in zip(middle, states.items(), strict=True):
         _draw.show(axes, state[n][:, _by_time(state)], signed=True, limit=float(np.abs(state).max()), aspect="auto")
         axes.set(title=f"state of {state.shape[2]} units ({name})", xlabel="unit, sorted by when it changes most", xticks=[], yticks=[])
@@ -171,11 +164,7 @@ def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) ->
     figure = _draw.new(8, 0.3 + 1.35 * samples)
     table = figure.subplots(samples, 2 + len(tokens), squeeze=False)
     for n, line in enumerate(table):
-        if subject.spec.is_image:
-            _draw.bare(line[0]).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
-        else:
-            line[0].bar(range(subject.spec.size), subject.inputs()[n].cpu().numpy())
-        line[0].set_title(subject.title(n))
+        _draw.asked(_draw.bare(line[0]), subject, n)
         for axes, (name, norms) in zip(line[1:], tokens.items(), strict=False):
             places = _capture.patches(subject.spec, norms.shape[1])
             rows, columns, others = places or (1, norms.shape[1], 0)

@@ -14,8 +14,8 @@ SAMPLES = 3  # that get a picture of every head
 BLOCKS = 12  # in it, the last ones
 COLUMNS = 5
 READING = (
-    "A bright patch is one that is looked at, by a head or, in the rollout, by the answer through all blocks: what the strokes pass "
-    "through should be bright, and heads should differ from one another."
+    "A bright patch, or a long bar, is one that is looked at, by a head or, in the rollout, by the answer through all blocks: what "
+    "matters, such as strokes, should be bright, and heads should differ from one another."
 )
 
 
@@ -90,7 +90,8 @@ def _facts(A: NDArray[Any], subject: Subject) -> dict[str, float]:
     T = A.shape[-1]
     entropy = -(A * np.log(A.clip(1e-12))).sum(-1).mean() / np.log(T) if T > 1 else 0.0
     facts = {"entropy": float(entropy)}
-    if places := _capture.patches(subject.spec, T):
+    places = _capture.patches(subject.spec, T)
+    if places and subject.spec.is_image:
         rows, columns, others = places
         y, x = np.divmod(np.arange(rows * columns), columns)
         apart = np.hypot(y[:, None] - y, x[:, None] - x) * (subject.spec.shape[1] / rows)
@@ -113,8 +114,7 @@ def _rollouts(subject: Subject, rolled: NDArray[Any]) -> Picture:
         _draw.bare(axes)
     for n in range(N):
         top, below = table[n // columns * 2 : n // columns * 2 + 2, n % columns]
-        _sample(top, subject, n)
-        top.set_title(subject.title(n))
+        _draw.asked(top, subject, n)
         _over(below, subject, rolled[n], n)
         below.set_title(f"says {_draw.shortened(subject.classes[subject.predicted[n]])}")
     caption = "Each sample, and below it the rollout: the patches that the answer goes back to, each on its own scale from zero."
@@ -131,8 +131,7 @@ def _heads(subject: Subject, seen: list[NDArray[Any]], n: int) -> Picture:
     for block, line in enumerate(table, first):
         _draw.bare(line[0])
         if block == first:
-            _sample(line[0], subject, n)
-            line[0].set_title(subject.title(n))
+            _draw.asked(line[0], subject, n)
         for head, axes in enumerate(line[1:]):
             _over(_draw.bare(axes), subject, seen[block][n, head], n)
             axes.set_title(f"head {head}" if block == first else "")
@@ -144,18 +143,14 @@ def _heads(subject: Subject, seen: list[NDArray[Any]], n: int) -> Picture:
     )
 
 
-def _sample(axes: Any, subject: Subject, n: int) -> None:
-    if subject.spec.is_image:
-        axes.imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
-
-
 def _over(axes: Any, subject: Subject, weights: NDArray[Any], n: int) -> None:
     """(T,) weights over the image that they belong to, or as bars where there is none."""
     places = _capture.patches(subject.spec, len(weights))
-    if places is None:
-        axes.bar(range(len(weights)), weights)
-        return
+    assert places
     rows, columns, others = places
     grid = weights[others:].reshape(rows, columns)
+    if not subject.spec.is_image:
+        axes.bar(range(columns), grid[0])
+        return
     _, H, W = subject.spec.shape
     _draw.veiled(axes, grid.repeat(H // rows, 0).repeat(W // columns, 1), subject.images[n])
