@@ -22,8 +22,9 @@ from nnx import datasets, figures, files, models, runtime
 from nnx.checkpoint import Checkpoint
 from nnx.evaluation import Predictions, calibration, metrics
 from nnx.events import Choice
+from nnx.film import Frame
 from nnx.predict import network
-from nnx.report import _charts, _samples, _sheet
+from nnx.report import _charts, _film, _pictures, _samples, _sheet
 from nnx.report._charts import Line
 from nnx.report._samples import Cell
 
@@ -36,7 +37,8 @@ EPOCHS = 200  # that the table of epochs and the curves show; of more, every n-t
 class Content:
     """What a report is about: what a network says of a split's samples.
 
-    `records` are the lines of metrics.jsonl, where they are known. `run` is the summary of the run, or empty for an evaluation.
+    `records` are the lines of metrics.jsonl, where they are known. `run` is the summary of the run, or empty for an evaluation. `film` is
+    what nnx.film kept of the training, if it did.
     """
 
     kept: Checkpoint
@@ -46,6 +48,7 @@ class Content:
     choices: Sequence[Choice] = ()
     records: Sequence[dict[str, Any]] = ()
     run: dict[str, Any] = field(default_factory=dict)
+    film: Frame | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,7 +88,9 @@ def render(content: Content) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),
-        data=_json({"figures": content.figures, "records": content.records}),
+        film=(frames := _film_of(content)),
+        data=_json({"figures": content.figures, "records": content.records, "film": frames}),
+        layers_seen=_layers(content),
         **_setting(content),
         **_classes(content),
         **_shown(content),
@@ -115,6 +120,14 @@ def _setting(content: Content) -> dict[str, Any]:
         "environment": runtime.environment(),
         "calibration": _charts.reliability(calibration(content.predictions)),
     }
+
+
+def _film_of(content: Content) -> dict[str, Any] | None:
+    """What the script draws of the film, if there is one."""
+    if content.film is None:
+        return None
+    steps_per_epoch = content.records[0]["step"] / content.records[0]["epoch"] if content.records else None
+    return _film.for_page(content.film, content.kept.spec, steps_per_epoch)
 
 
 def _curves(content: Content) -> dict[str, Any]:
@@ -171,6 +184,15 @@ def _shown(content: Content) -> dict[str, Any]:
         "values": {} if spec.is_image else {sample: _values(content, sample) for sample in dict.fromkeys(everything)},
         "features": spec.size,
     }
+
+
+def _layers(content: Content) -> list[_pictures.Panel]:
+    """Pictures of the layers, with their answers to the first sample that is recognised and to the surest mistake, as far as there are
+    such."""
+    right = np.flatnonzero(content.predictions.predicted == content.predictions.labels)
+    chosen = [*right[:1].tolist(), *_samples.confident_mistakes(content.predictions, 1)]
+    named = [f"{content.split} {sample}" for sample in chosen]
+    return _pictures.pictures(content.kept, content.samples.take(np.array(chosen)), named)
 
 
 def _verdict(content: Content, sample: int) -> Verdict:
