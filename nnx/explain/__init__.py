@@ -62,10 +62,6 @@ class Subject:
     def classes(self) -> tuple[str, ...]:
         return self.spec.classes
 
-    def title(self, n: int) -> str:
-        """A sample's name, with its class where that is known: "test 3: 7"."""
-        return self.names[n] if self.labels is None else f"{self.names[n]}: {self.classes[self.labels[n]]}"
-
     @property
     def features(self) -> list[str]:
         """What each number of a table's row is called."""

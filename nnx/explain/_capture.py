@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from nnx import models
 from nnx.spec import Spec
 
-BATCH = 500  # samples that the network sees at once
+BATCH = 500  # samples that the network sees at once, or fewer where they are large
+NUMBERS = 2_000_000  # in them
 LOGITS = "logits"
 
 
@@ -22,10 +23,15 @@ def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """
     parts: list[dict[str, Tensor]] = []
     with torch.no_grad():
-        for batch in torch.split(x, BATCH):
+        for batch in torch.split(x, at_once(x)):
             seen, logits = _seen(network, batch)
             parts.append({name: seen[row] for name, row in _named(network, seen, logits).items()} | {LOGITS: logits})
     return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
+
+
+def at_once(x: Tensor) -> int:
+    """How many samples like these the network may see at once."""
+    return max(1, min(BATCH, NUMBERS // x[0].numel()))
 
 
 def layers(network: nn.Module, x: Tensor) -> dict[str, nn.Module]:

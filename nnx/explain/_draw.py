@@ -28,6 +28,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8
 SIGNED = "RdBu_r"  # blue below zero, white at zero, red above
 AMOUNT = "viridis"
 BARS = 40  # of features, in a picture
+WIDE = 14  # characters of a title above a small image
 DOTS = 150  # an inch
 SOLID = 192  # colours of a PNG that are opaque; the other 64 are for edges of letters and lines
 STYLE: dict[str, Any] = {
@@ -132,7 +133,9 @@ def tiled(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int) -> NDArra
 
 def _laid(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int, above: float) -> tuple[NDArray[Any], list[tuple[int, float]]]:
     """The images in one, with room `above` each in widths of an image, and where each has its top and its middle."""
-    fine = max(1, math.ceil(48 / images[0].shape[1]))  # small ones are enlarged, so that what is between them can be narrower than a pixel
+    fine = max(
+        1, math.ceil(48 / max(images[0].shape[:2]))
+    )  # small ones are enlarged, so that what is between them can be narrower than a pixel
     large = [image.repeat(fine, 0).repeat(fine, 1) for image in images]
     H, W = large[0].shape[:2]
     gap, head = max(1, round(0.08 * W)), math.ceil(above * W * 1.08)
@@ -152,7 +155,22 @@ def asked(axes: "Axes", subject: "Subject", n: int, **options: Any) -> None:
     else:
         axes.bar(range(subject.spec.size), subject.inputs()[n].cpu().numpy())
         axes.set(xlabel="feature")
-    axes.set_title(subject.title(n))
+    axes.set_title(title(subject, n))
+
+
+def title(subject: "Subject", n: int) -> str:
+    """A sample's name and its class, where that is known; on two lines where one would be wide."""
+    name = shortened(subject.names[n], tail=True)
+    if subject.labels is None:
+        return name
+    label = shortened(subject.classes[subject.labels[n]])
+    return f"{name}: {label}" if len(name + label) < WIDE else f"{name}\n{label}"
+
+
+def shape(subject: "Subject") -> float:
+    """Height over width of what `asked` draws, within what a picture can be laid out for."""
+    _, H, W = subject.spec.shape if subject.spec.is_image else (1, 4, 5)
+    return float(np.clip(H / W, 0.4, 2))
 
 
 def said(axes: "Axes", classes: Sequence[str], probabilities: NDArray[Any], most: int = 10) -> None:
@@ -161,13 +179,16 @@ def said(axes: "Axes", classes: Sequence[str], probabilities: NDArray[Any], most
     top = int(probabilities.argmax())
     axes.barh(range(len(shown)), probabilities[shown], color=[COLOURS[0] if k == top else INK for k in shown])
     axes.set_yticks(range(len(shown)), [shortened(classes[k]) for k in shown])
-    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5), xticks=[0, 0.5, 1])
-    axes.set_title(f"says {shortened(classes[top])}: {100 * probabilities[top]:.1f} %")
+    axes.set(xlim=(0, 1), ylim=(max(4, len(shown)) - 0.5, -0.5), xticks=[0, 0.5, 1])
+    name = shortened(classes[top])
+    axes.set_title(f"says {name}{': ' if len(name) < 5 else chr(10)}{100 * probabilities[top]:.1f} %")
 
 
-def shortened(text: str, most: int = 16) -> str:
-    """At most so many characters, the last an ellipsis where some are left out."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def shortened(text: str, most: int = WIDE, *, tail: bool = False) -> str:
+    """At most so many characters of the beginning, or of the end, with an ellipsis for what is left out."""
+    if len(text) <= most:
+        return text
+    return "…" + text[1 - most :] if tail else text[: most - 1] + "…"
 
 
 def bars(names: Sequence[str], series: dict[str, NDArray[Any]], label: str) -> "Figure":
@@ -224,6 +245,11 @@ def bare(axes: "Axes") -> "Axes":
 def sample(image: NDArray[Any]) -> NDArray[Any]:
     """A uint8 image (C, H, W) -> (H, W), or (H, W, 3), in [0, 1]."""
     return as_image(image / 255)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of 0 to count - 1, evenly spread, the first and the last among them."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
 def as_image(x: NDArray[Any]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from html import escape
 
 from nnx.explain import Explanation, Picture, Subject, _draw, module
 
+FIGURES = 10_000  # characters of them
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d6470; --paper: #fff; --line: #e3e5e8; --link: #0a5cad }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e6e9; --soft: #9aa1ab; --paper: #15171a; --line: #2b2f35; --link: #7db9f0 } }
@@ -53,6 +54,8 @@ def render(subject: Subject, found: Mapping[str, Explanation | str]) -> str:
 def section(name: str, explanation: Explanation) -> str:
     """One explainer's part of a page: what it shows, how to read it, its pictures, and its figures folded away."""
     figures = json.dumps(explanation.figures, indent=1, allow_nan=False)
+    if len(figures) > FIGURES:
+        figures = f"{figures[:FIGURES]}\n... and {len(figures) - FIGURES:,} more characters, which nnx explain --json prints"
     return "\n".join(
         [
             f'<section id="{escape(name)}"><h2>{escape(name)}</h2>',

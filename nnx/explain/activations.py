@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 SAMPLES = 4  # that get a picture
+LAYERS = 12  # in it
+BLOCKS = 6
+ROWS = 64  # after which an RNN is asked
 CHANNELS = 32  # maps of a layer in a picture
 UNITS = 512
 WIDE = 64  # units in a line
@@ -45,7 +48,7 @@ def explain(subject: Subject) -> Explanation:
     kind = _kind(subject, outputs)
     if kind == "steps":
         beliefs = belief(subject)
-        figures["belief"] = {name: np.round(each, 6).tolist() for name, each in zip(subject.names, beliefs, strict=True)}
+        figures["belief"] = {name: np.round(each, 4).tolist() for name, each in zip(subject.names, beliefs, strict=True)}
         figures["decided_at"] = {name: decided(each) for name, each in zip(subject.names, beliefs, strict=True)}
         pictures = [_steps(subject, outputs, beliefs[n], n) for n in shown]
     elif kind == "tokens":
@@ -56,12 +59,17 @@ def explain(subject: Subject) -> Explanation:
 
 
 def belief(subject: Subject) -> NDArray[np.float32]:
-    """(N, T, K): what a recurrent network says after each of the T rows of an image, or features of a row: it reads no further."""
+    """(N, T, K): what a recurrent network says after each of the T rows of an image, or features of a table: it reads no further.
+
+    Of more than 64 it is asked after 64 of them, evenly spread, and in between stays with what it said.
+    """
     x = subject.inputs()
-    rows = x.shape[2] if subject.spec.is_image else x.shape[1]
+    T = x.shape[2] if subject.spec.is_image else x.shape[1]
+    asked = np.array(_draw.spread(T, ROWS))
     with torch.no_grad():
-        said = [losses.probabilities(subject.network(x[:, :, :t] if x.ndim == 4 else x[:, :t])) for t in range(1, rows + 1)]
-    after: NDArray[np.float32] = torch.stack(said, dim=1).cpu().numpy()
+        said = [losses.probabilities(subject.network(x[:, :, : t + 1] if x.ndim == 4 else x[:, : t + 1])) for t in asked.tolist()]
+    latest = np.searchsorted(asked, np.arange(T), side="right") - 1
+    after: NDArray[np.float32] = torch.stack(said, dim=1).cpu().numpy()[:, latest]
     return after
 
 
@@ -89,7 +97,9 @@ def _facts(output: NDArray[Any]) -> dict[str, Any]:
 
 def _layers(subject: Subject, outputs: dict[str, NDArray[Any]], n: int) -> Picture:
     """One sample, and each layer's answer to it below the one before."""
-    sheets = [(name, *_sheet(output, n)) for name, output in outputs.items()]
+    names = list(outputs)
+    some = [names[place] for place in _draw.spread(len(names), LAYERS)]
+    sheets = [(name, *_sheet(outputs[name], n)) for name in some]
     heights = [8 * sheet.shape[0] / sheet.shape[1] + 0.25 for _, sheet, *_ in sheets]
     figure = _draw.new(8, 1.9 + sum(heights))
     parts = figure.subfigures(1 + len(sheets), 1, height_ratios=[1.9, *heights], squeeze=False)[:, 0]
@@ -99,7 +109,8 @@ def _layers(subject: Subject, outputs: dict[str, NDArray[Any]], n: int) -> Pictu
         _draw.show(axes, sheet, signed=signed)
         axes.set_title(f"{name}: {shown}", loc="left")
     dark = "blue below zero, red above" if any(signed for *_, signed, _ in sheets) else "dark is zero"
-    caption = f"{subject.names[n]}, and what each layer answers to it, each on its own scale: {dark}."
+    few = f" (of {len(some)} of {len(names)} layers)" if len(some) < len(names) else ""
+    caption = f"{subject.names[n]}, and what each layer answers to it{few}, each on its own scale: {dark}."
     return Picture(f"activations-{n + 1}", caption, _draw.png(figure))
 
 
@@ -129,14 +140,14 @@ def _steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[n
     states = {name: output for name, output in outputs.items() if output.ndim == 3}
     T = len(belief)
     classes = np.unique(belief.argsort(axis=1)[:, -3:]) if len(subject.classes) > 20 else np.arange(len(subject.classes))
-    figure = _draw.new(8, 3.2)
+    figure = _draw.new(8, 0.6 + 2.6 * max(0.8, _draw.shape(subject)))
     left, *middle, right = figure.subplots(1, 2 + len(states), width_ratios=[1, *[1.3] * len(states), 0.6])
     if subject.spec.is_image:
         _draw.asked(left, subject, n, aspect="auto")
         left.set(xlabel="column", ylabel="row")
     else:
         left.barh(range(T), subject.inputs()[n].cpu().numpy())
-        left.set(ylim=(T - 0.5, -0.5), title=subject.title(n), xlabel="deviations from the mean", ylabel="feature")
+        left.set(ylim=(T - 0.5, -0.5), title=_draw.title(subject, n), xlabel="deviations from the mean", ylabel="feature")
     for axes, (name, state) in zip(middle, states.items(), strict=True):
         _draw.show(axes, state[n][:, _by_time(state)], signed=True, limit=float(np.abs(state).max()), aspect="auto")
         axes.set(title=f"state of {state.shape[2]} units ({name})", xlabel="unit, sorted by when it changes most", xticks=[], yticks=[])
@@ -160,8 +171,9 @@ def _by_time(state: NDArray[Any]) -> NDArray[np.int64]:
 
 def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) -> Picture:
     """A line a sample: the image, how long its tokens are behind each block, and what the network says."""
-    tokens = {name: np.linalg.norm(output, axis=2) for name, output in outputs.items() if output.ndim == 3}
-    figure = _draw.new(8, 0.3 + 1.35 * samples)
+    blocks = [name for name, output in outputs.items() if output.ndim == 3]
+    tokens = {blocks[place]: np.linalg.norm(outputs[blocks[place]], axis=2) for place in _draw.spread(len(blocks), BLOCKS)}
+    figure = _draw.new(8, 0.3 + samples * max(1.35, 1.35 * _draw.shape(subject)))
     table = figure.subplots(samples, 2 + len(tokens), squeeze=False)
     for n, line in enumerate(table):
         _draw.asked(_draw.bare(line[0]), subject, n)
@@ -176,7 +188,7 @@ def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) ->
             )
             axes.set_title(name if n == 0 else "")
             if others:
-                axes.set_xlabel(f"class token {norms[n, 0]:.1f}", fontsize=8)
+                axes.set_xlabel(f"class token\n{norms[n, 0]:.1f}", fontsize=8)
         _draw.said(line[-1], subject.classes, subject.probabilities[n], most=3)
     longest = ", ".join(f"{name} {norms.max():.1f}" for name, norms in tokens.items())
     return Picture(

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _capture, _draw
 
-SAMPLES = 3  # that get a picture of every head
-BLOCKS = 12  # in it, the last ones
+SAMPLES = 10  # with a rollout
+PICTURES = 3  # of every head
+BLOCKS, HEADS = 6, 8  # in them
 COLUMNS = 5
 READING = (
     "A bright patch, or a long bar, is one that is looked at, by a head or, in the rollout, by the answer through all blocks: what "
@@ -32,7 +33,7 @@ def explain(subject: Subject) -> Explanation:
         "blocks": [[_facts(A[:, h], subject) for h in range(A.shape[1])] for A in each],
         "rollout": {name: row.tolist() for name, row in zip(subject.names, seen[-1], strict=True)},
     }
-    pictures = [_heads(subject, seen[:-1], n) for n in range(min(SAMPLES, len(subject.images)))]
+    pictures = [_heads(subject, seen[:-1], n) for n in range(min(PICTURES, len(subject.images)))]
     return Explanation(READING, (_rollouts(subject, seen[-1]), *pictures), figures)
 
 
@@ -104,11 +105,11 @@ def _facts(A: NDArray[Any], subject: Subject) -> dict[str, float]:
 
 
 def _rollouts(subject: Subject, rolled: NDArray[Any]) -> Picture:
-    """Every sample, and the rollout over it below."""
-    N = len(subject.images)
+    """Samples, and the rollout over each below it."""
+    N = min(SAMPLES, len(subject.images))
     columns = min(COLUMNS, N)
     lines = -(-N // columns)
-    figure = _draw.new(1.6 * columns, 3.3 * lines)
+    figure = _draw.new(1.6 * columns, 2 * lines * (0.25 + 1.5 * _draw.shape(subject)))
     table = figure.subplots(2 * lines, columns, squeeze=False)
     for axes in table.ravel():
         _draw.bare(axes)
@@ -123,24 +124,23 @@ def _rollouts(subject: Subject, rolled: NDArray[Any]) -> Picture:
 
 def _heads(subject: Subject, seen: list[NDArray[Any]], n: int) -> Picture:
     """One sample: a line a block, a column a head."""
-    first = max(0, len(seen) - BLOCKS)
-    heads = seen[0].shape[1]
-    each = min(1.5, 8 / (1 + heads))  # inches
-    figure = _draw.new(each * (1 + heads), 0.3 + each * (len(seen) - first))
-    table = figure.subplots(len(seen) - first, 1 + heads, squeeze=False)
-    for block, line in enumerate(table, first):
-        _draw.bare(line[0])
-        if block == first:
-            _draw.asked(line[0], subject, n)
-        for head, axes in enumerate(line[1:]):
+    blocks, heads = _draw.spread(len(seen), BLOCKS), _draw.spread(seen[0].shape[1], HEADS)
+    each = min(1.5, 8 / (1 + len(heads)))  # inches
+    figure = _draw.new(each * (1 + len(heads)), 0.3 + each * _draw.shape(subject) * len(blocks))
+    table = figure.subplots(len(blocks), 1 + len(heads), squeeze=False)
+    for block, (left, *line) in zip(blocks, table, strict=True):
+        _draw.bare(left)
+        if block == 0:
+            _draw.asked(left, subject, n)
+        for head, axes in zip(heads, line, strict=True):
             _over(_draw.bare(axes), subject, seen[block][n, head], n)
-            axes.set_title(f"head {head}" if block == first else "")
-        line[1].set_ylabel(f"block {block}", color=_draw.INK)
+            axes.set_title(f"head {head}" if block == 0 else "")
+        line[0].set_ylabel(f"block {block}")
     looks = "what the class token looks at" if _reads_class_token(subject) else "what all patches together look at"
-    few = "" if not first else f", the last {BLOCKS} of {len(seen)} blocks"
-    return Picture(
-        f"attention-{n + 1}", f"{subject.names[n]}: {looks}, head by head{few}; each map on its own scale from zero.", _draw.png(figure)
-    )
+    few = f"{len(blocks)} of {len(seen)} blocks, " if len(blocks) < len(seen) else ""
+    few += f"{len(heads)} of {seen[0].shape[1]} heads, " if len(heads) < seen[0].shape[1] else ""
+    caption = f"{subject.names[n]}: {looks}, head by head; {few}each map on its own scale from zero."
+    return Picture(f"attention-{n + 1}", caption, _draw.png(figure))
 
 
 def _over(axes: Any, subject: Subject, weights: NDArray[Any], n: int) -> None:

@@ -130,7 +130,9 @@ def _images(images: NDArray[Any], name: str, figures: dict[str, Any]) -> Picture
     figures["shown"] = len(shown)
     limit = float(np.quantile(np.abs(images[shown]), 0.998))
     tiles = [_tile(images[n], limit) for n in shown]
-    figure = _draw.grid(tiles, [f"{n}" for n in shown], columns=COLUMNS, signed=True, scale="weight", limit=limit, width=6)
+    columns = min(COLUMNS, len(tiles))
+    options: dict[str, Any] = {"signed": True, "scale": "weight", "limit": limit} if tiles[0].ndim == 2 else {}
+    figure = _draw.grid(tiles, [f"{n}" for n in shown], columns=columns, width=max(2.5, 0.75 * columns), **options)
     most = f"the {len(shown)} largest of {len(images)}" if len(shown) < len(images) else f"all {len(images)}"
     colour = "; gray is zero, each colour channel in its own colour" if tiles[0].ndim == 3 else ""
     return Picture(

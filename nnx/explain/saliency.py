@@ -16,7 +16,6 @@ from nnx.explain import Explanation, Picture, Subject, _capture, _draw
 SAMPLES = 10
 STEPS, MOST_STEPS = 64, 1024  # on the way from the baseline
 COMPLETE = 0.01  # of the difference of the logits may be missing
-AT_ONCE = 640  # samples in a pass
 READING = {
     True: "Red ink spoke for the class that the network says, blue ink against it; believe a picture only as far as it differs from that "
     "of the untrained network below it, which knows nothing.",
@@ -86,7 +85,7 @@ def integrated_gradients(network: nn.Module, x: Tensor, targets: Tensor, black: 
     while True:
         with torch.backends.cudnn.flags(enabled=False):  # cuDNN has no gradient of an RNN in evaluation
             found = IntegratedGradients(lambda inputs, k: _logit(network, inputs, k)).attribute(
-                x, black, additional_forward_args=targets, n_steps=count, internal_batch_size=AT_ONCE
+                x, black, additional_forward_args=targets, n_steps=count, internal_batch_size=max(len(x), _capture.at_once(x))
             )
         missing = ((found.double().flatten(1).sum(1) - rise).abs() / rise.abs().clamp_min(1e-12)).cpu().numpy()
         if steps or missing.max() < COMPLETE or count >= MOST_STEPS:
@@ -147,11 +146,11 @@ def _picture(
 ) -> Picture:
     """A column a sample; below each the credits of both networks, then Grad-CAM of both."""
     N = len(figures["samples"])
-    figure = _draw.new(max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * (1 + len(signed) + len(warm)))
+    figure = _draw.new(max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * _draw.shape(subject) * (1 + len(signed) + len(warm)))
     table = figure.subplots(1 + len(signed) + len(warm), N, squeeze=False)
     for n, axes in enumerate(table[0]):
         _draw.bare(axes).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(f"{subject.names[n]}\nsays {_draw.shortened(figures['classes'][n], 10)}", fontsize=8)
+        axes.set_title(f"{_draw.shortened(subject.names[n], 10, tail=True)}\nsays {_draw.shortened(figures['classes'][n], 6)}", fontsize=8)
     for line, (name, values) in zip(table[1:], [*signed, *warm], strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for n, axes in enumerate(line):
