@@ -29,7 +29,9 @@ from nnx.report._charts import Line
 from nnx.report._samples import Cell
 
 HERE = Path(__file__).parent
-VALUES = 12  # of a row of a table that are shown
+ROWS = 2000  # of a table that are shown, once or several times
+VALUES = 12  # of a row that are shown
+MAPPED = 1000  # classes, at most, whose confusion matrix is drawn as a map
 EPOCHS = 200  # that the table of epochs and the curves show; of more, every n-th
 
 
@@ -82,6 +84,7 @@ def render(content: Content) -> str:
     loader = jinja2.FileSystemLoader(HERE)
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.filters |= {"percent": figures.percent, "share": _share, "loss": figures.loss, "seconds": figures.seconds}
+    records = _curves(content)
     return pages.get_template("page.html").render(
         content=content,
         figures=content.figures,
@@ -89,12 +92,12 @@ def render(content: Content) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),
         film=(frames := _film_of(content)),
-        data=_json({"figures": content.figures, "records": content.records, "film": frames}),
+        data=_json({"figures": _few(content.figures), "records": records["records"], "film": frames}),
         layers_seen=_layers(content),
         **_setting(content),
         **_classes(content),
         **_shown(content),
-        **_curves(content),
+        **records,
     )
 
 
@@ -107,6 +110,11 @@ def _json(value: Any) -> Markup:
     """For a <script> of data: nothing in it can end the script."""
     text = json.dumps(value, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _few(figures: dict[str, Any]) -> dict[str, Any]:
+    """Without the confusion matrix where that would be most of the page."""
+    return {key: value for key, value in figures.items() if key != "confusion_matrix" or len(value) <= MAPPED // 10}
 
 
 def _setting(content: Content) -> dict[str, Any]:
@@ -164,8 +172,10 @@ def _shown(content: Content) -> dict[str, Any]:
     """Samples: behind each cell of the confusion matrix, the most confident mistakes, the least certain right answers."""
     spec, predictions = content.kept.spec, content.predictions
     mistakes, hits = _samples.confident_mistakes(predictions), _samples.uncertain_hits(predictions)
-    room = _sheet.room(spec.shape) if spec.is_image else 10 * _sheet.room((1, _sheet.LONGEST, _sheet.LONGEST))
-    cells = _samples.cells(predictions, max(1, room - len(mistakes) - len(hits)))
+    cells = _samples.cells(predictions)
+    longest = _sheet.longest_for(spec.shape, len(cells) + 2 * _samples.GALLERY) if spec.is_image else 0
+    room = _sheet.room(spec.shape, longest) if spec.is_image else ROWS
+    cells = _samples.fitted(cells, room - len(mistakes) - len(hits))
     everything = [*mistakes, *hits, *(sample for cell in cells for sample in cell.samples)]
     matrix: dict[tuple[int, int], Cell] = {(cell.true, cell.predicted): cell for cell in cells}
     short = max(map(len, content.classes)) <= 4
@@ -177,9 +187,9 @@ def _shown(content: Content) -> dict[str, Any]:
         "matrix": matrix if len(content.classes) <= _samples.MATRIX else None,
         "heads": content.classes if short else [f"{n}" for n in range(len(content.classes))],
         "short": short,
-        "map": _map(content) if len(content.classes) > _samples.MATRIX else "",
+        "map": _map(content) if _samples.MATRIX < len(content.classes) <= MAPPED else "",
         "most_mistakes": max((cell.count for cell in cells if not cell.is_right), default=1),
-        "sheet": _sheet.make(content.samples.inputs, everything) if spec.is_image else None,
+        "sheet": _sheet.make(content.samples.inputs, everything, longest) if spec.is_image else None,
         "verdicts": {sample: _verdict(content, sample) for sample in dict.fromkeys(everything)},
         "values": {} if spec.is_image else {sample: _values(content, sample) for sample in dict.fromkeys(everything)},
         "features": spec.size,

@@ -1,6 +1,6 @@
 """Which samples the page shows: behind each cell of the confusion matrix, and the most telling ones of all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +51,9 @@ def confidence(predictions: Predictions) -> NDArray[np.float32]:
     return sure
 
 
-def cells(predictions: Predictions, room: int) -> list[Cell]:
+def cells(predictions: Predictions) -> list[Cell]:
     """Every cell of the matrix that is not empty, or, of more than MATRIX classes, the PAIRS off its diagonal that hold most; the fullest
-    first. Mistakes show the surest first, what is right the least sure.
-
-    Each shows as many samples as all can without exceeding `room`: A_CELL at most.
-    """
+    first. Mistakes show the surest first, what is right the least sure: A_CELL at most."""
     labels, predicted, sure = predictions.labels, predictions.predicted, confidence(predictions)
     K = predictions.probabilities.shape[1]
     order = np.lexsort((np.where(labels == predicted, sure, -sure), labels * K + predicted))
@@ -64,8 +61,13 @@ def cells(predictions: Predictions, room: int) -> list[Cell]:
     chosen = sorted(zip(counts.tolist(), numbers.tolist(), begins.tolist(), strict=True), key=lambda cell: (-cell[0], cell[1]))
     if K > MATRIX:
         chosen = [cell for cell in chosen if cell[1] // K != cell[1] % K][:PAIRS]
-    each = next((most for most in range(A_CELL, 1, -1) if sum(min(count, most) for count, _, _ in chosen) <= room), 1)
-    return [Cell(n // K, n % K, count, order[begin : begin + min(count, each)].tolist()) for count, n, begin in chosen]
+    return [Cell(n // K, n % K, count, order[begin : begin + min(count, A_CELL)].tolist()) for count, n, begin in chosen]
+
+
+def fitted(cells: list[Cell], room: int) -> list[Cell]:
+    """The same cells, each with as many samples as all can show without exceeding `room`, one at least."""
+    each = next((most for most in range(A_CELL, 1, -1) if sum(len(cell.samples[:most]) for cell in cells) <= room), 1)
+    return [replace(cell, samples=cell.samples[:each]) for cell in cells]
 
 
 def _by(key: NDArray[np.float32], samples: NDArray[np.int64]) -> list[int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 LONGEST = 48  # pixels of a thumbnail's longer side, at most
+SHORTEST = 16  # where there are very many
 BUDGET = 1_800_000  # bytes of the sheet before it is compressed; noise does not get smaller, and base64 adds a third
 SHOWN = 60  # pixels on the screen that a thumbnail should be about as wide as, by whole multiples
 
@@ -45,10 +46,10 @@ class Sheet:
         return self.places[sample] // self.columns
 
 
-def make(images: NDArray[Any], samples: Iterable[int]) -> Sheet:
-    """The thumbnails of those `samples` of (N, C, H, W) uint8 images."""
+def make(images: NDArray[Any], samples: Iterable[int], longest: int = LONGEST) -> Sheet:
+    """The thumbnails of those `samples` of (N, C, H, W) uint8 images, no longer than `longest`."""
     places = {sample: place for place, sample in enumerate(dict.fromkeys(samples))}
-    height, width = thumbnail(images.shape[2:])
+    height, width = thumbnail(images.shape[2:], longest)
     chosen = small(images[list(places)], height, width)  # (n, h, w, c)
     columns = max(1, math.ceil(math.sqrt(len(places) * height / width)))
     empty = -len(places) % columns
@@ -58,15 +59,20 @@ def make(images: NDArray[Any], samples: Iterable[int]) -> Sheet:
     return Sheet(png(whole) if places else "", height, width, columns, places)
 
 
-def room(shape: tuple[int, ...]) -> int:
-    """How many thumbnails of (C, H, W) images fit into a sheet."""
-    height, width = thumbnail(shape[1:])
-    return max(1, BUDGET // (height * width * (3 if shape[0] >= 3 else 1)))
+def longest_for(shape: tuple[int, ...], samples: int) -> int:
+    """How long thumbnails of (C, H, W) images may be, so that so many `samples` fit into the sheet."""
+    return next((longest for longest in range(LONGEST, SHORTEST, -4) if room(shape, longest) >= samples), SHORTEST)
 
 
-def thumbnail(size: tuple[int, ...]) -> tuple[int, int]:
+def room(shape: tuple[int, ...], longest: int = LONGEST) -> int:
+    """How many thumbnails of (C, H, W) images fit into the sheet."""
+    height, width = thumbnail(shape[1:], longest)
+    return BUDGET // (height * width * (3 if shape[0] >= 3 else 1))
+
+
+def thumbnail(size: tuple[int, ...], longest: int) -> tuple[int, int]:
     """Height and width of an image of that size as a thumbnail: its own, or less."""
-    shrunk = min(1.0, LONGEST / max(size))
+    shrunk = min(1.0, longest / max(size))
     height, width = (max(1, round(side * shrunk)) for side in size)
     return height, width
 
