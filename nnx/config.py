@@ -104,6 +104,8 @@ class Train(Strict):
     save_every: SaveEvery = Field("epoch", description="save the state at each epoch's end, and besides after every so many steps: 500")
     mixup: float = Field(0, ge=0, le=100, description="blend pairs of samples, weight ~ Beta(mixup, mixup) (Zhang et al. 2018); zero: off")
     augment: Augment = Field(default_factory=Augment, description="random changes to training images")
+    report: bool = Field(True, description="write report.html at the end: curves, figures, confusions and mistakes in pictures, layers")
+    film: bool = Field(False, description="keep how filters, activations and classes form from step to step, for the report to play")
 
 
 class Config(Strict):

@@ -26,6 +26,10 @@ from rich.text import Text
 
 from nnx.errors import printable
 from nnx.events import Choice, Epoch, Event, Finished, Health, Layer, Started, Step
+from nnx.figures import interval as _interval
+from nnx.figures import loss as _loss
+from nnx.figures import percent as _percent
+from nnx.figures import seconds as _seconds
 
 REDRAW = 1 / 4  # seconds at least from one drawing to the next; at 20 steps a second that costs 0.9 % of a core of a 2.5 GHz Xeon
 COLUMNS, ROWS = 60, 6  # of the curve, at most
@@ -301,6 +305,7 @@ def result_table(summary: dict[str, Any]) -> Text:
         [
             ("run", str(summary["run"]), ""),
             ("checkpoint", str(summary["checkpoint"]), ""),
+            *([("report", str(summary["report"]), "")] if summary["report"] else []),
             ("epochs", f"{summary['epochs']}, best {summary['best_epoch']}", ""),
             ("val accuracy", _percent(summary["val_accuracy"]), ""),
             ("test accuracy", _percent(summary["test_accuracy"]), f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples"),
@@ -369,13 +374,6 @@ class _Fitting:
         yield next(fitting, self.choices[-1])
 
 
-def wilson(accuracy: float, samples: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927): honest near 0 and 1, unlike the normal approximation."""
-    centre = accuracy + z**2 / (2 * samples)
-    spread = z * math.sqrt(accuracy * (1 - accuracy) / samples + z**2 / (4 * samples**2))
-    return (centre - spread) / (1 + z**2 / samples), (centre + spread) / (1 + z**2 / samples)
-
-
 # ---------------------------------------------------------------- formats
 
 
@@ -412,20 +410,3 @@ def frameless(left: Sequence[str], right: Sequence[str]) -> Table:
     for name in (*left, *right):
         table.add_column(Text(name), justify="left" if name in left else "right", overflow="fold")
     return table
-
-
-def _percent(fraction: float) -> str:
-    return f"{fraction:.2%}".replace("%", " %")
-
-
-def _loss(loss: float) -> str:
-    return f"{loss:#.4g}".rstrip(".")
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:,.0f} s"
-
-
-def _interval(accuracy: float, samples: int) -> str:
-    low, high = wilson(accuracy, samples)
-    return f"95 % interval {100 * low:.2f} to {_percent(high)}"

@@ -22,13 +22,21 @@ from nnx.spec import Spec
 from nnx.state import State, StepFunction
 from nnx.training import backpropagation, train_step
 
-MAY_DIFFER = ("train.epochs", "train.save_every", "device", "threads", "dataset.root")  # from what a resumed run began with
 MAY_MOVE = (
     "dataset.path",
     "dataset.labels",
     "dataset.test",
     "dataset.test_labels",
 )  # where they are paths: it's the data that must be equal
+MAY_DIFFER = (
+    "train.epochs",
+    "train.save_every",
+    "train.report",
+    "train.film",
+    "device",
+    "threads",
+    "dataset.root",
+)  # from what a resumed run began with
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The straight line: config -> dataset -> model -> state -> train -> checkpoint -> evaluate -> summary."""
+"""The straight line: config -> dataset -> model -> state -> train -> checkpoint -> evaluate -> summary -> report."""
 
 import shlex
 import time
@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from nnx import checkpoint, datasets, files, models, ranks, runs, runtime, signals
+from nnx import checkpoint, datasets, files, film, models, ranks, report, runs, runtime, signals
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint, without_training
 from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig
 from nnx.errors import CheckpointError, DivergedError, InputError, Stopped
-from nnx.evaluation import Predictions, evaluate, metrics
-from nnx.events import Choice, Epoch, Event, Finished, Started
+from nnx.evaluation import Predictions, evaluate
+from nnx.events import Epoch, Event, Finished, Started
 from nnx.feed.resident import EVALUATION_BATCH, Resident, data_path
 from nnx.health import Watch, probe
 from nnx.job import Job, build_criterion, prepare, workable
@@ -81,9 +81,11 @@ def run(
         times = runs.read_metrics(folder, state.history)
         ranks.first(lambda: runs.write_metrics(folder, times))
         keeper = _Keeper(job, folder)
+        warnings += keeper.resume_film() if resume else []
+        keeper.keep_frame()
         if stale:
             keeper.keep_network()
-        yield _started(job, folder, batches, warnings)
+        yield (started := _started(job, folder, batches, warnings))
         step, watching = job.step(), _watched(job) if watch else None
         if watching:
             step = watching.over(step)
@@ -107,8 +109,7 @@ def run(
                     if watching:
                         yield watching.look()
                 else:
-                    if keeper.due:
-                        keeper.keep_state()
+                    keeper.keep_due()
                     yield event
                 if number := signal():
                     keeper.keep_state()
@@ -117,6 +118,7 @@ def run(
                     break
         except DivergedError as error:
             raise DivergedError(f"{error}. {keeper.kept}") from None
+        keeper.keep_frame(last=True)
 
         with signals.at_once(f"stopped before the test set was read; the training is done and saved. {go_on}"):
             best, test = _best_kept(state, folder), job.dataset.test()
@@ -124,19 +126,29 @@ def run(
             predictions = _predict(best, job.feed(test), job.runtime, job.criterion)
             summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun, again)
         ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
+        if config.train.report:
+            with signals.at_once("stopped before report.html was written; all else is done and saved"):
+                content = report.Content(best, "test", test, predictions, started.choices, times, summary, film.of_run(folder))
+                ranks.first(lambda: report.write(folder / "report.html", content))
         yield Finished(summary)
 
 
 class _Keeper:
-    """Writes a run's state and its best network into its folder; of several ranks, rank 0 does."""
+    """Writes a run's state, its best network and its film into its folder; of several ranks, rank 0 does."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
+        self.film = film.Recorder(job.state, job.dataset.spec, job.dataset.validation) if job.config.train.film else None
         self.step = job.state.step if job.saved else -1  # of the state that is there
         self._place = self._here if job.saved else None
 
     @property
     def due(self) -> bool:
+        """Whether the state or a frame of the film is to be kept at this step."""
+        return self._state_due or bool(self.film and self.film.due)
+
+    @property
+    def _state_due(self) -> bool:
         """Whether `train.save_every` asks for the state of this step, and it is not there yet."""
         every = self.job.config.train.save_every
         return isinstance(every, int) and self.job.state.step % every == 0 and self._here != self._place
@@ -146,6 +158,31 @@ class _Keeper:
         """What there is to go on from, in words."""
         return "Nothing was saved yet" if self.step < 0 else f"The state of step {self.step}, still finite, is in {self.folder / 'last.pt'}"
 
+    def keep_due(self) -> None:
+        """What `due` asked for. Raises as `keep_state`."""
+        self.keep_frame()
+        if self._state_due:
+            self.keep_state()
+
+    def resume_film(self) -> list[str]:
+        """Go on with the film that is there, if one is wanted; where it can't be read, from here on, with a warning."""
+        try:
+            if self.film:
+                self.film.resume(self.folder)
+            return []
+        except CheckpointError as error:
+            return [f"{error}. The film begins anew at step {self.job.state.step}"]
+
+    def keep_frame(self, *, last: bool = False) -> None:
+        """A frame of the film, where one is due, or as the run's last. It is written together with the state, the last at once.
+
+        Raises MachineError.
+        """
+        if self.film and (last or self.film.due):
+            self.film.record()
+        if self.film and last:
+            self.film.write(self.folder)
+
     def keep_state(self) -> None:
         """Unless it is there already. Before the network: that can be had from the state (see `_stale`), not the other way round.
 
@@ -153,6 +190,8 @@ class _Keeper:
         """
         if self._here != self._place:
             self.job.state.check_finite()
+            if self.film:
+                self.film.write(self.folder)  # first: a frame too many is dropped by a resume, one too few would never come again
             self._write("last.pt", self.job.snapshot, keep=self.folder / "previous.pt")
             self.step, self._place = self.job.state.step, self._here
 
@@ -208,8 +247,9 @@ def evaluate_checkpoint(
     device: str | None = None,
     overrides: Sequence[str] = (),
     data_dir: str | None = None,
-) -> tuple[dict[str, Any], Sequence[Choice]]:
-    """The figures of the checkpoint in `path` on a split of its dataset, or of the dataset that `overrides` make of it.
+) -> report.Content:
+    """Measure the checkpoint in `path` on a split of its dataset, or of the dataset that `overrides` make of it: `figures` of what comes
+    back, or a report of it.
 
     Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
     """
@@ -221,9 +261,11 @@ def evaluate_checkpoint(
     chosen = workable(chosen, config, model, kept.spec)
     threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
     with runtime.enough_memory("Close what else runs, or use --device cpu where the device's memory is what is missing"):
-        feed = Resident(dataset.split(split), kept.spec, chosen.device)
-        criterion = build_criterion(config, dataset, chosen)
-        return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads, *dataset.notes)
+        samples = dataset.split(split)
+        predictions = _predict(kept, Resident(samples, kept.spec, chosen.device), chosen, build_criterion(config, dataset, chosen))
+    records = runs.records_of(path.parent, kept.record)
+    frames = film.of_run(path.parent) if records else None
+    return report.Content(kept, split, samples, predictions, (*chosen.choices, threads, *dataset.notes), records, film=frames)
 
 
 def settings_of(kept: Checkpoint, path: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
@@ -346,6 +388,7 @@ def _summary(
     return {
         "run": str(folder),
         "checkpoint": str(folder / "checkpoint.pt"),
+        "report": str(folder / "report.html") if job.config.train.report else None,
         "epochs": job.state.epoch,
         "best_epoch": kept.record["epoch"],
         "val_accuracy": kept.record["val_accuracy"],

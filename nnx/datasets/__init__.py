@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class DatasetConfig(Part):
 class Split:
     """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K). A table's rows are float64 until prepared."""
 
-    inputs: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.float64] | Mapped
+    inputs: NDArray[Any] | Mapped
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:

@@ -138,7 +138,7 @@ def duplicates(known: "Sequence[Split]", test: "Split") -> int | None:
     return found
 
 
-def _hashes(inputs: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> NDArray[np.uint64]:
+def _hashes(inputs: "NDArray[Any] | Mapped") -> NDArray[np.uint64]:
     """(N,) hashes of (N, ...) inputs: of each, its 64-bit words times random odd numbers, summed modulo 2^64 (Carter and Wegman 1979)."""
     size = inputs[:1].nbytes
     words = -(-size // 8)

@@ -65,7 +65,7 @@ class Subject:
     @property
     def features(self) -> list[str]:
         """What each number of a table's row is called."""
-        return [f"feature {n}" for n in range(self.spec.size)]
+        return list(self.spec.columns.feature_names) if self.spec.columns else [f"feature {n}" for n in range(self.spec.size)]
 
     @property
     def device(self) -> torch.device:

@@ -36,9 +36,10 @@ def applies(kept: Checkpoint) -> str | None:
 
 def explain(subject: Subject) -> Explanation:
     test = subject.data("test")
-    shown = extent(test.inputs)
+    points = np.asarray(test.inputs)
+    shown = extent(points)
     said = regions(subject.network, subject.prepare, shown)
-    told = ask(subject.network, subject.prepare, test.inputs).argmax(1)
+    told = ask(subject.network, subject.prepare, points).argmax(1)
     accuracy, sure = float((told == test.labels).mean()), float((said.max(2) > SURE).mean())
     area = np.bincount(said.argmax(2).ravel(), minlength=len(subject.classes)) / SIDE**2
     figures = {
@@ -87,9 +88,10 @@ def film(
 ) -> Iterator[bytes]:
     """A PNG of the regions for each snapshot of a network, the snapshot's name and the share of right answers above it: all of the same
     plane with the same samples, and of one size."""
-    shown = extent(data.inputs)
+    points = np.asarray(data.inputs)
+    shown = extent(points)
     for name, network in snapshots:
-        told = ask(network, prepare, data.inputs).argmax(1)
+        told = ask(network, prepare, points).argmax(1)
         title = f"{name}: {100 * (told == data.labels).mean():.1f} % right"
         yield picture(regions(network, prepare, shown), shown, data, classes, told, features, title)
 

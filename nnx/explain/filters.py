@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _draw
+from nnx.spec import Spec
 
 MOST = 64  # filters in a picture
 COLUMNS = 8
@@ -39,7 +40,7 @@ def applies(kept: Checkpoint) -> str | None:
 def explain(subject: Subject) -> Explanation:
     name, module = first(subject.network, subject.inputs()[:1])
     weight = _weight(module)
-    kind, images = _as_images(weight, module, subject)
+    kind, images = _as_images(weight, module, subject.spec)
     figures: dict[str, Any] = {"layer": name, "kind": kind, "filters": len(weight), "largest": float(weight.abs().max())}
     if kind == "feature":
         pictures = [_features(subject, weight, figures)]
@@ -50,7 +51,7 @@ def explain(subject: Subject) -> Explanation:
     else:
         pictures = [_images(images, name, figures)]
         _, control = first(subject.control, subject.inputs()[:1])
-        drawn = _as_images(_weight(control), control, subject)[1]
+        drawn = _as_images(_weight(control), control, subject.spec)[1]
         assert drawn is not None
         figures |= {"neighbour_correlation": neighbours(images), "neighbour_correlation_untrained": neighbours(drawn)}
     if kind == "patch" and isinstance(getattr(subject.network, "positions", None), nn.Parameter):
@@ -83,15 +84,25 @@ def neighbours(images: NDArray[Any]) -> float:
     return float(np.corrcoef(one, other)[0, 1]) if one.size > 1 and one.std() and other.std() else 0.0
 
 
+def seen(network: nn.Module, x: Tensor, spec: Spec) -> tuple[str, NDArray[Any]]:
+    """What the first layer sees, a key of READING, and its weights on that: as images (filters, C, h, w), or, where they are none, as a
+    matrix (units, numbers); of a recurrent layer those of its candidate."""
+    _, module = first(network, x)
+    weight = _weight(module)
+    kind, images = _as_images(weight, module, spec)
+    gates = GATES.get(module.mode, ("state",)) if isinstance(module, nn.RNNBase) else ("",)
+    candidate = weight.flatten(1).chunk(len(gates))[gates.index("candidate") if "candidate" in gates else 0]
+    return kind, candidate.numpy() if images is None else images
+
+
 def _weight(module: nn.Module) -> Tensor:
     """The weights on the input, (filters, ...)."""
     own = dict(module.named_parameters(recurse=False))
     return next(p for p in (own.get("weight"), own.get("weight_ih_l0"), *own.values()) if p is not None and p.ndim > 1).detach().cpu()
 
 
-def _as_images(weight: Tensor, module: nn.Module, subject: Subject) -> tuple[str, NDArray[Any] | None]:
+def _as_images(weight: Tensor, module: nn.Module, spec: Spec) -> tuple[str, NDArray[Any] | None]:
     """What the weights look at, and they as images (filters, C, h, w), where they are some."""
-    spec = subject.spec
     seen = weight[0].numel()
     side = math.isqrt(seen // spec.shape[0])
     if isinstance(module, nn.RNNBase):

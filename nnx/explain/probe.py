@@ -33,9 +33,9 @@ def explain(subject: Subject) -> Explanation:
     which nothing can be told (Hewitt & Liang 2019)."""
     fit, test, source = _samples(subject)
     properties, missing = properties_of(fit, test, subject.classes)
-    of_fit, of_test = (_units.features(subject.network, subject, split.inputs) for split in (fit, test))
+    of_fit, of_test = (_units.features(subject.network, subject, np.asarray(split.inputs)) for split in (fit, test))
     trained = {name: _ridge.probe(layer, of_test[name], properties, subject.seed) for name, layer in of_fit.items()}
-    of_fit, of_test = (_units.features(subject.control, subject, split.inputs) for split in (fit, test))
+    of_fit, of_test = (_units.features(subject.control, subject, np.asarray(split.inputs)) for split in (fit, test))
     untrained = {name: _ridge.probe(layer, of_test[name], properties, subject.seed, shuffles=0) for name, layer in of_fit.items()}
     figures = {
         "fitted_to": {"split": source, "samples": len(fit)},
@@ -58,7 +58,7 @@ def explain(subject: Subject) -> Explanation:
 def properties_of(fit: Split, test: Split, classes: tuple[str, ...]) -> tuple[list[Property], str]:
     """What is to be told of the samples, the class first; and why that is all, where it is."""
     found = [Property("class", fit.labels, test.labels, len(classes))]
-    both = [_strokes.ink(split.inputs) if split.inputs.ndim == 4 else None for split in (fit, test)]
+    both = [_strokes.ink(np.asarray(split.inputs)) if split.inputs.ndim == 4 else None for split in (fit, test)]
     if both[0] is None or both[1] is None:
         what = "The images have no plain background to tell strokes from" if fit.inputs.ndim == 4 else "There are no images"
         return found, f"{what}: only the class is probed."

@@ -48,7 +48,7 @@ def naming(seen: Seen, layer: Weighted, place: Sequence[int]) -> Names:
 
 def feature(spec: Spec, i: int) -> str:
     """The name of a table's feature: its column's, where that has one."""
-    return printable(spec.columns.names[i]) if spec.columns else f"feature {i}"
+    return printable(spec.columns.feature_names[i]) if spec.columns else f"feature {i}"
 
 
 def pixel(spec: Spec, i: int) -> str:
