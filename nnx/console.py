@@ -10,8 +10,8 @@ import math
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from itertools import groupby, pairwise
 from typing import Any
@@ -34,6 +34,7 @@ from nnx.figures import seconds as _seconds
 REDRAW = 1 / 4  # seconds at least from one drawing to the next; at 20 steps a second that costs 0.9 % of a core of a 2.5 GHz Xeon
 COLUMNS, ROWS = 60, 6  # of the curve, at most
 DIM, CYAN, MAGENTA = Style(dim=True), Style(color="cyan"), Style(color="magenta")
+WHILE = 0.5  # seconds, before it is shown how far something is
 MATRIX = 20  # classes whose confusion matrix can still be read
 
 # ---------------------------------------------------------------- a run
@@ -286,6 +287,47 @@ def _draw(train: _Curve, validation: _Curve, columns: int) -> Iterator[Segment]:
 def print_choices(choices: Iterable[Choice]) -> None:
     """What was decided for the user, and why, on stderr."""
     Console(stderr=True).print(aligned(_rows(choices)), soft_wrap=True)
+
+
+def print_notes(lines: Iterable[str]) -> None:
+    """What else there is to say, on stderr."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)  # noqa: T201 (to stderr)
+
+
+def print_table(table: Table) -> None:
+    """A table of results, on stdout."""
+    stdout().print(table)
+
+
+def print_lines(lines: Iterable[Text]) -> None:
+    """Lines of results, on stdout, none of them wrapped."""
+    console = stdout()
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """What to tell of how many are done, of how many: a bar where stderr is a terminal and it takes a while, else nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich import progress
+
+    columns = (progress.TextColumn(what), progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+    task, begun = bar.add_task("", total=None), time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if not bar.live.is_started and time.monotonic() - begun > WHILE:
+            bar.start()
+
+    try:
+        yield tell
+    finally:
+        bar.stop()
 
 
 def print_result(summary: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from nnx import datasets, fuse, losses, models, ranks, runtime
+from nnx import checkpoint, datasets, fuse, losses, models, ranks, runtime
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig, Split
@@ -17,6 +17,7 @@ from nnx.errors import CheckpointError, DeviceError
 from nnx.events import Choice
 from nnx.feed.resident import Resident, cuts
 from nnx.losses import Criterion
+from nnx.predict import Classifier, network
 from nnx.runtime import Runtime
 from nnx.spec import Spec
 from nnx.state import State, StepFunction
@@ -145,6 +146,21 @@ def workable(chosen: Runtime, config: Config, model: nn.Module, spec: Spec) -> R
         if config.precision != "auto":
             raise DeviceError(f"{why}; use precision: float32") from None
         return runtime.choose(config.device, "float32", config.model.name).but(Choice("precision", "float32", why))
+
+
+def ready(path: Path, device: str | None = None) -> tuple[Classifier, Runtime]:
+    """The classifier in a checkpoint, on a device by name or the best that there is, and what to compute with: in the precision that
+    it was trained in and is evaluated in, or float32 where this machine does not have that.
+
+    Raises CheckpointError, DeviceError.
+    """
+    kept = checkpoint.read(path)
+    model, config = network(kept), kept.config.model_copy(update={"device": device or "auto"})
+    try:
+        chosen = workable(runtime.choose(config.device, config.precision, config.model.name), config, model, kept.spec)
+    except DeviceError:
+        chosen = runtime.choose(config.device, "float32", config.model.name)
+    return Classifier(model, kept.spec, chosen.device), chosen
 
 
 def build_criterion(config: Config, dataset: Dataset, chosen: Runtime) -> Criterion:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nnx.cli import check, explain, init, predict, schema
+from nnx.cli import check, doctor, explain, init, predict, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
 from nnx.cli import show as show_command
@@ -77,6 +77,7 @@ app.command("show", rich_help_panel=MANAGE)(show_command.show)
 app.command("verify", rich_help_panel=MANAGE)(verify_command.verify)
 app.command("check", rich_help_panel=MANAGE)(check.check)
 app.command("schema", rich_help_panel=MANAGE)(schema.schema)
+app.command("doctor", rich_help_panel=MANAGE)(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

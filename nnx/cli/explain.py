@@ -99,10 +99,12 @@ def _asked(
 
 
 def _images(paths: list[Path], kept: "Checkpoint") -> "NDArray[Any]":
-    """(N, C, H, W): the files as the network takes them. Raises DataError."""
-    from nnx.cli.predict import _inputs
+    """(N, C, H, W): the files as the network takes them, prepared as by nnx predict. Raises DataError."""
+    import numpy as np
 
-    return _inputs(paths, kept.spec)
+    from nnx.inputs import Asked
+
+    return np.concatenate([batch.inputs for batch in Asked([str(path) for path in paths], kept.spec).batches()])
 
 
 def _timed(each: "Iterable[tuple[str, Explanation | str]]", *, quiet: bool) -> "Iterable[tuple[str, Explanation | str]]":
