@@ -7,10 +7,12 @@ Whatever the source, the result is one uint8 array of images (N, C, H, W), or on
 """
 
 import os
+import unicodedata
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,9 @@ from nnx import parts
 from nnx.columns import Columns
 from nnx.config import CountOrFraction
 from nnx.datasets import _download
+from nnx.datasets._download import silent
 from nnx.datasets._mapped import Mapped, fits, is_mapped
-from nnx.datasets._statistics import balanced, fingerprint, mean_std, repeated, stratified
+from nnx.datasets._statistics import balanced, duplicates, fingerprint, mean_std, repeated, stratified
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.look import Look
@@ -35,12 +38,14 @@ __all__ = [
     "Source",
     "Split",
     "checked",
+    "duplicates",
     "find_folder",
     "fingerprint",
     "load",
     "mean_std",
     "place",
     "repeated",
+    "silent",
     "stratified",
 ]
 
@@ -65,7 +70,7 @@ class DatasetConfig(Part):
 class Split:
     """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K). A table's rows are float64 until prepared."""
 
-    inputs: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.float64] | Mapped
+    inputs: NDArray[Any] | Mapped
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -133,12 +138,13 @@ def load(
     nothing to train on; MachineError where the machine fails at reading or writing.
     """
     folder = find_folder(config, data_dir)
-    with _download.reporting(progress):
+    with _download.reporting(progress) if progress else nullcontext():
         source: Source = parts.module("dataset", config.name).load(config, folder)
     where = place(config, folder)
     source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)
+    _check_names(source.classes, where)
     if classes < 2:
-        raise DataError(f"{where}: all samples are of one class; a classifier needs samples of two at least")
+        raise DataError(f"{where}: all samples are of one class, {source.classes[0]!r}; a classifier needs samples of two at least")
     whole = checked(source.train, classes, where)
     hold = _in_memory if fits(whole.inputs.nbytes) else _left
     rows, train, validation, shape = np.arange(len(whole)), whole, source.validation, whole.inputs.shape[1:]
@@ -194,6 +200,12 @@ def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, 
     return split
 
 
+def _check_names(classes: tuple[str, ...], where: str | Path) -> None:
+    """Raises DataError for a class whose name would break up what it is written into: with line ends, escape codes, or not Unicode."""
+    if odd := [name for name in classes if not name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in name)]:
+        raise DataError(f"{where}: the name of the class {odd[0]!r} has characters that can't be shown; rename it")
+
+
 def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
     """`wanted`, a count or a fraction, as a count that leaves a training sample of each class. Raises ConfigError."""
     count = wanted if isinstance(wanted, int) else round(wanted * len(labels))
@@ -225,7 +237,7 @@ def _measured(config: DatasetConfig, source: Source, train: Split, columns: Colu
 
 def _in_memory(split: Split) -> Split:
     """`split`, read into memory where it lies in a file."""
-    return Split(np.array(split.inputs), split.labels) if is_mapped(split.inputs) else split
+    return Split(np.array(split.inputs, order="C"), split.labels) if is_mapped(split.inputs) else split
 
 
 def _left(split: Split) -> Split:
@@ -243,10 +255,11 @@ def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
         raise DataError(f"{where}: {now}, but the network was trained on {was}; name data of the kind that it was trained on")
     if like is None or source.classes == like.classes:
         return source
-    if unknown := [name for name in source.classes if name not in like.classes]:
+    known_as = {name: k for k, name in enumerate(like.classes)}
+    if unknown := [name for name in source.classes if name not in known_as]:
         known = f"{', '.join(like.classes[:5])}{', ...' if len(like.classes) > 5 else ''}"
         raise DataError(f"{where}: has the class {unknown[0]!r}, which the network does not know; it knows {len(like.classes)}: {known}")
-    number = np.array([like.classes.index(name) for name in source.classes], np.int64)
+    number = np.array([known_as[name] for name in source.classes], np.int64)
 
     def renumbered(split: Split) -> Split:
         return Split(split.inputs, number[split.labels])
