@@ -2,7 +2,8 @@
 which of its test samples it has been trained on."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,8 +56,8 @@ def mean_std(
 
     def summed(measure: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.float64]:
         total = np.zeros(inputs.shape[1])
-        for start in range(0, len(inputs), 4096):
-            total += measure(inputs[start : start + 4096])
+        for part in _chunks(inputs, min(4096, 2**22 // inputs.shape[1])):
+            total += measure(inputs[part])
         return total
 
     mean = summed(lambda chunk: chunk.sum(0, dtype=np.float64)) / len(inputs)
@@ -72,8 +73,8 @@ def _mean_std_of_images(images: "NDArray[Any] | Mapped") -> tuple[tuple[float, .
     means, stds = [], []
     for channel in range(images.shape[1]):
         counts = torch.zeros(256, dtype=torch.int64)
-        for start in range(0, len(images), 500):
-            values = np.ascontiguousarray(images[start : start + 500, channel])
+        for part in _chunks(images, 2**19 // math.prod(images.shape[2:])):
+            values = np.ascontiguousarray(images[part, channel])
             counts += torch.bincount(torch.from_numpy(values).flatten(), minlength=256)
         often = counts.tolist()
         count = sum(often)
@@ -111,8 +112,8 @@ def fingerprint(split: "Split") -> str:
     digest = hashlib.sha256()
     for array in (split.inputs, split.labels):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        for start in range(0, len(array), 4096):
-            digest.update(np.ascontiguousarray(array[start : start + 4096]).data.cast("B"))
+        for part in _chunks(array, 2**22 // array[:1].nbytes):
+            digest.update(np.ascontiguousarray(array[part]).data.cast("B"))
     return digest.hexdigest()
 
 
@@ -154,3 +155,9 @@ def _hashes(inputs: "NDArray[Any] | Mapped") -> NDArray[np.uint64]:
         numbers = numbers ^ (numbers >> np.uint64(32))  # a product hands on no difference to lower bits, so the high half is laid over them
         hashes[start : start + rows] = numbers @ factors
     return hashes
+
+
+def _chunks(array: "NDArray[Any] | Mapped", rows: int) -> Iterator[slice]:
+    """So many rows at a time, but one at least: samples may be large, and more of them than the memory holds."""
+    rows = max(1, rows)
+    return (slice(start, start + rows) for start in range(0, len(array), rows))

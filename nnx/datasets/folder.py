@@ -95,8 +95,8 @@ def load(config: Config, folder: Path) -> Source:
     for part in parts.values():
         if unknown := {*part.labels} - known:
             first = next(place for place, label in enumerate(part.labels) if label in unknown)
-            label, hint = part.labels[first], suggest(part.labels[first], classes) if len(classes) <= 100 else ""
-            raise DataError(f"{part.path(first)}: is of the class {label!r}, which has no training images{hint}")
+            label, hint = part.labels[first], f" ({suggest(part.labels[first], classes)[2:]})" if len(classes) <= 100 else ""
+            raise DataError(f"{part.path(first)}: is of the class {label!r}, which has no training images{hint}; rename it, or add some")
     arrays = {f"{name}-{what}": form for name in parts for what, form in (("inputs", ("uint8", 4)), ("labels", ("int64", 1)))}
     decode = partial(_decoded, config, parts, classes)
     kept = _cache.cached("folder", _depends(config, path, parts), decode, arrays, {"bad": int, "skipped": str})
