@@ -82,7 +82,8 @@ class Recorder:
             raise CheckpointError(f"{folder / NAME}: is of other samples")
         steps = film.pop("step").tolist()
         kept = {step: n for n, step in enumerate(steps) if step <= self.state.step and is_kept(step)}
-        self.frames = {step: {key: film[key][n] for key in film.keys() - STILL} for step, n in kept.items()}
+        moving = [key for key in film if key not in STILL]  # in their order, so that equal films are equal files
+        self.frames = {step: {key: film[key][n] for key in moving} for step, n in kept.items()}
         self._changed = len(kept) < len(steps)
 
     def record(self) -> None:
