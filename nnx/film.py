@@ -182,7 +182,8 @@ def _small(images: NDArray[Any]) -> NDArray[Any]:
     if images.ndim == 2:
         return images[:64, :512]
     images = _shrunk(images[:64], 32)
-    return images[: max(1, NUMBERS // images[0].size)]
+    most = NUMBERS // images[0].size
+    return images[: max(1, most // 8 * 8 or most)]  # whole lines of eight
 
 
 def _maps(answer: NDArray[Any]) -> NDArray[Any]:
