@@ -82,7 +82,8 @@ class Recorder:
             raise CheckpointError(f"{folder / NAME}: is of other samples")
         steps = film.pop("step").tolist()
         kept = {step: n for n, step in enumerate(steps) if step <= self.state.step and is_kept(step)}
-        self.frames = {step: {key: film[key][n] for key in film.keys() - STILL} for step, n in kept.items()}
+        moving = [key for key in film if key not in STILL]  # in their order, so that equal films are equal files
+        self.frames = {step: {key: film[key][n] for key in moving} for step, n in kept.items()}
         self._changed = len(kept) < len(steps)
 
     def record(self) -> None:
@@ -182,7 +183,8 @@ def _small(images: NDArray[Any]) -> NDArray[Any]:
     if images.ndim == 2:
         return images[:64, :512]
     images = _shrunk(images[:64], 32)
-    return images[: max(1, NUMBERS // images[0].size)]
+    most = NUMBERS // images[0].size
+    return images[: max(1, most // 8 * 8 or most)]  # whole lines of eight
 
 
 def _maps(answer: NDArray[Any]) -> NDArray[Any]:

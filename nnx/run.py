@@ -127,7 +127,7 @@ def run(
             summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun, again)
         ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
         if config.train.report:
-            with signals.at_once("stopped before report.html was written; all else is done and saved"):
+            with signals.at_once("stopped: report.html was not written; all else is done and saved"):
                 content = report.Content(best, "test", test, predictions, started.choices, times, summary, film.of_run(folder))
                 ranks.first(lambda: report.write(folder / "report.html", content))
         yield Finished(summary)

@@ -41,6 +41,8 @@ def evaluate(
     from nnx import console, datasets, report, runs
     from nnx.run import evaluate_checkpoint
 
+    if out:
+        runs.check_folder(out)
     with signals.noted(), datasets.silent(quiet), signals.at_once("stopped before all was measured; nothing was written"):
         measured = evaluate_checkpoint(checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir)
     metrics = measured.figures

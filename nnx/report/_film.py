@@ -55,9 +55,12 @@ def _thinned(moving: Frame) -> NDArray[np.int64]:
 
 
 def _pictures(values: NDArray[Any], name: str) -> dict[str, Any]:
-    """(S, n, h, w) maps, (S, n, C, h, w) images or an (S, n, m) matrix -> S times n pictures of h x w, of C channels if that is 3."""
+    """(S, n, h, w) maps, (S, n, C, h, w) images or an (S, n, m) matrix -> S times n pictures of h x w, of C channels if that is 3; a
+    matrix is one picture, its longer side `across`."""
+    across = ""
     if values.ndim == 3:
-        values = values[:, None]
+        across = "units" if values.shape[1] >= values.shape[2] else "what they see"
+        values = (values.swapaxes(1, 2) if across == "units" else values)[:, None]
     if values.ndim == 5:
         values = np.moveaxis(values, 2, -1) if values.shape[2] == 3 else values.astype(np.float32).mean(2)
     values = values.astype(np.float32)
@@ -67,6 +70,7 @@ def _pictures(values: NDArray[Any], name: str) -> dict[str, Any]:
     scaled = 128 + 127 * values / limit if signed else 255 * values / limit
     return {
         "name": name,
+        "across": across,
         "shape": list(values.shape[1:4]),
         "channels": values.shape[4] if values.ndim == 5 else 1,
         "signed": signed,

@@ -38,6 +38,7 @@ if (film) {
   const predicted = new Uint16Array(bytes(film.predicted).buffer), embedding = new Int16Array(bytes(film.embedding).buffer);
   const colours = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b8a800", "#7b5ea7", "#8b5a2b"];
   const colour = (k) => (K <= colours.length ? colours[k] : `hsl(${(360 * k) / K} 65% ${45 + 12 * (k % 2)}%)`);
+  const solid = (k) => colours[k % colours.length];
   const rgb = (css) => [1, 3, 5].map((at) => parseInt(css.slice(at, at + 2), 16));
   const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const viridis = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb);
@@ -55,7 +56,7 @@ if (film) {
     const w = n * tall === 1 ? Math.min(wide, 32) : wide, h = n * tall === 1 ? Math.ceil(wide / w) : tall;
     const about = Math.min(n, Math.max(n > 8 ? 8 : 1, Math.round(Math.sqrt((1.4 * n * h) / w))));
     const columns = [about, about - 1, about + 1, about - 2].find((count) => count > 0 && n % count === 0) || about, rows = Math.ceil(n / columns);
-    const zoom = Math.max(1, Math.ceil(24 / w)), gap = n > 1 ? Math.max(2, Math.round(0.08 * w * zoom)) : 0;
+    const zoom = Math.ceil(96 / w), gap = n > 1 ? Math.max(2, Math.round(0.08 * w * zoom)) : 0;
     canvas.width = columns * (w * zoom + gap) - gap;
     canvas.height = rows * (h * zoom + gap) - gap;
     const pen = canvas.getContext("2d"), image = new ImageData(w, h), sketch = new OffscreenCanvas(w, h), table = [];
@@ -80,9 +81,12 @@ if (film) {
     pen.scale(dots, dots);
     return [pen, side];
   };
-  const dot = (pen, x, y, k, open) => {
+  const dot = (pen, x, y, k, open, edge) => {
     pen.beginPath();
     pen.arc(x, y, open ? 4 : 3.5, 0, 7);
+    pen.lineWidth = edge ? 3.5 : 1.8;
+    pen.strokeStyle = edge || colour(k);
+    if (open || edge) pen.stroke();
     pen[open ? "strokeStyle" : "fillStyle"] = colour(k);
     pen.lineWidth = 1.8;
     open ? pen.stroke() : pen.fill();
@@ -124,14 +128,18 @@ if (film) {
     if (!canvas) return;
     map.said ??= new Uint16Array(bytes(map.classes).buffer);
     map.certain ??= bytes(map.sure);
-    const [pen, side] = square(canvas), each = side / map.side, of = map.side ** 2 * now;
+    const [pen, side] = square(canvas), of = map.side ** 2 * now, edge = theme("--paper");
+    const plane = new ImageData(map.side, map.side), sketch = new OffscreenCanvas(map.side, map.side);
     for (let n = 0; n < map.side ** 2; n++) {
-      pen.globalAlpha = 0.1 + 0.6 * Math.max(0, (map.certain[of + n] / 255 - 1 / K) / (1 - 1 / K));
-      pen.fillStyle = colour(map.said[of + n]);
-      pen.fillRect((n % map.side) * each, Math.floor(n / map.side) * each, each + 0.5, each + 0.5);
+      const sure = Math.max(0, (map.certain[of + n] / 255 - 1 / K) / (1 - 1 / K));
+      plane.data.set([...rgb(solid(map.said[of + n])), 25 + 130 * sure], 4 * n);
     }
-    pen.globalAlpha = 1;
-    map.points.forEach(([x, y], n) => dot(pen, x * side, (1 - y) * side, film.labels[n], predicted[samples * now + n] !== film.labels[n]));
+    sketch.getContext("2d").putImageData(plane, 0, 0);
+    pen.drawImage(sketch, 0, 0, side, side);
+    map.points.forEach(([x, y], n) => {
+      const mistaken = predicted[samples * now + n] !== film.labels[n];
+      dot(pen, x * side, (1 - y) * side, film.labels[n], mistaken, edge);
+    });
   };
   const drawAccuracy = () => {
     const canvas = $("accuracy"), width = canvas.clientWidth || 300, dots = window.devicePixelRatio || 1;

@@ -216,6 +216,7 @@ def names(K):
 
 
 CASES = {
+    "as large as MNIST": {"shape": (1, 28, 28), "samples": 10_000, "model": "{name: mlp, hidden: [256, 128]}"},
     "two classes": {"classes": ("no", "yes"), "samples": 50},
     "one of two classes is never predicted": {"classes": ("no", "yes"), "samples": 3},
     "twenty classes": {"classes": names(20), "samples": 600},
