@@ -81,25 +81,36 @@ def _papers(picture: Floats, wanted: tuple[Paper, ...], reach: int) -> Iterator[
 
 
 def _smooth(picture: Floats) -> Floats:
-    """Polynomials of the fourth degree through what is not ink, by least squares that leave out what is far off (Tukey's biweight)."""
+    """Polynomials of the fourth degree through what is not ink, by least squares that leave out what is far off (Tukey's biweight).
+
+    Without BLAS, here and below: for so little its threads take seven times as long as one does, waiting for each other.
+    """
     H, W, C = picture.shape
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (H, W))
     powers = [(i, j) for i in range(5) for j in range(5 - i)]
-    step = max(1, round((H * W / 4000) ** 0.5))  # some 4000 pixels are enough
-    some = picture[::step, ::step].reshape(-1, C)
-    terms = np.stack([np.outer(y[::step] ** i, x[::step] ** j).ravel() for i, j in powers], 1)
-    gray, weight = some.mean(1), np.ones(len(some), np.float32)
-    for _ in range(10):
-        fit = np.linalg.lstsq(terms * weight[:, None], gray * weight, rcond=None)[0]
-        off = gray - terms @ fit
+    step = max(1, round((H * W / 1500) ** 0.5))  # some 1500 pixels are enough
+    some = picture[::step, ::step].reshape(-1, C).astype(np.float64)
+    terms = np.stack([np.outer(y[::step] ** i, x[::step] ** j).ravel() for i, j in powers], 1).astype(np.float64)
+    gray, weight = some.mean(1), np.ones(len(some))
+    for _ in range(8):
+        off = gray - np.einsum("nk,k->n", terms, _fitted(terms, gray[:, None], weight)[:, 0])
         spread = 1.4826 * float(np.median(np.abs(off[weight > 0.1]) if (weight > 0.1).any() else np.abs(off))) + 1
-        weight = np.clip(1 - (off / (4 * spread)) ** 2, 0, 1).astype(np.float32)
-    fit = np.linalg.lstsq(terms * weight[:, None], some * weight[:, None], rcond=None)[0]
-    square = np.zeros((5, 5, C), np.float32)
-    for (i, j), factors in zip(powers, fit, strict=True):
-        square[i, j] = factors
-    surface: Floats = np.einsum("yi,xj,ijc->yxc", y[:, None] ** np.arange(5), x[:, None] ** np.arange(5), square, optimize=True)
+        weight = np.clip(1 - (off / (4 * spread)) ** 2, 0, 1) ** 2
+    rows = np.zeros((5, W, C))  # what y, y^2, ... are multiplied with
+    for (i, j), factors in zip(powers, _fitted(terms, some, weight), strict=True):
+        rows[i] += x[:, None] ** j * factors
+    surface = np.zeros((H, W, C), np.float32)
+    for i, row in enumerate(rows.astype(np.float32)):
+        surface += (y**i)[:, None, None] * row
     return np.clip(surface, 0, 255)
+
+
+def _fitted(terms: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, K) terms, (N, C) values -> the (K, C) factors of weighted least squares; where they are not determined, the smallest."""
+    weighted = terms * weight[:, None]
+    found: NDArray[np.float64]
+    found, *_ = np.linalg.lstsq(np.einsum("nk,nl->kl", weighted, terms), np.einsum("nk,nc->kc", weighted, values), rcond=1e-10)
+    return found
 
 
 # ---------------------------------------------------------------- ink on a given paper
@@ -132,13 +143,14 @@ def _away(picture: Floats, surface: Floats) -> tuple[Floats, bool, Floats]:
     multiplies: in half the light ink is half as far from its paper.
     """
     off = picture - surface
-    flat = off.reshape(-1, off.shape[2])
+    flat = off[::2, ::2].reshape(-1, off.shape[2])  # a quarter of it is enough
     direction = (flat * (flat * flat).sum(1, keepdims=True)).sum(0, dtype=np.float64)
     direction = (direction / (np.linalg.norm(direction) or 1)).astype(np.float32)
     darker = bool(direction.sum() <= 0)
     if darker:
         off = (picture / np.maximum(surface, 1) - 1) * surface.mean((0, 1))
-    return off @ direction, darker, picture @ direction
+    along, raw = (sum(part[:, :, c] * direction[c] for c in range(len(direction))) for part in (off, picture))
+    return along, darker, raw
 
 
 def _noise(off: Floats) -> float:
