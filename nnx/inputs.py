@@ -126,8 +126,9 @@ class Asked:
     def _rows(self, path: str) -> Iterator[Sample]:
         """The rows of a table, by the columns that the network was trained on."""
         name = "standard input" if path == STDIN else path
-        frame = columns.read(_standard_input(MAX_TABLE) if path == STDIN else path, name)  # type: ignore[attr-defined]
-        rows = columns.features(self.spec.columns, frame, name)  # type: ignore[attr-defined]
+        frame = columns.read(_standard_input(MAX_TABLE) if path == STDIN else path, name)
+        assert self.spec.columns
+        rows = columns.features(self.spec.columns, frame, name)
         place = "{}, row {}" if path.lower().endswith(".parquet") else "{}:{}"
         first = 1 if path.lower().endswith(".parquet") else 2  # the first line names the columns
         for n, row in enumerate(rows, first):

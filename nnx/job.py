@@ -23,7 +23,21 @@ from nnx.spec import Spec
 from nnx.state import State, StepFunction
 from nnx.training import backpropagation, train_step
 
-MAY_DIFFER = ("train.epochs", "train.save_every", "device", "threads", "dataset.root", "dataset.path")  # from what a resumed run began with
+MAY_MOVE = (
+    "dataset.path",
+    "dataset.labels",
+    "dataset.test",
+    "dataset.test_labels",
+)  # where they are paths: it's the data that must be equal
+MAY_DIFFER = (
+    "train.epochs",
+    "train.save_every",
+    "train.report",
+    "train.film",
+    "device",
+    "threads",
+    "dataset.root",
+)  # from what a resumed run began with
 
 
 @dataclass(frozen=True)
@@ -165,7 +179,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, but: tuple[str, ...
 def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
     if saved.training is None:
         raise CheckpointError(f"{source}: holds a network but no training state; resume from a last.pt")
-    if what := differences(_flat(saved.config.to_dict()), _flat(config.to_dict()), but=MAY_DIFFER):
+    old, new = _flat(saved.config.to_dict()), _flat(config.to_dict())
+    moved = [key for key in MAY_MOVE if isinstance(old.get(key), str) and isinstance(new.get(key), str)]
+    if what := differences(old, new, but=(*MAY_DIFFER, *moved)):
         raise CheckpointError(
             f"{source}: was trained with other settings, which --resume can't change ({what}). Start anew in another --out"
         )
@@ -176,7 +192,7 @@ def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
 
 def _restore(job: Job, saved: Checkpoint) -> None:
     if saved.data not in (None, job.data):
-        where = f"{job.config.dataset.name} in {job.dataset.folder}"
+        where = datasets.place(cast(DatasetConfig, job.config.dataset), job.dataset.folder)
         raise CheckpointError(f"{job.source}: was trained on other data than {where} now holds; bring back the old, or start anew")
     try:
         job.state.restore(saved.counters or {}, saved.training or {})

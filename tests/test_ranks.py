@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nnx import checkpoint, config, parts, ranks, runtime
+from nnx import checkpoint, config, film, parts, ranks, runtime
 from nnx.cli import run_command
 from nnx.datasets import Split
 from nnx.errors import DataError, DeviceError, InputError, Stopped
@@ -252,6 +252,7 @@ def test_evaluation_counts_each_sample_once_on_however_many_ranks(samples):
 
 ALL_ON = [
     "train.epochs=2",
+    "train.report=false",
     "train.batch_size=23",  # 1149 or so samples: an odd batch, and a last one that is smaller
     "train.ema=0.9",
     "train.mixup=0.2",
@@ -307,7 +308,7 @@ def test_several_processes_train_as_one(tmp_path, model):
 
 def test_a_run_of_two_goes_on_as_one_and_the_other_way_round(tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "PAUSE", 0.0)  # they ask each other each time
-    what = chosen("cnn", "train.epochs=3")
+    what = chosen("cnn", "train.epochs=3", "train.film=true", "train.report=true")
 
     def begin(folder: str) -> None:
         with pytest.raises(Stopped), ranks.joined():
@@ -323,6 +324,10 @@ def test_a_run_of_two_goes_on_as_one_and_the_other_way_round(tmp_path, monkeypat
     go_on("two-one")
     for folder in ("two-one", "one-two"):
         check_equal(tmp_path / folder, tmp_path / "whole")
+        whole, theirs = (film.read(tmp_path / each / "film.npz") for each in ("whole", folder))
+        assert theirs["step"].tolist() == whole["step"].tolist()
+        np.testing.assert_allclose(theirs["right"].astype(float), whole["right"].astype(float), atol=2e-3)
+        assert "</html>" in (tmp_path / folder / "report.html").read_text()
 
 
 def stopping_at(question: int) -> Callable[[], int]:
@@ -339,7 +344,7 @@ def stopping_at(question: int) -> Callable[[], int]:
 
 # ---------------------------------------------------------------- when one of them fails
 
-QUICK = ("train", "digits_mlp", "--set", "train.epochs=3", "--out", "r", "-q")
+QUICK = ("train", "digits_mlp", "--set", "train.epochs=3", "--set", "train.report=false", "--out", "r", "-q")
 
 
 def at_step(rank_to_fail: int, step: int, do: Callable[[], Any]) -> Callable[[int], None]:

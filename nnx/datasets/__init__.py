@@ -7,10 +7,12 @@ Whatever the source, the result is one uint8 array of images (N, C, H, W), or on
 """
 
 import os
+import unicodedata
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,9 @@ from nnx import parts
 from nnx.columns import Columns
 from nnx.config import CountOrFraction
 from nnx.datasets import _download
+from nnx.datasets._download import silent
 from nnx.datasets._mapped import Mapped, fits, is_mapped
-from nnx.datasets._statistics import balanced, fingerprint, mean_std, repeated, stratified
+from nnx.datasets._statistics import balanced, duplicates, fingerprint, mean_std, repeated, stratified
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.look import Look
@@ -35,11 +38,14 @@ __all__ = [
     "Source",
     "Split",
     "checked",
+    "duplicates",
     "find_folder",
     "fingerprint",
     "load",
     "mean_std",
+    "place",
     "repeated",
+    "silent",
     "stratified",
 ]
 
@@ -62,9 +68,9 @@ class DatasetConfig(Part):
 
 @dataclass(frozen=True)
 class Split:
-    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K)."""
+    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K). A table's rows are float64 until prepared."""
 
-    inputs: NDArray[np.uint8] | NDArray[np.float32] | Mapped
+    inputs: NDArray[Any] | Mapped
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -132,12 +138,13 @@ def load(
     nothing to train on; MachineError where the machine fails at reading or writing.
     """
     folder = find_folder(config, data_dir)
-    with _download.reporting(progress):
+    with _download.reporting(progress) if progress else nullcontext():
         source: Source = parts.module("dataset", config.name).load(config, folder)
-    where = getattr(config, "path", None) or f"dataset {config.name} in {folder}"
+    where = place(config, folder)
     source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)
+    _check_names(source.classes, where)
     if classes < 2:
-        raise DataError(f"{where}: all samples are of one class; a classifier needs samples of two at least")
+        raise DataError(f"{where}: all samples are of one class, {source.classes[0]!r}; a classifier needs samples of two at least")
     whole = checked(source.train, classes, where)
     hold = _in_memory if fits(whole.inputs.nbytes) else _left
     rows, train, validation, shape = np.arange(len(whole)), whole, source.validation, whole.inputs.shape[1:]
@@ -149,7 +156,7 @@ def load(
         train, validation = whole.take(rows), whole.take(aside)
     train, validation = hold(train), hold(validation)
     columns = like.columns if like else source.columns and source.columns.fitted(np.asarray(whole.inputs[rows]))
-    prepare = _preparation(source, columns)
+    prepare = _preparation(source, columns, where)
     train, validation = prepare(train), prepare(validation)
     spec = like or _measured(config, source, train, columns)
     source.verified()
@@ -174,6 +181,11 @@ def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
     return platformdirs.user_cache_path("nnx") / "data"
 
 
+def place(config: DatasetConfig, folder: Path) -> str:
+    """Where the data lies, for a message: the path that `config` names, or the dataset's name and its folder."""
+    return getattr(config, "path", None) or f"dataset {config.name} in {folder}"
+
+
 def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, ...] | None = None) -> Split:
     """The split itself, if it is one: some samples, a label in [0, K) for each, inputs of `shape`. Else DataError naming `where`."""
     inputs, labels = split.inputs, split.labels
@@ -186,6 +198,12 @@ def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, 
     if shape and inputs.shape[1:] != shape:
         raise DataError(f"{where}: test inputs of shape {inputs.shape[1:]}, but training inputs of shape {shape}; {cure}")
     return split
+
+
+def _check_names(classes: tuple[str, ...], where: str | Path) -> None:
+    """Raises DataError for a class whose name would break up what it is written into: with line ends, escape codes, or not Unicode."""
+    if odd := [name for name in classes if not name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in name)]:
+        raise DataError(f"{where}: the name of the class {odd[0]!r} has characters that can't be shown; rename it")
 
 
 def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
@@ -219,7 +237,7 @@ def _measured(config: DatasetConfig, source: Source, train: Split, columns: Colu
 
 def _in_memory(split: Split) -> Split:
     """`split`, read into memory where it lies in a file."""
-    return Split(np.array(split.inputs), split.labels) if is_mapped(split.inputs) else split
+    return Split(np.array(split.inputs, order="C"), split.labels) if is_mapped(split.inputs) else split
 
 
 def _left(split: Split) -> Split:
@@ -228,13 +246,20 @@ def _left(split: Split) -> Split:
 
 
 def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
-    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it does not know."""
+    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it does not know.
+
+    Raises it, too, where only one of the two is a table.
+    """
+    if like and (source.columns is None) != (like.columns is None):
+        was, now = ("a table", "is no table") if like.columns else ("what is none", "is a table")
+        raise DataError(f"{where}: {now}, but the network was trained on {was}; name data of the kind that it was trained on")
     if like is None or source.classes == like.classes:
         return source
-    if unknown := [name for name in source.classes if name not in like.classes]:
+    known_as = {name: k for k, name in enumerate(like.classes)}
+    if unknown := [name for name in source.classes if name not in known_as]:
         known = f"{', '.join(like.classes[:5])}{', ...' if len(like.classes) > 5 else ''}"
         raise DataError(f"{where}: has the class {unknown[0]!r}, which the network does not know; it knows {len(like.classes)}: {known}")
-    number = np.array([like.classes.index(name) for name in source.classes], np.int64)
+    number = np.array([known_as[name] for name in source.classes], np.int64)
 
     def renumbered(split: Split) -> Split:
         return Split(split.inputs, number[split.labels])
@@ -245,9 +270,16 @@ def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
     )
 
 
-def _preparation(source: Source, columns: Columns | None) -> Callable[[Split], Split]:
+def _preparation(source: Source, columns: Columns | None, where: str | Path) -> Callable[[Split], Split]:
     """What makes features of a table's rows, by the fitted `columns`; images stay as they are."""
     coded_by = source.columns
     if columns is None or coded_by is None:
         return lambda split: split
-    return lambda split: Split(columns.apply(np.asarray(split.inputs), coded_by), split.labels)
+
+    def prepare(split: Split) -> Split:
+        try:
+            return Split(columns.apply(np.asarray(split.inputs), coded_by), split.labels)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+
+    return prepare

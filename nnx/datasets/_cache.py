@@ -1,10 +1,10 @@
 """Sources that were decoded once: their arrays lie in the cache folder, under a hash of all they depend on, and are opened memory-mapped.
 
-    kept = cached("folder", depends, decode)  # decode(writer) is called where there is nothing for `depends` yet
+    kept = cached("folder", depends, decode, {"train": ("uint8", 4)})  # decode(writer) is called where there is nothing for `depends` yet
     kept.arrays["train"], kept.facts, kept.note
 
 An entry is a folder, `<name>-<hash>`: `<array>.bin` each, as it lies in memory, and `meta.json`, which says what they are. It is made
-beside and renamed when it is complete. What is damaged or cut short is made anew.
+beside and renamed when it is complete and on the disk. What was cut short, or is of another form than it should have, is made anew.
 """
 
 import contextlib
@@ -13,9 +13,11 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,12 +25,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx import files
 from nnx.errors import MachineError
 from nnx.events import Choice
 
-FORMAT = 1  # of an entry; others are made anew
-DTYPES = ("uint8", "float32", "float64", "int64")
+FORMAT = 2  # of an entry; others are made anew
+MAX_META = 2**20  # bytes of a meta.json
+ENTRY = re.compile(r"[a-z]+-[0-9a-f]{32}")  # its name
+CURE = "free some room, or name another folder as NNX_CACHE_DIR"
+
+Arrays = Mapping[str, tuple[str, int]]
+"""What an entry holds: the type of each array, and how many dimensions it has."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Depends:
 
     source: str
     options: dict[str, Any]
-    files: str  # a hash of their names, sizes and times of change
+    files: str  # a hash of their names, sizes and times of change: see `stamp`
 
     @property
     def key(self) -> str:
@@ -70,7 +76,6 @@ class Writer:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, str] = {}
         self._pieces: dict[str, list[NDArray[Any]]] = {}
         self._files: dict[str, IO[bytes]] = {}
 
@@ -79,7 +84,7 @@ class Writer:
         piece = np.ascontiguousarray(piece)
         rows, *shape = self.shapes.get(name, (0, *piece.shape[1:]))
         assert tuple(shape) == piece.shape[1:]
-        self.shapes[name], self.dtypes[name] = (rows + len(piece), *shape), str(piece.dtype)
+        self.shapes[name] = rows + len(piece), *shape
         if self.folder is None:
             self._pieces.setdefault(name, []).append(piece)
             return
@@ -93,10 +98,13 @@ class Writer:
         self.shapes.clear()
         self._pieces.clear()
 
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+    def close(self, *, durably: bool = False) -> None:
+        """Close the files; `durably`: once they are on the disk, so that a machine that stops now leaves no holes in them."""
+        while self._files:
+            with self._files.popitem()[1] as file:
+                if durably:
+                    file.flush()
+                    os.fsync(file.fileno())
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What was added to memory."""
@@ -112,43 +120,40 @@ def folder() -> Path:
     return platformdirs.user_cache_path("nnx") / "arrays"
 
 
-def stamp(files: Iterable[tuple[str, int, int]]) -> str:
-    """A hash of files' names, sizes and times of change, in the order given."""
-    digest = hashlib.sha256()
-    for name, size, changed in files:
-        digest.update(f"{name}\0{size}\0{changed}\n".encode(errors="surrogateescape"))
+def stamp(texts: Iterable[str], numbers: Iterable[int]) -> str:
+    """A hash of files' names and of their sizes and times of change, each in the order given."""
+    digest = hashlib.sha256("\0".join(texts).encode(errors="surrogateescape"))  # no name holds a NUL
+    digest.update(np.fromiter(numbers, np.int64).data)
     return digest.hexdigest()
 
 
-def cached(name: str, depends: Depends, decode: Callable[[Writer], dict[str, Any]]) -> Kept:
+def cached(
+    name: str, depends: Depends, decode: Callable[[Writer], dict[str, Any]], arrays: Arrays, facts: Mapping[str, type] | None = None
+) -> Kept:
     """The arrays and facts of `depends`, from the cache or, where they are not there, by `decode`, which may raise DataError.
 
-    Where the cache can't be written, they are decoded into memory. Raises MachineError where the disk is full.
+    It gives the `arrays` to the writer, and returns the `facts`, of these types. Where the cache can't be written, they are decoded into
+    memory. Raises MachineError where the disk is full.
     """
     place = folder() / f"{name}-{depends.key}"
-    if kept := _opened(place):
+    if kept := _opened(place, depends, arrays, facts or {}):
         return kept
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = (place.parent / f".{place.name}.lock").open("w")
-    except OSError as error:
-        writer = Writer(None)
-        facts = decode(writer)
-        why = f"{place.parent} can't be written ({error.strerror}), so that it is decoded at every start; NNX_CACHE_DIR names another"
-        return Kept(writer.arrays(), facts, Choice("cache", "none", why))
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes one decodes; the kernel lets go of it however that one ends
+    with contextlib.ExitStack() as stack:
         try:
-            if kept := _opened(place):
-                return kept
-            changed = _swept(place, depends)
-            _make(place, depends, decode)
-        finally:
-            with contextlib.suppress(OSError):
-                Path(lock.name).unlink()
-    made = _opened(place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(place))
+        except OSError as error:
+            writer = Writer(None)
+            found = decode(writer)
+            why = f"{place.parent} can't be written ({error.strerror}), so that it is decoded at every start; NNX_CACHE_DIR names another"
+            return Kept(writer.arrays(), found, Choice("cache", "none", why))
+        if kept := _opened(place, depends, arrays, facts or {}):  # by another process, for which this one has waited
+            return kept
+        changed = _swept(place, depends)
+        _make(place, depends, decode)
+    made = _opened(place, depends, arrays, facts or {})
     if made is None:
-        raise MachineError(f"{place}: was written, but can't be read again; free some room, or name another folder as NNX_CACHE_DIR")
+        raise MachineError(f"{place}: was written, but can't be read again; {CURE}")
     why = "the source has changed since it was decoded" if changed else "kept for later runs; nnx list cache shows what there is"
     return Kept(made.arrays, made.facts, Choice("cache", "decoded anew" if changed else "decoded", why))
 
@@ -156,17 +161,20 @@ def cached(name: str, depends: Depends, decode: Callable[[Writer], dict[str, Any
 def entries() -> list[Entry]:
     """What there is in the cache, the largest first."""
     found = []
-    for meta in folder().glob("*/meta.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            size = sum(file.stat().st_size for file in meta.parent.iterdir())
-            found.append(Entry(meta.parent, str(json.loads(meta.read_text())["source"]), size, meta.stat().st_mtime))
+    for path in folder().glob("*-*"):
+        with contextlib.suppress(OSError):
+            if ENTRY.fullmatch(path.name):
+                size = sum(file.lstat().st_size for file in path.iterdir())
+                meta = _meta(path / "meta.json")
+                found.append(Entry(path, meta["source"] if meta else "(can't be read any more)", size, path.stat().st_mtime))
     return sorted(found, key=lambda entry: -entry.size)
 
 
 def clear() -> None:
-    """Remove all entries. Raises MachineError."""
+    """Remove all entries, and what of others was left half-made. Raises MachineError."""
     for entry in entries():
         _remove(entry.path)
+    _sweep(folder())
 
 
 def _remove(path: Path) -> None:
@@ -178,58 +186,124 @@ def _remove(path: Path) -> None:
         raise MachineError(f"{path}: can't be removed ({error.strerror})") from None
 
 
+# ---------------------------------------------------------------- an entry
+
+
 def _make(place: Path, depends: Depends, decode: Callable[[Writer], dict[str, Any]]) -> None:
     """The entry, made beside its place. Raises MachineError where the disk does not take it."""
-    beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    beside = place.with_name(f".{place.name}.tmp")  # of this process alone, which holds the lock
     writer = Writer(beside)
     try:
         beside.mkdir()
         facts = decode(writer)
-        writer.close()
-        arrays = {array: {"dtype": writer.dtypes[array], "shape": shape} for array, shape in writer.shapes.items()}
-        meta = {"format": FORMAT, "source": depends.source, "options": depends.options, "arrays": arrays, "facts": facts}
-        (beside / "meta.json").write_text(json.dumps(meta))
+        writer.close(durably=True)
+        meta = {"format": FORMAT, "source": depends.source, "options": depends.options, "shapes": writer.shapes, "facts": facts}
+        with (beside / "meta.json").open("w") as file:
+            json.dump(meta, file)
+            file.flush()
+            os.fsync(file.fileno())
         _remove(place)  # what is there can't be read
         beside.rename(place)
     except OSError as error:
-        cure = "free some room, or name another folder as NNX_CACHE_DIR"
-        raise MachineError(f"{place.parent}: can't be written ({error.strerror}); {cure}") from None
+        raise MachineError(f"{place.parent}: can't be written ({error.strerror}); {CURE}") from None
     finally:
         with contextlib.suppress(OSError):  # of close, whose buffer a full disk does not take
             writer.close()
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _opened(place: Path) -> Kept | None:
-    """The entry at `place`, memory-mapped; None where there is none that can be used."""
+def _meta(path: Path) -> dict[str, Any] | None:
+    """What a meta.json says, as far as it has the form; None where it can't be read or is of another format."""
     try:
-        meta = json.loads((place / "meta.json").read_text())
-        if meta["format"] != FORMAT:
-            return None
-        arrays: dict[str, NDArray[Any]] = {}
-        for name, what in meta["arrays"].items():
-            dtype, shape, file = what["dtype"], tuple(what["shape"]), place / f"{name}.bin"
-            if dtype not in DTYPES or file.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
-                return None
-            arrays[name] = np.memmap(file, dtype, "r", shape=shape) if math.prod(shape) else np.zeros(shape, dtype)
-        facts: dict[str, Any] = meta["facts"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        with path.open() as file:
+            meta = json.loads(file.read(MAX_META))
+    except (OSError, ValueError, RecursionError):
         return None
+    kinds = {"format": int, "source": str, "options": dict, "shapes": dict, "facts": dict}
+    right = isinstance(meta, dict) and all(type(meta.get(key)) is kind for key, kind in kinds.items())
+    return meta if right and meta["format"] == FORMAT else None
+
+
+def _opened(place: Path, depends: Depends, wanted: Arrays, facts: Mapping[str, type]) -> Kept | None:
+    """The entry at `place`, memory-mapped; None where there is none that can be used.
+
+    What arrays and facts there are, and of what type, is never taken from the entry itself.
+    """
+    meta = _meta(place / "meta.json")
+    if meta is None or any(type(meta["facts"].get(key)) is not kind for key, kind in facts.items()):
+        return None
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, (dtype, dimensions) in wanted.items():
+        shape, file = meta["shapes"].get(name), place / f"{name}.bin"
+        if type(shape) is not list or len(shape) != dimensions or not all(type(side) is int and side >= 0 for side in shape):
+            return None
+        try:
+            if file.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
+                return None
+            arrays[name] = np.memmap(file, dtype, "r", shape=tuple(shape)) if math.prod(shape) else np.zeros(shape, dtype)
+        except (OSError, ValueError, OverflowError):
+            return None
     with contextlib.suppress(OSError):
-        os.utime(place / "meta.json", (time.time(), time.time()))
-    return Kept(arrays, facts, Choice("cache", "used", f"{meta['source']} was decoded by an earlier run, and has not changed since"))
+        os.utime(place, (time.time(), time.time()))
+    return Kept(
+        arrays, meta["facts"], Choice("cache", "used", f"{depends.source} was decoded by an earlier run, and has not changed since")
+    )
+
+
+# ---------------------------------------------------------------- several processes
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Of several processes one is inside; the others wait, and say so. The kernel lets go of the lock however that one ends."""
+    lock = _lock(place, wait=False)
+    if lock is None:
+        print(f"waiting for another process, which decodes the same data ({place})", file=sys.stderr)  # noqa: T201
+        lock = _lock(place, wait=True)
+    assert lock
+    with lock:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                Path(lock.name).unlink()
+
+
+def _lock(place: Path, *, wait: bool) -> IO[str] | None:
+    """The lock file of the entry at `place`, locked, or None where another process has it. Raises OSError."""
+    path = place.with_name(f".{place.name}.lock")
+    while True:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
+            except BlockingIOError:
+                return None
+            except FileNotFoundError:  # whoever had the lock has removed its file: another one is to be locked
+                pass
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what processes that are no more left half-made. By the lock, not by a process's number: others may be on other machines."""
+    for path in cache.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if lock := _lock(path.with_name(path.name[1:].removesuffix(".tmp")), wait=False):
+                with lock:
+                    shutil.rmtree(path, ignore_errors=True)
+                    Path(lock.name).unlink()
 
 
 def _swept(place: Path, depends: Depends) -> bool:
-    """Remove what dead processes left half-made, and the entry of the same source as it was before. Whether there was one."""
-    for path in place.parent.glob(".*.tmp"):
-        if not files.is_alive(path):
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what is half-made, and the entry of the same source as it was before. Whether there was one."""
+    shutil.rmtree(place.with_name(f".{place.name}.tmp"), ignore_errors=True)
+    _sweep(place.parent)
     changed = False
-    for meta in place.parent.glob(f"{place.name.partition('-')[0]}-*/meta.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            said = json.loads(meta.read_text())
-            if (said["source"], said["options"]) == (depends.source, json.loads(json.dumps(depends.options))) and meta.parent != place:
-                _remove(meta.parent)
-                changed = True
+    for path in place.parent.glob(f"{place.name.partition('-')[0]}-*/meta.json"):
+        meta = _meta(path)
+        if meta and path.parent != place and [meta["source"], meta["options"]] == json.loads(json.dumps([depends.source, depends.options])):
+            _remove(path.parent)
+            changed = True
     return changed

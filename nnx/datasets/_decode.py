@@ -6,20 +6,25 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import starmap
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnx import images
-from nnx.errors import DataError
+from nnx.datasets import _download
+from nnx.errors import DataError, MachineError
 from nnx.spec import Fit
 
 WORTH_PROCESSES = 3000  # files; two processes are there after 0.5 s, in which one decodes some 2,000
-CHUNK = 256  # files that a process is given at a time
+CHUNK = 256  # files that a process is given at a time, at most
+CHUNK_BYTES = 2**25  # of their pixels
 
 
 class How(NamedTuple):
@@ -52,25 +57,56 @@ def decode(path: str, how: How) -> NDArray[np.uint8]:
     return pixels
 
 
-def decoded(paths: Sequence[str], how: How) -> Iterator[Chunk]:
-    """The images of all files, some at a time, in order, on all cores where there are many, with progress on stderr."""
-    chunks = [(start, paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK)]
+def decoded(paths: Sequence[str], how: How) -> Generator[Chunk, None, None]:
+    """The images of all files, some at a time, in order, on all cores where there are many, with progress on stderr.
+
+    Raises MachineError where one of the processes is killed.
+    """
+    size = max(1, min(CHUNK, CHUNK_BYTES // (how.size[0] * how.size[1] * (how.channels or 3))))
+    chunks = [(start, paths[start : start + size], how) for start in range(0, len(paths), size)]
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with _shown(len(paths)) as progress:
-        if len(paths) < WORTH_PROCESSES or processes < 2:
-            results: Iterator[Chunk] = (_some(start, some, how) for start, some in chunks)
-            yield from _counted(results, progress)
-            return
-        spawn = multiprocessing.get_context("spawn")  # not fork: torch's threads run already
-        with ProcessPoolExecutor(processes, spawn, initializer=_begin) as pool:
-            try:
-                starts, files = zip(*chunks, strict=True)
-                yield from _counted(pool.map(_some, starts, files, [how] * len(chunks)), progress)
-            except BaseException:  # a signal, too: nothing of it is wanted any more
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
-                    process.terminate()
-                raise
+        several = len(paths) >= WORTH_PROCESSES and processes > 1
+        for made, places, bad in _in_processes(chunks, processes) if several else starmap(_some, chunks):
+            progress(len(places) + len(bad))
+            yield made, places, bad
+
+
+def _in_processes(chunks: Sequence[tuple[int, Sequence[str], How]], processes: int) -> Iterator[Chunk]:
+    """`_some` of all chunks, in order, by so many processes; they are a few chunks ahead of who takes them, and no more."""
+    spawn = multiprocessing.get_context("spawn")  # not fork: torch's threads run already
+    others = set(multiprocessing.active_children())
+    ahead: deque[Future[Chunk]] = deque()
+    with _starting():
+        pool = ProcessPoolExecutor(processes, spawn, initializer=_begin)
+    with pool:
+        try:
+            for chunk in chunks:
+                with _starting():
+                    ahead.append(pool.submit(_some, *chunk))
+                if len(ahead) > 2 * processes:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        except BaseException as error:  # a signal, too: nothing of it is wanted any more
+            for process in {*multiprocessing.active_children()} - others:
+                process.terminate()
+            pool.shutdown(cancel_futures=True)  # and wait: else what it holds of the system is not given back, and Python warns of it
+            if isinstance(error, BrokenExecutor | OSError):
+                raise MachineError("a process that decodes images was killed, or can't be started; free memory, and run again") from None
+            raise
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Processes that are started inside don't hear what a terminal sends, which their parent answers, and run no script of the user's."""
+    main, mask = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
+    sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run it for what it defines, and much else with it
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _some(start: int, paths: Sequence[str], how: How) -> Chunk:
@@ -89,8 +125,7 @@ def _some(start: int, paths: Sequence[str], how: How) -> Chunk:
 
 
 def _begin() -> None:
-    """A process that decodes: Ctrl-C is its parent's to answer, and it does not outlive that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A process that decodes does not outlive its parent."""
     if parent := multiprocessing.parent_process():
 
         def follow() -> None:
@@ -100,16 +135,10 @@ def _begin() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _counted(results: Iterator[Chunk], progress: Callable[[int], None]) -> Iterator[Chunk]:
-    for chunk in results:
-        progress(len(chunk[1]) + len(chunk[2]))
-        yield chunk
-
-
 @contextmanager
 def _shown(total: int) -> Iterator[Callable[[int], None]]:
-    """What to tell of each so many files done: a bar where stderr is a terminal, a line where it is none; nothing for few."""
-    if total < WORTH_PROCESSES:
+    """What to tell of each so many files done: a bar where stderr is a terminal, a line where it is none; nothing for few, or with -q."""
+    if total < WORTH_PROCESSES or not _download.is_shown():
         yield lambda done: None
     elif not sys.stderr.isatty():
         print(f"decoding {total:,} images", file=sys.stderr)  # noqa: T201 (to stderr)

@@ -38,6 +38,18 @@ def reporting(progress: Progress | None) -> Iterator[None]:
 
 
 @contextmanager
+def silent(really: bool = True) -> Iterator[None]:
+    """Nothing inside shows how far it is, if `really`: what `-q` asks for."""
+    with reporting((lambda url, done, total: None) if really else _progress.get()):
+        yield
+
+
+def is_shown() -> bool:
+    """Whether progress goes to stderr, not to a function of the caller's."""
+    return _progress.get() is None
+
+
+@contextmanager
 def shown() -> Iterator[Progress]:
     """Where to report: what `reporting` set, else a bar a file where stderr is a terminal, else a line a file."""
     if progress := _progress.get():

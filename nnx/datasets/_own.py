@@ -1,14 +1,16 @@
 """Data of one's own, named by a `path`: what folders, arrays and pairs of files have in common."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from nnx.columns import naturally
 from nnx.datasets import Source, Split, stratified
 from nnx.errors import MAX_LINES, ConfigError, DataError
 from nnx.events import Choice
@@ -27,12 +29,20 @@ def _part_or_path(value: Any) -> int | float | str:
 PartOrPath = Annotated[int | float | str, PlainValidator(_part_or_path, json_schema_input_type=int | float | str)]
 """Test data by its path, or as a count or fraction of the data that there is."""
 
-Names = Annotated[list[str], Field(min_length=2, max_length=MOST_CLASSES)]
+
+def _different(names: list[str]) -> list[str]:
+    if len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PydanticCustomError("nnx", "{name} is named twice", {"name": repr(twice)})
+    return names
+
+
+Names = Annotated[list[str], Field(min_length=2, max_length=MOST_CLASSES), AfterValidator(_different)]
 
 
 def existing(path: str, key: str = "dataset.path") -> Path:
     """The file or folder of this name. Raises ConfigError, saying where it was looked for."""
-    found = Path(path).expanduser()
+    found = Path(os.path.expanduser(path))
     try:
         if found.exists():
             return found
@@ -40,11 +50,6 @@ def existing(path: str, key: str = "dataset.path") -> Path:
         pass
     where = "" if found.is_absolute() else f" in {Path.cwd()}"
     raise ConfigError.at(key, f"there is no {path}{where}; name the file or folder of the data, from where nnx is started or from /")
-
-
-def natural(names: Sequence[str]) -> list[str]:
-    """Sorted, whole numbers by their value."""
-    return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() and len(name) < 40 else (1, 0, name))
 
 
 def cut(everything: Split, test: int | float, classes: tuple[str, ...], where: object, **known: Any) -> Source:
@@ -70,44 +75,56 @@ def refuse(mistakes: Sequence[str], more: str = "") -> DataError:
     return DataError("\nerror: ".join(shown) + (f"\nerror: {more}" if more else ""))
 
 
-def numbers_of(names: Sequence[str] | None) -> dict[str, int] | None:
-    """Where the config names the classes: the number of each label, which may be such a name or its place."""
-    return {str(k): k for k in range(len(names))} | {name: k for k, name in enumerate(names)} if names else None
+def numbered(
+    labels: NDArray[Any], where: object, *, names: Sequence[str] | None = None, among: Mapping[str, int] | None = None
+) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """(N,) labels, whole numbers or names -> (N,) class numbers, and the number of each label. (N, 1) is taken for (N,).
 
-
-def numbered(labels: NDArray[Any], where: object, among: Mapping[str, int] | None = None) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """(N,) labels, whole numbers or names -> (N,) class numbers, and the number of each label: those of `among`, else those that occur,
-    in their natural order. (N, 1) is taken for (N,).
-
-    Raises DataError, naming the row (from 0), for what is no label, or none of `among`.
+    With the `names` of the classes from the config, a number is a place among them, a word is one of them. Else the labels are numbered
+    as in `among`, those of training data, or in their natural order. Raises DataError, naming the row (from 0), for what is no label, or
+    none of these.
     """
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or labels.dtype.kind not in "USiubf":
-        shape = " x ".join(map(str, labels.shape))
-        raise DataError(
-            f"{where}: labels of shape {shape} and type {labels.dtype}; give one class, a whole number or a name, for each sample"
-        )
-    if labels.dtype.kind in "US":
-        _check_mixed(labels.astype(str), where)
-    elif len(odd := np.nonzero(~(np.isfinite(labels) & (labels == np.round(labels))))[0]):
-        raise DataError(f"{where}: the label of row {odd[0]} is {labels[odd[0]]:g}, not a whole number; correct it, or drop the row")
-    found, codes = np.unique(labels if labels.dtype.kind in "US" else labels.astype(np.int64), return_inverse=True)
-    words = [str(label) for label in found.astype(str)]
-    if len(words) > MOST_CLASSES:
-        raise DataError(f"{where}: {len(words):,} different labels, more than {MOST_CLASSES:,}; are they labels of classes?")
-    numbers = dict(among or {label: k for k, label in enumerate(natural(words))})
-    if unknown := [k for k, label in enumerate(words) if label not in numbers]:
+        what = f"labels of shape {' x '.join(map(str, labels.shape)) or '()'} and type {labels.dtype}"
+        one_hot = " (of one-hot ones: labels.argmax(1))" if labels.ndim == 2 else ""
+        raise DataError(f"{where}: {what}; give one class, a whole number or a name, for each sample{one_hot}")
+    words = labels.dtype.kind in "US"
+    labels = _words(labels, where) if words else _whole(labels, where)
+    if names:
+        among = {(name if words else str(k)): k for k, name in enumerate(names)}
+    found, codes = np.unique(labels, return_inverse=True)
+    texts = [str(label) for label in found]
+    if len(texts) > MOST_CLASSES:
+        raise DataError(f"{where}: {len(texts):,} different labels, more than {MOST_CLASSES:,}; are they labels of classes?")
+    numbers = dict(among or {label: k for k, label in enumerate(naturally(texts))})
+    if unknown := [k for k, label in enumerate(texts) if label not in numbers]:
         row = int(np.nonzero(codes == unknown[0])[0][0])
         listed = f"{', '.join([*numbers][:5])}{', ...' if len(numbers) > 5 else ''}"
         raise DataError(
-            f"{where}: row {row} has the label {words[unknown[0]]!r}, which is none of the classes ({listed}); correct or drop it"
+            f"{where}: row {row} has the label {texts[unknown[0]]!r}, which is none of the classes ({listed}); correct or drop it"
         )
-    return np.array([numbers[label] for label in words], np.int64)[codes], numbers
+    return np.array([numbers[label] for label in texts], np.int64)[codes], numbers
 
 
-def _check_mixed(text: NDArray[np.str_], where: object) -> None:
-    """Raises DataError where nearly all labels are numbers, but one is a word: a slip, not a class."""
-    numbers = np.char.isdecimal(text)
-    if numbers.mean() > 0.9 and not numbers.all():
-        row = int(np.nonzero(~numbers)[0][0])
+def _whole(labels: NDArray[Any], where: object) -> NDArray[np.int64]:
+    """Labels that are numbers as int64. Raises DataError, naming the row, for one that is not whole."""
+    if labels.dtype.kind == "f" and len(odd := np.nonzero(~((np.abs(labels) < 2**53) & (labels == np.rint(labels))))[0]):  # nor NaN
+        raise DataError(f"{where}: the label of row {odd[0]} is {labels[odd[0]]:g}, not a whole number; correct it, or drop the row")
+    return labels.astype(np.int64)
+
+
+def _words(labels: NDArray[Any], where: object) -> NDArray[np.str_]:
+    """Labels that are text. Raises DataError, naming the row, for none, and for a single word where nearly all are numbers: a slip."""
+    try:
+        text = labels.astype(np.str_)
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: holds labels of bytes that are not ASCII; save them as text") from None
+    if len(empty := np.nonzero(np.char.strip(text) == "")[0]):
+        raise DataError(f"{where}: row {empty[0]} has no label; fill it in, or drop the row")
+    found, first, times = np.unique(text, return_index=True, return_counts=True)
+    numbers = np.char.isdecimal(found)
+    if times[numbers].sum() > 0.9 * len(text) and (times[~numbers] == 1).any():
+        row = int(first[~numbers & (times == 1)].min())
         raise DataError(f"{where}: the label of row {row} is {str(text[row])!r}, the others are numbers; correct it, or drop the row")
+    return text

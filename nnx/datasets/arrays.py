@@ -1,5 +1,6 @@
 """Arrays of one's own: a NumPy archive (.npz), or .npy files, larger than memory if need be."""
 
+import errno
 import math
 import os
 import zipfile
@@ -20,7 +21,8 @@ from nnx.events import Choice
 # What the inputs and labels of each part may be called: Keras, MedMNIST, and in general
 INPUTS, LABELS = ("x", "images", "data", "features", "inputs"), ("y", "labels", "targets", "target", "label")
 PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
-BLOCK = 4096  # samples that are converted at a time
+BLOCK = 2**23  # values that are converted at a time
+PICKLED = "holds Python objects, which are never read; save plain numbers"
 DEFLATE = 1032  # deflate packs no denser: an archive that claims more is a bomb
 
 
@@ -56,16 +58,18 @@ def load(config: Config, folder: Path) -> Source:
     parts = _parts(_stored(path, config.labels, "dataset.labels"), path)
     if isinstance(config.test, str):
         test = _own.existing(config.test, "dataset.test")
-        found = _parts(_stored(test, config.test_labels, "dataset.test_labels"), test)
+        found = _parts(_stored(test, config.test_labels, "dataset.test_labels"), test, to="test")
         parts["test"] = found.get("test") or found["train"]
-    among, labels = _own.numbers_of(config.classes), {}
-    for part, (_, stored) in parts.items():  # train first
-        labels[part], among = _own.numbered(stored.read(), stored.where, among)
+    among, labels = None, {}
+    for part, (inputs, stored) in parts.items():  # train first
+        if not inputs.shape[:1] or not inputs.shape[0]:
+            raise DataError(f"{inputs.where}: holds no samples; {part} data must have some")
+        labels[part], among = _own.numbered(stored.read(), stored.where, names=config.classes, among=among)
     classes = tuple(config.classes or among or ())
-    inputs, notes = _inputs({part: pair[0] for part, pair in parts.items()}, path)
-    splits = {part: Split(inputs[part], labels[part]) for part in parts}
+    arrays, notes = _inputs({part: pair[0] for part, pair in parts.items()}, path)
+    splits = {part: Split(arrays[part], labels[part]) for part in parts}
     if "test" in splits:
-        return Source(splits["train"], lambda: splits["test"], classes, validation=splits.get("validation"), notes=notes)
+        return Source(splits["train"], lambda: splits["test"], classes, validation=splits.get("validation"), notes=tuple(notes))
     assert not isinstance(config.test, str)
     return _own.cut(splits["train"], config.test, classes, path, validation=splits.get("validation"), notes=notes)
 
@@ -88,15 +92,25 @@ def _stored(path: Path, labels: str | None, key: str) -> dict[str, Stored]:
 
 def _npy(path: Path) -> Stored:
     def mapped() -> NDArray[Any]:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            shape, dtype = _header(file)
+        if dtype.hasobject:
+            raise DataError(f"{path}: {PICKLED}")
+        if not math.prod(shape):
+            return np.zeros(shape, dtype)
+        if math.prod(shape) * dtype.itemsize > path.stat().st_size:
+            raise ValueError("cut short")
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         return array
 
+    _check_file(path)
     array = _guarded(str(path), mapped)
     return Stored(str(path), path, array.shape, array.dtype, lambda: array)
 
 
 def _npz(path: Path) -> dict[str, Stored]:
     """The arrays of an archive. What claims more than can be packed into its bytes, or needs more than there is of memory, is refused."""
+    _check_file(path)
 
     def member(info: zipfile.ZipInfo) -> Stored:
         where = f"{path}: {info.filename}"
@@ -115,6 +129,8 @@ def _npz(path: Path) -> dict[str, Stored]:
             return array
 
         shape, dtype = _guarded(where, lambda: opened(_header))
+        if dtype.hasobject:
+            raise DataError(f"{where}: {PICKLED}")
         if math.prod(shape) * dtype.itemsize > info.file_size:
             raise DataError(f"{where}: claims to be larger than it is; get the file again")
         return Stored(where, path, shape, dtype, lambda: _guarded(where, unpacked))
@@ -127,10 +143,17 @@ def _npz(path: Path) -> dict[str, Stored]:
     return {info.filename.removesuffix(".npy"): member(info) for info in infos}
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # to open a FIFO would wait for a writer
+        raise DataError(f"{path}: is no file; name a .npz or .npy file")
+
+
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError("not a shape")
     return shape, dtype
 
 
@@ -140,17 +163,16 @@ def _guarded(where: str, read: Callable[[], Any]) -> Any:
         found = read()
     except (DataError, MachineError, MemoryError):
         raise
-    except PermissionError as error:
-        raise MachineError(f"{where}: can't be read ({error.strerror})") from None
     except Exception as error:  # numpy's parsers trip over what is damaged in many ways
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
-            raise DataError(f"{where}: holds Python objects, which are never read; save plain numbers") from None
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the latter by a place in it that can't be
+            raise MachineError(f"{where}: can't be read ({error.strerror})") from None
         raise DataError(f"{where}: is damaged or cut short; save it again") from None
     return found
 
 
-def _parts(arrays: Mapping[str, Stored], path: Path) -> dict[str, tuple[Stored, Stored]]:
-    """(inputs, labels) of train and, where they are there, of validation and test, by their usual names. Raises DataError."""
+def _parts(arrays: Mapping[str, Stored], path: Path, to: str = "train") -> dict[str, tuple[Stored, Stored]]:
+    """(inputs, labels) of train, validation and test, as far as they are there, by their usual names. Raises DataError where there are none
+    to train on or, if it is `to` test, neither those nor others to test on."""
     plain = {name.lower(): stored for name, stored in arrays.items()}
 
     def first(kinds: tuple[str, ...], words: tuple[str, ...]) -> Stored | None:
@@ -168,7 +190,7 @@ def _parts(arrays: Mapping[str, Stored], path: Path) -> dict[str, tuple[Stored, 
                     f"{path}: {part} inputs of {_text(inputs.shape)}, but labels of {_text(labels.shape)}; one label is for each"
                 )
             pairs[part] = inputs, labels
-        elif inputs or labels or part == "train":
+        elif inputs or labels or (part == to and "train" not in pairs):
             there = ", ".join(sorted(plain)[:10]) or "nothing"
             raise DataError(f"{path}: holds {there}; {part} data is to be called x_{part} and y_{part}, or {part}_images and {part}_labels")
     return pairs
@@ -177,8 +199,47 @@ def _parts(arrays: Mapping[str, Stored], path: Path) -> dict[str, tuple[Stored, 
 # ---------------------------------------------------------------- as images or rows
 
 
-def _inputs(stored: dict[str, Stored], path: Path) -> tuple[dict[str, NDArray[Any]], tuple[Choice, ...]]:
+def _inputs(stored: dict[str, Stored], path: Path) -> tuple[dict[str, NDArray[Any]], list[Choice]]:
     """The inputs of each part as (N, C, H, W) uint8 or (N, F) float32: mapped as they are, or converted once; and what was chosen."""
+    _check_forms(stored)
+    shape = stored["train"].shape
+    axis, notes = 1, []
+    if len(shape) == 4:
+        axis = 3 if shape[3] <= shape[1] else 1
+        notes = [Choice("layout", "N x H x W x C" if axis == 3 else "N x C x H x W", "the shorter axis has the channels")]
+    rows = len(shape) == 2
+    ready = np.dtype(np.float32 if rows else np.uint8)
+    plain = all(array.file.suffix == ".npy" and array.dtype == ready for array in stored.values())
+    if plain and not rows:
+        return {part: _arranged(array.read(), axis) for part, array in stored.items()}, notes
+
+    def convert(writer: _cache.Writer) -> dict[str, Any]:
+        scale = 1.0 if rows else 0.0
+        for part, array in stored.items():
+            values = array.read()
+            scale = scale or _scale(values, array.where)
+            block = max(1, BLOCK // math.prod(shape[1:]))
+            for start in range(0, len(values), block):
+                piece = _converted(_arranged(values[start : start + block], axis), scale, array.where, start)
+                if not plain:
+                    writer.add(part, piece)
+        return {"scale": scale}
+
+    files = sorted({array.file for array in stored.values()})
+    states = [file.stat() for file in files]
+    stamp = _cache.stamp(map(str, files), (number for state in states for number in (state.st_size, state.st_mtime_ns)))
+    depends = _cache.Depends(os.path.abspath(path), {part: array.where for part, array in stored.items()}, stamp)
+    arrays = {} if plain else dict.fromkeys(stored, (ready.name, 2 if rows else 4))
+    kept = _cache.cached("arrays", depends, convert, arrays, {"scale": float})
+    if plain:  # looked through once, for what is no number
+        return {part: array.read() for part, array in stored.items()}, notes
+    scale = kept.facts["scale"]
+    gray = [] if scale == 1 else [Choice("gray levels", f"times {scale:.4g}", f"so that 0 to {255 / scale:g} become 0 to 255")]
+    return kept.arrays, [*notes, kept.note, *gray]
+
+
+def _check_forms(stored: dict[str, Stored]) -> None:
+    """Raises DataError for what is neither images nor rows, of numbers, or not of one form in all parts."""
     shape = stored["train"].shape
     for part, array in stored.items():
         if len(array.shape) not in (2, 3, 4) or not all(array.shape) or array.shape[1:] != shape[1:]:
@@ -186,32 +247,6 @@ def _inputs(stored: dict[str, Stored], path: Path) -> tuple[dict[str, NDArray[An
             raise DataError(f"{array.where}: {part} inputs of {_text(array.shape)}; give {forms}")
         if array.dtype.kind not in "uifb":
             raise DataError(f"{array.where}: is of type {array.dtype}; give numbers")
-    axis = 3 if len(shape) == 4 and shape[3] <= shape[1] else 1
-    layout = (
-        ()
-        if len(shape) < 4
-        else (Choice("layout", "N x H x W x C" if axis == 3 else "N x C x H x W", "the shorter axis has the channels"),)
-    )
-    ready = np.dtype(np.float32) if len(shape) == 2 else np.dtype(np.uint8)
-    if all(array.file.suffix == ".npy" and array.dtype == ready for array in stored.values()):
-        return {part: _arranged(array.read(), axis) for part, array in stored.items()}, layout
-
-    def convert(writer: _cache.Writer) -> dict[str, Any]:
-        scale = 0.0
-        for part, array in stored.items():
-            values = array.read()
-            scale = scale or _scale(values, array.where)
-            for start in range(0, len(values), BLOCK):
-                writer.add(part, _converted(_arranged(values[start : start + BLOCK], axis), scale, array.where, start))
-        return {"scale": scale}
-
-    files = {array.file for array in stored.values()}
-    stamp = _cache.stamp((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files))
-    options = {part: array.where for part, array in stored.items()}
-    kept = _cache.cached("arrays", _cache.Depends(os.path.abspath(path), options, stamp), convert)
-    scale = kept.facts["scale"]
-    note = () if len(shape) == 2 or scale == 1 else (Choice("gray levels", f"times {scale:.4g}", "so that they run from 0 to 255"),)
-    return kept.arrays, (*layout, kept.note, *note)
 
 
 def _arranged(array: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -219,32 +254,37 @@ def _arranged(array: NDArray[Any], axis: int) -> NDArray[Any]:
     return array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2) if array.ndim == 4 and axis == 3 else array
 
 
-def _scale(values: NDArray[Any], where: str) -> float:
-    """What brings images to 0 to 255: 255 for those from 0 to 1, 1/257 for 16 bits; 1 for rows. Raises DataError."""
-    if values.ndim == 2:
-        return 1.0
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= (65535 if values.dtype.kind in "ui" else 255)):  # nor NaN
-        cure = "give uint8 from 0 to 255, or floats from 0 to 1"
+def _scale(images: NDArray[Any], where: str) -> float:
+    """What brings images to 0 to 255: 255 for those from 0 to 1, 1/257 for 16 bits. Raises DataError."""
+    low, high = float(images.min()), float(images.max())
+    cure = "give uint8 from 0 to 255, or floats from 0 to 1"
+    if not np.isfinite(low + high):
+        row = next(row for row, image in enumerate(images) if not np.isfinite(image).all())
+        raise DataError(f"{where}: row {row} holds an infinite number or NaN; correct it, or drop the row")
+    if not (low >= 0 and high <= (65535 if images.dtype.kind in "ui" else 255)):
         raise DataError(f"{where}: holds gray levels from {low:g} to {high:g}; {cure}; nnx normalises them itself")
-    if values.dtype.kind in "fb" and high <= 1:
+    if images.dtype.kind in "fb" and high <= 1:
         return 255.0
+    if 255 < high < 4096:  # of which 16 bits to 8 would leave 16 levels
+        cure = "divide them by what white is, so that they run from 0 to 1"
+        raise DataError(f"{where}: holds gray levels from {low:g} to {high:g}, neither those of 8 bits nor those of 16; {cure}")
     return 1.0 if high <= 255 else 1 / 257
 
 
 def _converted(values: NDArray[Any], scale: float, where: str, start: int) -> NDArray[Any]:
     """A block of images as uint8, or of rows as float32. Raises DataError, naming the row, for what is no number or out of range."""
-    wide = values.astype(np.float64) * scale
     if values.ndim == 2:
-        wrong = ~np.isfinite(wide).all(1)
-        what = "an infinite number or NaN"
+        with np.errstate(over="ignore"):
+            done = values.astype(np.float32)
+        wrong, what = ~np.isfinite(done).all(1), "an infinite number or NaN"
     else:
-        wide = np.rint(wide)
-        wrong = ~((wide >= 0) & (wide <= 255)).all((1, 2, 3))
-        what = f"gray levels beyond {255 / scale:g}, unlike the first part"
+        wide = np.rint(values.astype(np.float64) * scale)
+        wrong, what = ~((wide >= 0) & (wide <= 255)).all((1, 2, 3)), f"gray levels beyond 0 to {255 / scale:g}, unlike the first part"
+        with np.errstate(invalid="ignore"):
+            done = wide.astype(np.uint8)
     if wrong.any():
         raise DataError(f"{where}: row {start + int(np.argmax(wrong))} holds {what}; correct it, or drop the row")
-    return wide.astype(np.float32 if values.ndim == 2 else np.uint8)
+    return done
 
 
 def _text(shape: tuple[int, ...]) -> str:

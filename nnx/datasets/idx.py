@@ -1,5 +1,6 @@
 """IDX files of one's own: images and labels in the format of MNIST, plain or .gz."""
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nnx.datasets import DatasetConfig, Source, Split, _idx, _own
-from nnx.errors import ConfigError, DataError
+from nnx.errors import ConfigError, DataError, MachineError
 
 
 class Config(DatasetConfig):
@@ -35,10 +36,12 @@ def load(config: Config, folder: Path) -> Source:
         )
     elif inside and _find(path, "test", "images"):
         pairs["test"] = _of_folder(path, "test")
-    inputs, labels, among = {}, {}, _own.numbers_of(config.classes)
+    inputs, labels, among = {}, {}, None
     for part, (images_at, labels_at) in pairs.items():
+        if missing := [file for file in (images_at, labels_at) if not file.is_file()]:  # to open a FIFO would wait for a writer
+            raise DataError(f"{missing[0]}: is no file; name an IDX file, plain or .gz")
         inputs[part] = _idx.read(images_at, np.uint8, dimensions=3, cure="get the file again")[:, None]  # (N, 1, H, W)
-        labels[part], among = _own.numbered(_read_labels(labels_at), labels_at, among)
+        labels[part], among = _own.numbered(_read_labels(labels_at), labels_at, names=config.classes, among=among)
         if len(inputs[part]) != len(labels[part]):
             raise DataError(
                 f"{labels_at}: {len(labels[part]):,} labels for the {len(inputs[part]):,} images of {images_at}; give one for each"
@@ -52,12 +55,17 @@ def load(config: Config, folder: Path) -> Source:
 
 
 WORDS = {"train": "train", "test": "t10k|test"}
+OTHER = "not an IDX file"  # of that type, says `_idx.read`
 
 
 def _find(folder: Path, part: str, what: str) -> Path | None:
     """The file of the folder that has a part's images or labels, by its name."""
-    named = [file for file in sorted(folder.iterdir()) if re.search(WORDS[part], file.name) and re.search(rf"{what}.*idx", file.name)]
-    return named[0] if named else None
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise MachineError(f"{folder}: can't be read ({error.strerror}); check its permissions") from None
+    named = [name for name in names if re.search(WORDS[part], name) and re.search(rf"{what}.*idx", name) and not name.startswith(".")]
+    return folder / named[0] if named else None
 
 
 def _of_folder(folder: Path, part: str) -> tuple[Path, Path]:
@@ -84,6 +92,9 @@ def _read_labels(path: Path) -> NDArray[np.integer]:
     try:
         return _idx.read(path, np.uint8, cure="get the file again")
     except DataError as error:
-        if "not an IDX file" not in str(error):
+        if OTHER not in str(error):
             raise
-        return _idx.read(path, np.int32, cure="get the file again")
+        try:
+            return _idx.read(path, np.int32, cure="get the file again")
+        except DataError as wider:
+            raise error if OTHER in str(wider) else wider from None

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnx.config import Augment, Train
-from nnx.datasets import Split
+from nnx.datasets import Mapped, Split
 from nnx.feed import Normalise
-from nnx.feed.resident import Resident, cuts
+from nnx.feed.resident import Resident, cuts, data_path
 from nnx.spec import Spec
 
 CPU = torch.device("cpu")
@@ -108,6 +108,59 @@ def test_in_order_is_each_sample_once_untouched(monkeypatch):
     assert [len(labels) for _, labels in batches] == [33, 33, 33, 1]
     assert list(itertools.chain(*(samples(images) for images, _ in batches))) == list(range(100))
     assert torch.cat([labels for _, labels in batches]).tolist() == [n % 3 for n in range(100)]
+
+
+# ---------------------------------------------------------------- samples that stay in their file
+
+
+def left_in_file(split, folder):
+    """The same samples, in another order in a file that has others beside them."""
+    order = np.random.default_rng(0).permutation(2 * len(split))
+    whole = np.empty((2 * len(split), *split.inputs.shape[1:]), split.inputs.dtype)
+    whole[order[: len(split)]] = split.inputs
+    whole[order[len(split) :]] = split.inputs[::-1]
+    np.save(folder / "whole.npy", whole)
+    return Split(Mapped(np.load(folder / "whole.npy", mmap_mode="r"), order[: len(split)]), split.labels)
+
+
+@pytest.mark.parametrize("train", [{}, {"mixup": 0.4}, VARIED, {"mixup": 0.4, "accumulate": 2, **VARIED}], ids=str)
+@pytest.mark.parametrize("start", [0, 3])
+def test_a_memory_map_gives_the_very_batches_that_memory_gives(train, start, tmp_path):
+    held, left = feed(), Resident(left_in_file(numbered(100), tmp_path), SPEC, CPU)
+    settings = Train(batch_size=16, **train)
+    for number in range(2):
+        batches = [list(batches.epoch(number, settings, 5, start)) for batches in (held, left)]
+        assert len(batches[0]) == len(cuts(100, settings)) - start
+        assert equal(*batches)
+        assert all(images.is_contiguous() and images.dtype == torch.float32 for images, _ in batches[1])
+
+
+def test_rows_in_a_file_do_too(tmp_path):
+    rows = Split(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32), np.arange(50) % 2)
+    spec = Spec((3,), ("a", "b"), (1.0, -200.0, 0.0), (2.0, 50.0, 1.0))
+    held, left = Resident(rows, spec, CPU), Resident(left_in_file(rows, tmp_path), spec, CPU)
+    assert equal(list(held.epoch(0, Train(batch_size=8), 0)), list(left.epoch(0, Train(batch_size=8), 0)))
+    assert equal(list(held.in_order()), list(left.in_order()))
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(10, 60), slice(99, None), slice(40, 40), slice(0, 1000)], ids=str)
+def test_evaluation_reads_the_same_from_a_file(part, tmp_path, monkeypatch):
+    from nnx.feed import resident
+
+    monkeypatch.setattr(resident, "EVALUATION_BATCH", 33)
+    held, left = feed(), Resident(left_in_file(numbered(100), tmp_path), SPEC, CPU)
+    assert len(left) == 100
+    assert equal(list(held.in_order(part)), list(left.in_order(part)))
+    assert sum(len(labels) for _, labels in left.in_order(part)) == len(range(100)[part])
+
+
+def test_where_the_data_lies_is_said(tmp_path):
+    held, left = numbered(100), left_in_file(numbered(100), tmp_path)
+    said = data_path("mine", held, Resident(held, SPEC, CPU))
+    assert (said.what, said.value, said.reason) == ("data path", "mine in memory", "its 0.0 MB, as uint8, fit")
+    said = data_path("mine", left, Resident(left, SPEC, CPU))
+    assert said.value == "mine in its file, memory-mapped"
+    assert said.reason == "its 0.0 MB, as uint8, are more than half of the memory that is free"
 
 
 # ---------------------------------------------------------------- what is done to them

@@ -1,0 +1,143 @@
+"""Reports as runs and evaluations write them: last of all, so that nothing is lost with them."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nnx import config, report, runs
+from nnx import run as nnx_run
+from nnx.cli import run_command
+from nnx.errors import MachineError
+from nnx.run import evaluate_checkpoint, run
+
+QUICK = ("--set", "train.epochs=2", "--set", "model.hidden=[8]")
+
+
+@pytest.fixture
+def nnx(monkeypatch, capsys, tmp_path):
+    """The command line, in an empty current folder -> exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["nnx", *map(str, words)])
+        capsys.readouterr()
+        return (run_command(), *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "r"
+    for _ in run(config.load("digits_mlp", ["train.epochs=2", "train.film=true", "train.report=false"]), out=folder):
+        pass
+    return folder
+
+
+def test_train_writes_it_and_says_where(nnx, page):
+    code, out, err = nnx("train", "digits_mlp", *QUICK, "--out", "r", "--json", "-q")
+    summary = json.loads(out)
+    assert (code, err) == (0, "")
+    assert summary["report"] == "r/report.html"
+    found = page(Path("r/report.html").read_text())
+    assert found.data["figures"]["accuracy"] == summary["test_accuracy"]
+    assert found.data["figures"]["loss"] == summary["test_loss"]
+    records = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
+    assert found.data["records"] == records
+    visible = "".join(found.text)
+    assert config.load("r/config.yaml").to_yaml() in visible
+    assert f"{summary['parameters']:,}" in visible
+    assert summary["environment"]["torch"] in visible
+    for choice in ("device", "precision", "threads", "step", "data path"):
+        assert choice in visible, "what was chosen, and why"
+    assert "measured 1.2x faster than autograd" in visible
+    _, out, _ = nnx("train", "digits_mlp", *QUICK, "--out", "s", "-q")
+    assert "report         s/report.html" in out
+
+
+def test_without_one_there_is_none(nnx):
+    code, out, _ = nnx("train", "digits_mlp", *QUICK, "--set", "train.report=false", "--out", "r", "--json", "-q")
+    assert code == 0
+    assert json.loads(out)["report"] is None
+    assert not Path("r/report.html").exists()
+    assert json.loads(nnx("train", "--resume", "r", "--set", "train.report=true", "-q", "--json")[1])["report"] == "r/report.html"
+    assert Path("r/report.html").exists(), "a resume may ask for it"
+
+
+def test_the_fast_recipes_have_none_the_others_do():
+    wanted = {name: config.load(name).train.report for name in config.recipes()}
+    assert [name for name, report in wanted.items() if not report] == ["mnist_cnn_fast", "mnist_mlp_fast"]
+    assert not any(config.load(name).train.film for name in config.recipes())
+
+
+def test_one_that_fails_loses_nothing(nnx, monkeypatch):
+    def full(path, content):
+        raise MachineError(f"{path}: could not be saved (No space left on device)")
+
+    monkeypatch.setattr(report, "write", full)
+    code, out, err = nnx("train", "digits_mlp", *QUICK, "--out", "r", "--json", "-q")
+    assert code == 3
+    assert (out, err.count("\n")) == ("", 1)
+    assert "report.html: could not be saved" in err
+    summary = json.loads(Path("r/summary.json").read_text())
+    assert summary["test_accuracy"] == evaluate_checkpoint(Path("r/checkpoint.pt")).figures["accuracy"]
+
+
+def test_a_signal_while_it_is_made_leaves_the_rest(nnx, monkeypatch):
+    def slow(path, content):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(report, "write", slow)
+    code, _, err = nnx("train", "digits_mlp", *QUICK, "--out", "r", "-q")
+    assert code == 143
+    assert "report.html was not written; all else is done" in err
+    assert Path("r/summary.json").exists()
+
+
+def test_eval_writes_one_of_its_split(nnx, page, trained):
+    code, out, _ = nnx("eval", trained / "checkpoint.pt", "--split", "validation", "--out", "e", "--json", "-q")
+    assert code == 0
+    assert sorted(os.listdir("e")) == ["eval.json", "report.html"]
+    found = page(Path("e/report.html").read_text())
+    assert found.data["figures"] | {"seconds": 0, "samples_per_second": 0} == json.loads(out) | {"seconds": 0, "samples_per_second": 0}
+    assert json.loads(Path("e/eval.json").read_text()) == json.loads(out)
+    assert "validation accuracy" in "".join(found.text)
+    assert len(found.data["records"]) == 2, "of metrics.jsonl beside the checkpoint"
+    assert found.data["film"]["steps"][0] == 0, "and of film.npz"
+    code, out, _ = nnx("eval", trained / "checkpoint.pt", "-q")
+    assert code == 0
+    assert sorted(os.listdir()) == ["e"], "without --out nothing is written"
+
+
+@pytest.mark.parametrize("damage", ["another run's", "nonsense", "gone", "not finite"])
+def test_curves_are_only_those_of_the_checkpoints_own_run(trained, tmp_path, damage):
+    folder = Path(shutil.copytree(trained, tmp_path / "r"))
+    path = folder / "metrics.jsonl"
+    if damage == "another run's":
+        path.write_text(path.read_text().replace('"val_loss": 0', '"val_loss": 1').replace('"val_loss": 1', '"val_loss": 2'))
+    elif damage == "nonsense":
+        path.write_text(path.read_text().replace('"lr": ', '"lr": "x", "l": '))
+    elif damage == "not finite":
+        path.write_text(path.read_text().replace('"lr": ', '"lr": NaN, "l": '))
+    else:
+        path.unlink()
+    content = evaluate_checkpoint(folder / "checkpoint.pt")
+    assert list(content.records) == []
+    assert content.film is None
+    assert "Learning rate" not in report.render(content)
+    assert len(runs.records_of(trained, content.kept.record)) == 2, "the control"
+
+
+def test_a_folder_that_is_none_is_said_before_anything_is_measured(nnx, trained, monkeypatch):
+    Path("file").write_text("x")
+    monkeypatch.setattr(nnx_run, "evaluate_checkpoint", None)
+    code, _, err = nnx("eval", trained / "checkpoint.pt", "--out", "file")
+    assert code == 2
+    assert "file: is a file, not a folder" in err
