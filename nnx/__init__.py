@@ -47,7 +47,7 @@ def evaluate(checkpoint: str | Path, *, split: str = "test", overrides: Sequence
     """`nnx eval`: the figures of a checkpoint on a split of its dataset. Raises NnxError (see nnx.errors)."""
     from nnx.run import evaluate_checkpoint
 
-    return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides)[0]
+    return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides).figures
 
 
 def load(checkpoint: str | Path, *, device: str = "cpu") -> "Classifier":

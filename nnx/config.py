@@ -104,6 +104,8 @@ class Train(Strict):
     save_every: SaveEvery = Field("epoch", description="save the state at each epoch's end, and besides after every so many steps: 500")
     mixup: float = Field(0, ge=0, le=100, description="blend pairs of samples, weight ~ Beta(mixup, mixup) (Zhang et al. 2018); zero: off")
     augment: Augment = Field(default_factory=Augment, description="random changes to training images")
+    report: bool = Field(True, description="write report.html at the end: curves, figures, confusions and mistakes in pictures, layers")
+    film: bool = Field(False, description="keep how filters, activations and classes form from step to step, for the report to play")
 
 
 class Config(Strict):
@@ -133,9 +135,9 @@ class Config(Strict):
         """Plain values, every default written out; `from_dict` gives an equal Config back."""
         return self.model_dump(mode="json")
 
-    def to_yaml(self) -> str:
-        """The resolved config, re-runnable as a file."""
-        return source.dump(self.to_dict())
+    def to_yaml(self, width: int = 120) -> str:
+        """The resolved config, re-runnable as a file, in lines of about `width` characters."""
+        return source.dump(self.to_dict(), width)
 
     @contextmanager
     def locate(self) -> Iterator[None]:

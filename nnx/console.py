@@ -8,9 +8,10 @@ Progress is for the eye and goes to stderr; what is printed on stdout can be cop
 
 import math
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from itertools import groupby, pairwise
 from typing import Any
@@ -24,11 +25,16 @@ from rich.table import Table
 from rich.text import Text
 
 from nnx.errors import printable
-from nnx.events import Choice, Epoch, Event, Finished, Started, Step
+from nnx.events import Choice, Epoch, Event, Finished, Health, Layer, Started, Step
+from nnx.figures import interval as _interval
+from nnx.figures import loss as _loss
+from nnx.figures import percent as _percent
+from nnx.figures import seconds as _seconds
 
 REDRAW = 1 / 4  # seconds at least from one drawing to the next; at 20 steps a second that costs 0.9 % of a core of a 2.5 GHz Xeon
 COLUMNS, ROWS = 60, 6  # of the curve, at most
 DIM, CYAN, MAGENTA = Style(dim=True), Style(color="cyan"), Style(color="magenta")
+WHILE = 0.5  # seconds, before it is shown how far something is
 MATRIX = 20  # classes whose confusion matrix can still be read
 
 # ---------------------------------------------------------------- a run
@@ -50,7 +56,7 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
     """
     if quiet:
         for event in events:
-            for warning in event.warnings if isinstance(event, Started) else ():
+            for warning in _warnings(event):
                 print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
             yield event
         return
@@ -72,12 +78,16 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
         try:
             for event in events:
                 view.take(event)
+                if isinstance(event, Health) and not live:
+                    lines.append(health_line(event, view.epochs))
+                if warnings := _warnings(event):
+                    draw()  # what came before them
+                for warning in warnings:
+                    console.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
                 if isinstance(event, Started):
-                    for warning in event.warnings:
-                        console.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
                     console.print(header(event), soft_wrap=True)
                     if live:
-                        console.print("", model_table(event), "", sep="\n")
+                        console.print("", model_table(event.layers, event.parameters), "", sep="\n")
                 elif isinstance(event, Epoch):
                     lines += epoch_lines(event, view.epochs)
                 if not live or time.monotonic() - drawn >= REDRAW:
@@ -88,19 +98,28 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
             draw()
 
 
+def _warnings(event: Event) -> Sequence[str]:
+    if isinstance(event, Finished) and event.summary.get("test_duplicates"):
+        known = repeated(event.summary["test_duplicates"], event.summary["test_samples"])
+        return [f"{known}: there the network may answer by heart, so the test accuracy can be too high"]
+    return event.warnings if isinstance(event, Started | Health) else ()
+
+
 def header(event: Started) -> Text:
     """What was chosen and why, what there is to learn from, and how large the model is."""
     samples = ", ".join(f"{count:,} {split}" for split, count in event.samples.items())
     model = f"{event.parameters:,} parameters in {len(event.layers)} layer{'s' * (len(event.layers) != 1)}"
-    return _aligned([("run", str(event.run), ""), *_rows(event.choices), ("samples", samples, ""), ("model", model, "")])
+    return aligned([("run", str(event.run), ""), *_rows(event.choices), ("samples", samples, ""), ("model", model, "")])
 
 
-def model_table(event: Started) -> Table:
-    """The layers: name, kind, output shape, parameters."""
-    table = _table(["layer", "kind"], ["output", "parameters"])
-    for layer in event.layers:
-        table.add_row(Text(layer.name), Text(layer.kind), " × ".join(map(str, layer.shape)), f"{layer.parameters:,}")
-    table.add_row("total", "", "", f"{event.parameters:,}", style="bold")
+def model_table(layers: Sequence[Layer], parameters: int, flops: int | None = None) -> Table:
+    """The layers: name, kind, output shape, parameters and, where they were counted, floating-point operations."""
+    counted = flops is not None
+    table = frameless(["layer", "kind"], ["output", "parameters", *(["FLOPs"] if counted else [])])
+    for layer in layers:
+        sizes = [layer.parameters, *([layer.flops or 0] if counted else [])]
+        table.add_row(Text(layer.name), Text(layer.kind), " × ".join(map(str, layer.shape)), *(f"{size:,}" for size in sizes))
+    table.add_row("total", "", "", f"{parameters:,}", *([f"{flops:,}"] if counted else []), style="bold")
     return table
 
 
@@ -121,6 +140,22 @@ def epoch_lines(event: Epoch, epochs: int) -> list[Text]:
     return [line] if event.stopping is None else [line, Text(f"stopping: {event.stopping}")]
 
 
+def health_line(event: Health, epochs: int) -> Text:
+    """How the network fares, below the epoch's line: 80 columns for a few layers of ReLUs."""
+    figures = [("loss", f"{_loss(event.loss)} (a guess {_loss(event.guess)})")] if not event.epoch else []
+    parts = [part for name, value in (*figures, *_health(event)) for part in ((f"  {name} ", "dim"), value)]
+    return Text.assemble((f"health{'':{2 * len(str(epochs))}}", "dim"), *parts)
+
+
+def _health(event: Health) -> list[tuple[str, str]]:
+    """Dead ReLUs of each layer, or of the worst of many; how far steps went; the gradient of the first and the last layer."""
+    shares, gradients = list(event.dead.values()), list(event.gradients.values())
+    dead = ", ".join(f"{share:.0%}" for share in shares) if len(shares) <= 4 else f"{max(shares):.0%} at most"
+    figures = [("dead", dead.replace("%", " %"))] if shares else []
+    figures += [("update", f"{event.update:.1e}")] if event.update is not None else []
+    return [*figures, *([("gradient", f"{gradients[0]:.1e} first, {gradients[-1]:.1e} last")] if gradients else [])]
+
+
 class _View:
     """The live part of the screen: how far, how well, and the curve of the loss."""
 
@@ -133,6 +168,7 @@ class _View:
         self.evaluated: Epoch | None = None
         self.best: Epoch | None = None
         self.finished = False
+        self.health: Health | None = None
         self.train, self.validation = _Curve(), _Curve()
 
     def take(self, event: Event) -> None:
@@ -148,6 +184,8 @@ class _View:
                 self.epoch, self.batch, self.step, self.evaluated = event.epoch, 0, event.step, event
                 self.best = event if event.is_best else self.best
                 self.validation.add(event.step, event.val_loss)
+            case Health():
+                self.health = event
             case Finished():
                 self.finished = True
 
@@ -172,6 +210,8 @@ class _View:
             yield from _figures(("loss", _loss(step.loss)), ("lr", f"{step.lr:.1e}"), ("samples/s", f"{step.samples_per_second:,.0f}"))
         if (latest := self.evaluated) and (best := self.best):
             yield from _figures(("val", _percent(latest.val_accuracy)), ("best", f"{_percent(best.val_accuracy)} at epoch {best.epoch}"))
+        if self.health:
+            yield from _figures(*_health(self.health))
 
 
 # Segments, not Text, which rich lays out at twice the cost: 3.3 against 1.7 ms for the whole live part.
@@ -246,40 +286,83 @@ def _draw(train: _Curve, validation: _Curve, columns: int) -> Iterator[Segment]:
 
 def print_choices(choices: Iterable[Choice]) -> None:
     """What was decided for the user, and why, on stderr."""
-    Console(stderr=True).print(_aligned(_rows(choices)), soft_wrap=True)
+    Console(stderr=True).print(aligned(_rows(choices)), soft_wrap=True)
+
+
+def print_notes(lines: Iterable[str]) -> None:
+    """What else there is to say, on stderr."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)  # noqa: T201 (to stderr)
+
+
+def print_table(table: Table) -> None:
+    """A table of results, on stdout."""
+    stdout().print(table)
+
+
+def print_lines(lines: Iterable[Text]) -> None:
+    """Lines of results, on stdout, none of them wrapped."""
+    console = stdout()
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """What to tell of how many are done, of how many: a bar where stderr is a terminal and it takes a while, else nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich import progress
+
+    columns = (progress.TextColumn(what), progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+    task, begun = bar.add_task("", total=None), time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if not bar.live.is_started and time.monotonic() - begun > WHILE:
+            bar.start()
+
+    try:
+        yield tell
+    finally:
+        bar.stop()
 
 
 def print_result(summary: dict[str, Any]) -> None:
     """The end of a run, on stdout."""
-    _stdout().print(result_table(summary), soft_wrap=True)
+    stdout().print(result_table(summary), soft_wrap=True)
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """What an evaluation found, on stdout."""
-    _stdout().print(metrics_table(metrics))
-
-
-def _stdout() -> Console:
-    """Where stdout is no terminal, no line is wrapped."""
-    return Console(width=None if sys.stdout.isatty() else 10_000)
+    stdout().print(metrics_table(metrics))
 
 
 def result_table(summary: dict[str, Any]) -> Text:
     """The summary of a run, one figure a line; paths are never cut."""
-    samples = summary["test_samples"]
-    return _aligned(
+    samples, again = summary["test_samples"], summary.get("test_duplicates")
+    return aligned(
         [
             ("run", str(summary["run"]), ""),
             ("checkpoint", str(summary["checkpoint"]), ""),
+            *([("report", str(summary["report"]), "")] if summary["report"] else []),
             ("epochs", f"{summary['epochs']}, best {summary['best_epoch']}", ""),
             ("val accuracy", _percent(summary["val_accuracy"]), ""),
             ("test accuracy", _percent(summary["test_accuracy"]), f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples"),
             ("test loss", _loss(summary["test_loss"]), ""),
+            *([("duplicates", repeated(again, samples), "")] if again else []),
             ("parameters", f"{summary['parameters']:,}", ""),
             ("training", _seconds(summary["train_seconds"]), f"{summary['samples_per_second']:,.0f} samples/s"),
             ("device", f"{summary['device']}, {summary['precision']}", ""),
         ]
     )
+
+
+def repeated(count: int, samples: int) -> str:
+    """What there is to say of so many test samples that are no test."""
+    return f"{count:,} of {samples:,} test samples are also in the training data"
 
 
 def metrics_table(metrics: dict[str, Any]) -> Group:
@@ -293,19 +376,19 @@ def metrics_table(metrics: dict[str, Any]) -> Group:
         ("loss", _loss(metrics["loss"]), ""),
         ("calibration error", _percent(metrics["expected_calibration_error"]), "expected: how far confidence is from accuracy"),
     ]
-    classes = _table(["class"], ["precision", "recall", "F1", "support"])
+    classes = frameless(["class"], ["precision", "recall", "F1", "support"])
     for label, row in zip(labels, metrics["per_class"], strict=True):
         classes.add_row(Text(label), *(_percent(row[key]) for key in ("precision", "recall", "f1")), f"{row['support']:,}")
     confusions = most_confused(labels, matrix)
     wide = [confusion_matrix(labels, matrix)] if len(labels) <= MATRIX else []
-    return Group(head, "", _aligned(figures), "", classes, "", _Fitting([*wide, confusions]))
+    return Group(head, "", aligned(figures), "", classes, "", _Fitting([*wide, confusions]))
 
 
 def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Table:
     """Rows are the truth, columns what was predicted, by label where labels are short, else by number."""
     short = max(map(len, labels)) <= 4
     names = labels if short else [f"{i}" for i in range(len(labels))]
-    table = _table(["true \\ predicted"], names)
+    table = frameless(["true \\ predicted"], names)
     for i, (label, row) in enumerate(zip(labels, matrix, strict=True)):
         counts = [Text(f"{n:,}" if n else ".", "bold green" if i == j else "red" if n else "dim") for j, n in enumerate(row)]
         table.add_row(Text(label if short else f"{i} {label}"), *counts)
@@ -315,7 +398,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
 def most_confused(labels: Sequence[str], matrix: Sequence[Sequence[int]], most: int = 10) -> Table:
     """The pairs of classes that are taken for one another most often."""
     pairs = sorted(((n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n), key=lambda pair: -pair[0])
-    table = _table(["true", "predicted"], ["times", "of its class"])
+    table = frameless(["true", "predicted"], ["times", "of its class"])
     for n, i, j in pairs[:most]:
         table.add_row(Text(labels[i]), Text(labels[j]), f"{n:,}", _percent(n / sum(matrix[i])))
     return table
@@ -333,49 +416,39 @@ class _Fitting:
         yield next(fitting, self.choices[-1])
 
 
-def wilson(accuracy: float, samples: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927): honest near 0 and 1, unlike the normal approximation."""
-    centre = accuracy + z**2 / (2 * samples)
-    spread = z * math.sqrt(accuracy * (1 - accuracy) / samples + z**2 / (4 * samples**2))
-    return (centre - spread) / (1 + z**2 / samples), (centre + spread) / (1 + z**2 / samples)
-
-
 # ---------------------------------------------------------------- formats
+
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # what was caught around this call: rich would end the process with 1, the command line knows better
+
+
+def stdout() -> Console:
+    """Where stdout is no terminal, no line is wrapped."""
+    return _Stdout(width=None if sys.stdout.isatty() else 10_000)
 
 
 def _rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
     return [(choice.what, printable(choice.value), printable(choice.reason)) for choice in choices]  # which may hold names of files
 
 
-def _aligned(rows: Sequence[tuple[str, str, str]]) -> Text:
-    """Name, value and remark in columns, without padding at the end and without a frame."""
+def aligned(rows: Sequence[tuple[str, str, str]], width: int | None = None) -> Text:
+    """Name, value and remark in columns, without padding at the end and without a frame. Remarks beyond `width` go on beneath."""
     names, values = (max((len(row[i]) for row in rows if row[2] or i == 0), default=0) for i in (0, 1))
-    lines = [
-        Text.assemble((name.ljust(names), "dim"), "  ", value, (f"{'':{values - len(value)}}  {remark}", "dim") if remark else "")
-        for name, value, remark in rows
-    ]
+    room = max(20, (width or 0) - names - values - 4)
+    lines = []
+    for name, value, remark in rows:
+        first, *rest = (textwrap.wrap(remark, room, break_long_words=False, break_on_hyphens=False) if width else None) or [remark]
+        behind = (f"{'':{values - len(value)}}  {first}", "dim") if first else ""
+        lines.append(Text.assemble((name.ljust(names), "dim"), "  ", value, behind))
+        lines += [Text(f"{'':{names + values + 4}}{more}", "dim") for more in rest]
     return Text("\n").join(lines)
 
 
-def _table(left: Sequence[str], right: Sequence[str]) -> Table:
+def frameless(left: Sequence[str], right: Sequence[str]) -> Table:
+    """A table with these columns, to the left and to the right of what they hold, and no lines."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in (*left, *right):
         table.add_column(Text(name), justify="left" if name in left else "right", overflow="fold")
     return table
-
-
-def _percent(fraction: float) -> str:
-    return f"{fraction:.2%}".replace("%", " %")
-
-
-def _loss(loss: float) -> str:
-    return f"{loss:#.4g}".rstrip(".")
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:,.0f} s"
-
-
-def _interval(accuracy: float, samples: int) -> str:
-    low, high = wilson(accuracy, samples)
-    return f"95 % interval {100 * low:.2f} to {_percent(high)}"

@@ -1,6 +1,6 @@
 """What happens in a run, as plain values in the order of happening. Progress, files, pruning and tests all read these.
 
-Started, then (Step* Epoch)*, then Finished
+Started, then (Step* Epoch)*, then Finished. Where the run is watched, a Health after Started and after each Epoch.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ class Layer:
     kind: str
     shape: tuple[int, ...]
     parameters: int
+    flops: int | None = None  # of a forward pass of one sample; None where they were not counted
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,24 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Health:
+    """How the network fares on some of its training samples (see nnx.health): before the first step, epoch 0, and after each epoch."""
+
+    epoch: int
+    samples: int
+    loss: float  # mean -log p of the right class
+    guess: float  # ln K, what a network that knows nothing has
+    dead: dict[str, float]  # layer of ReLUs -> share of units that are 0 for every sample
+    gradients: dict[str, float]  # layer, first to last -> norm of the loss's gradient in its weights
+    update: float | None  # longest step looked at: |change of all weights| / |all weights|; None before the first
+    warnings: tuple[str, ...]  # what is off, each with its likely cause and cure; once a run
+
+
+@dataclass(frozen=True)
 class Finished:
     """The final figures, as summary.json and `--json` hold them."""
 
     summary: dict[str, Any]
 
 
-Event = Started | Step | Epoch | Finished
+Event = Started | Step | Epoch | Health | Finished

@@ -42,11 +42,16 @@ def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
 
 def write(path: Path, text: str) -> None:
     """`replace`, of text, making the folder where it is missing. Raises MachineError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"{path.parent}: can't be made ({error.strerror})") from None
+    make(path.parent)
     replace(path, text.encode())
+
+
+def make(folder: Path) -> None:
+    """Make the folder, and those above it, where they are missing. Raises MachineError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"{folder}: can't be made ({error.strerror})") from None
 
 
 def sweep(folder: Path) -> None:

@@ -7,7 +7,7 @@ import io
 import stat
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ def to_size(pixels: NDArray[np.uint8], height: int, width: int, fit: Literal["pa
     return padded
 
 
-def border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def border(pixels: NDArray[Any]) -> NDArray[Any]:
     """(H, W, ...) -> (N, ...), the outermost pixels, each once."""
     inside = pixels[1:-1]
     sides = [inside[:, :1].reshape(-1, *pixels.shape[2:]), inside[:, 1:][:, -1:].reshape(-1, *pixels.shape[2:])]

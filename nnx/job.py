@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from nnx import datasets, fuse, losses, models, ranks, runtime
+from nnx import checkpoint, datasets, fuse, losses, models, ranks, runtime
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig, Split
@@ -17,18 +17,27 @@ from nnx.errors import CheckpointError, DeviceError
 from nnx.events import Choice
 from nnx.feed.resident import Resident, cuts
 from nnx.losses import Criterion
+from nnx.predict import Classifier, network
 from nnx.runtime import Runtime
 from nnx.spec import Spec
 from nnx.state import State, StepFunction
 from nnx.training import backpropagation, train_step
 
-MAY_DIFFER = ("train.epochs", "train.save_every", "device", "threads", "dataset.root")  # from what a resumed run began with
 MAY_MOVE = (
     "dataset.path",
     "dataset.labels",
     "dataset.test",
     "dataset.test_labels",
 )  # where they are paths: it's the data that must be equal
+MAY_DIFFER = (
+    "train.epochs",
+    "train.save_every",
+    "train.report",
+    "train.film",
+    "device",
+    "threads",
+    "dataset.root",
+)  # from what a resumed run began with
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,21 @@ def workable(chosen: Runtime, config: Config, model: nn.Module, spec: Spec) -> R
         return runtime.choose(config.device, "float32", config.model.name).but(Choice("precision", "float32", why))
 
 
+def ready(path: Path, device: str | None = None) -> tuple[Classifier, Runtime]:
+    """The classifier in a checkpoint, on a device by name or the best that there is, and what to compute with: in the precision that
+    it was trained in and is evaluated in, or float32 where this machine does not have that.
+
+    Raises CheckpointError, DeviceError.
+    """
+    kept = checkpoint.read(path)
+    model, config = network(kept), kept.config.model_copy(update={"device": device or "auto"})
+    try:
+        chosen = workable(runtime.choose(config.device, config.precision, config.model.name), config, model, kept.spec)
+    except DeviceError:
+        chosen = runtime.choose(config.device, "float32", config.model.name)
+    return Classifier(model, kept.spec, chosen.device), chosen
+
+
 def build_criterion(config: Config, dataset: Dataset, chosen: Runtime) -> Criterion:
     """The config's loss, with its class weights from the training labels. Raises ConfigError."""
     labels = torch.from_numpy(dataset.train.labels)
@@ -168,7 +192,7 @@ def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
 
 def _restore(job: Job, saved: Checkpoint) -> None:
     if saved.data not in (None, job.data):
-        where = f"{job.config.dataset.name} in {job.dataset.folder}"
+        where = datasets.place(cast(DatasetConfig, job.config.dataset), job.dataset.folder)
         raise CheckpointError(f"{job.source}: was trained on other data than {where} now holds; bring back the old, or start anew")
     try:
         job.state.restore(saved.counters or {}, saved.training or {})

@@ -1,6 +1,8 @@
 """A checkpoint as something to ask: raw inputs in, probabilities out."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from nnx import checkpoint, losses, models
 from nnx.checkpoint import Checkpoint
 from nnx.errors import CheckpointError, ConfigError
 from nnx.feed import Normalise
+from nnx.inputs import Batch
+from nnx.runtime import Runtime
 from nnx.spec import Spec
 
 
@@ -56,3 +60,16 @@ def load(path: str | Path, device: str = "cpu") -> Classifier:
     """The classifier in a checkpoint, in evaluation mode. Raises CheckpointError."""
     kept = checkpoint.read(Path(path))
     return Classifier(network(kept), kept.spec, torch.device(device))
+
+
+def ask(classifier: Classifier, batches: Iterable[Batch], runtime: Runtime, *, top: int) -> Iterator[dict[str, Any]]:
+    """What the classifier says of each sample, as plain values: its label, how probable that is, and the `top` classes, likeliest first."""
+    classes = classifier.classes
+    for batch in batches:
+        with torch.inference_mode(), runtime.autocast():
+            said = classifier(torch.from_numpy(batch.inputs).to(runtime.device)).float().cpu()
+        best, order = (part[:, :top].tolist() for part in said.sort(dim=1, descending=True, stable=True))
+        for name, prepared, row, ranks in zip(batch.names, batch.prepared, best, order, strict=True):
+            ranked = [{"label": classes[k], "probability": p} for p, k in zip(row, ranks, strict=True)]
+            found = {"input": name, **ranked[0], "top": ranked}
+            yield {**found, "prepared": list(prepared)} if classifier.spec.is_image else found

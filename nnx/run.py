@@ -1,4 +1,4 @@
-"""The straight line: config -> dataset -> model -> state -> train -> checkpoint -> evaluate -> summary."""
+"""The straight line: config -> dataset -> model -> state -> train -> checkpoint -> evaluate -> summary -> report."""
 
 import shlex
 import time
@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from nnx import checkpoint, datasets, files, models, ranks, runs, runtime, signals
+from nnx import checkpoint, datasets, files, film, models, ranks, report, runs, runtime, signals
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint, without_training
 from nnx.config import Config
-from nnx.datasets import DatasetConfig
+from nnx.datasets import Dataset, DatasetConfig
 from nnx.errors import CheckpointError, DivergedError, InputError, Stopped
-from nnx.evaluation import Predictions, evaluate, metrics
-from nnx.events import Choice, Epoch, Event, Finished, Started
+from nnx.evaluation import Predictions, evaluate
+from nnx.events import Epoch, Event, Finished, Started
 from nnx.feed.resident import EVALUATION_BATCH, Resident, data_path
+from nnx.health import Watch, probe
 from nnx.job import Job, build_criterion, prepare, workable
 from nnx.losses import Criterion
 from nnx.predict import network
@@ -41,9 +42,11 @@ def run(
     force: bool = False,
     resume: Path | None = None,
     data_dir: str | None = None,
+    watch: bool = False,
     signal: Callable[[], int] = lambda: 0,
 ) -> Iterator[Event]:
     """Train `config` from start to end, yielding what happens. Once `signal()` is not 0, the state is saved and Stopped raised.
+    With `watch`, a Health follows Started and each Epoch.
 
     `resume` is the folder of a run to go on with, or a state in it: last.pt, previous.pt. Of several ranks, all go through this; rank 0
     writes. Restarted by torchrun, they go on from what was saved.
@@ -78,13 +81,19 @@ def run(
         times = runs.read_metrics(folder, state.history)
         ranks.first(lambda: runs.write_metrics(folder, times))
         keeper = _Keeper(job, folder)
+        warnings += keeper.resume_film() if resume else []
+        keeper.keep_frame()
         if stale:
             keeper.keep_network()
-        yield _started(job, folder, batches, warnings)
+        yield (started := _started(job, folder, batches, warnings))
+        step, watching = job.step(), _watched(job) if watch else None
+        if watching:
+            step = watching.over(step)
+            yield watching.look()
 
         go_on, signal = _go_on(folder, data_dir), ranks.agreed(signal)
         log_every = max(1, min(50, state.steps_per_epoch // 10))
-        events = train(state, batches, job.step(), log_every=log_every, pausing=lambda: keeper.due or bool(signal()))
+        events = train(state, batches, step, log_every=log_every, pausing=lambda: keeper.due or bool(signal()))
         try:
             for event in () if state.over else events:
                 if isinstance(event, EpochEnd):
@@ -97,9 +106,10 @@ def run(
                     times.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
                     ranks.first(lambda: runs.append_metrics(folder, times[-1]))
                     yield epoch
+                    if watching:
+                        yield watching.look()
                 else:
-                    if keeper.due:
-                        keeper.keep_state()
+                    keeper.keep_due()
                     yield event
                 if number := signal():
                     keeper.keep_state()
@@ -108,25 +118,37 @@ def run(
                     break
         except DivergedError as error:
             raise DivergedError(f"{error}. {keeper.kept}") from None
+        keeper.keep_frame(last=True)
 
         with signals.at_once(f"stopped before the test set was read; the training is done and saved. {go_on}"):
-            best = _best_kept(state, folder)
-            predictions = _predict(best, job.feed(job.dataset.test()), job.runtime, job.criterion)
-            summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun)
+            best, test = _best_kept(state, folder), job.dataset.test()
+            again = datasets.duplicates((job.dataset.train, job.dataset.validation), test)
+            predictions = _predict(best, job.feed(test), job.runtime, job.criterion)
+            summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun, again)
         ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
+        if config.train.report:
+            with signals.at_once("stopped before report.html was written; all else is done and saved"):
+                content = report.Content(best, "test", test, predictions, started.choices, times, summary, film.of_run(folder))
+                ranks.first(lambda: report.write(folder / "report.html", content))
         yield Finished(summary)
 
 
 class _Keeper:
-    """Writes a run's state and its best network into its folder; of several ranks, rank 0 does."""
+    """Writes a run's state, its best network and its film into its folder; of several ranks, rank 0 does."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
+        self.film = film.Recorder(job.state, job.dataset.spec, job.dataset.validation) if job.config.train.film else None
         self.step = job.state.step if job.saved else -1  # of the state that is there
         self._place = self._here if job.saved else None
 
     @property
     def due(self) -> bool:
+        """Whether the state or a frame of the film is to be kept at this step."""
+        return self._state_due or bool(self.film and self.film.due)
+
+    @property
+    def _state_due(self) -> bool:
         """Whether `train.save_every` asks for the state of this step, and it is not there yet."""
         every = self.job.config.train.save_every
         return isinstance(every, int) and self.job.state.step % every == 0 and self._here != self._place
@@ -136,6 +158,31 @@ class _Keeper:
         """What there is to go on from, in words."""
         return "Nothing was saved yet" if self.step < 0 else f"The state of step {self.step}, still finite, is in {self.folder / 'last.pt'}"
 
+    def keep_due(self) -> None:
+        """What `due` asked for. Raises as `keep_state`."""
+        self.keep_frame()
+        if self._state_due:
+            self.keep_state()
+
+    def resume_film(self) -> list[str]:
+        """Go on with the film that is there, if one is wanted; where it can't be read, from here on, with a warning."""
+        try:
+            if self.film:
+                self.film.resume(self.folder)
+            return []
+        except CheckpointError as error:
+            return [f"{error}. The film begins anew at step {self.job.state.step}"]
+
+    def keep_frame(self, *, last: bool = False) -> None:
+        """A frame of the film, where one is due, or as the run's last. It is written together with the state, the last at once.
+
+        Raises MachineError.
+        """
+        if self.film and (last or self.film.due):
+            self.film.record()
+        if self.film and last:
+            self.film.write(self.folder)
+
     def keep_state(self) -> None:
         """Unless it is there already. Before the network: that can be had from the state (see `_stale`), not the other way round.
 
@@ -143,6 +190,8 @@ class _Keeper:
         """
         if self._here != self._place:
             self.job.state.check_finite()
+            if self.film:
+                self.film.write(self.folder)  # first: a frame too many is dropped by a resume, one too few would never come again
             self._write("last.pt", self.job.snapshot, keep=self.folder / "previous.pt")
             self.step, self._place = self.job.state.step, self._here
 
@@ -198,28 +247,44 @@ def evaluate_checkpoint(
     device: str | None = None,
     overrides: Sequence[str] = (),
     data_dir: str | None = None,
-) -> tuple[dict[str, Any], Sequence[Choice]]:
-    """The figures of the checkpoint in `path` on a split of its dataset, or of the dataset that `overrides` make of it.
+) -> report.Content:
+    """Measure the checkpoint in `path` on a split of its dataset, or of the dataset that `overrides` make of it: `figures` of what comes
+    back, or a report of it.
 
     Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
     """
     kept = checkpoint.read(path)
+    config = settings_of(kept, path, overrides, device)
+    chosen = runtime.choose(config.device, config.precision, config.model.name)
+    dataset = dataset_of(kept, config, path, data_dir)
+    model = network(kept)
+    chosen = workable(chosen, config, model, kept.spec)
+    threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
+    with runtime.enough_memory("Close what else runs, or use --device cpu where the device's memory is what is missing"):
+        samples = dataset.split(split)
+        predictions = _predict(kept, Resident(samples, kept.spec, chosen.device), chosen, build_criterion(config, dataset, chosen))
+    records = runs.records_of(path.parent, kept.record)
+    frames = film.of_run(path.parent) if records else None
+    return report.Content(kept, split, samples, predictions, (*chosen.choices, threads, *dataset.notes), records, film=frames)
+
+
+def settings_of(kept: Checkpoint, path: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
+    """The config of the checkpoint from `path`, pointed at another dataset or device. Raises InputError where `overrides` set anything
+    else, and ConfigError."""
     if strange := [text for text in overrides if not text.startswith("dataset.")]:
         raise InputError(f"--set {strange[0]}: only dataset.… can be set here; the rest is the checkpoint's")
-    config = configs.from_dict(kept.config.to_dict(), str(path), overrides, {"device": device} if device else None)
-    chosen = runtime.choose(config.device, config.precision, config.model.name)
+    return configs.from_dict(kept.config.to_dict(), str(path), overrides, {"device": device} if device else None)
+
+
+def dataset_of(kept: Checkpoint, config: Config, path: Path, data_dir: str | None = None) -> Dataset:
+    """The dataset of `config`, for the network from `path`. Raises CheckpointError where its inputs or classes are others than those that
+    the network was trained on, ConfigError, DataError, MachineError."""
     with config.locate():
         dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir, like=kept.spec)
     if dataset.train.inputs.shape[1:] != kept.spec.shape:
         found, wanted = ("x".join(map(str, shape)) for shape in (dataset.train.inputs.shape[1:], kept.spec.shape))
         raise CheckpointError(f"{path}: was trained on inputs of {wanted}, the dataset has {found}")
-    model = network(kept)
-    chosen = workable(chosen, config, model, kept.spec)
-    threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
-    with runtime.enough_memory("Close what else runs, or use --device cpu where the device's memory is what is missing"):
-        feed = Resident(dataset.split(split), kept.spec, chosen.device)
-        criterion = build_criterion(config, dataset, chosen)
-        return metrics(_predict(kept, feed, chosen, criterion), kept.spec.classes, split), (*chosen.choices, threads, *dataset.notes)
+    return dataset
 
 
 # ---------------------------------------------------------------- before the first step
@@ -294,6 +359,12 @@ def _record(state: State, end: EpochEnd, validation: Predictions) -> Epoch:
     return Epoch(**record, seconds=end.seconds, samples_per_second=end.samples / end.seconds, is_best=state.best is record, stopping=over)
 
 
+def _watched(job: Job) -> Watch:
+    """Looks after the job's network, on some of its training samples."""
+    train = job.dataset.train
+    return Watch(job.state, job.feed(train.take(probe(len(train)))), job.criterion)
+
+
 # ---------------------------------------------------------------- at the end
 
 
@@ -309,12 +380,15 @@ def _predict(kept: Checkpoint, feed: Resident, chosen: Runtime, criterion: Crite
     return evaluate(chosen.place(network(kept)), feed, criterion, chosen)
 
 
-def _summary(job: Job, folder: Path, kept: Checkpoint, test: Predictions, times: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def _summary(
+    job: Job, folder: Path, kept: Checkpoint, test: Predictions, times: list[dict[str, Any]], seconds: float, again: int | None
+) -> dict[str, Any]:
     known = [record for record in times if record["seconds"] is not None]
     trained = sum(record["seconds"] for record in known)
     return {
         "run": str(folder),
         "checkpoint": str(folder / "checkpoint.pt"),
+        "report": str(folder / "report.html") if job.config.train.report else None,
         "epochs": job.state.epoch,
         "best_epoch": kept.record["epoch"],
         "val_accuracy": kept.record["val_accuracy"],
@@ -322,6 +396,7 @@ def _summary(job: Job, folder: Path, kept: Checkpoint, test: Predictions, times:
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
         "test_samples": len(test.labels),
+        "test_duplicates": again,
         "parameters": models.count(job.state.model),
         "train_seconds": trained,
         "seconds": seconds,

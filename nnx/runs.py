@@ -3,6 +3,7 @@
 config.yaml     resolved, re-runnable        checkpoint.pt   the best epoch by validation
 metrics.jsonl   a line an epoch              last.pt         the state, for --resume
 summary.json    final figures                previous.pt     the state that was saved before it
+report.html     all of it for the eye        film.npz        how it learned, step by step (train.film)
 
 While a run writes there, `.lock` holds its process id, and is locked.
 """
@@ -12,6 +13,7 @@ import errno
 import fcntl
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,7 @@ from typing import IO, Any
 from nnx import files
 from nnx.errors import InputError, MachineError
 
-FILES = ("config.yaml", "metrics.jsonl", "checkpoint.pt", "last.pt", "previous.pt", "summary.json")
+FILES = ("config.yaml", "metrics.jsonl", "checkpoint.pt", "last.pt", "previous.pt", "summary.json", "report.html", "film.npz")
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network drives
 
 
@@ -33,12 +35,17 @@ def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
     """
     if out is None:
         return Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    near = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not near.is_dir():
-        raise InputError(f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name")
+    check_folder(out)
     if not force:
         _check_empty(out)
     return out
+
+
+def check_folder(out: Path) -> None:
+    """Raises InputError where `out` can't be a folder, as it is a file or lies below one."""
+    near = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not near.is_dir():
+        raise InputError(f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name")
 
 
 @contextmanager
@@ -94,20 +101,38 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 def read_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl for the epochs of a state's `history`. What a crash has lost or left half-written is made up for from
     there, without its times."""
+    lines = _read_lines(folder)
+    timeless = {"seconds": None, "samples_per_second": None}
+    kept = (lines.get(record["epoch"], {}) for record in history)
+    return [line if line.items() >= record.items() else record | timeless for line, record in zip(kept, history, strict=True)]
+
+
+def records_of(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are whole, if they are of the run that a checkpoint is from: one of them is its epoch's `record`."""
+    keys = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second")
+    lines = [line for line in _read_lines(folder).values() if all(_is_number(line.get(key)) for key in keys)]
+    is_theirs = any(record.items() <= line.items() for line in lines) if record else False
+    return sorted(lines, key=lambda line: line["epoch"]) if is_theirs else []
+
+
+def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Replace metrics.jsonl by `records`. Raises MachineError."""
+    files.write(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _read_lines(folder: Path) -> dict[int, dict[str, Any]]:
+    """The lines of metrics.jsonl by their epochs, as far as they can be read and are some."""
     lines: dict[int, dict[str, Any]] = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 record = json.loads(line)
                 lines[record["epoch"]] = {**record, "seconds": float(record["seconds"])}
-    timeless = {"seconds": None, "samples_per_second": None}
-    kept = (lines.get(record["epoch"], {}) for record in history)
-    return [line if line.items() >= record.items() else record | timeless for line, record in zip(kept, history, strict=True)]
+    return lines
 
 
-def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Replace metrics.jsonl by `records`. Raises MachineError."""
-    files.write(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _check_empty(out: Path) -> None:

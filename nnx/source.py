@@ -216,6 +216,6 @@ for _tag, _pattern in (("null", NULL), ("bool", BOOL), ("int", INT), ("float", F
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _STARTS)
 
 
-def dump(value: Any) -> str:
-    """Plain `value` -> YAML text; `parse` gives it back equal. Lists stay on one line."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+def dump(value: Any, width: int = 120) -> str:
+    """Plain `value` -> YAML text, in lines of about `width` characters; `parse` gives it back equal."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=width)

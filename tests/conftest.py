@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -26,3 +27,13 @@ def tiny() -> Callable[..., str]:
         return "\n".join(["dataset: {name: digits, validation: 0.1}", f"model: {model}", *lines, ""])
 
     return text
+
+
+@pytest.fixture(scope="session")
+def real_mnist() -> str:
+    """The data folder with the real MNIST; skips the test where there is none."""
+    folder = os.environ.get("NNX_DATA_DIR")
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    if not folder or not all((Path(folder) / "MNIST" / "raw" / name).is_file() for name in names):
+        pytest.skip("needs NNX_DATA_DIR with the four files of MNIST in MNIST/raw")
+    return folder

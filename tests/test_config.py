@@ -295,7 +295,7 @@ def test_a_recipe_by_its_name_and_by_its_path():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("digit_mlp", "did you mean 'digits_mlp'?"), ("zzz", "one of: digits_cnn"), ("x" * 300, "no such")]
+    ("name", "words"), [("digit_mlp", "did you mean 'digits_mlp'?"), ("zzz", "one of: breast_cancer_mlp"), ("x" * 300, "no such")]
 )
 def test_an_unknown_recipe(name, words):
     with pytest.raises(ConfigError, match=re.escape(words)):

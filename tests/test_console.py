@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from scipy import stats
 
 from nnx import console
 from nnx.events import Choice, Epoch, Event, Finished, Layer, Started, Step
@@ -18,6 +17,7 @@ from nnx.events import Choice, Epoch, Event, Finished, Layer, Started, Step
 SUMMARY = {
     "run": "runs/" + "a-long-name-" * 12,
     "checkpoint": "runs/" + "a-long-name-" * 12 + "/checkpoint.pt",
+    "report": "runs/" + "a-long-name-" * 12 + "/report.html",
     "epochs": 3,
     "best_epoch": 2,
     "val_accuracy": 0.98124,
@@ -216,6 +216,7 @@ def test_result_is_whole_in_a_pipe(capsys):
     assert "\x1b" not in out
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
     assert lines["checkpoint"] == SUMMARY["checkpoint"]  # on one line, all of it
+    assert lines["report"] == SUMMARY["report"]
     assert lines["val accuracy"] == "98.12 %"
     assert lines["test accuracy"] == "97.94 %  95 % interval 97.64 to 98.20 % on 10,000 samples"
     assert lines["test loss"] == "0.06543"
@@ -223,15 +224,25 @@ def test_result_is_whole_in_a_pipe(capsys):
     assert re.sub(" +", " ", lines["training"]) == "12.3 s 97,234 samples/s"
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_test_samples_that_were_trained_on_are_a_warning_and_a_line(capsys, quiet):
+    def run(count: int | None) -> Iterator[Event]:
+        yield from list(events())[:-1]
+        yield Finished(SUMMARY | {"test_duplicates": count})
+
+    known = "1,234 of 10,000 test samples are also in the training data"
+    for count, said in ((1234, True), (0, False), (None, False)):
+        console.print_result(console.follow(run(count), quiet=quiet))
+        out, err = capsys.readouterr()
+        assert (f"duplicates     {known}\n" in out) == said
+        assert err.count(f"warning: {known}") == said
+    console.follow(run(1234))
+    assert "warning: " in capsys.readouterr().err.splitlines()[-1]  # behind what came before it
+
+
 def test_choices_go_to_stderr(capsys):
     console.print_choices([Choice("device", "cpu", "no GPU found")])
     assert capsys.readouterr() == ("", "device  cpu  no GPU found\n")
-
-
-@pytest.mark.parametrize(("right", "samples"), [(9794, 10_000), (0, 10), (360, 360), (1, 3)])
-def test_interval_is_wilsons(right, samples):
-    theirs = stats.binomtest(right, samples).proportion_ci(method="wilson")
-    assert console.wilson(right / samples, samples) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
 def test_metrics_in_a_pipe_are_whole_and_plain(capsys):
@@ -275,14 +286,6 @@ def test_tables_survive_any_width(width, classes):
     screen = terminal(width)
     screen.print(console.result_table(SUMMARY), console.metrics_table(metrics(["ゼロ" * 9] * classes)))
     assert written(screen)
-
-
-@pytest.mark.parametrize(
-    ("loss", "text"),
-    [(0.12345, "0.1235"), (2.30259, "2.303"), (1234.0, "1234"), (0.1, "0.1000"), (1.2345e-5, "1.234e-05"), (math.nan, "nan")],
-)
-def test_losses_have_four_digits(loss, text):
-    assert console._loss(loss) == text
 
 
 def test_no_torch_is_imported():

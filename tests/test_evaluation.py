@@ -11,7 +11,7 @@ from torch import nn
 
 from nnx import losses, parts, runtime
 from nnx.datasets import Split
-from nnx.evaluation import Predictions, evaluate, expected_calibration_error, metrics
+from nnx.evaluation import Predictions, calibration, evaluate, expected_calibration_error, metrics
 from nnx.feed import resident
 from nnx.feed.resident import Resident
 from nnx.spec import Spec
@@ -50,7 +50,9 @@ def criterion(name="cross_entropy", **settings):
 # ---------------------------------------------------------------- figures
 
 
-@pytest.mark.parametrize("given", [predictions(), predictions(seed=1, sharpness=0.1), predictions(never=(1, 3)), predictions(N=1)])
+@pytest.mark.parametrize(
+    "given", [predictions(), predictions(seed=1, sharpness=0.1), predictions(never=(1, 3)), predictions(N=1), predictions(N=20, never=(0,))]
+)
 def test_the_figures_are_scikit_learns(given):
     found = metrics(given, NAMES, "validation")
     predicted = [max(range(4), key=lambda k: row[k]) for row in given.probabilities.tolist()]
@@ -99,6 +101,18 @@ def test_calibration_error_is_that_of_a_plain_loop(sharpness):
     given = predictions(300, seed=4, sharpness=sharpness)
     assert expected_calibration_error(given) == pytest.approx(loop_ece(given), abs=1e-6)
     assert expected_calibration_error(given) > 0.001
+
+
+def test_the_bins_of_calibration_are_those_of_a_plain_loop():
+    given = predictions(300, seed=4, sharpness=1.0)
+    bins = calibration(given)
+    sure = given.probabilities.max(1).tolist()
+    for b in range(15):
+        inside = [n for n, confidence in enumerate(sure) if b / 15 < confidence <= (b + 1) / 15]
+        assert (bins.samples[b], bins.right[b]) == (len(inside), sum(given.predicted[n] == given.labels[n] for n in inside))
+        assert bins.confidence[b] == pytest.approx(np.mean([sure[n] for n in inside]) if inside else 0)
+    assert len(bins.samples) == 15
+    assert sum(bins.samples > 0) > 5, "the control: several bins have samples"
 
 
 def test_calibration_error_of_known_cases():

@@ -79,10 +79,10 @@ def test_matrices_give_the_gradients_of_pure_python():
         oracle.weights = [layer.weight.tolist() for layer in linear]
         oracle.biases = [layer.bias.tolist() for layer in linear]
         inputs, labels = batch()
-        loss, weights, biases = oracle.gradients(inputs.tolist(), labels.tolist())
+        expected = oracle.gradients(inputs.tolist(), labels.tolist())
         found = matrices(state)(state, inputs, labels)
-        assert float(found) == pytest.approx(loss, rel=1e-5)
-        for layer, weight, bias in zip(linear, weights, biases, strict=True):
+        assert float(found) == pytest.approx(expected.loss, rel=1e-5)
+        for layer, weight, bias in zip(linear, expected.weights, expected.biases, strict=True):
             torch.testing.assert_close(layer.weight.grad, torch.tensor(weight), rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(layer.bias.grad, torch.tensor(bias), rtol=1e-4, atol=1e-6)
 

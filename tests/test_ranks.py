@@ -252,6 +252,7 @@ def test_evaluation_counts_each_sample_once_on_however_many_ranks(samples):
 
 ALL_ON = [
     "train.epochs=2",
+    "train.report=false",
     "train.batch_size=23",  # 1149 or so samples: an odd batch, and a last one that is smaller
     "train.ema=0.9",
     "train.mixup=0.2",
@@ -339,7 +340,7 @@ def stopping_at(question: int) -> Callable[[], int]:
 
 # ---------------------------------------------------------------- when one of them fails
 
-QUICK = ("train", "digits_mlp", "--set", "train.epochs=3", "--out", "r", "-q")
+QUICK = ("train", "digits_mlp", "--set", "train.epochs=3", "--set", "train.report=false", "--out", "r", "-q")
 
 
 def at_step(rank_to_fail: int, step: int, do: Callable[[], Any]) -> Callable[[int], None]:

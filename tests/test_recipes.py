@@ -26,12 +26,23 @@ def test_every_recipe_has_a_header_and_trains_a_step(name, tmp_path):
     text = config.recipes()[name].read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert f"# nnx train {name}" in text
-    data = ["dataset=digits"]
+    data = []
     if "mnist" in name:
         write_tiny_mnist(tmp_path / "MNIST" / "raw")
         data = [f"dataset={{name: mnist, root: '{tmp_path}', validation: 50}}"]
     chosen = config.load(name, [*data, "train.epochs=1"])
     assert any(isinstance(event, Finished) for event in run(chosen, out=tmp_path / "r"))
+
+
+@pytest.mark.parametrize(("name", "least"), [("iris_mlp", 0.9), ("wine_mlp", 0.9), ("breast_cancer_mlp", 0.93), ("spirals_mlp", 0.97)])
+def test_the_small_recipes_learn(name, least, tmp_path):
+    *_, finished = run(config.load(name), out=tmp_path / "r")
+    assert finished.summary["test_accuracy"] > least
+
+
+def test_spirals_need_hidden_layers(tmp_path):
+    *_, finished = run(config.load("spirals_mlp", ["model.hidden=[]"]), out=tmp_path / "r")
+    assert finished.summary["test_accuracy"] < 0.65
 
 
 def write_tiny_mnist(folder):

@@ -16,7 +16,7 @@ from nnx.events import Epoch, Finished, Started, Step
 from nnx.run import resumed_config, run
 from nnx.verify import verify
 
-SETTINGS = ["train.epochs=2", "dataset.validation=0.5", "train.batch_size=64", "model={name: mlp, hidden: [8]}"]
+SETTINGS = ["train.report=false", "train.epochs=2", "dataset.validation=0.5", "train.batch_size=64", "model={name: mlp, hidden: [8]}"]
 DATA = Path(__file__).parent / "data"
 
 

@@ -1,4 +1,4 @@
-"""How a network learns, in numbers that one can follow by hand: plain Python on lists of floats, no library.
+"""How a network learns, in numbers that one can follow by hand: plain Python on lists of floats, no library but math and random.
 
 The story in order. A neuron weighs its inputs (`neuron`) and bends the sum (`activations`); neurons side by side make a layer,
 layers one after the other a network (`network`). A loss says how wrong its answer is (`losses`). Backpropagation takes that loss

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from random import Random
-from typing import NamedTuple
 
 from nnx.backprop.activations import softmax
 from nnx.backprop.losses import LOSSES
@@ -30,12 +29,11 @@ class Layer:
         return list(weights), list(biases), [sum(gradients) for gradients in zip(*by_neuron, strict=True)]
 
 
-class Gradients(NamedTuple):
+class Gradients:
     """The loss, and how it moves with each weight and bias: weights[layer][neuron][input], biases[layer][neuron]."""
 
-    loss: float
-    weights: list[list[list[float]]]
-    biases: list[list[float]]
+    def __init__(self, loss: float, weights: list[list[list[float]]], biases: list[list[float]]) -> None:
+        self.loss, self.weights, self.biases = loss, weights, biases
 
 
 class Network:

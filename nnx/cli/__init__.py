@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nnx.cli import check, init, predict, schema
+from nnx.cli import check, doctor, explain, init, predict, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
+from nnx.cli import show as show_command
+from nnx.cli import trace as trace_command
 from nnx.cli import train as train_command
 from nnx.cli import verify as verify_command
 from nnx.cli._start import leave
@@ -63,15 +65,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-TRAIN, MANAGE = "Train", "Manage"
+TRAIN, UNDERSTAND, MANAGE = "Train", "Understand", "Manage"
 app.command("train", rich_help_panel=TRAIN)(train_command.train)
 app.command("eval", rich_help_panel=TRAIN)(eval_command.evaluate)
 app.command("predict", rich_help_panel=TRAIN)(predict.predict)
+app.command("explain", rich_help_panel=UNDERSTAND)(explain.explain)
+app.command("trace", rich_help_panel=UNDERSTAND)(trace_command.trace)
 app.command("init", rich_help_panel=MANAGE)(init.init)
 app.command("list", rich_help_panel=MANAGE)(list_command.list_parts)
+app.command("show", rich_help_panel=MANAGE)(show_command.show)
 app.command("verify", rich_help_panel=MANAGE)(verify_command.verify)
 app.command("check", rich_help_panel=MANAGE)(check.check)
 app.command("schema", rich_help_panel=MANAGE)(schema.schema)
+app.command("doctor", rich_help_panel=MANAGE)(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

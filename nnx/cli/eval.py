@@ -33,20 +33,22 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a checkpoint: accuracy, loss, calibration, and precision, recall and F1 of each class.
+    """Measure a checkpoint: accuracy, loss, calibration, and precision, recall and F1 of each class. With --out also as report.html.
 
     --set can point it at other data: nnx eval checkpoint.pt --set dataset.root=elsewhere
     """
     import_torch()
-    from nnx import console, datasets, runs
+    from nnx import console, datasets, report, runs
     from nnx.run import evaluate_checkpoint
 
     with signals.noted(), datasets.silent(quiet), signals.at_once("stopped before all was measured; nothing was written"):
-        metrics, choices = evaluate_checkpoint(checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir)
+        measured = evaluate_checkpoint(checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir)
+    metrics = measured.figures
     if not quiet:
-        console.print_choices(choices)
+        console.print_choices(measured.choices)
     if out:
         runs.write_json(out / "eval.json", metrics)
+        report.write(out / "report.html", measured)
     if json:
         print_json(metrics)
     else:

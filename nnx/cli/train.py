@@ -33,6 +33,9 @@ def train(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Say after each epoch how the network fares, and what is wrong with it: dead ReLUs, gradients.")
+    ] = False,
     nproc: Annotated[int, typer.Option("--nproc", min=1, help="Train by so many processes on this machine.")] = 1,
     max_restarts: Annotated[int, typer.Option("--max-restarts", min=0, help="Of --nproc: go on so often after one of them died.")] = 0,
     data_dir: DataDir = None,
@@ -61,7 +64,8 @@ def train(
         if nproc > 1 and not is_launched():
             with signals.at_once("stopped before the first step; nothing was changed"):
                 return launch(nproc, max_restarts)
-        summary = console.follow(run(resolved, out=out, force=force, resume=state, data_dir=data_dir, signal=signal), quiet=quiet)
+        events = run(resolved, out=out, force=force, resume=state, data_dir=data_dir, watch=watch, signal=signal)
+        summary = console.follow(events, quiet=quiet)
     if json:
         print_json(summary)
     else:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from nnx.config import CountOrFraction
 from nnx.datasets import _download
 from nnx.datasets._download import silent
 from nnx.datasets._mapped import Mapped, fits, is_mapped
-from nnx.datasets._statistics import balanced, fingerprint, mean_std, repeated, stratified
+from nnx.datasets._statistics import balanced, duplicates, fingerprint, mean_std, repeated, stratified
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.look import Look
@@ -38,10 +38,12 @@ __all__ = [
     "Source",
     "Split",
     "checked",
+    "duplicates",
     "find_folder",
     "fingerprint",
     "load",
     "mean_std",
+    "place",
     "repeated",
     "silent",
     "stratified",
@@ -66,9 +68,9 @@ class DatasetConfig(Part):
 
 @dataclass(frozen=True)
 class Split:
-    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K)."""
+    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K). A table's rows are float64 until prepared."""
 
-    inputs: NDArray[np.uint8] | NDArray[np.float32] | Mapped
+    inputs: NDArray[Any] | Mapped
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -138,7 +140,7 @@ def load(
     folder = find_folder(config, data_dir)
     with _download.reporting(progress) if progress else nullcontext():
         source: Source = parts.module("dataset", config.name).load(config, folder)
-    where = getattr(config, "path", None) or f"dataset {config.name} in {folder}"
+    where = place(config, folder)
     source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)
     _check_names(source.classes, where)
     if classes < 2:
@@ -154,7 +156,7 @@ def load(
         train, validation = whole.take(rows), whole.take(aside)
     train, validation = hold(train), hold(validation)
     columns = like.columns if like else source.columns and source.columns.fitted(np.asarray(whole.inputs[rows]))
-    prepare = _preparation(source, columns)
+    prepare = _preparation(source, columns, where)
     train, validation = prepare(train), prepare(validation)
     spec = like or _measured(config, source, train, columns)
     source.verified()
@@ -177,6 +179,11 @@ def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
     import platformdirs  # 20 ms
 
     return platformdirs.user_cache_path("nnx") / "data"
+
+
+def place(config: DatasetConfig, folder: Path) -> str:
+    """Where the data lies, for a message: the path that `config` names, or the dataset's name and its folder."""
+    return getattr(config, "path", None) or f"dataset {config.name} in {folder}"
 
 
 def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, ...] | None = None) -> Split:
@@ -239,7 +246,13 @@ def _left(split: Split) -> Split:
 
 
 def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
-    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it does not know."""
+    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it does not know.
+
+    Raises it, too, where only one of the two is a table.
+    """
+    if like and (source.columns is None) != (like.columns is None):
+        was, now = ("a table", "is no table") if like.columns else ("what is none", "is a table")
+        raise DataError(f"{where}: {now}, but the network was trained on {was}; name data of the kind that it was trained on")
     if like is None or source.classes == like.classes:
         return source
     known_as = {name: k for k, name in enumerate(like.classes)}
@@ -257,9 +270,16 @@ def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
     )
 
 
-def _preparation(source: Source, columns: Columns | None) -> Callable[[Split], Split]:
+def _preparation(source: Source, columns: Columns | None, where: str | Path) -> Callable[[Split], Split]:
     """What makes features of a table's rows, by the fitted `columns`; images stay as they are."""
     coded_by = source.columns
     if columns is None or coded_by is None:
         return lambda split: split
-    return lambda split: Split(columns.apply(np.asarray(split.inputs), coded_by), split.labels)
+
+    def prepare(split: Split) -> Split:
+        try:
+            return Split(columns.apply(np.asarray(split.inputs), coded_by), split.labels)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+
+    return prepare

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from nnx.columns import naturally
 from nnx.datasets import Source, Split, stratified
 from nnx.errors import MAX_LINES, ConfigError, DataError
 from nnx.events import Choice
@@ -49,11 +50,6 @@ def existing(path: str, key: str = "dataset.path") -> Path:
         pass
     where = "" if found.is_absolute() else f" in {Path.cwd()}"
     raise ConfigError.at(key, f"there is no {path}{where}; name the file or folder of the data, from where nnx is started or from /")
-
-
-def natural(names: Sequence[str]) -> list[str]:
-    """Sorted, whole numbers by their value."""
-    return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() and len(name) < 40 else (1, 0, name))
 
 
 def cut(everything: Split, test: int | float, classes: tuple[str, ...], where: object, **known: Any) -> Source:
@@ -101,7 +97,7 @@ def numbered(
     texts = [str(label) for label in found]
     if len(texts) > MOST_CLASSES:
         raise DataError(f"{where}: {len(texts):,} different labels, more than {MOST_CLASSES:,}; are they labels of classes?")
-    numbers = dict(among or {label: k for k, label in enumerate(natural(texts))})
+    numbers = dict(among or {label: k for k, label in enumerate(naturally(texts))})
     if unknown := [k for k, label in enumerate(texts) if label not in numbers]:
         row = int(np.nonzero(codes == unknown[0])[0][0])
         listed = f"{', '.join([*numbers][:5])}{', ...' if len(numbers) > 5 else ''}"

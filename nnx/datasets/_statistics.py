@@ -1,13 +1,15 @@
-"""What is counted and measured over a dataset: mean and deviation, the balance of its classes, a fair part of it, its fingerprint."""
+"""What is counted and measured over a dataset: mean and deviation, the balance of its classes, a fair part of it, its fingerprint, and
+which of its test samples it has been trained on."""
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.datasets._mapped import is_mapped
 from nnx.events import Choice
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from nnx.datasets._mapped import Mapped
 
 UNEVEN = 3  # times as many samples of one class as of another: from there on it is said
+READ = 2 * 10**9  # bytes of samples in files that are read to look for duplicates; more would take longer than that is worth
+HASHED = 2**20  # bytes at a time, which then stay in the processor's cache: 8 ms for 60,000 MNIST images; with 2^23 it is 27
+COMPARED = 2**26  # bytes of test samples at a time, of which as many again may be held for comparison
 
 
 def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
@@ -37,7 +42,9 @@ def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[n
     return np.sort(by_class[place_in_class < np.repeat(share, sizes)])
 
 
-def mean_std(inputs: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_std(
+    inputs: "NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.float64] | Mapped",
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of (N, C, H, W) images, in [0, 1], or per feature of (N, F) rows.
 
     Of a constant channel or feature the deviation is 1, so that dividing by it is harmless. In chunks that stay in the
@@ -59,7 +66,7 @@ def mean_std(inputs: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> tupl
     return tuple(mean.tolist()), tuple(np.where(varies, np.sqrt(variance), 1).tolist())
 
 
-def _mean_std_of_images(images: "NDArray[np.uint8] | NDArray[np.float32] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_std_of_images(images: "NDArray[Any] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Exact, from how often each of the 256 values is there; a part at a time, as a memory-mapped array may be larger than memory."""
     import torch  # its histogram is three times as fast as numpy's
 
@@ -105,7 +112,7 @@ def fingerprint(split: "Split") -> str:
     digest = hashlib.sha256()
     for array in (split.inputs, split.labels):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        for part in _chunks(array, 2**22 // array[:1].nbytes):
+        for part in _chunks(array, 2**22 // max(1, array[:1].nbytes)):
             digest.update(np.ascontiguousarray(array[part]).data.cast("B"))
     return digest.hexdigest()
 
@@ -114,3 +121,43 @@ def _chunks(array: "NDArray[Any] | Mapped", rows: int) -> Iterator[slice]:
     """So many rows at a time, but one at least: samples may be large, and more of them than the memory holds."""
     rows = max(1, rows)
     return (slice(start, start + rows) for start in range(0, len(array), rows))
+
+
+def duplicates(known: "Sequence[Split]", test: "Split") -> int | None:
+    """How many samples of `test` have inputs that a sample in `known`, the data to train and to validate with, has too, byte for byte.
+
+    None where the samples lie in files and are more than READ bytes, which are not read for this. A 64-bit hash of each sample finds the
+    candidates, their bytes decide: 15 ms for MNIST's 60,000 and 10,000 images (one core of an AMD EPYC with AVX-512).
+    """
+    splits = [*known, test]
+    if any(is_mapped(split.inputs) for split in splits) and sum(split.inputs.nbytes for split in splits) > READ:
+        return None
+    hashes = [_hashes(split.inputs) for split in known]
+    rows = max(1, COMPARED * len(test) // test.inputs.nbytes)
+    found = 0
+    for start in range(0, len(test), rows):
+        some = test.inputs[start : start + rows]
+        own = _hashes(some)
+        alike = [np.isin(theirs, own).nonzero()[0] for theirs in hashes]
+        seen = {split.inputs[place].tobytes() for split, places in zip(known, alike, strict=True) for place in places}
+        shared = np.concatenate([theirs[places] for theirs, places in zip(hashes, alike, strict=True)])
+        found += sum(some[place].tobytes() in seen for place in np.isin(own, shared).nonzero()[0])
+    return found
+
+
+def _hashes(inputs: "NDArray[Any] | Mapped") -> NDArray[np.uint64]:
+    """(N,) hashes of (N, ...) inputs: of each, its 64-bit words times random odd numbers, summed modulo 2^64 (Carter and Wegman 1979)."""
+    size = inputs[:1].nbytes
+    words = -(-size // 8)
+    factors = np.random.default_rng(0).integers(2**63, size=words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    hashes = np.empty(len(inputs), np.uint64)
+    rows = max(1, HASHED // size)
+    for start in range(0, len(inputs), rows):
+        part = np.ascontiguousarray(inputs[start : start + rows])
+        raw = part.reshape(len(part), -1).view(np.uint8)
+        if size % 8:
+            raw = np.pad(raw, ((0, 0), (0, words * 8 - size)))
+        numbers = raw.view(np.uint64)
+        numbers = numbers ^ (numbers >> np.uint64(32))  # a product hands on no difference to lower bits, so the high half is laid over them
+        hashes[start : start + rows] = numbers @ factors
+    return hashes

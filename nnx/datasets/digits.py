@@ -3,13 +3,12 @@
 They are the test set of the UCI data: 13 writers, none named, so its own test part here shares writers with the training data.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from nnx.datasets import DatasetConfig, Source, Split, stratified
+from nnx.datasets import DatasetConfig, Source, Split, _scikit, stratified
 
 TEST = 360  # a fifth
 
@@ -22,11 +21,7 @@ class Config(DatasetConfig):
 
 def load(config: Config, folder: Path) -> Source:
     """The digits, 0..16 scaled to 0..255. The test part is the same for every seed. `folder` is not looked at."""
-    # Reading scikit-learn's file without importing it takes 0.01 s; `sklearn.datasets.load_digits` takes 2.0 s, nearly all import.
-    sklearn = importlib.util.find_spec("sklearn")
-    assert sklearn is not None
-    assert sklearn.origin is not None
-    rows = np.loadtxt(Path(sklearn.origin).parent / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.uint16)
+    rows = np.loadtxt(_scikit.packaged("digits.csv.gz"), delimiter=",", dtype=np.uint16)
     images = ((rows[:, :64] * 255 + 8) // 16).astype(np.uint8).reshape(-1, 1, 8, 8)
     everything = Split(images, rows[:, 64].astype(np.int64))
     test = stratified(everything.labels, TEST, seed=0)

@@ -14,6 +14,7 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from nnx import images
+from nnx.columns import naturally
 from nnx.datasets import DatasetConfig, Source, Split, _cache, _decode, _own
 from nnx.errors import DataError, MachineError
 from nnx.events import Choice
@@ -90,7 +91,7 @@ def load(config: Config, folder: Path) -> Source:
     known = {*(parts.get("train") or parts[ALL]).labels}
     if len(known) > _own.MOST_CLASSES:
         raise DataError(f"{path}: {len(known):,} classes, more than {_own.MOST_CLASSES:,}; are they classes?")
-    classes = tuple(_own.natural([*known]))
+    classes = naturally(known)
     for part in parts.values():
         if unknown := {*part.labels} - known:
             first = next(place for place, label in enumerate(part.labels) if label in unknown)

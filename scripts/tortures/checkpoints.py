@@ -44,6 +44,7 @@ COMMANDS = {
     "resume --out": ["train", "digits_mlp", "--out", "{folder}", "--resume"],
     "verify": ["verify", "{file}"],
     "predict": ["predict", "{file}", "{file}"],
+    "explain": ["explain", "{file}", "{file}", "--out", "{folder}/new"],
     "train": ["train", "{file}", "--out", "{folder}/new"],
     "check": ["check", "{file}"],
     "data": ["train", "mnist_mlp", "--set", "dataset.root={folder}", "--out", "{folder}/new"],

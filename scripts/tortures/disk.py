@@ -12,7 +12,7 @@ from tortures._child import Ended, check, command, ended, folder
 
 TRAIN = ("train", "digits_mlp", "-q", "--set", "train.batch_size=64", "--out", "run")
 MORE = ("train", "--resume", "run", "-q", "--set", "train.epochs=3")
-FILES = ("checkpoint.pt", "last.pt", "previous.pt", "config.yaml", "metrics.jsonl", "summary.json")
+FILES = ("checkpoint.pt", "last.pt", "previous.pt", "config.yaml", "metrics.jsonl", "summary.json", "report.html")
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 FULL = 4 * 2**20  # bytes of the small disk
 

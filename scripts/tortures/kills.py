@@ -11,9 +11,17 @@ from typing import Any
 from nnx import files
 from tortures._child import Ended, check, command, ended, folder
 
-SETTINGS = ("train.epochs=3", "train.save_every=4", "train.ema=0.9", "train.batch_size=64", "model={name: mlp, hidden: [32], dropout: 0.2}")
+SETTINGS = (
+    "train.epochs=3",
+    "train.save_every=4",
+    "train.ema=0.9",
+    "train.batch_size=64",
+    "train.film=true",
+    "train.report=false",  # its pictures would be half of each run
+    "model={name: mlp, hidden: [32], dropout: 0.2}",
+)
 TRAIN = ("train", "digits_mlp", *(word for setting in SETTINGS for word in ("--set", setting)), "-q")
-FILES = ("checkpoint.pt", "last.pt")
+FILES = ("checkpoint.pt", "last.pt", "film.npz")
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:

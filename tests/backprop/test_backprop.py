@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import nnx.backprop
 from nnx import parts
-from nnx.backprop import Layer, Network, Neuron, activations, losses, relu, sigmoid, softmax, train
+from nnx.backprop import Gradients, Layer, Network, Neuron, activations, losses, relu, sigmoid, softmax, train
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
 LOSSES = {
@@ -66,10 +66,9 @@ def compare(activation, loss, network, inputs, labels):
     expected = LOSSES[loss](logits, torch.tensor(labels))
     expected.backward()
     close([network.forward(row) for row in inputs], logits)
-    value, weights, biases = network.gradients(inputs, labels, loss)
-    close(value, expected)
-    assert len(weights) == len(biases) == len(linears(model))
-    for weight, bias, linear in zip(weights, biases, linears(model), strict=True):
+    found = network.gradients(inputs, labels, loss)
+    close(found.loss, expected)
+    for weight, bias, linear in zip(found.weights, found.biases, linears(model), strict=True):
         close(weight, linear.weight.grad)
         close(bias, linear.bias.grad)
 
@@ -192,8 +191,8 @@ def sum_of_the_batch(patch):
     right = Network.gradients
 
     def wrong(self, inputs, labels, loss):
-        value, weights, biases = right(self, inputs, labels, loss)
-        return value, [[[len(inputs) * w for w in row] for row in rows] for rows in weights], biases
+        found = right(self, inputs, labels, loss)
+        return Gradients(found.loss, [[[len(inputs) * w for w in row] for row in rows] for rows in found.weights], found.biases)
 
     patch.setattr(Network, "gradients", wrong)
 
@@ -253,10 +252,10 @@ def test_updates_are_those_of_sgd(loss):
 def test_weights_and_biases_are_given_out_as_copies_and_can_be_set():
     one, inputs, labels = sample([4, 5, 3], "sigmoid", 3)
     other = Network([4, 5, 3], activation="sigmoid", random=Random(9))
-    assert other.gradients(inputs, labels) != one.gradients(inputs, labels)
+    assert vars(other.gradients(inputs, labels)) != vars(one.gradients(inputs, labels))
     weights, biases = one.weights, one.biases
     other.weights, other.biases = weights, biases
-    assert other.gradients(inputs, labels) == one.gradients(inputs, labels)
+    assert vars(other.gradients(inputs, labels)) == vars(one.gradients(inputs, labels))
     weights[0][0][0] = biases[0][0] = 100.0
     assert one.weights[0][0][0] == other.weights[0][0][0] != 100
     assert one.biases[0][0] == other.biases[0][0] != 100
@@ -330,6 +329,7 @@ def test_the_seed_decides():
 
 
 FILES = sorted(Path(nnx.backprop.__file__).parent.glob("*.py"))
+TYPES = ("typing", "collections.abc")
 
 
 def imports(source):
@@ -342,8 +342,13 @@ def imports(source):
 
 
 def foreign(source):
-    allowed = {"math", "random", "typing", "collections.abc"}
-    return [name for name in imports(source) if name not in allowed and not name.startswith("nnx.backprop.")]
+    """What a source imports but math, random, its own package, and names of types that stand in annotations alone."""
+    tree = ast.parse(source)
+    types = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module in TYPES for alias in node.names}
+    annotations = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
+    declared = {id(name) for annotation in annotations if annotation for name in ast.walk(annotation)}
+    used = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in types and id(node) not in declared]
+    return used + [name for name in imports(source) if name not in ("math", "random", *TYPES) and not name.startswith("nnx.backprop.")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -352,7 +357,16 @@ def test_it_imports_nothing_but_arithmetic(path):
 
 
 @pytest.mark.parametrize(
-    "line", ["import torch", "import numpy as np", "from nnx import losses", "def f():\n from . import a", "import nnx"]
+    "line",
+    [
+        "import torch",
+        "import numpy as np",
+        "from nnx import losses",
+        "def f():\n from . import a",
+        "import nnx",
+        "from typing import NamedTuple\nclass A(NamedTuple):\n a: int",
+        "from collections.abc import Iterator\ndef f(x: Iterator): return Iterator",
+    ],
 )
 def test_it_would_be_seen(line):
     assert foreign(line)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-SETTINGS = ("--set", "train.epochs=2", "--set", "model={name: mlp, hidden: [8]}")
+SETTINGS = ("--set", "train.report=false", "--set", "train.epochs=2", "--set", "model={name: mlp, hidden: [8]}")
 STALLS = """
 import sys, time
 from nnx.cli import run_command

@@ -1,16 +1,21 @@
 """nnx predict: the figures of eval, image by image, and one clear error for all that is wrong."""
 
+import csv
+import io
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from nnx import checkpoint, config, datasets, predict
+from nnx import checkpoint, config, datasets, handwriting, images, inputs, predict, processes, runtime
 from nnx.config import Config
+from nnx.errors import DataError
+from nnx.spec import Spec
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,8 @@ def test_it_predicts_what_eval_measures(nnx, trained):
     with torch.no_grad():
         expected = predict.load(path)(torch.from_numpy(test.inputs))
     for row, found in zip(expected, predictions, strict=True):
-        assert set(found) == {"input", "label", "probability", "top"}
+        assert set(found) == {"input", "label", "probability", "top", "prepared"}
+        assert found["prepared"] == []
         assert found["top"][0] == {"label": found["label"], "probability": found["probability"]}
         said = {each["label"]: each["probability"] for each in found["top"]}
         assert [said[name] for name in "0123456789"] == pytest.approx(row.tolist(), abs=1e-6)
@@ -99,24 +105,30 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_else(nnx, trained, tmp_pa
     path, files, _ = trained
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").touch()
+    (tmp_path / "none").mkdir()
     Image.new("L", (28, 20)).save(tmp_path / "large.png")
     os.mkfifo(tmp_path / "fifo")
-    result = nnx("predict", path, files[0], "text.png", "empty.png", "large.png", "fifo", ".", "missing.png", "--json")
+    words = (files[0], "text.png", "empty.png", "large.png", "fifo", "none", "missing.png", "*.jpg", "--json")
+    result = nnx("predict", path, *words, "--prepare", "none")
     assert result.code == 2
     assert result.out == ""
     lines = result.err.splitlines()
-    assert len(lines) == 6
     said = [
+        "none: is a folder without images",
+        "*.jpg: no file fits this pattern",
         "text.png: is not an image",
         "empty.png: is empty",
         "large.png: is 28 wide and 20 high",
         "fifo: ",
-        ".: is a folder",
         "missing.png: no such",
     ]
-    for line, words in zip(lines, said, strict=True):
-        assert line.startswith(f"error: {words}")
-    assert "the network was trained on images 8 wide and 8 high" in result.err
+    assert len(lines) == len(said)
+    for line, words_of_it in zip(lines, said, strict=True):
+        assert line.startswith(f"error: {words_of_it}")
+    assert "the network was trained on images 8 wide and 8 high; save it in that size, or use --prepare auto" in result.err
+    prepared = nnx("predict", path, *words)
+    assert prepared.code == 2
+    assert "large.png" not in prepared.err, "an image of another size is prepared"
 
     result = nnx("predict", path, *["missing.png"] * 50)
     assert len(result.err.splitlines()) == 10
@@ -131,6 +143,8 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_else(nnx, trained, tmp_pa
         (("CHECKPOINT", "a.png", "--top", 0), "--top"),
         (("CHECKPOINT", "a.png", "--device", "cuda:77"), "this machine has: cpu"),
         (("CHECKPOINT", "a.png", "--device", "gpu"), "this machine has: cpu"),
+        (("CHECKPOINT", "a.png", "--prepare", "all"), "--prepare"),
+        (("CHECKPOINT", "a.png", "--json", "--csv"), "give one of them"),
     ],
 )
 def test_a_wrong_command_is_2(nnx, trained, words, what):
@@ -156,3 +170,284 @@ def test_odd_names_move_no_cursor(nnx, trained, tmp_path):
         assert result.code == 0
         assert "\x1b" not in result.out
         assert json.loads(nnx("predict", trained[0], name, "--json").out)["predictions"][0]["input"] == name
+
+
+# ---------------------------------------------------------------- what one may name
+
+
+def labels(result):
+    assert result.code == 0, result.err
+    return [(found["input"], found["label"]) for found in json.loads(result.out)["predictions"]]
+
+
+def test_folders_and_patterns(nnx, trained, tmp_path):
+    path, files, _ = trained
+    single = dict(labels(nnx("predict", path, *files[:4], "--json")))
+    for name, file in zip(("b.png", "in/a.PNG", "in/deeper/c.png", ".hidden/d.png"), files, strict=False):
+        (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / name).write_bytes(file.read_bytes())
+    (tmp_path / "all/notes.txt").write_text("no image")
+    (tmp_path / "all/in/Thumbs.db").touch()
+    expected = [(f"all/{name}", single[str(file)]) for name, file in zip(("b.png", "in/a.PNG", "in/deeper/c.png"), files, strict=False)]
+    result = nnx("predict", path, "all", "--json")
+    assert labels(result) == expected
+    assert "all: 2 files passed over that are no image" in result.err
+    assert labels(nnx("predict", path, "all/**/*.[pP]*", "--json", "-q")) == expected
+    assert labels(nnx("predict", path, "a*", "--json")) == expected, "a pattern that a folder fits"
+    (tmp_path / "odd[1].png").write_bytes(files[0].read_bytes())
+    assert labels(nnx("predict", path, "odd[1].png", "--json"))[0][0] == "odd[1].png", "a file whose name looks like a pattern"
+
+
+def test_standard_input(nnx, trained, monkeypatch):
+    path, files, _ = trained
+    expected = labels(nnx("predict", path, files[0], "--json"))[0][1]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(files[0].read_bytes())))
+    assert labels(nnx("predict", path, "-", "--json")) == [("-", expected)]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert nnx("predict", path, "-").err == "error: standard input: is empty; get the file again\n"
+
+
+def test_arrays_of_any_form(nnx, trained, tmp_path):
+    path, files, test = trained
+    images, count = test.inputs[:7, 0], 7
+    expected = [label for _, label in labels(nnx("predict", path, *files[:count], "--json"))]
+    forms = {
+        "nhw": images,
+        "nchw": images[:, None],
+        "nhwc": images[..., None],
+        "rgb": np.repeat(images[..., None], 3, 3),
+        "nf": images.reshape(count, 64),
+        "float": images.astype(np.float64) / 255,
+        "deep": images.astype(np.uint16) * 257,
+        "wide": images.astype(np.int64),
+        "fortran": np.asfortranarray(images),
+    }
+    for name, array in forms.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        np.savez_compressed(tmp_path / f"{name}.npz", array)
+        for file in (f"{name}.npy", f"{name}.npz"):
+            result = nnx("predict", path, file, "--json")
+            assert labels(result) == [(f"{file}[{n}]", label) for n, label in enumerate(expected)], file
+            assert ("0 to 1 is taken for 0 to 255" in result.err) == (name == "float")
+    np.save(tmp_path / "one.npy", images[0])
+    assert labels(nnx("predict", path, "one.npy", "--json")) == [("one.npy[0]", expected[0])]
+    np.savez(tmp_path / "many.npz", x_train=images[:1], x_test=images, y_test=np.arange(count))
+    result = nnx("predict", path, "many.npz", "--json")
+    assert [label for _, label in labels(result)] == expected
+    assert "many.npz: x_test is asked about, of x_test, x_train, y_test" in result.err
+    np.savez(tmp_path / "pair.npz", pictures=images, labels=np.arange(count))
+    assert [label for _, label in labels(nnx("predict", path, "pair.npz", "--json"))] == expected
+
+
+def test_arrays_that_are_none(nnx, trained, tmp_path):
+    path, *_ = trained
+    np.save(tmp_path / "odd.npy", np.zeros((3, 5)))
+    np.save(tmp_path / "text.npy", np.array([["a"] * 64]))
+    np.save(tmp_path / "none.npy", np.zeros((0, 8, 8), np.uint8))
+    np.save(tmp_path / "nan.npy", np.full((2, 8, 8), np.nan))
+    np.save(tmp_path / "negative.npy", np.full((2, 8, 8), -1))
+    np.save(tmp_path / "five.npy", np.zeros((2, 8, 8, 5), np.uint8))
+    np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "which.npz", a=np.zeros((1, 8, 8)), b=np.zeros((1, 8, 8)))
+    np.save(tmp_path / "cut.npy", np.zeros((9, 8, 8), np.uint8))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-100])
+    wrong = {
+        "odd.npy": "has the shape 3 x 5; the network was trained on images",
+        "text.npy": "values of type <U1; give it numbers",
+        "none.npy": "no values",
+        "nan.npy": "from nan to nan",
+        "negative.npy": "from -1 to -1",
+        "five.npy": "has 5 channels",
+        "objects.npy": "",
+        "which.npz": "holds a, b; call what is asked about x_test",
+        "cut.npy": "is damaged or cut short",
+    }
+    result = nnx("predict", path, *wrong)
+    assert result.code == 2
+    assert result.out == ""
+    for line, (name, words) in zip(result.err.splitlines(), wrong.items(), strict=True):
+        assert line.startswith(f"error: {name}")
+        assert words in line
+    large = tmp_path / "large.npy"
+    np.save(large, np.zeros((2, 9, 9), np.uint8))
+    assert nnx("predict", path, large).code == 0
+    assert "is 9 wide and 9 high" in nnx("predict", path, large, "--prepare", "none").err
+
+
+def test_rows_of_an_array(nnx, trained, tmp_path):
+    kept = checkpoint.read(trained[0])
+    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, look=None)
+    checkpoint.write(tmp_path / "rows.pt", replace(kept, spec=spec))
+    rows = np.random.default_rng(0).normal(0, 1, (600, 64))
+    np.save(tmp_path / "rows.npy", rows)
+    found = json.loads(nnx("predict", "rows.pt", "rows.npy", "--json").out)["predictions"]
+    with torch.no_grad():
+        expected = predict.load(tmp_path / "rows.pt")(torch.from_numpy(rows).float())
+    assert [each["label"] for each in found] == [str(k) for k in expected.argmax(1).tolist()]
+    assert [each["probability"] for each in found] == pytest.approx(expected.max(1).values.tolist(), abs=1e-6)
+    assert set(found[0]) == {"input", "label", "probability", "top"}, "rows are not prepared"
+    np.save(tmp_path / "short.npy", rows[:, :5])
+    assert "has the shape 600 x 5; the network was trained on rows of 64 numbers" in nnx("predict", "rows.pt", "short.npy").err
+
+
+# ---------------------------------------------------------------- how it is told
+
+
+def test_csv(nnx, trained, tmp_path):
+    path, files, _ = trained
+    (tmp_path / 'a "quoted", name.png').write_bytes(files[0].read_bytes())
+    Image.fromarray(np.kron(255 - np.asarray(Image.open(files[1])), np.ones((9, 9), np.uint8))).save(tmp_path / "large.png")
+    asked = ('a "quoted", name.png', "large.png")
+    header, *rows = csv.reader(io.StringIO(nnx("predict", path, *asked, "--csv", "--top", 2).out))
+    assert header == ["input", "label", "probability", "label_2", "probability_2", "prepared"]
+    found = json.loads(nnx("predict", path, *asked, "--json", "--top", 2).out)["predictions"]
+    for row, each in zip(rows, found, strict=True):
+        ranked = [value for one in each["top"] for value in (one["label"], str(one["probability"]))]
+        assert row == [each["input"], *ranked, "; ".join(each["prepared"])]
+    assert rows[1][-1].startswith("inverted; ")
+    assert nnx("predict", path, asked[0], "--csv", "--top", 1).out.startswith("input,label,probability,prepared\n")
+
+
+def test_what_was_prepared_is_said(nnx, trained, tmp_path):
+    path, files, _ = trained
+    (tmp_path / "many").mkdir()
+    for n, file in enumerate(files[:12]):
+        large = np.kron(255 - np.asarray(Image.open(file)), np.ones((9, 9), np.uint8))
+        Image.fromarray(large).save(tmp_path / f"many/{n}.png")
+    result = nnx("predict", path, files[0], "many/0.png", "--json")
+    as_it_is, prepared = (found["prepared"] for found in json.loads(result.out)["predictions"])
+    assert as_it_is == []
+    assert prepared[0] == "inverted"
+    assert f"prepared many/0.png: {'; '.join(prepared)}" in result.err.splitlines()
+    assert "prepared" not in nnx("predict", path, "many/0.png", "-q").err
+    result = nnx("predict", path, "many", *files[:3])
+    (line,) = [line for line in result.err.splitlines() if line.startswith("prepared")]
+    assert line.startswith("prepared 12 of 15 images: inverted 12, ")
+
+
+def test_an_old_checkpoint_does_not_know_and_says_so(nnx, trained, tmp_path):
+    path, files, _ = trained
+    kept = checkpoint.read(path)
+    checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, look=None)))
+    Image.fromarray(np.kron(np.asarray(Image.open(files[0])), np.ones((5, 5), np.uint8))).save(tmp_path / "large.png")
+    (found,) = json.loads(nnx("predict", "old.pt", "large.png", "--json").out)["predictions"]
+    assert found["prepared"] == ["resized from 40x40, and no more: the checkpoint does not say what its images look like"]
+    small = images.to_size(images.decode(tmp_path / "large.png"), 8, 8, "pad")
+    with torch.no_grad():
+        said = predict.load(tmp_path / "old.pt")(torch.from_numpy(small.transpose(2, 0, 1)[None].copy()))[0]
+    assert (found["label"], found["probability"]) == (str(int(said.argmax())), pytest.approx(float(said.max()), abs=1e-6))
+
+
+def test_nothing_is_said_before_all_is_known_and_nothing_held_of_what_was(trained, tmp_path, monkeypatch):
+    """Batches are made one at a time, of images as small as the network's, however many and large the files."""
+    path, files, _ = trained
+    monkeypatch.setattr(inputs, "BATCH", 10)
+    read = []
+    real = inputs._read
+    monkeypatch.setattr(inputs, "_read", lambda file, *more: read.append(file) or real(file, *more))
+    asked = inputs.Asked([str(file) for file in files[:95]], predict.load(path).spec)
+    sizes = []
+    for batch in asked.batches():
+        sizes.append(len(batch.names))
+        assert batch.inputs.shape == (sizes[-1], 1, 8, 8)
+        assert len(read) == sum(sizes), "no more than this batch has been read yet"
+    assert sizes == [10] * 9 + [5]
+
+
+def test_all_cores_give_the_same(trained, tmp_path, monkeypatch):
+    path, files, _ = trained
+    spec = predict.load(path).spec
+    (tmp_path / "text.png").write_text("no image")
+    names = [*map(str, files[:40]), str(tmp_path / "text.png"), *map(str, files[40:60])]
+
+    def told():
+        asked = inputs.Asked(names, spec)
+        with pytest.raises(DataError) as caught:
+            list(asked.batches())
+        asked = inputs.Asked(names[:40] + names[41:], spec)
+        return str(caught.value), [(batch.names, batch.inputs.tolist(), batch.prepared) for batch in asked.batches()]
+
+    alone = told()
+    monkeypatch.setattr(inputs, "PATIENCE", 0.0)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    used = []
+    real = processes.in_processes
+    monkeypatch.setattr(processes, "in_processes", lambda *all_of_it: used.append(1) or real(*all_of_it))
+    assert told() == alone
+    assert used == [1, 1]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_rows_of_a_table(nnx, tmp_path, monkeypatch):
+    from nnx import columns
+
+    def read(path, name):  # stands in for a table's own until that is there: three numbers a row
+        text = path.decode() if isinstance(path, bytes) else Path(path).read_text()
+        return [line.split(",") for line in text.splitlines()[1:]]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(columns, "read", read, raising=False)
+    monkeypatch.setattr(columns, "features", lambda fitted, frame, where: np.array(frame, np.float32), raising=False)
+    spec = Spec((3,), ("a", "b"), (0.0,) * 3, (1.0,) * 3, columns=object())
+    (tmp_path / "data.csv").write_text("x,y,z\n1,2,3\n4,5,6\n")
+    asked = inputs.Asked(["data.csv", "-"], spec)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"x,y,z\n7,8,9\n")))
+    (batch,) = asked.batches()
+    assert batch.names == ["data.csv:2", "data.csv:3", "standard input:2"]
+    assert batch.inputs.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+# ---------------------------------------------------------------- the real MNIST
+
+
+@pytest.fixture(scope="module")
+def mnist_cnn(real_mnist, tmp_path_factory):
+    """A network that reads MNIST's digits, after a part of an epoch, as trained by the command."""
+    import sys
+
+    from nnx.cli import run_command
+
+    folder = tmp_path_factory.mktemp("mnist")
+    sys.argv = ["nnx", "train", "mnist_cnn_fast", "--set", "train.epochs=1", "--set", "dataset.validation=30000"]
+    sys.argv += ["--data-dir", real_mnist, "--out", str(folder / "run"), "-q", "--json"]
+    assert run_command() == 0
+    return folder / "run/checkpoint.pt"
+
+
+@pytest.mark.mnist
+def test_all_of_mnist_as_png_files_is_what_eval_measures(nnx, mnist_cnn, real_mnist, tmp_path):
+    """Images of the training's size and polarity are taken as they are, every one, though --prepare is auto."""
+    measured = json.loads(nnx("eval", mnist_cnn, "--data-dir", real_mnist, "--json").out)
+    made: Config = config.load("mnist_mlp")
+    test = datasets.load(made.dataset, seed=0, data_dir=real_mnist).test()
+    (tmp_path / "png").mkdir()
+    for n, pixels in enumerate(test.inputs):
+        Image.fromarray(pixels[0]).save(tmp_path / f"png/{n:05d}.png")
+    found = json.loads(nnx("predict", mnist_cnn, "png", "--json", "-q").out)["predictions"]
+    assert {tuple(each["prepared"]) for each in found} == {()}
+    matrix = np.zeros((10, 10), dtype=int)
+    for truth, each in zip(test.labels, found, strict=True):
+        matrix[truth, int(each["label"])] += 1
+    assert matrix.tolist() == measured["confusion_matrix"]
+    with torch.no_grad(), runtime.choose("cpu", "auto", "cnn").autocast():  # the precision of the training, as eval has it, too
+        expected = torch.cat([predict.load(mnist_cnn)(part) for part in torch.from_numpy(test.inputs).split(500)])
+    assert [each["label"] for each in found] == [str(k) for k in expected.argmax(1).tolist()]
+    assert [each["probability"] for each in found] == pytest.approx(expected.max(1).values.tolist(), abs=1e-2)
+
+
+@pytest.mark.mnist
+def test_twenty_drawings_and_photographs_of_digits(nnx, mnist_cnn):
+    """Written for this test by scripts/handwriting: each digit twice, with twenty pens on as many papers."""
+    folder = Path(__file__).parents[1] / "data/handwriting"
+    assert sorted(file.name[0] for file in folder.iterdir()) == sorted("0123456789" * 2)
+    found = json.loads(nnx("predict", mnist_cnn, folder, "--json").out)["predictions"]
+    right = [Path(each["input"]).name[0] == each["label"] for each in found]
+    assert sum(right) >= 18
+    assert all(each["prepared"][-1] for each in found), "each was prepared, and says how"
+    spec = predict.load(mnist_cnn).spec
+    with torch.no_grad():
+        only_resized = np.stack([handwriting.fitted(images.decode(file), spec) for file in sorted(folder.iterdir())])
+        guessed = predict.load(mnist_cnn)(torch.from_numpy(only_resized)).argmax(1).tolist()
+    assert sum(file.name[0] == str(k) for file, k in zip(sorted(folder.iterdir()), guessed, strict=True)) < 10, "the control"

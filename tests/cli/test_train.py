@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -36,6 +38,7 @@ def test_a_run_leaves_what_the_design_says(nnx, tmp_path):
     summary = json.loads(result.out)
     wanted = "run checkpoint epochs val_accuracy test_accuracy test_loss parameters train_seconds samples_per_second device precision"
     assert set(wanted.split()) <= set(summary)
+    assert summary["test_duplicates"] == 0
     assert summary["parameters"] == 64 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
         "checkpoint.pt",
@@ -43,6 +46,7 @@ def test_a_run_leaves_what_the_design_says(nnx, tmp_path):
         "last.pt",
         "metrics.jsonl",
         "previous.pt",
+        "report.html",
         "summary.json",
     ]
     assert json.loads((tmp_path / "r/summary.json").read_text()) == summary
@@ -52,6 +56,22 @@ def test_a_run_leaves_what_the_design_says(nnx, tmp_path):
     assert lines[1]["train_loss"] < lines[0]["train_loss"]
     assert "\x1b" not in result.err  # no terminal, no escape codes
     assert sum("epoch" in line for line in result.err.splitlines()) == 2
+
+
+def test_test_samples_that_were_trained_on_are_counted_and_said(nnx, tmp_path, monkeypatch):
+    from nnx.datasets import digits
+
+    def overlapping(config, folder, load=digits.load):
+        source = load(config, folder)
+        return replace(source, test=lambda: source.train.take(np.arange(12)))  # some of them are set aside for validation: trained on, too
+
+    monkeypatch.setattr(digits, "load", overlapping)
+    result = nnx("train", "digits_mlp", *QUICK, "--out", "r")
+    assert result.code == 0
+    known = "12 of 12 test samples are also in the training data"
+    assert f"duplicates     {known}" in result.out
+    assert result.err.splitlines()[-1].startswith(f"warning: {known}")
+    assert json.loads((tmp_path / "r/summary.json").read_text())["test_duplicates"] == 12
 
 
 @pytest.mark.parametrize("model", parts.names("model"))
@@ -74,6 +94,7 @@ def test_the_resolved_config_gives_the_same_bytes_again(nnx, tmp_path):
 
 
 ALL_ON = [
+    "train.report=false",
     "train.epochs=3",
     "train.ema=0.9",
     "train.mixup=0.2",
@@ -202,7 +223,7 @@ def test_python_is_as_thin_as_the_command_line(tmp_path, monkeypatch):
 def test_every_part_by_name_trains(kind, tmp_path):
     """The loss falls on the real digits with every loss, optimizer and schedule there is."""
     for name in parts.names(kind):
-        sets = [f"{kind}={name}", "train.epochs=3", "dataset.validation=0.5"]
+        sets = [f"{kind}={name}", "train.epochs=3", "dataset.validation=0.5", "train.report=false"]
         if name == "binary_cross_entropy":
             continue  # two classes only: in test_losses
         chosen = config.load("digits_mlp", sets)
@@ -227,12 +248,12 @@ def test_steps_are_seen_between_the_epochs(tmp_path):
 
 
 def test_a_process_may_be_limited_to_what_it_needs(tmp_path, environment):
-    """`nnx train` imports neither torchvision nor scikit-learn's model selection, nor torch's compiler."""
+    """`nnx train` imports neither torchvision nor scikit-learn's model selection, nor torch's compiler; without a report nor matplotlib."""
     code = (
         "import sys; from nnx.cli import run_command\n"
-        "sys.argv = ['nnx', 'train', 'digits_mlp', '--set', 'train.epochs=1', '--out', 'r', '-q']\n"
+        "sys.argv = ['nnx', 'train', 'digits_mlp', '--set', 'train.epochs=1', '--set', 'train.report=false', '--out', 'r', '-q']\n"
         "assert run_command() == 0\n"
-        "heavy = {'torchvision', 'sklearn', 'scipy', 'matplotlib', 'torch._dynamo'} & set(sys.modules)\n"
+        "heavy = {'torchvision', 'sklearn', 'scipy', 'matplotlib', 'jinja2', 'torch._dynamo'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)

@@ -1,7 +1,6 @@
-"""Data folders for the tests: a tiny MNIST, and the real one where NNX_DATA_DIR has it."""
+"""Data folders for the tests: a tiny MNIST."""
 
 import gzip
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,12 +28,3 @@ def tiny_mnist(tmp_path, write_idx) -> Path:
     for name, array in zip(MNIST, arrays, strict=True):
         write_idx(tmp_path / "MNIST" / "raw" / name, array)
     return tmp_path
-
-
-@pytest.fixture
-def real_mnist() -> str:
-    """The data folder with the real MNIST; skips the test where there is none."""
-    folder = os.environ.get("NNX_DATA_DIR")
-    if not folder or not all((Path(folder) / "MNIST" / "raw" / name).is_file() for name in MNIST):
-        pytest.skip("needs NNX_DATA_DIR with the four files of MNIST in MNIST/raw")
-    return folder

@@ -1,0 +1,147 @@
+"""A table of your own: a .csv, .tsv or .parquet file, a row a sample, a column that holds the class. Values may be missing."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from nnx import columns, tablefile
+from nnx.columns import UNSEEN, Category, Columns, as_text, lacks, naturally, places
+from nnx.datasets import DatasetConfig, Source, Split, _own
+from nnx.errors import ConfigError, DataError
+from nnx.events import Choice
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MAX_CLASSES = 1000
+SHOWN = 10  # columns that a note names
+
+
+class Config(DatasetConfig):
+    """Rows of a .csv, .tsv or .parquet file."""
+
+    name: Literal["table"] = "table"
+    path: str = Field(examples=["data.csv"], description="a .csv, .tsv or .parquet file, relative to the folder that nnx is started in")
+    target: str = Field(examples=["species"], description="the column that holds the class")
+    drop: list[str] = Field([], description="columns to leave out")
+    categorical: list[str] = Field([], description="columns that are categories though they hold numbers, as of zip codes")
+    test: _own.PartOrPath = Field(0.2, description="rows to test on: another file, a count or a fraction")
+
+
+def load(config: Config, folder: Path) -> Source:
+    """The table that `config.path` names. Which rows are set aside to test on is the same for every seed. `folder` is not looked at.
+
+    Raises ConfigError for columns that are not there, DataError for what is no table to learn classes from, with its line.
+    """
+    where = str(_own.existing(config.path))
+    frame = tablefile.read(where)
+    _check_keys(config, frame, where)
+    targets, rows = frame[config.target], frame.drop({config.target, *config.drop})
+    if not rows.width:
+        raise DataError(f"{where}: has no column to learn from besides the target {config.target!r}; drop fewer")
+    classes = _classes(targets, where)
+    found = columns.infer(rows, where, config.categorical)
+    notes = (_kinds(found, config.drop), *_missing(rows))
+    if isinstance(config.test, str):
+        there, other = _test_file(config, where)
+        found = found.widened(other)
+        test = Split(found.code(other, there), _labels(other[config.target], classes, there))
+        return Source(Split(found.code(rows, where), _labels(targets, classes, where)), lambda: test, classes, columns=found, notes=notes)
+    everything = Split(found.code(rows, where), _labels(targets, classes, where))
+    _check_enough(everything.labels, classes, where)
+    return _own.cut(everything, config.test, classes, where, columns=found, notes=notes)
+
+
+def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
+    """Raises ConfigError for a column that the config names and the table has not, or that is both the target and something else."""
+    for key, names in (("target", [config.target]), ("drop", config.drop), ("categorical", config.categorical)):
+        for name in names:
+            if name not in frame.columns:
+                raise ConfigError.at(f"dataset.{key}", f"{where} {lacks(name, frame.columns)}")
+            if key != "target" and name == config.target:
+                raise ConfigError.at(f"dataset.{key}", f"{name!r} is the target, which is no input; take it out")
+
+
+def _test_file(config: Config, where: str) -> tuple[str, "pl.DataFrame"]:
+    """The file to test on, and what is in it. Raises ConfigError, DataError."""
+    there = str(_own.existing(str(config.test), "dataset.test"))
+    frame = tablefile.read(there)
+    if os.path.samefile(where, there):
+        raise ConfigError.at("dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)")
+    if config.target not in frame.columns:
+        raise DataError(f"{there}: {lacks(config.target, frame.columns)}, which is the target of {where}")
+    return there, frame
+
+
+def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
+    """The classes of a target column, sorted: numbers by their value. Raises DataError where it holds no classes."""
+    import polars as pl
+
+    name, texts = targets.name, as_text(targets)
+    if absent := texts.is_null().arg_true().to_list():
+        raise _no_value(name, absent, where)
+    classes = naturally(texts.unique().to_list())
+    numbers = texts.cast(pl.Float64, strict=False)
+    regression = "looks like a regression target, and a classifier learns classes; name another column, or make classes of it"
+    if not numbers.has_nulls() and (fractions := (numbers % 1 != 0).arg_true().to_list()):
+        raise DataError(f"{places(where, fractions)}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}")
+    if len(classes) > MAX_CLASSES:
+        what = f"the target column {name!r} has {len(classes):,} different values, more than the {MAX_CLASSES:,} classes there may be"
+        raise DataError(f"{where}: {what}; {'it ' + regression if not numbers.has_nulls() else 'name another column'}")
+    return classes
+
+
+def _labels(targets: "pl.Series", classes: tuple[str, ...], where: str) -> NDArray[np.int64]:
+    """(N,) which of `classes` each row has. Raises DataError for a row with none, or another."""
+    codes = Category(targets.name, classes).code(targets, where)
+    if absent := np.flatnonzero(np.isnan(codes)).tolist():
+        raise _no_value(targets.name, absent, where)
+    if unknown := np.flatnonzero(codes == UNSEEN).tolist():
+        known = ", ".join(map(repr, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
+        what = f"class {as_text(targets)[unknown[0]]!r} is not in the training data, whose {len(classes)} classes are {known}"
+        raise DataError(f"{places(where, unknown)}: {what}; correct it, or drop the row")
+    return codes.astype(np.int64)
+
+
+def _no_value(name: str, rows: list[int], where: str) -> DataError:
+    return DataError(f"{places(where, rows)}: no value in the target column {name!r}; fill it in, or drop the row")
+
+
+def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: str) -> None:
+    """Raises DataError for a class of a single row."""
+    alone = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1)
+    if len(alone) and len(classes) > 1:
+        row = int(np.flatnonzero(labels == alone[0])[0])
+        more = f" (as do {len(alone) - 1:,} more classes)" if len(alone) > 1 else ""
+        what = f"class {classes[alone[0]]!r} has this row only{more}, which can't be both trained on and tested"
+        raise DataError(f"{tablefile.place(where, row)}: {what}; get more of it, or drop the row")
+
+
+def _kinds(found: Columns, dropped: Sequence[str]) -> Choice:
+    """Which columns are taken for numbers, and which for categories."""
+    categories = [f"{column.name} ({len(column.categories)})" for column in found.columns if isinstance(column, Category)]
+    numbers = [column.name for column in found.columns if not isinstance(column, Category)]
+    parts = [
+        f"{title}: {_listed(names)}" for title, names in (("numbers", numbers), ("categories", categories), ("left out", dropped)) if names
+    ]
+    return Choice("columns", f"{len(numbers)} of numbers, {len(categories)} of categories", "; ".join(parts))
+
+
+def _missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
+    """How many values are missing, where some are."""
+    counts = {name: rows[name].null_count() for name in rows.columns if rows[name].has_nulls()}
+    if not counts:
+        return ()
+    how = "numbers become the training rows' median and say so in a feature of their own, categories a category"
+    total = sum(counts.values())
+    where = _listed([f"{name} {count:,}" for name, count in counts.items()])
+    return (Choice("missing", f"{total:,} value{'s' * (total > 1)}", f"{where}; {how}"),)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")

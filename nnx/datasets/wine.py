@@ -1,0 +1,33 @@
+"""Wine: 178 wines of three growers, by 13 chemical measures (Forina et al. 1988, UCI, as scikit-learn ships it). No download."""
+
+from pathlib import Path
+from typing import Literal
+
+from nnx.datasets import DatasetConfig, Source, _scikit
+
+COLUMNS = (
+    "alcohol",
+    "malic_acid",
+    "ash",
+    "alcalinity_of_ash",
+    "magnesium",
+    "total_phenols",
+    "flavanoids",
+    "nonflavanoid_phenols",
+    "proanthocyanins",
+    "color_intensity",
+    "hue",
+    "od280/od315_of_diluted_wines",
+    "proline",
+)
+
+
+class Config(DatasetConfig):
+    """Wines of three growers, by 13 chemical measures; 142 to train on, 36 to test."""
+
+    name: Literal["wine"] = "wine"
+
+
+def load(config: Config, folder: Path) -> Source:
+    """The wines. The test part is the same for every seed. `folder` is not looked at."""
+    return _scikit.table("wine_data.csv", COLUMNS)

@@ -1,0 +1,202 @@
+"""Filters: the weights that see the input, drawn as what they look for."""
+
+import math
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nnx.checkpoint import Checkpoint
+from nnx.explain import Explanation, Picture, Subject, _draw
+from nnx.spec import Spec
+
+MOST = 64  # filters in a picture
+COLUMNS = 8
+GATES = {"LSTM": ("input gate", "forget gate", "candidate", "output gate"), "GRU": ("reset gate", "update gate", "candidate")}
+READING = {
+    "whole": "Each square is one neuron of the first layer: ink on red adds to its weighted sum, ink on blue takes away, so it looks for "
+    "red strokes and against blue ones; speckle is what is left of the random start.",
+    "kernel": "Each square is a small filter that is slid over the image: it answers strongly where the ink below it lies on red and not "
+    "on blue, so a red bar beside a blue one finds an edge of that direction.",
+    "patch": "Each square is what one number of a token looks for in its patch: ink on red raises it, ink on blue lowers it.",
+    "row": "Each line is one unit of the state and each column a pixel of the row being read: ink under red opens its gate, or raises what "
+    "it would remember, and ink under blue does the opposite.",
+    "feature": "A long bar is a feature that the first layer listens to: the length of all the weights on it together, each feature being "
+    "measured in its own standard deviations.",
+    "matrix": "Each line is one unit of the first layer and each column a number that it sees: red adds to its weighted sum, blue takes "
+    "away.",
+}
+
+
+def applies(kept: Checkpoint) -> str | None:
+    one_by_one = not kept.spec.is_image and kept.config.model.name in ("rnn", "transformer")
+    return (
+        f"the {kept.config.model.name} reads a table one feature at a time: one weight a unit, and nothing to see" if one_by_one else None
+    )
+
+
+def explain(subject: Subject) -> Explanation:
+    name, module = first(subject.network, subject.inputs()[:1])
+    weight = _weight(module)
+    kind, images = _as_images(weight, module, subject.spec)
+    figures: dict[str, Any] = {"layer": name, "kind": kind, "filters": len(weight), "largest": float(weight.abs().max())}
+    if kind == "feature":
+        pictures = [_features(subject, weight, figures)]
+    elif kind == "row":
+        pictures = [_rows(cast(nn.RNNBase, module), weight, subject)]
+    elif images is None:
+        pictures = [_matrix(weight)]
+    else:
+        pictures = [_images(images, name, figures)]
+        _, control = first(subject.control, subject.inputs()[:1])
+        drawn = _as_images(_weight(control), control, subject.spec)[1]
+        assert drawn is not None
+        figures |= {"neighbour_correlation": neighbours(images), "neighbour_correlation_untrained": neighbours(drawn)}
+    if kind == "patch" and isinstance(getattr(subject.network, "positions", None), nn.Parameter):
+        pictures.append(_positions(subject, images.shape[-1] if images is not None else 1))
+    return Explanation(READING[kind], tuple(pictures), figures)
+
+
+def first(network: nn.Module, x: Tensor) -> tuple[str, nn.Module]:
+    """The module with a weight matrix of its own that is called first with the input `x`, and its name."""
+    called: list[tuple[str, nn.Module]] = []
+    handles = [
+        module.register_forward_pre_hook(lambda module, _, name=name: called.append((name, module)))
+        for name, module in network.named_modules()
+        if any(p.ndim > 1 for p in module.parameters(recurse=False)) and module is not network
+    ]
+    try:
+        with torch.no_grad():
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called[0]
+
+
+def neighbours(images: NDArray[Any]) -> float:
+    """How alike a weight is to the ones right of it and below it, as a correlation: near 0 where weights are drawn at random, and towards 1
+    where they form smooth strokes. (N, C, h, w)."""
+    pairs = [(images[..., 1:], images[..., :-1]), (images[..., 1:, :], images[..., :-1, :])]
+    one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    return float(np.corrcoef(one, other)[0, 1]) if one.size > 1 and one.std() and other.std() else 0.0
+
+
+def seen(network: nn.Module, x: Tensor, spec: Spec) -> tuple[str, NDArray[Any]]:
+    """What the first layer sees, a key of READING, and its weights on that: as images (filters, C, h, w), or, where they are none, as a
+    matrix (units, numbers); of a recurrent layer those of its candidate."""
+    _, module = first(network, x)
+    weight = _weight(module)
+    kind, images = _as_images(weight, module, spec)
+    gates = GATES.get(module.mode, ("state",)) if isinstance(module, nn.RNNBase) else ("",)
+    candidate = weight.flatten(1).chunk(len(gates))[gates.index("candidate") if "candidate" in gates else 0]
+    return kind, candidate.numpy() if images is None else images
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """The weights on the input, (filters, ...)."""
+    own = dict(module.named_parameters(recurse=False))
+    return next(p for p in (own.get("weight"), own.get("weight_ih_l0"), *own.values()) if p is not None and p.ndim > 1).detach().cpu()
+
+
+def _as_images(weight: Tensor, module: nn.Module, spec: Spec) -> tuple[str, NDArray[Any] | None]:
+    """What the weights look at, and they as images (filters, C, h, w), where they are some."""
+    seen = weight[0].numel()
+    side = math.isqrt(seen // spec.shape[0])
+    if isinstance(module, nn.RNNBase):
+        return "row", None
+    if not spec.is_image:
+        return ("feature" if seen == spec.size else "matrix"), None
+    if weight.ndim == 4:
+        return "kernel", weight.numpy()
+    if seen == spec.size:
+        return "whole", weight.reshape(-1, *spec.shape).numpy()
+    if seen == spec.shape[0] * side**2:
+        return "patch", weight.reshape(-1, spec.shape[0], side, side).numpy()
+    return "matrix", None
+
+
+def _strongest(weight: NDArray[Any]) -> NDArray[np.int64]:
+    """Of (filters, ...) the places of the at most 64 with the largest norm, in their own order."""
+    norms = np.linalg.norm(weight.reshape(len(weight), -1), axis=1)
+    chosen: NDArray[np.int64] = np.sort(np.argsort(-norms, kind="stable")[:MOST])
+    return chosen
+
+
+def _images(images: NDArray[Any], name: str, figures: dict[str, Any]) -> Picture:
+    shown = _strongest(images)
+    figures["shown"] = len(shown)
+    limit = float(np.quantile(np.abs(images[shown]), 0.998))
+    tiles = [_tile(images[n], limit) for n in shown]
+    columns = min(COLUMNS, len(tiles))
+    options: dict[str, Any] = {"signed": True, "scale": "weight", "limit": limit} if tiles[0].ndim == 2 else {}
+    figure = _draw.grid(tiles, [f"{n}" for n in shown], columns=columns, width=max(2.5, 0.75 * columns), **options)
+    most = f"the {len(shown)} largest of {len(images)}" if len(shown) < len(images) else f"all {len(images)}"
+    colour = "; gray is zero, each colour channel in its own colour" if tiles[0].ndim == 3 else ""
+    return Picture(
+        "filters",
+        f"The filters of {name}, {most}, with their numbers; the size of a filter is that of what it sees{colour}.",
+        _draw.png(figure),
+    )
+
+
+def _tile(image: NDArray[Any], limit: float) -> NDArray[Any]:
+    """A filter (C, h, w), signed; of three channels as a colour image around gray."""
+    tile = _draw.as_image(image)
+    return tile if tile.ndim == 2 else 0.5 + tile / (2 * limit)
+
+
+def _rows(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture:
+    """A panel a gate: units from top to bottom, sorted by where they look, columns of the image from left to right."""
+    gates = GATES.get(module.mode, ("state",))
+    panels = weight.reshape(len(gates), module.hidden_size, -1).numpy()
+    sorter = np.abs(panels[gates.index("candidate")] if "candidate" in gates else panels[0])
+    order = np.argsort((sorter * np.arange(sorter.shape[1])).sum(1) / sorter.sum(1).clip(1e-12), kind="stable")
+    limit = float(np.quantile(np.abs(panels), 0.998))
+    figure = _draw.new(1.2 + 1.7 * len(gates), 5)
+    each = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
+    for axes, gate, panel in zip(each, gates, panels, strict=True):
+        shown = _draw.show(axes, panel[order], signed=True, limit=limit, aspect="auto")
+        axes.set(title=gate, xlabel="column of the image" if subject.spec.shape[0] == 1 else "channels × columns")
+        axes.spines[:].set_visible(False)
+    each[0].set(ylabel="unit, sorted by where its candidate looks" if "candidate" in gates else "unit, sorted by where it looks", yticks=[])
+    _draw.bar(figure, shown, list(each), "weight")
+    return Picture("filters", f"What each of {module.hidden_size} units sees of a row of the image, by gate.", _draw.png(figure))
+
+
+def _features(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:
+    strength = weight.norm(dim=0).numpy()
+    order = np.argsort(-strength, kind="stable")[: _draw.BARS]
+    figures["strength"] = strength.tolist()
+    figures["shown"] = len(order)
+    names = [subject.features[n] for n in order]
+    figure = _draw.bars(names, {"": strength[order]}, "norm of its weights")
+    most = f"the {len(order)} strongest of {len(strength)}" if len(order) < len(strength) else f"all {len(strength)}"
+    return Picture("filters", f"How strongly the first layer listens to each feature: {most}.", _draw.png(figure))
+
+
+def _matrix(weight: Tensor) -> Picture:
+    shown = _strongest(weight.numpy())
+    figure = _draw.new(6, 4)
+    axes = figure.add_subplot()
+    image = _draw.show(axes, weight.flatten(1).numpy()[shown], signed=True, aspect="auto")
+    axes.set(xlabel="what it sees", ylabel="unit")
+    _draw.bar(figure, image, axes, "weight")
+    return Picture("filters", f"The weights of the first layer: {len(shown)} of {len(weight)} units.", _draw.png(figure))
+
+
+def _positions(subject: Subject, patch: int) -> Picture:
+    """How alike each place's learned vector is to every other's: Dosovitskiy et al. 2021, figure 7."""
+    _, H, W = subject.spec.shape
+    rows, columns = H // patch, W // patch
+    vectors = cast(Tensor, subject.network.positions).detach().cpu()[0, -rows * columns :]  # a class token stands first
+    unit = nn.functional.normalize(vectors, dim=1)
+    maps = (unit @ unit.T).reshape(-1, rows, columns).numpy()
+    figure = _draw.grid(maps, columns=columns, signed=True, limit=1, scale="cosine similarity", width=min(6, 0.6 * columns + 1.5))
+    caption = (
+        "The learned positions: the map at a place shows how alike its vector is to that of every other place. It was told nothing of rows "
+        "and columns: where those are red, it found out by itself what lies beside what."
+    )
+    return Picture("filters-positions", caption, _draw.png(figure))

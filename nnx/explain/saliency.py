@@ -1,0 +1,187 @@
+"""Saliency: which pixels or features spoke for the answer, beside the same picture of a network that has learned nothing."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nnx.checkpoint import Checkpoint
+from nnx.explain import Explanation, Picture, Subject, _capture, _draw
+
+SAMPLES = 10
+STEPS, MOST_STEPS = 64, 1024  # on the way from the baseline
+COMPLETE = 0.01  # of the difference of the logits may be missing
+READING = {
+    True: "Red ink spoke for the class that the network says, blue ink against it; believe a picture only as far as it differs from that "
+    "of the untrained network below it, which knows nothing.",
+    False: "A long bar is a feature on which the answers turned; believe it only as far as it differs from the bar of the untrained "
+    "network, which knows nothing.",
+}
+
+
+def applies(kept: Checkpoint) -> str | None:
+    return None if importlib.util.find_spec("captum") else "needs captum, which is not installed; pip install 'nnx[explain]'"
+
+
+@dataclass(frozen=True)
+class Credits:
+    """Of N samples, what each number of the input has added to the logit of its class (N, ...), in how many steps, and how much of
+    the logit's difference is missing, as a share of it (N,)."""
+
+    values: NDArray[np.float32]
+    steps: int
+    missing: NDArray[np.float64]
+
+
+def explain(subject: Subject) -> Explanation:
+    x = subject.inputs()[:SAMPLES]
+    targets = torch.from_numpy(subject.predicted[:SAMPLES]).to(x.device)
+    black = baseline(subject)
+    ours = integrated_gradients(subject.network, x, targets, black)
+    control = integrated_gradients(subject.control, x, targets, black, steps=ours.steps)
+    differs = (x != black).cpu().numpy()  # elsewhere both are zero by definition
+    figures: dict[str, Any] = {
+        "baseline": "black" if subject.spec.is_image else "the mean of the training data",
+        "samples": subject.names[:SAMPLES],
+        "classes": [subject.classes[k] for k in targets.tolist()],
+        "steps": ours.steps,
+        "completeness_error": float(ours.missing.max()),
+        "integrated_gradients": _agreement(ours.values, control.values, differs),
+    }
+    if not subject.spec.is_image:
+        return Explanation(READING[False], (_features(subject, ours, control),), figures)
+    lines = [("integrated\ngradients", ours.values), ("the same,\nuntrained", control.values)]
+    cams: list[tuple[str, NDArray[Any]]] = []
+    if any(output.ndim == 4 for output in _capture.outputs(subject.network, x[:1]).values()):
+        seen, unlearned = (grad_cam(network, x, targets) for network in (subject.network, subject.control))
+        cams = [("Grad-CAM", seen), ("the same,\nuntrained", unlearned)]
+        figures["grad_cam"] = _agreement(seen, unlearned, np.ones_like(seen, dtype=bool))
+    return Explanation(READING[True], (_picture(subject, lines, cams, figures),), figures)
+
+
+def baseline(subject: Subject) -> Tensor:
+    """(1, ...) what an input is compared with: a black image, without any ink, or the mean of the training data, normalised."""
+    if subject.spec.is_image:
+        return subject.inputs(np.zeros((1, *subject.spec.shape), np.uint8))
+    return torch.zeros(1, *subject.spec.shape, device=subject.device)
+
+
+def integrated_gradients(network: nn.Module, x: Tensor, targets: Tensor, black: Tensor, *, steps: int | None = None) -> Credits:
+    """The gradient of each class's logit, averaged over the way from `black` to `x`, times the difference (Sundararajan et al. 2017).
+
+    Credits add up to the difference of the logits between the two. In `steps`, or in as many as leave at most 1 % of that missing: from 64,
+    doubled up to 1,024.
+    """
+    from captum.attr import IntegratedGradients
+
+    count = steps or STEPS
+    with torch.no_grad():
+        rise = (_logit(network, x, targets) - _logit(network, black.expand_as(x), targets)).double()
+    while True:
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN has no gradient of an RNN in evaluation
+            found = IntegratedGradients(lambda inputs, k: _logit(network, inputs, k)).attribute(
+                x, black, additional_forward_args=targets, n_steps=count, internal_batch_size=max(len(x), _capture.at_once(x))
+            )
+        missing = ((found.double().flatten(1).sum(1) - rise).abs() / rise.abs().clamp_min(1e-12)).cpu().numpy()
+        if steps or missing.max() < COMPLETE or count >= MOST_STEPS:
+            return Credits(found.detach().float().cpu().numpy(), count, missing)
+        count *= 2
+
+
+def grad_cam(network: nn.Module, x: Tensor, targets: Tensor) -> NDArray[Any]:
+    """(N, H, W): where the last stage's maps speak for the class: each weighted by the mean gradient of the class's logit, summed, what is
+    below zero left out (Selvaraju et al. 2017), and enlarged to the image."""
+    from captum.attr import LayerGradCam
+
+    maps = [name for name, output in _capture.outputs(network, x[:1]).items() if output.ndim == 4]
+    stage = _capture.layers(network, x[:1])[maps[-1]]
+    found: Tensor = LayerGradCam(lambda inputs, k: _logit(network, inputs, k), stage).attribute(
+        x, additional_forward_args=targets, relu_attributions=True
+    )
+    return F.interpolate(found.detach(), x.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+
+
+def alike(one: NDArray[Any], other: NDArray[Any]) -> float | None:
+    """Spearman's rank correlation of two pictures, or None where one of them is all the same."""
+    from scipy.stats import spearmanr
+
+    one, other = one.ravel(), other.ravel()
+    return float(spearmanr(one, other).statistic) if len(one) > 2 and np.ptp(one) and np.ptp(other) else None
+
+
+def _logit(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+    """(N,) each sample's logit of the class; where there is one logit for two classes, it speaks for the second and against the first."""
+    logits: Tensor = network(x)
+    if logits.shape[1] == 1:
+        logits = torch.cat([-logits, logits], dim=1)
+    return logits.gather(1, targets[:, None])[:, 0]
+
+
+def _agreement(ours: NDArray[Any], control: NDArray[Any], where: NDArray[Any]) -> dict[str, Any]:
+    """How alike the pictures of the trained and of the untrained network are, as rank correlations (Adebayo et al. 2018).
+
+    `looks`: of magnitudes over the whole picture, which is how alike they look; high where both show little but the input. `says`: of the
+    signed values where there is something to say, which is how alike they mean it.
+    """
+    looks = [alike(np.abs(a), np.abs(b)) for a, b in zip(ours, control, strict=True)]
+    says = [alike(a[mask], b[mask]) for a, b, mask in zip(ours, control, where, strict=True)]
+    return {"looks": _mean(looks), "says": _mean(says), "looks_each": looks, "says_each": says}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _picture(
+    subject: Subject, signed: list[tuple[str, NDArray[Any]]], warm: list[tuple[str, NDArray[Any]]], figures: dict[str, Any]
+) -> Picture:
+    """A column a sample; below each the credits of both networks, then Grad-CAM of both."""
+    N = len(figures["samples"])
+    figure = _draw.new(max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * _draw.shape(subject) * (1 + len(signed) + len(warm)))
+    table = figure.subplots(1 + len(signed) + len(warm), N, squeeze=False)
+    for n, axes in enumerate(table[0]):
+        _draw.bare(axes).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(f"{_draw.shortened(subject.names[n], 10, tail=True)}\nsays {_draw.shortened(figures['classes'][n], 6)}", fontsize=8)
+    for line, (name, values) in zip(table[1:], [*signed, *warm], strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for n, axes in enumerate(line):
+            if values.ndim == 4:
+                flat = values[n].sum(0)
+                _draw.show(_draw.bare(axes), flat, signed=True, limit=float(np.quantile(np.abs(flat), 0.995)) or None)
+            else:
+                _draw.veiled(_draw.bare(axes), values[n], subject.images[n])
+    says, looks = (figures["integrated_gradients"][key] for key in ("says", "looks"))
+    caption = (
+        "Integrated gradients from a black image: each pixel's share in the logit, so a pixel without ink has none. They add up to the "
+        f"logit's difference to {100 * figures['completeness_error']:.2g} % in {figures['steps']} steps. Their magnitudes look like the "
+        f"untrained network's (rank correlation {_number(looks)}), mostly because both show the ink; what they say of the ink agrees to "
+        f"{_number(says)}."
+    )
+    if warm:
+        caption += f" Grad-CAM, of the last stage, agrees to {_number(figures['grad_cam']['says'])}."
+        caption += "" if all(values.any((1, 2)).all() for _, values in warm) else " Where it is dark all over, no map speaks for the class."
+    caption += " Each picture has its own scale."
+    return Picture("saliency", caption, _draw.png(figure))
+
+
+def _number(value: float | None) -> str:
+    return "nothing" if value is None else f"{value:.2f}"
+
+
+def _features(subject: Subject, ours: Credits, control: Credits) -> Picture:
+    credit, unlearned = (np.abs(found.values).mean(0) for found in (ours, control))
+    order = np.argsort(-credit, kind="stable")[: _draw.BARS]
+    series = {"trained": credit[order] / credit.sum(), "untrained": unlearned[order] / unlearned.sum()}
+    figure = _draw.bars([subject.features[n] for n in order], series, "share in the answers")
+    few = f", the {len(order)} largest of {len(credit)}" if len(order) < len(credit) else ""
+    caption = f"Mean magnitude of integrated gradients from the mean of the training data, over {len(ours.values)} samples{few}."
+    return Picture("saliency", caption, _draw.png(figure))

@@ -1,0 +1,190 @@
+"""Tables as datasets: which rows are trained on, what is fitted on them, and how the classes are sorted."""
+
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nnx import columns, datasets
+from nnx.columns import Category, Number
+from nnx.datasets import arrays, breast_cancer, iris, table, wine
+from nnx.errors import DataError
+
+N = 200
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A table of 200 rows: its file, and its rows as lists of text."""
+    rng = np.random.default_rng(0)
+    rows = [
+        [f"{rng.normal(5, 2):.3f}", str(rng.choice(["red", "green", "", "blue"])), str(row), f"class {10 - int(kind)}"]
+        for row, kind in enumerate(rng.integers(0, 3, N))
+    ]
+    path = tmp_path / "data.csv"
+    write(path, rows)
+    return path, rows
+
+
+def write(path, rows, names=("size", "colour", "row", "kind")):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([names, *rows])
+
+
+def load(path, *, seed=0, like=None, **settings):
+    return datasets.load(table.Config(path=str(path), target="kind", **settings), seed=seed, like=like)
+
+
+def rows_of(split, dataset):
+    """Which rows of the file are in a split: the column `row`, standardised, turned back."""
+    column = dataset.spec.columns.columns[2]
+    values = split.inputs[:, dataset.spec.columns.feature_names.index("row")]
+    return set(np.round(values * column.std + column.mean).astype(int).tolist())
+
+
+def test_every_row_is_in_one_split(data):
+    path, rows = data
+    first, second = load(path, validation=30), load(path, validation=30, seed=1)
+    splits = [rows_of(first.split(name), first) for name in ("train", "validation", "test")]
+    assert [len(split) for split in splits] == [130, 30, 40]
+    assert set.union(*splits) == set(range(N))
+    assert splits[2] == rows_of(second.test(), second), "the same for every seed"
+    assert splits[1] != rows_of(second.validation, second)
+    assert load(path, test=60).test().labels.shape == (60,)
+    labels = [rows[row][3] for row in sorted(splits[2])]
+    sizes = [labels.count(name) / len(labels) for name in first.spec.classes]
+    whole = [sum(row[3] == name for row in rows) / N for name in first.spec.classes]
+    np.testing.assert_allclose(sizes, whole, atol=1 / 40)
+
+
+def test_what_is_fitted_depends_on_the_training_rows_only(data):
+    """Other values in rows of the validation and test part change nothing. The control: one in a training row does."""
+    path, rows = data
+    before = load(path, drop=["row"], validation=30)
+    with_rows = load(path, validation=30)
+    train, other = (rows_of(split, with_rows) for split in (with_rows.train, with_rows.validation))
+    other |= rows_of(with_rows.test(), with_rows)
+    assert len(train) == 130
+    for row in other:
+        rows[row][:2] = ["1e6", "yellow"] if row % 2 else ["", ""]
+    write(path, rows)
+    after = load(path, drop=["row"], validation=30)
+    assert after.spec == before.spec
+    assert datasets.fingerprint(after.train) == datasets.fingerprint(before.train)
+    assert datasets.fingerprint(after.validation) != datasets.fingerprint(before.validation)
+    rows[min(train)][0] = "1e6"
+    write(path, rows)
+    assert load(path, drop=["row"], validation=30).spec != before.spec
+
+
+def test_features_are_standardised_over_the_training_rows(data):
+    path, _ = data
+    dataset = load(path)
+    spec = dataset.spec
+    assert spec.classes == ("class 8", "class 9", "class 10")
+    assert [type(column) for column in spec.columns.columns] == [Number, Category, Number]
+    assert spec.columns.feature_names == ("size", "colour = blue", "colour = green", "colour = red", "colour is missing", "row")
+    assert spec.shape == (6,)
+    assert (spec.mean, spec.std) == ((0.0,) * 6, (1.0,) * 6)
+    numbers = dataset.train.inputs[:, [0, 5]]
+    np.testing.assert_allclose(numbers.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(numbers.std(0), 1, atol=1e-6)
+    assert (dataset.train.inputs[:, 1:5].sum(1) == 1).all()
+
+
+def test_csv_tsv_and_parquet_are_the_same(data, tmp_path):
+    path, rows = data
+    (tmp_path / "data.tsv").write_text("\n".join("\t".join(row) for row in [["size", "colour", "row", "kind"], *rows]))
+    frame = columns.read(path).with_columns(
+        pl.col("size").cast(pl.Float64), pl.col("row").cast(pl.Int64), pl.col("colour").cast(pl.Categorical)
+    )
+    frame.write_parquet(tmp_path / "data.parquet")
+    first = load(path)
+    for name in ("data.tsv", "data.parquet"):
+        other = load(tmp_path / name)
+        assert other.spec == first.spec
+        assert datasets.fingerprint(other.train) == datasets.fingerprint(first.train)
+        assert datasets.fingerprint(other.test()) == datasets.fingerprint(first.test())
+
+
+def test_a_test_file_leaves_all_rows_for_training(data, tmp_path):
+    path, rows = data
+    write(tmp_path / "test.csv", [[row[3], "violet", row[0], "7"] for row in rows[:10]], ("kind", "colour", "size", "row"))
+    dataset = load(path, test=str(tmp_path / "test.csv"), validation=20)
+    assert (len(dataset.train), len(dataset.test())) == (180, 10)
+    test = dataset.test().inputs
+    assert (test[:, 1:5] == 0).all(), "violet is unseen"
+    size = dataset.spec.columns.columns[0]
+    np.testing.assert_allclose(test[:, 0] * size.std + size.mean, [float(row[0]) for row in rows[:10]], rtol=1e-5)
+
+
+def test_categories_that_only_the_network_knows_are_kept_in_a_test_file(data, tmp_path):
+    """A file to train on without red, one to test on with it, prepared as by a network that knows red."""
+    path, rows = data
+    like = load(path).spec
+    write(tmp_path / "other.csv", [row for row in rows if row[1] != "red"])
+    write(tmp_path / "test.csv", [row for row in rows if row[1] == "red"])
+    test = load(tmp_path / "other.csv", test=str(tmp_path / "test.csv"), like=like).test()
+    assert (test.inputs[:, like.columns.feature_names.index("colour = red")] == 1).all()
+
+
+def test_numbers_as_classes_are_sorted_by_their_value(tmp_path):
+    values = ["10", "9", "-1", "1.0"]
+    (tmp_path / "data.csv").write_text("\n".join(["x,kind", *(f"{i},{values[i % 4]}" for i in range(40))]))
+    assert load(tmp_path / "data.csv").spec.classes == ("-1", "1", "9", "10")
+    pl.DataFrame({"x": range(40), "kind": [i % 3 for i in range(40)]}).write_parquet(tmp_path / "data.parquet")
+    assert load(tmp_path / "data.parquet").spec.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("module", [iris, wine, breast_cancer])
+def test_the_embedded_tables_are_those_of_scikit_learn(module):
+    import sklearn.datasets
+
+    expected = getattr(sklearn.datasets, f"load_{module.__name__.rpartition('.')[2]}")()
+    source = module.load(module.Config(), Path("unused"))
+    assert source.classes == tuple(expected.target_names)
+    assert [column.name for column in source.columns.columns] == list(expected.feature_names)
+    test = source.test()
+    rows = np.concatenate([source.train.inputs, test.inputs])
+    labels = np.concatenate([source.train.labels, test.labels])
+    sort = lambda rows, labels: sorted((label, tuple(row)) for row, label in zip(rows, labels, strict=True))  # noqa: E731
+    assert sort(rows, labels) == sort(expected.data, expected.target)
+    np.testing.assert_allclose(np.bincount(test.labels) / len(test), np.bincount(labels) / len(labels), atol=0.02)
+    assert len(test) == round(len(rows) / 5)
+
+
+def test_embedded_tables_are_prepared_as_any_table_is(tmp_path):
+    """The same rows written as a CSV, split alike, give the same features: predict takes a CSV of these columns."""
+    source = iris.load(iris.Config(), tmp_path)
+    dataset = datasets.load(iris.Config(), seed=0)
+    frame = pl.DataFrame(source.test().inputs, schema=list(iris.COLUMNS))
+    frame.write_csv(tmp_path / "test.csv")
+    features = columns.features(dataset.spec.columns, columns.read(tmp_path / "test.csv"), "test.csv")
+    np.testing.assert_array_equal(features, dataset.test().inputs)
+
+
+def test_a_large_table_is_read_quickly(tmp_path):
+    """Not row by row in Python: 100,000 rows take 0.2 s, by the csv module and floats 1 s. The bound allows for a busy machine."""
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({f"x{i}": rng.normal(size=100_000) for i in range(8)} | {"kind": rng.choice(["a", "b"], 100_000)})
+    frame.write_csv(tmp_path / "data.csv")
+    begun = time.process_time()
+    dataset = load(tmp_path / "data.csv")
+    assert time.process_time() - begun < 5
+    assert len(dataset.train) == 72_000
+
+
+def test_a_network_of_a_table_takes_a_table_only(tmp_path):
+    """Four columns, standardised by what the network keeps, and four bare numbers have the same shape."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(60, 4)).astype(np.float32), y=np.repeat(["setosa", "versicolor", "virginica"], 20))
+    bare = arrays.Config(path=str(tmp_path / "data.npz"))
+    of_table, of_arrays = datasets.load(iris.Config(), seed=0).spec, datasets.load(bare, seed=0).spec
+    assert of_table.shape == of_arrays.shape
+    with pytest.raises(DataError, match=r"data\.npz: is no table, but the network was trained on a table"):
+        datasets.load(bare, seed=0, like=of_table)
+    with pytest.raises(DataError, match=r"iris.*: is a table, but the network was trained on what is none"):
+        datasets.load(iris.Config(), seed=0, like=of_arrays)

@@ -1,0 +1,77 @@
+"""What the explainers are tried on: a small network of every architecture, trained for an epoch on the digits, and one on a table."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from nnx import checkpoint, config, datasets, explain, losses, models, parts
+from nnx.checkpoint import Checkpoint
+from nnx.datasets import DatasetConfig, Split
+from nnx.explain import Subject
+from nnx.run import run
+from nnx.spec import Spec
+
+SMALL = {
+    "mlp": "{name: mlp, hidden: [24, 16]}",
+    "cnn": "{name: cnn, channels: [6, 8], hidden: [16]}",
+    "rnn": "{name: rnn, hidden: 16}",
+    "transformer": "{name: transformer, patch: 2, width: 16, depth: 2, heads: 2}",
+}
+TABLE = [name for name in parts.names("model") if name != "cnn"]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The name of an architecture -> the checkpoint of a network of it that was trained for an epoch on the digits."""
+
+    @cache
+    def path(model: str) -> Path:
+        settings = ["train.epochs=1", f"model={SMALL.get(model, model)}", "dataset={name: digits, validation: 0.2}"]
+        folder = tmp_path_factory.mktemp(model) / "run"
+        for _ in run(config.load("digits_mlp", settings, {"device": "cpu"}), out=folder):
+            pass
+        return folder / "checkpoint.pt"
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def subject(trained: Callable[[str], Path]) -> Callable[..., Subject]:
+    """subject("mlp") is that network, asked about a test digit of each of two classes."""
+
+    @cache
+    def digits() -> datasets.Dataset:
+        made = config.load("digits_mlp", ["dataset={name: digits, validation: 0.2}"])
+        return datasets.load(cast(DatasetConfig, made.dataset), seed=made.seed)
+
+    @cache
+    def of(model: str) -> Subject:
+        test = digits().test()
+        which = explain.one_of_each(test, 10, most=2)
+        kept = checkpoint.read(trained(model))
+        return explain.new(kept, digits().split, test.inputs[which], [f"test {n}" for n in which], test.labels[which])
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def table_subject() -> Callable[[str], Subject]:
+    """table_subject("mlp") is an untrained network for rows of five features and three classes."""
+
+    def of(model: str) -> Subject:
+        settings = [f"model={'{name: transformer, width: 8, depth: 1, heads: 2}' if model == 'transformer' else model}"]
+        made = config.load("digits_mlp", settings)
+        rng = np.random.default_rng(0)
+        rows = Split(rng.normal(2, 3, (200, 5)).astype(np.float32), rng.integers(0, 3, 200))
+        spec = Spec((5,), ("red", "green", "blue"), *datasets.mean_std(rows.inputs))
+        torch.manual_seed(0)
+        network = models.build(made.model, spec, losses.outputs(made.loss, 3))
+        kept = Checkpoint(made, spec, network.state_dict(), {})
+        return explain.new(kept, lambda _: rows, rows.inputs[:2], ["row 0", "row 1"], rows.labels[:2])
+
+    return of

@@ -1,0 +1,160 @@
+"""One set of tests over every explainer and every architecture, so that a new file of either is tested unasked."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nnx import explain, parts
+from nnx.errors import DataError, InputError
+from nnx.explain import Explanation, _page
+
+EXPLAINERS = explain.names()
+MODELS = parts.names("model")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Fewer samples, steps and dots than in earnest: what the pictures show has tests of its own."""
+    for name, constants in {
+        "embedding": {"SAMPLES": 150, "TSNE_STEPS": 250},
+        "patterns": {"IMAGES": 200, "UNITS": 3},
+        "_ascent": {"STEPS": 3},
+        "probe": {"SAMPLES": 150},
+        "_ridge": {"SHUFFLES": 3},
+        "activations": {"SAMPLES": 1},
+        "_draw": {"DOTS": 60},
+    }.items():
+        for constant, value in constants.items():
+            monkeypatch.setattr(f"nnx.explain.{name}.{constant}", value)
+
+
+def check(name, found):
+    """What every explanation keeps to."""
+    assert isinstance(found, Explanation)
+    assert found.reading.endswith(".")
+    assert "\n" not in found.reading
+    assert found.pictures
+    assert len({picture.name for picture in found.pictures}) == len(found.pictures)
+    for picture in found.pictures:
+        assert picture.name.startswith(name), "so that no two explainers write the same file"
+        assert re.fullmatch(r"[a-z0-9_.-]+", picture.name)
+        assert picture.caption.endswith(".")
+        with Image.open(io.BytesIO(picture.png)) as image:
+            assert image.format == "PNG"
+            assert 100 < image.width < 1500
+            assert len(np.unique(np.asarray(image.convert("RGBA")).reshape(-1, 4), axis=0)) > 3, "something is on it"
+        assert len(picture.png) < 500_000
+    json.dumps(found.figures, allow_nan=False)
+    assert found.figures
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_every_explainer_explains_every_architecture_or_says_why_not(subject, name, model):
+    asked = subject(model)
+    before = {key: tensor.clone() for key, tensor in asked.network.state_dict().items()}
+    why = explain.module(name).applies(asked.kept)
+    if why is None:
+        [(_, found)] = explain.explain(asked, [name])
+        check(name, found)
+    else:
+        assert explain.choose(asked.kept)[name] == why
+        with pytest.raises(InputError, match=name):
+            list(explain.explain(asked, [name]))
+    assert all((before[key] == tensor).all() for key, tensor in asked.network.state_dict().items()), "the network is left as it was"
+    assert not asked.network.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in asked.network.modules())
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "cnn"])
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_tables_too(table_subject, name, model):
+    asked = table_subject(model)
+    if explain.module(name).applies(asked.kept) is None:
+        [(_, found)] = explain.explain(asked, [name])
+        check(name, found)
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_an_explainer_is_a_file_that_says_what_it_shows(name):
+    module = explain.module(name)
+    assert _page.first_line(name).endswith(".")
+    assert callable(module.applies)
+    assert callable(module.explain)
+
+
+def test_the_file_names_are_the_registry():
+    from pathlib import Path
+
+    files = Path(explain.__file__).parent.glob("[!_]*.py")
+    assert sorted(file.stem for file in files) == EXPLAINERS
+
+
+def test_an_unknown_explainer_is_met_with_a_suggestion(subject):
+    with pytest.raises(InputError, match="unknown explainer 'filtres', did you mean 'filters'"):
+        list(explain.explain(subject("mlp"), ["filters", "filtres"]))
+
+
+def test_what_an_explainer_lacks_is_a_reason_unless_it_was_asked_for(subject, monkeypatch):
+    def lacking(asked):
+        raise DataError("the data is not there")
+
+    monkeypatch.setattr(explain.module("filters"), "explain", lacking)
+    monkeypatch.setattr(explain, "names", lambda: ["filters"])
+    assert dict(explain.explain(subject("mlp"))) == {"filters": "the data is not there"}
+    with pytest.raises(DataError):
+        list(explain.explain(subject("mlp"), ["filters"]))
+
+
+def test_without_captum_saliency_says_what_to_install(subject, monkeypatch):
+    import importlib.util
+
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "captum" else there(name, *rest))
+    kept = subject("mlp").kept
+    assert "pip install 'nnx[explain]'" in explain.choose(kept)["saliency"]
+    with pytest.raises(InputError, match=r"pip install 'nnx\[explain\]'"):
+        explain.choose(kept, ["saliency"])
+
+
+def test_a_split_is_loaded_when_it_is_asked_for_and_only_once(subject):
+    asked = subject("mlp")
+    loads = []
+    new = explain.new(asked.kept, lambda name: loads.append(name) or asked.data(name), asked.images, asked.names)
+    assert loads == []
+    assert new.data("test") is new.data("test")
+    assert loads == ["test"]
+
+
+def test_the_control_is_the_same_architecture_with_other_weights_always_the_same(subject):
+    asked = subject("cnn")
+    again = explain.new(asked.kept, asked.data, asked.images, asked.names)
+    ours, control, other = (each.state_dict() for each in (asked.network, asked.control, again.control))
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in control.items()}
+    assert not all((ours[key] == control[key]).all() for key in ours)
+    assert all((control[key] == other[key]).all() for key in control)
+
+
+def test_one_of_each_class(subject):
+    split = subject("mlp").data("test")
+    which = explain.one_of_each(split, 10)
+    assert split.labels[which].tolist() == list(range(10))
+    assert all((split.labels[:place] != split.labels[place]).all() for place in which), "the first of its class"
+    assert len(explain.one_of_each(split, 10, most=3)) == 3
+
+
+def test_the_page_holds_all_and_escapes_what_it_is_told(subject):
+    asked = subject("mlp")
+    hostile = explain.new(asked.kept, asked.data, asked.images, ["<script>alert(1)</script>"] * len(asked.images), asked.labels)
+    found = dict(explain.explain(hostile, ["filters", "activations"])) | {"attention": "no <b>attention</b>"}
+    page = _page.render(hostile, found)
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "no &lt;b&gt;attention" in page
+    assert page.count("data:image/png;base64,") == sum(len(each.pictures) for each in found.values() if isinstance(each, Explanation))
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page), "nothing from elsewhere"
+    assert "prefers-color-scheme: dark" in page

@@ -1,0 +1,96 @@
+"""Credits add up, agree with what they should equal, and are compared with a control that can fail."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nnx import explain, parts
+from nnx.explain import _capture, saliency
+
+MODELS = parts.names("model")
+
+
+def asked(subject):
+    x = subject.inputs()
+    return x, torch.from_numpy(subject.predicted), saliency.baseline(subject)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_credits_add_up_to_the_difference_of_the_logits(subject, model):
+    network = subject(model).network
+    x, targets, black = asked(subject(model))
+    found = saliency.integrated_gradients(network, x, targets, black)
+    with torch.no_grad():
+        rise = (network(x) - network(black))[torch.arange(len(x)), targets].numpy()
+    assert np.abs(rise).min() > 0.01, "there is something to explain"
+    off = np.abs(found.values.reshape(len(x), -1).sum(1) - rise) / np.abs(rise)
+    assert off.max() < 0.01
+    np.testing.assert_allclose(found.missing, off, atol=1e-4)
+    [(_, said)] = explain.explain(subject(model), ["saliency"])
+    assert said.figures["completeness_error"] == pytest.approx(off.max(), abs=1e-4)
+
+
+def test_the_control_one_step_is_not_enough_and_steps_are_doubled_until_they_are(subject, monkeypatch):
+    network = subject("rnn").network
+    x, targets, black = asked(subject("rnn"))
+    assert saliency.integrated_gradients(network, x, targets, black, steps=1).missing.max() > 0.01
+    monkeypatch.setattr(saliency, "STEPS", 1)
+    found = saliency.integrated_gradients(network, x, targets, black)
+    assert found.steps > 1
+    assert found.missing.max() < 0.01
+    monkeypatch.setattr(saliency, "MOST_STEPS", 1)
+    assert saliency.integrated_gradients(network, x, targets, black).steps == 1, "and no further than allowed"
+
+
+def test_credits_of_a_linear_network_are_weight_times_difference():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    x, black, targets = torch.randn(3, 12), torch.randn(1, 12), torch.tensor([2, 0, 3])
+    found = saliency.integrated_gradients(network, x, targets, black)
+    expected = network[1].weight[targets] * (x - black)
+    np.testing.assert_allclose(found.values, expected.detach().numpy(), atol=1e-5)
+
+
+def test_the_baseline_is_an_image_without_ink(subject):
+    asked = subject("cnn")
+    assert torch.equal(saliency.baseline(asked)[0], asked.inputs(np.zeros_like(asked.images))[0])
+    assert (saliency.baseline(asked) < 0).all(), "zero would be the mean of all images, not black"
+
+
+def test_grad_cam_is_what_the_paper_says(subject):
+    network = subject("cnn").network
+    x, targets, _ = asked(subject("cnn"))
+    maps: torch.Tensor = network.stages(x).detach().requires_grad_()
+    network.head(maps)[torch.arange(len(x)), targets].sum().backward()
+    weights = maps.grad.mean((2, 3), keepdim=True)
+    expected = F.interpolate(F.relu((weights * maps).sum(1, keepdim=True)), x.shape[2:], mode="bilinear")[:, 0]
+    np.testing.assert_allclose(saliency.grad_cam(network, x, targets), expected.detach().numpy(), atol=1e-5)
+    assert list(_capture.layers(network, x[:1]))[:2] == ["stages.0", "stages.1"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_control_that_is_the_network_itself_agrees_in_all_the_real_one_does_not(subject, model, monkeypatch):
+    ours = subject(model)
+    [(_, real)] = explain.explain(ours, ["saliency"])
+    assert abs(real.figures["integrated_gradients"]["says"]) < 0.5
+    itself = explain.new(ours.kept, ours.data, ours.images, ours.names)
+    itself.control = itself.network
+    [(_, same)] = explain.explain(itself, ["saliency"])
+    assert same.figures["integrated_gradients"]["says"] == pytest.approx(1)
+    assert same.figures["integrated_gradients"]["looks"] == pytest.approx(1)
+
+
+def test_pictures_without_any_difference_have_no_correlation():
+    assert saliency.alike(np.zeros(9), np.arange(9.0)) is None
+    assert saliency.alike(np.arange(9.0), np.arange(9.0) ** 3) == pytest.approx(1)
+    assert saliency.alike(np.arange(9.0), -np.arange(9.0)) == pytest.approx(-1)
+
+
+def test_one_logit_speaks_for_the_second_class_and_against_the_first():
+    network = nn.Linear(3, 1)
+    x = torch.randn(4, 3)
+    logits = network(x)[:, 0]
+    torch.testing.assert_close(saliency._logit(network, x, torch.tensor([1, 1, 1, 1])), logits)
+    torch.testing.assert_close(saliency._logit(network, x, torch.tensor([0, 0, 0, 0])), -logits)

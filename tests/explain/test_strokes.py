@@ -1,0 +1,127 @@
+"""Stroke width, slant and holes: of shapes drawn here, whose truth is known."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from nnx.explain import _strokes as strokes
+
+SIZE, FINE = 28, 16
+
+
+def plane():
+    """x to the right and y upwards, in pixels from the middle, on a grid finer than the pixels."""
+    y, x = (np.mgrid[: SIZE * FINE, : SIZE * FINE] + 0.5) / FINE - SIZE / 2
+    return x, -y
+
+
+def drawn(shape):
+    """A shape of the fine grid as a uint8 image (1, H, W): each pixel as grey as it is covered."""
+    covered = shape.reshape(SIZE, FINE, SIZE, FINE).mean((1, 3))
+    return np.round(255 * covered).astype(np.uint8)[None]
+
+
+def bar(width, lean=0.0, length=18.0):
+    """An upright bar, sheared so that it leans `lean` degrees to the right."""
+    x, y = plane()
+    return (np.abs(x - y * np.tan(np.radians(lean))) < width / 2) & (np.abs(y) < length / 2)
+
+
+def turned(width, degrees, length=20.0):
+    x, y = plane()
+    a = np.radians(degrees)
+    along, across = x * np.sin(a) + y * np.cos(a), x * np.cos(a) - y * np.sin(a)
+    return (np.abs(across) < width / 2) & (np.abs(along) < length / 2)
+
+
+def ring(width, radius=7.0, x0=0.0, y0=0.0):
+    x, y = plane()
+    return np.abs(np.hypot(x - x0, y - y0) - radius) < width / 2
+
+
+def ink(*shapes):
+    found = strokes.ink(np.stack([drawn(shape) for shape in shapes]))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("width", [1.5, 2, 2.5, 3, 4, 5])
+def test_stroke_width(width):
+    """Of shapes without ends, at which every stroke is narrower: a ring, and lines across the whole image in five directions."""
+    assert strokes.stroke_width(ink(ring(width))) == pytest.approx([width], rel=0.06)
+    lines = strokes.stroke_width(ink(*(turned(width, degrees, length=99) for degrees in (0, 20, 45, 70, 90))))
+    if width >= 2:  # an upright line of 1.5 pixels from -0.75 to 0.75 makes two columns equally grey: nobody can tell it from 2 pixels
+        assert lines == pytest.approx([width] * 5, rel=0.07)
+
+
+def test_stroke_width_grows_with_the_pen():
+    widths = np.linspace(1.5, 5, 15)
+    measured = strokes.stroke_width(ink(*(ring(width) for width in widths)))
+    assert (np.diff(measured) > 0).all()
+
+
+@pytest.mark.parametrize("lean", [-40, -20, 0, 10, 30])
+def test_slant(lean):
+    assert strokes.slant(ink(bar(3, lean))) == pytest.approx([lean], abs=0.5)
+    assert strokes.slant(ink(bar(3, lean)[:, ::-1])) == pytest.approx([-lean], abs=0.5)
+
+
+def test_slant_is_that_of_the_least_squares_line():
+    images = ink(ring(2, x0=1), turned(3, 25) | ring(2, 4, 3, 4))
+    for image, found in zip(images, strokes.slant(images), strict=True):
+        rows, columns = np.nonzero(image)
+        shift = np.polyfit(-rows, columns, 1, w=np.sqrt(image[rows, columns]))[0]
+        assert found == pytest.approx(np.degrees(np.arctan(shift)), abs=1e-3)
+
+
+def test_holes():
+    x, y = plane()
+    eight = ring(2, 4, y0=4.5) | ring(2, 4, y0=-4.5)
+    shapes = {
+        "bar": (bar(3), 0),
+        "ring": (ring(2), 1),
+        "eight": (eight, 2),
+        "six": (ring(2, 4, y0=-4) | ((np.abs(x + 4) < 1) & (np.abs(y - 3) < 7)), 1),
+        "open ring": (ring(2) & ~((np.abs(x) < 3) & (y > 0)), 0),
+        "thin slanted square": (np.abs(np.abs(x) + np.abs(y) - 8) < 0.8, 1),
+        "cup on the border": (np.abs(np.maximum(np.abs(x), np.abs(y - 8)) - 8) < 1, 0),
+        "disc": (np.hypot(x, y) < 8, 0),
+    }
+    assert strokes.holes(ink(*(shape for shape, _ in shapes.values()))).tolist() == [number for _, number in shapes.values()]
+
+
+def test_holes_are_those_of_the_euler_number():
+    """Components minus Euler number, which is counted from pixels, edges and corners of the finest grid."""
+    x, _ = plane()
+    for shape in (ring(2), ring(2, 4, y0=4.5) | ring(2, 4, y0=-4.5), bar(3), ring(2) | ring(2, 3), bar(2) | (ring(2, 4, 6) & (x > 0))):
+        fine = np.pad(shape, 1).astype(int)
+        pixels = fine.sum()
+        edges = np.maximum(fine[1:], fine[:-1]).sum() + np.maximum(fine[:, 1:], fine[:, :-1]).sum()
+        corners = np.maximum(np.maximum(fine[1:, 1:], fine[1:, :-1]), np.maximum(fine[:-1, 1:], fine[:-1, :-1])).sum()
+        components = ndimage.label(fine, np.ones((3, 3)))[1]
+        assert strokes.holes(ink(shape)) == [components - (corners - edges + pixels)]
+
+
+def test_black_on_white_is_the_same_drawing():
+    images = np.stack([drawn(ring(2)), drawn(bar(3, 20))])
+    ours, inverse = strokes.ink(images), strokes.ink(255 - images)
+    assert ours is not None
+    assert inverse is not None
+    np.testing.assert_allclose(ours, inverse, atol=1e-6)
+    colours = strokes.ink(np.repeat(images, 3, axis=1))
+    np.testing.assert_allclose(ours, colours, atol=1e-6)
+
+
+def test_an_empty_image_has_nothing():
+    empty = strokes.ink(np.zeros((1, 1, 8, 8), np.uint8))
+    assert empty is not None
+    assert [measure(empty).tolist() for measure in (strokes.stroke_width, strokes.slant, strokes.holes)] == [[0], [0], [0]]
+
+
+def test_a_photograph_is_no_drawing():
+    from sklearn.datasets import load_sample_image
+
+    photograph = load_sample_image("china.jpg")[:416, :640]
+    patches = photograph.reshape(13, 32, 20, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
+    assert strokes.ink(patches) is None
+    assert strokes.ink(np.random.default_rng(0).integers(0, 256, (20, 1, 28, 28), dtype=np.uint8)) is None
