@@ -52,11 +52,11 @@ def explain(
     """
     import_torch()
     from nnx import checkpoint as checkpoints
-    from nnx import console, explain, models, runs, runtime
+    from nnx import console, datasets, explain, models, runs, runtime
     from nnx.run import dataset_of, settings_of
 
     folder = out or checkpoint.parent / "explain"
-    with signals.noted(), signals.at_once("stopped before all was explained; nothing was written"):
+    with signals.noted(), datasets.silent(quiet), signals.at_once("stopped before all was explained; nothing was written"):
         kept = checkpoints.read(checkpoint)
         runs.check_folder(folder)
         explain.choose(kept, only)

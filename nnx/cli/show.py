@@ -30,6 +30,7 @@ def show(
     with signals.noted(), signals.at_once("stopped; nothing was written"):
         import_torch()
         from nnx import config as configs
+        from nnx import datasets
         from nnx.screens.show import print_shown
         from nnx.show import show as find
 
@@ -38,7 +39,8 @@ def show(
                 print(f"training a throw-away copy for {SECONDS} s ...", file=sys.stderr)  # noqa: T201
 
         resolved = configs.load(config, overrides, {"device": device} if device else None)
-        shown = find(resolved, data_dir=data_dir, seconds=0 if no_trial else SECONDS, begun=begun, trying=say)
+        with datasets.silent(quiet):
+            shown = find(resolved, data_dir=data_dir, seconds=0 if no_trial else SECONDS, begun=begun, trying=say)
     for warning in shown.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
     if json:
