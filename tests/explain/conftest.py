@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def subject(trained: Callable[[str], Path]) -> Callable[..., Subject]:
-    """subject("mlp") is that network, asked about a test digit of each of three classes."""
+    """subject("mlp") is that network, asked about a test digit of each of two classes."""
 
     @cache
     def digits() -> datasets.Dataset:
@@ -52,7 +52,7 @@ def subject(trained: Callable[[str], Path]) -> Callable[..., Subject]:
     @cache
     def of(model: str) -> Subject:
         test = digits().test()
-        which = explain.one_of_each(test, 10, most=3)
+        which = explain.one_of_each(test, 10, most=2)
         kept = checkpoint.read(trained(model))
         return explain.new(kept, digits().split, test.inputs[which], [f"test {n}" for n in which], test.labels[which])
 
@@ -72,6 +72,6 @@ def table_subject() -> Callable[[str], Subject]:
         torch.manual_seed(0)
         network = models.build(made.model, spec, losses.outputs(made.loss, 3))
         kept = Checkpoint(made, spec, network.state_dict(), {})
-        return explain.new(kept, lambda _: rows, rows.inputs[:4], [f"row {n}" for n in range(4)], rows.labels[:4])
+        return explain.new(kept, lambda _: rows, rows.inputs[:2], ["row 0", "row 1"], rows.labels[:2])
 
     return of

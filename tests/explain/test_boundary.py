@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from nnx import config, datasets, explain, losses, models
+from nnx import config, explain, losses, models
 from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
 from nnx.explain import _draw, boundary

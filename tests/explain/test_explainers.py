@@ -16,6 +16,22 @@ EXPLAINERS = explain.names()
 MODELS = parts.names("model")
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Fewer samples, steps and dots than in earnest: what the pictures show has tests of its own."""
+    for name, constants in {
+        "embedding": {"SAMPLES": 150, "TSNE_STEPS": 250},
+        "patterns": {"IMAGES": 200, "UNITS": 3},
+        "_ascent": {"STEPS": 3},
+        "probe": {"SAMPLES": 150},
+        "_ridge": {"SHUFFLES": 3},
+        "activations": {"SAMPLES": 1},
+        "_draw": {"DOTS": 60},
+    }.items():
+        for constant, value in constants.items():
+            monkeypatch.setattr(f"nnx.explain.{name}.{constant}", value)
+
+
 def check(name, found):
     """What every explanation keeps to."""
     assert isinstance(found, Explanation)
