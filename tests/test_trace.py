@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from nnx import backprop, config, datasets, models, parts, story
 from nnx import datasets as datasets_package
 from nnx import models as models_package
-from nnx.columns import Columns
+from nnx.columns import Columns, Number
 from nnx.errors import CheckpointError, DivergedError, InputError
 from nnx.run import run
 from nnx.spec import Spec
@@ -383,7 +383,7 @@ def test_rows_of_numbers(others, capsys):
 
 
 def test_columns_have_their_names():
-    spec = Spec((2,), ("no", "yes"), (0.0, 0.0), (1.0, 1.0), columns=Columns(("age", "\x1b[31mheight")))
+    spec = Spec((2,), ("no", "yes"), (0.0, 0.0), (1.0, 1.0), columns=Columns((Number("age"), Number("\x1b[31mheight"))))
     assert [feature(spec, i) for i in range(2)] == ["age", "\N{REPLACEMENT CHARACTER}[31mheight"]
 
 

@@ -255,7 +255,7 @@ def test_arrays_that_are_none(nnx, trained, tmp_path):
         "odd.npy": "has the shape 3 x 5; the network was trained on images",
         "text.npy": "values of type <U1; give it numbers",
         "none.npy": "no values",
-        "nan.npy": "from nan to nan",
+        "nan.npy": "row 0 holds an infinite number or NaN",
         "negative.npy": "from -1 to -1",
         "five.npy": "has 5 channels",
         "objects.npy": "",

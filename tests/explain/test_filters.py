@@ -10,7 +10,7 @@ from nnx.explain import filters
 
 def drawn(subject):
     name, module = filters.first(subject.network, subject.inputs()[:1])
-    kind, images = filters._as_images(filters._weight(module), module, subject)
+    kind, images = filters._as_images(filters._weight(module), module, subject.spec)
     return name, module, kind, images
 
 
