@@ -140,7 +140,7 @@ class Asked:
 
         stored = self._chosen(arrays._npz(path), path) if path.suffix.lower() == ".npz" else arrays._npy(path)
         values, start = _as_samples(stored.read(), self.spec, stored.where), 0
-        scale = arrays._scale(values, stored.where)
+        scale = arrays._scale(values, stored.where) if self.spec.is_image else 1.0
         if scale == 255:
             self.notes.append(f"{stored.where}: 0 to 1 is taken for 0 to 255")
         while start < len(values):
