@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx import columns, handwriting, images, processes
+from nnx import columns, handwriting, images, processes, tablefile
 from nnx.errors import DataError
 from nnx.spec import Spec
 
@@ -110,10 +110,10 @@ class Asked:
                     if sample is None:
                         raise DataError(mistake)
                     yield sample
-                elif thing.lower().endswith(ARRAYS):
-                    yield from self._array(Path(thing))
                 elif self.spec.columns:
                     yield from self._rows(thing)
+                elif thing.lower().endswith(ARRAYS):
+                    yield from self._array(Path(thing))
                 else:
                     raise DataError(f"{thing}: the network was trained on rows of numbers; give it a .npy or .npz file of such")
             except DataError as error:
@@ -125,14 +125,14 @@ class Asked:
 
     def _rows(self, path: str) -> Iterator[Sample]:
         """The rows of a table, by the columns that the network was trained on."""
-        name = "standard input" if path == STDIN else path
-        frame = columns.read(_standard_input(MAX_TABLE) if path == STDIN else path, name)
         assert self.spec.columns
-        rows = columns.features(self.spec.columns, frame, name)
-        place = "{}, row {}" if path.lower().endswith(".parquet") else "{}:{}"
-        first = 1 if path.lower().endswith(".parquet") else 2  # the first line names the columns
-        for n, row in enumerate(rows, first):
-            yield place.format(name, n), row, ()
+        if path.lower().endswith(ARRAYS):
+            raise DataError(f"{path}: has no names for its columns, as the table has that the network was trained on; give it a .csv")
+        name = "standard input" if path == STDIN else path
+        table = _standard_input(MAX_TABLE) if path == STDIN else path
+        rows = columns.features(self.spec.columns, columns.read(table, name), name)
+        for where, row in zip(tablefile.places(table, name, len(rows)), rows, strict=True):
+            yield where, row, ()
 
     def _array(self, path: Path) -> Iterator[Sample]:
         """The samples of a .npy or .npz file."""

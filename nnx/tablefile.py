@@ -77,6 +77,20 @@ def place(name: str | Path, row: int) -> str:
     return f"{name}, row {row + 1}"
 
 
+def places(file: str | Path | bytes, name: str, rows: int) -> list[str]:
+    """Where each of the `rows` rows of a table stands that `read` has read from `file`, as `place` says it."""
+    try:
+        data = file if isinstance(file, bytes) else _read(Path(file), name)
+        if not data.startswith(b"PAR1"):
+            text = _plain(data, name)
+            lines = [f"{name}:{line}" for line, fields in _records(text, _separator(text, name)) if fields]
+            if len(lines) == rows + 1:  # the header is the first
+                return lines[1:]
+    except (DataError, csv.Error, UnicodeDecodeError):  # what polars reads otherwise than the csv module does
+        pass
+    return [f"{name}, row {row}" for row in range(1, rows + 1)]
+
+
 def number(text: str) -> float | None:
     """What `text` is as a number, if it is one."""
     try:

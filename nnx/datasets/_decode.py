@@ -1,25 +1,17 @@
 """Many image files to one array, on all cores."""
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import starmap
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx import images
+from nnx import images, processes
 from nnx.datasets import _download
-from nnx.errors import DataError, MachineError
+from nnx.errors import DataError
 from nnx.spec import Fit
 
 WORTH_PROCESSES = 3000  # files; two processes are there after 0.5 s, in which one decodes some 2,000
@@ -64,49 +56,12 @@ def decoded(paths: Sequence[str], how: How) -> Generator[Chunk, None, None]:
     """
     size = max(1, min(CHUNK, CHUNK_BYTES // (how.size[0] * how.size[1] * (how.channels or 3))))
     chunks = [(start, paths[start : start + size], how) for start in range(0, len(paths), size)]
-    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = processes.cores()
     with _shown(len(paths)) as progress:
-        several = len(paths) >= WORTH_PROCESSES and processes > 1
-        for made, places, bad in _in_processes(chunks, processes) if several else starmap(_some, chunks):
+        several = len(paths) >= WORTH_PROCESSES and cores > 1
+        for made, places, bad in processes.in_processes(_some, chunks, cores) if several else starmap(_some, chunks):
             progress(len(places) + len(bad))
             yield made, places, bad
-
-
-def _in_processes(chunks: Sequence[tuple[int, Sequence[str], How]], processes: int) -> Iterator[Chunk]:
-    """`_some` of all chunks, in order, by so many processes; they are a few chunks ahead of who takes them, and no more."""
-    spawn = multiprocessing.get_context("spawn")  # not fork: torch's threads run already
-    others = set(multiprocessing.active_children())
-    ahead: deque[Future[Chunk]] = deque()
-    with _starting():
-        pool = ProcessPoolExecutor(processes, spawn, initializer=_begin)
-    with pool:
-        try:
-            for chunk in chunks:
-                with _starting():
-                    ahead.append(pool.submit(_some, *chunk))
-                if len(ahead) > 2 * processes:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        except BaseException as error:  # a signal, too: nothing of it is wanted any more
-            for process in {*multiprocessing.active_children()} - others:
-                process.terminate()
-            pool.shutdown(cancel_futures=True)  # and wait: else what it holds of the system is not given back, and Python warns of it
-            if isinstance(error, BrokenExecutor | OSError):
-                raise MachineError("a process that decodes images was killed, or can't be started; free memory, and run again") from None
-            raise
-
-
-@contextmanager
-def _starting() -> Iterator[None]:
-    """Processes that are started inside don't hear what a terminal sends, which their parent answers, and run no script of the user's."""
-    main, mask = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
-    sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run it for what it defines, and much else with it
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _some(start: int, paths: Sequence[str], how: How) -> Chunk:
@@ -122,17 +77,6 @@ def _some(start: int, paths: Sequence[str], how: How) -> Chunk:
     for image, pixels in zip(made, good, strict=True):
         image[:] = pixels.transpose(2, 0, 1)  # gray is repeated where others in the chunk have colours
     return made, places, bad
-
-
-def _begin() -> None:
-    """A process that decodes does not outlive its parent."""
-    if parent := multiprocessing.parent_process():
-
-        def follow() -> None:
-            multiprocessing.connection.wait([parent.sentinel])
-            os._exit(1)
-
-        threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager

@@ -380,20 +380,65 @@ def test_all_cores_give_the_same(trained, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- tables
 
 
-def test_rows_of_a_table(nnx, tmp_path, monkeypatch):
-    from nnx import columns
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A network that was trained on a table with numbers, categories and gaps; the table; and what it says of its test rows."""
+    import sys
 
-    def read(path, name):  # stands in for a table's own until that is there: three numbers a row
-        text = path.decode() if isinstance(path, bytes) else Path(path).read_text()
-        return [line.split(",") for line in text.splitlines()[1:]]
+    import polars as pl
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(columns, "read", read, raising=False)
-    monkeypatch.setattr(columns, "features", lambda fitted, frame, where: np.array(frame, np.float32), raising=False)
-    spec = Spec((3,), ("a", "b"), (0.0,) * 3, (1.0,) * 3, columns=object())
-    (tmp_path / "data.csv").write_text("x,y,z\n1,2,3\n4,5,6\n")
-    asked = inputs.Asked(["data.csv", "-"], spec)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"x,y,z\n7,8,9\n")))
-    (batch,) = asked.batches()
-    assert batch.names == ["data.csv:2", "data.csv:3", "standard input:2"]
-    assert batch.inputs.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    from nnx.cli import run_command
+
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(0)
+    kind, size = rng.choice(["round", "flat"], 200), rng.normal(0, 1, 200)
+    rows = {"size": [f"{n:.3f}" if n < 1.5 else "" for n in size], "kind": kind, "good": np.where((size > 0) ^ (kind == "flat"), "yes", "no")}
+    pl.DataFrame(rows).write_csv(folder / "data.csv")
+    settings = [f"dataset={{name: table, path: {folder / 'data.csv'}, target: good}}", "model={name: mlp, hidden: [16]}", "train.epochs=5"]
+    (folder / "a.yaml").write_text("dataset: {name: table, path: x, target: good}\nmodel: mlp\n")
+    sys.argv = ["nnx", "train", str(folder / "a.yaml"), *(word for each in settings for word in ("--set", each))]
+    sys.argv += ["--out", str(folder / "run"), "-q", "--json"]
+    assert run_command() == 0
+    return folder / "run/checkpoint.pt", folder / "data.csv"
+
+
+def test_rows_of_a_table(nnx, table, tmp_path, monkeypatch):
+    import polars as pl
+
+    path, data = table
+    lines = data.read_text().splitlines()
+    (tmp_path / "some.csv").write_text("\n".join([lines[0], lines[1], "", *lines[2:21]]))  # a blank line is none
+    found = labels(nnx("predict", path, "some.csv", "--json"))
+    assert [name for name, _ in found] == ["some.csv:2", *(f"some.csv:{n}" for n in range(4, 23))]
+
+    kept = checkpoint.read(path)
+    features = kept.spec.columns.apply(kept.spec.columns.code(pl.read_csv(data, infer_schema=False), "x"), kept.spec.columns)
+    with torch.no_grad():
+        expected = predict.load(path)(torch.from_numpy(features)).argmax(1).tolist()
+    assert [label for _, label in found] == [kept.spec.classes[k] for k in expected[:20]]
+    assert len({label for _, label in found}) == 2
+
+    frame = pl.read_csv(data).drop("good")
+    frame.select("kind", "size").write_parquet(tmp_path / "rows.parquet")  # without the target, in another order
+    found = labels(nnx("predict", path, "rows.parquet", "--json"))
+    assert found == [(f"rows.parquet, row {n}", kept.spec.classes[k]) for n, k in enumerate(expected, 1)]
+    frame.write_csv(tmp_path / "rows.tsv", separator="\t")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "rows.tsv").read_bytes())))
+    found = labels(nnx("predict", path, "-", "--json"))
+    assert found == [(f"standard input:{n}", kept.spec.classes[k]) for n, k in enumerate(expected, 2)]
+
+    result = nnx("predict", path, "some.csv", "--csv", "--top", 1)
+    assert result.out.startswith("input,label,probability\nsome.csv:2,")
+
+
+def test_what_is_no_table_of_its(nnx, table, tmp_path):
+    (tmp_path / "other.csv").write_text("length,kind\n1,round\n")
+    (tmp_path / "text.csv").write_text("size,kind\nlarge,round\n")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    np.save(tmp_path / "rows.npy", np.zeros((3, 4)))
+    result = nnx("predict", table[0], "other.csv", "text.csv", "a.png", "rows.npy", "missing.csv", ".")
+    assert result.code == 2
+    assert result.out == ""
+    first = ["other.csv: has no column 'size'", "text.csv:2", "a.png: ", "rows.npy: ", "missing.csv: no such file", ".: is a folder"]
+    for line, words in zip(result.err.splitlines(), first, strict=True):
+        assert line.startswith(f"error: {words}"), line

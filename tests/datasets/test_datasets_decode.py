@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pictures import pixels, save, tree
 
-from nnx import datasets
+from nnx import datasets, processes
 from nnx.datasets import _decode, folder
 from nnx.errors import MachineError
 
@@ -74,7 +74,7 @@ def test_processes_decode_what_one_does(many, monkeypatch, capfd):
 
 
 def test_a_killed_process_is_the_machines_fault(many, monkeypatch):
-    real = _decode.ProcessPoolExecutor.submit
+    real = processes.ProcessPoolExecutor.submit
     given = []
 
     def killing(self, *arguments):
@@ -84,10 +84,10 @@ def test_a_killed_process_is_the_machines_fault(many, monkeypatch):
                 os.kill(pid, signal.SIGKILL)
         return given[-1]
 
-    monkeypatch.setattr(_decode.ProcessPoolExecutor, "submit", killing)
+    monkeypatch.setattr(processes.ProcessPoolExecutor, "submit", killing)
     with pytest.raises(MachineError) as caught:
         source(many, skip_bad=True)
-    assert str(caught.value) == "a process that decodes images was killed, or can't be started; free memory, and run again"
+    assert str(caught.value) == "a process that helps was killed, or can't be started; free memory, and run again"
     assert children() == []
     assert list(Path(os.environ["NNX_CACHE_DIR"]).iterdir()) == [], "no half entry"
 
@@ -95,8 +95,8 @@ def test_a_killed_process_is_the_machines_fault(many, monkeypatch):
 def test_no_more_is_decoded_ahead_than_is_taken(many, monkeypatch):
     """A slow disk must not fill the memory."""
     submitted = []
-    real = _decode.ProcessPoolExecutor.submit
-    monkeypatch.setattr(_decode.ProcessPoolExecutor, "submit", lambda self, *a: submitted.append(1) or real(self, *a))
+    real = processes.ProcessPoolExecutor.submit
+    monkeypatch.setattr(processes.ProcessPoolExecutor, "submit", lambda self, *a: submitted.append(1) or real(self, *a))
     paths = [str(many / "a/000.png")] * 1000
     with contextlib.closing(_decode.decoded(paths, _decode.How((6, 5), None, None))) as chunks:
         next(chunks)
@@ -119,7 +119,7 @@ def test_a_terminal_sees_a_bar_also_where_colours_come_late_unless_quiet(many, m
     shown.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(_decode, "_in_processes", lambda chunks, processes: (_decode._some(*chunk) for chunk in chunks))
+    monkeypatch.setattr(processes, "in_processes", lambda function, chunks, cores: (function(*chunk) for chunk in chunks))
     with datasets.silent(quiet):
         assert source(many, skip_bad=True).train.inputs.shape[1] == 3
     assert ("decoding" in shown.getvalue()) != quiet
