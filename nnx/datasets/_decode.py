@@ -92,6 +92,6 @@ def _shown(total: int) -> Iterator[Callable[[int], None]]:
         from rich.console import Console
 
         columns = (bars.TextColumn("decoding"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
-        with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with _download.running(bars.Progress(*columns, console=Console(stderr=True), transient=True)) as bar:
             task = bar.add_task("", total=total)
             yield lambda done: bar.advance(task, done)

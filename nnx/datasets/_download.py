@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnx.datasets._archives import Archive
 from nnx.errors import DataError
+
+if TYPE_CHECKING:
+    from rich import progress as bars
 
 TIMEOUT = 20.0  # seconds, to connect and between any two pieces
 CHUNK = 1 << 18  # bytes, at most
@@ -68,7 +72,7 @@ def shown() -> Iterator[Progress]:
         from rich.console import Console
 
         columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn(), bars.TransferSpeedColumn())
-        with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+        with running(bars.Progress(*columns, console=Console(stderr=True))) as bar:
             tasks: dict[str, bars.TaskID] = {}
 
             def show(url: str, done: int, total: int | None) -> None:
@@ -77,6 +81,17 @@ def shown() -> Iterator[Progress]:
                 bar.update(tasks[url], completed=done)
 
             yield show
+
+
+@contextmanager
+def running(bar: "bars.Progress") -> Iterator["bars.Progress"]:
+    """`bar`, stopped however this ends: also where a signal comes while it starts, after which `with bar` would leave the cursor hidden and
+    stderr its own."""
+    try:
+        bar.start()
+        yield bar
+    finally:
+        bar.stop()
 
 
 def fetch(archive: Archive, part: Path, progress: Progress) -> None:

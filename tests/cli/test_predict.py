@@ -5,7 +5,6 @@ import io
 import json
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from PIL import Image
 from nnx import checkpoint, config, datasets, images, inputs, predict, processes
 from nnx.config import Config
 from nnx.errors import DataError
-from nnx.spec import Spec
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +390,11 @@ def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
     rng = np.random.default_rng(0)
     kind, size = rng.choice(["round", "flat"], 200), rng.normal(0, 1, 200)
-    rows = {"size": [f"{n:.3f}" if n < 1.5 else "" for n in size], "kind": kind, "good": np.where((size > 0) ^ (kind == "flat"), "yes", "no")}
+    rows = {
+        "size": [f"{n:.3f}" if n < 1.5 else "" for n in size],
+        "kind": kind,
+        "good": np.where((size > 0) ^ (kind == "flat"), "yes", "no"),
+    }
     pl.DataFrame(rows).write_csv(folder / "data.csv")
     settings = [f"dataset={{name: table, path: {folder / 'data.csv'}, target: good}}", "model={name: mlp, hidden: [16]}", "train.epochs=5"]
     (folder / "a.yaml").write_text("dataset: {name: table, path: x, target: good}\nmodel: mlp\n")
@@ -412,7 +414,8 @@ def test_rows_of_a_table(nnx, table, tmp_path, monkeypatch):
     assert [name for name, _ in found] == ["some.csv:2", *(f"some.csv:{n}" for n in range(4, 23))]
 
     kept = checkpoint.read(path)
-    features = kept.spec.columns.apply(kept.spec.columns.code(pl.read_csv(data, infer_schema=False), "x"), kept.spec.columns)
+    whole = pl.read_csv(data, infer_schema=False).with_columns(pl.col("size").replace("", None))  # what is empty is missing
+    features = kept.spec.columns.apply(kept.spec.columns.code(whole, "x"), kept.spec.columns)
     with torch.no_grad():
         expected = predict.load(path)(torch.from_numpy(features)).argmax(1).tolist()
     assert [label for _, label in found] == [kept.spec.classes[k] for k in expected[:20]]

@@ -15,7 +15,7 @@ import pytest
 from pictures import pixels, save, tree
 
 from nnx import datasets, processes
-from nnx.datasets import _decode, folder
+from nnx.datasets import _decode, _download, folder
 from nnx.errors import MachineError
 
 
@@ -254,3 +254,28 @@ def test_in_a_real_terminal(slow):
     assert process.returncode == 130
     assert seen.rstrip().endswith(b"stopped; nothing was written")
     assert seen.count(b"\x1b[?25l") == seen.count(b"\x1b[?25h"), "the cursor is back"
+
+
+@pytest.mark.parametrize("bar", ["decoding", "download", "the control: rich's own"])
+def test_a_signal_while_a_bar_starts_leaves_the_terminal_as_it_was(bar, monkeypatch):
+    from rich import live, progress
+    from rich.console import Console
+
+    def arrives(self):
+        raise InterruptedError
+
+    @contextlib.contextmanager
+    def plain():
+        with progress.Progress(console=Console(stderr=True)):
+            yield lambda *_: None
+
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(live._RefreshThread, "start", arrives)
+    shown = {"decoding": lambda: _decode._shown(5000), "download": _download.shown}.get(bar, plain)
+    with pytest.raises(InterruptedError), shown():
+        pass
+    restored = sys.stderr is terminal and terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h")
+    assert restored == ("control" not in bar)
