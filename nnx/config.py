@@ -208,9 +208,9 @@ def _build(data: Any, where: Source, overrides: Sequence[str], flags: Mapping[st
         raise ConfigError(Problem("", f"{what}; a config needs at least `dataset: digits` and `model: mlp`", where.name))
     data = {key: _expand(key, value) for key, value in copy.deepcopy(data).items()}
     for text in overrides:
-        _override(data, where, text, source.short(f"--set {text}"))
+        _override(data, where, text, source.short(f"--set {text[: source.MAX_BYTES]}"))
     for key, value in (flags or {}).items():
-        _override(data, where, f"{key}={value}", source.short(f"--{key} {value}"))
+        _override(data, where, f"{key}={value}", source.short(f"--{key} {value[: source.MAX_BYTES]}"))
     built, problems = _resolve_parts(data, where)
     try:
         config = Config.model_validate(built)
@@ -230,6 +230,8 @@ def _expand(key: str, value: Any) -> Any:
 
 def _override(data: dict[str, Any], where: Source, text: str, label: str) -> None:
     """Lay `a.b=value` over `data`, creating what is missing on the way."""
+    if len(text) > source.MAX_BYTES:  # by its length alone: to look through 100 MB several times takes a second
+        raise ConfigError(Problem("", f"larger than {source.MAX_BYTES // 1024} kB, which no setting needs", label))
     key, equals, value_text = text.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path) or not key.strip().isprintable():
