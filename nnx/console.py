@@ -100,8 +100,7 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
 
 def _warnings(event: Event) -> Sequence[str]:
     if isinstance(event, Finished) and event.summary.get("test_duplicates"):
-        known = repeated(event.summary["test_duplicates"], event.summary["test_samples"])
-        return [f"{known}: there the network may answer by heart, so the test accuracy can be too high"]
+        return [by_heart(event.summary["test_duplicates"], event.summary["test_samples"])]
     return event.warnings if isinstance(event, Started | Health) else ()
 
 
@@ -363,6 +362,11 @@ def result_table(summary: dict[str, Any]) -> Text:
 def repeated(count: int, samples: int) -> str:
     """What there is to say of so many test samples that are no test."""
     return f"{count:,} of {samples:,} test samples are also in the training data"
+
+
+def by_heart(count: int, samples: int) -> str:
+    """A warning of them."""
+    return f"{repeated(count, samples)}: there the network may answer by heart, so the test accuracy can be too high"
 
 
 def metrics_table(metrics: dict[str, Any]) -> Group:

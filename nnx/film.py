@@ -11,6 +11,7 @@ with a film and without. After a resume the film is that of a run that was never
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nnx import files, losses, ranks
+from nnx import files, losses, models, ranks
 from nnx.datasets import Split
 from nnx.errors import CheckpointError
 from nnx.explain import _capture, filters
@@ -130,18 +131,15 @@ class Recorder:
 
 
 STILL = {"places", "labels", "sample", "low", "high", "points"}  # what a film holds once; all else is a frame's, first to last
+MOVING = {"predicted": 2, "right": 2, "embedding": 3}  # of each sample in a frame, in how many dimensions: frames, samples, directions
 
 
 def _frame(network: nn.Module, inputs: Tensor, labels: NDArray[np.int64], spec: Spec, plane: Tensor | None) -> Frame:
     """What there is to see of a network in evaluation mode."""
     seen: list[Tensor] = []
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
-    handles = [module.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for module in last]
-    try:
+    with models.hooked(module.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for module in last):
         outputs = _capture.outputs(network, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     logits = outputs.pop(_capture.LOGITS)
     probabilities = losses.probabilities(logits).numpy()
     hidden = torch.cat(seen) if seen else logits
@@ -221,13 +219,35 @@ def read(path: Path) -> Frame:
                 raise CheckpointError(f"{path}: is larger than any film")
         with np.load(path, allow_pickle=False) as arrays:
             film = {name: arrays[name] for name in arrays.files}
-        steps = len(film["step"])
-        whole = film.keys() >= STILL and all(len(film[key]) == steps for key in film.keys() - STILL) and steps
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        whole = _is_whole(film)
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path}: can't be read as a film") from error
     if not whole:
         raise CheckpointError(f"{path}: lacks parts that a film has")
     return film
+
+
+def _is_whole(film: Frame) -> bool:
+    """Whether all that a film has is there, in as many frames as there are steps, of as many samples as there are labels."""
+    steps, samples = film["step"].size, film["labels"].size
+    return (
+        film.keys() >= STILL | MOVING.keys() | {"filters"}
+        and film["step"].ndim == film["labels"].ndim == film["low"].ndim == 1
+        and film["sample"].ndim in (1, 3)
+        and bool(film["sample"].size)
+        and all(array.dtype.kind in "uif" for array in film.values())
+        and all(array.ndim and len(array) == steps for key, array in film.items() if key not in STILL)
+        and all(film[key].ndim == dimensions and film[key].shape[1] == samples and film[key].size for key, dimensions in MOVING.items())
+        and all(film[key].ndim in (3, 4, 5) and film[key].size for key in film if key == "filters" or key.startswith(LAYER))
+        and min(steps, samples) > 0
+        and ("region" in film) == ("sure" in film) == bool(len(film["low"]))
+        and ("region" not in film or _is_plane(film, steps, samples))
+    )
+
+
+def _is_plane(film: Frame, steps: int, samples: int) -> bool:
+    shapes = {"region": (steps, GRID**2), "sure": (steps, GRID**2), "low": (2,), "high": (2,), "points": (samples, 2)}
+    return all(film[key].shape == shape for key, shape in shapes.items()) and bool((film["high"] > film["low"]).all())
 
 
 def of_run(folder: Path) -> Frame | None:

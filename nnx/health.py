@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nnx import models
 from nnx.events import Health
 from nnx.feed.resident import Resident
 from nnx.losses import Criterion, probabilities
@@ -187,12 +188,9 @@ def _dead_units(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if isinstance(module, RELUS)]
-    try:
+    relus = ((name, module) for name, module in model.named_modules() if isinstance(module, RELUS))
+    with models.hooked(module.register_forward_hook(note(name)) for name, module in relus):
         yield dead
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -23,21 +23,10 @@ from nnx.spec import Spec
 from nnx.state import State, StepFunction
 from nnx.training import backpropagation, train_step
 
-MAY_MOVE = (
-    "dataset.path",
-    "dataset.labels",
-    "dataset.test",
-    "dataset.test_labels",
-)  # where they are paths: it's the data that must be equal
-MAY_DIFFER = (
-    "train.epochs",
-    "train.save_every",
-    "train.report",
-    "train.film",
-    "device",
-    "threads",
-    "dataset.root",
-)  # from what a resumed run began with
+# Where these are paths, the data may have moved: it's the samples that must be equal
+MAY_MOVE = ("dataset.path", "dataset.labels", "dataset.test", "dataset.test_labels")
+# What may be other than a resumed run began with
+MAY_DIFFER = ("train.epochs", "train.save_every", "train.report", "train.film", "device", "threads", "dataset.root")
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ def run(
         ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
         if config.train.report:
             with signals.at_once("stopped: report.html was not written; all else is done and saved"):
-                content = report.Content(best, "test", test, predictions, started.choices, times, summary, film.of_run(folder))
+                frames = film.of_run(folder)
+                content = report.Content(best, "test", test, predictions, started.choices, times, summary, frames, again)
                 ranks.first(lambda: report.write(folder / "report.html", content))
         yield Finished(summary)
 
@@ -265,7 +266,9 @@ def evaluate_checkpoint(
         predictions = _predict(kept, Resident(samples, kept.spec, chosen.device), chosen, build_criterion(config, dataset, chosen))
     records = runs.records_of(path.parent, kept.record)
     frames = film.of_run(path.parent) if records else None
-    return report.Content(kept, split, samples, predictions, (*chosen.choices, threads, *dataset.notes), records, film=frames)
+    again = datasets.duplicates((dataset.train, dataset.validation), samples) if split == "test" else None
+    choices = (*chosen.choices, threads, *dataset.notes)
+    return report.Content(kept, split, samples, predictions, choices, records, film=frames, duplicates=again)
 
 
 def settings_of(kept: Checkpoint, path: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:

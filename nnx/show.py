@@ -19,6 +19,7 @@ from nnx.events import Choice, Layer
 from nnx.feed.resident import data_path
 from nnx.job import Job, prepare
 from nnx.parts import Part
+from nnx.spec import Spec
 from nnx.trial import Pace
 
 EXAMPLES = 10  # classes of which a sample is shown
@@ -162,18 +163,16 @@ def facts(dataset: Dataset, config: Part) -> Data:
         size={split: samples.inputs.nbytes for split, samples in everything.items()},
         mean=mean,
         std=std,
-        features=() if spec.is_image else _names(dataset),
+        features=() if spec.is_image else _names(spec),
         duplicates=datasets.duplicates(tuple(splits.values()), test),
         notes=dataset.notes,
         examples=tuple(Example(spec.classes[labels[place]], np.asarray(dataset.train.inputs[place])) for place in first),
     )
 
 
-def _names(dataset: Dataset) -> tuple[str, ...]:
-    """Of the features of a table, by its columns where they tell, else numbers."""
-    names = getattr(dataset.spec.columns, "feature_names", None)
-    names = names() if callable(names) else names
-    return tuple(names or map(str, range(dataset.spec.size)))
+def _names(spec: Spec) -> tuple[str, ...]:
+    """Of the features of a row: by a table's columns, else numbers."""
+    return spec.columns.feature_names if spec.columns else tuple(map(str, range(spec.size)))
 
 
 def _forecast(job: Job, pace: Pace, start: float, reading: float, test: int) -> Forecast:

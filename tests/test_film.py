@@ -18,6 +18,7 @@ from nnx.events import Started
 from nnx.feed import Normalise
 from nnx.job import prepare
 from nnx.predict import network
+from nnx.report import _film
 from nnx.run import run
 from nnx.runtime import choose
 from nnx.spec import Spec
@@ -162,6 +163,43 @@ def test_frames_behind_the_state_are_dropped(whole, tmp_path):
     assert ahead["step"][-1] == 36
     trained(None, "cnn", "train.film=true", "train.save_every=7", resume=tmp_path / "r")
     assert (tmp_path / "r/film.npz").read_bytes() == (whole / "film.npz").read_bytes()
+
+
+CHANGES = {
+    "is not there": None,
+    "is a number": lambda array: np.zeros((), array.dtype),
+    "is shorter": lambda array: array[:-1],
+    "is empty": lambda array: array[:0],
+    "has a dimension more": lambda array: array[..., None],
+    "is text": lambda array: np.full(array.shape, "x"),
+}
+
+
+@pytest.fixture(scope="module")
+def of_the_plane(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("plane") / "r"
+    settings = ["train.epochs=1", "train.film=true", "train.report=false", "model.hidden=[8]"]
+    for _ in run(config.load("spirals_mlp", settings), out=folder):
+        pass
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["whole", "of_the_plane"])
+def test_a_film_that_somebody_changed_is_refused_or_can_be_shown(kind, change, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    frames, spec = film.read(folder / "film.npz"), checkpoint.read(folder / "checkpoint.pt").spec
+    refused = 0
+    for key, array in frames.items():
+        changed = CHANGES[change] and CHANGES[change](array)
+        np.savez(tmp_path / "film.npz", **{name: each for name, each in (frames | {key: changed}).items() if each is not None})
+        try:
+            found = film.read(tmp_path / "film.npz")
+        except errors.CheckpointError:
+            refused += 1
+        else:
+            _film.for_page(found, spec, 36.0)
+    assert refused >= 5
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "gone", "other samples", "a bomb", "an object", "parts missing"])

@@ -48,6 +48,8 @@ def evaluate(
     metrics = measured.figures
     if not quiet:
         console.print_choices(measured.choices)
+    if measured.duplicates:
+        console.print_notes([f"warning: {console.by_heart(measured.duplicates, metrics['samples'])}"])
     if out:
         runs.write_json(out / "eval.json", metrics)
         report.write(out / "report.html", measured)

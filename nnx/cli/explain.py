@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 def explain(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt (or last.pt) of a run.", show_default=False)],
     images: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="IMAGE", help="Image files to explain, instead of samples of the dataset.", show_default=False),
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE", help="Image files to explain, or folders of them, instead of samples of the dataset.", show_default=False
+        ),
     ] = None,
     index: Annotated[
         list[int] | None,
@@ -63,11 +65,19 @@ def explain(
         config = settings_of(kept, checkpoint, overrides, device)
         chosen = runtime.choose(config.device, "float32", config.model.name)
         dataset = cache(lambda: dataset_of(kept, config, checkpoint, data_dir))
-        asked = _asked(kept, checkpoint, images or [], index or [], split.value, lambda name: dataset().split(name))
-        subject = explain.new(kept, lambda name: dataset().split(name), *asked, device=chosen.device)
+        prepared: list[str] = []
+        if images:
+            if index:
+                raise InputError("name image files or --index, not both")
+            inputs, names, prepared = _images(images, kept, checkpoint)
+            labels = None
+        else:
+            inputs, names, labels = _samples(dataset().split(split.value), index or [], split.value, len(kept.spec.classes))
+        subject = explain.new(kept, lambda name: dataset().split(name), inputs, names, labels, device=chosen.device)
         threads = runtime.set_threads(config.threads, models.multiply_adds(subject.network, kept.spec) * 500)
         if not quiet:
             console.print_choices(choice for choice in (*chosen.choices, threads) if choice.what in ("device", "threads"))
+            console.print_notes(prepared)
         with runtime.enough_memory("Explain fewer samples at a time, or use --device cpu where the device's memory is what is missing"):
             found = dict(_timed(explain.explain(subject, only), quiet=quiet))
     made = _write(folder, subject, found)
@@ -77,34 +87,33 @@ def explain(
         _print(made)
 
 
-def _asked(
-    kept: "Checkpoint", checkpoint: Path, images: list[Path], places: list[int], split: str, data: "Callable[[str], Split]"
-) -> "tuple[NDArray[Any], list[str], NDArray[Any] | None]":
-    """The samples that are explained, what each is called, and their labels where they are known. Raises InputError."""
+def _samples(samples: "Split", places: list[int], split: str, classes: int) -> "tuple[NDArray[Any], list[str], NDArray[Any]]":
+    """The samples at these places, or one of each class, what each is called, and their labels. Raises InputError."""
     import numpy as np
 
     from nnx.explain import one_of_each
 
-    if images and places:
-        raise InputError("name image files or --index, not both")
-    if images:
-        if not kept.spec.is_image:
-            raise DataError(f"{checkpoint}: was trained on rows of numbers, not on images; ask by --index")
-        return _images(images, kept), [str(path) for path in images], None
-    samples = data(split)
     if beyond := [n for n in places if n >= len(samples)]:
         raise InputError(f"--index {beyond[0]}: the {split} split has {len(samples):,} samples; give 0 to {len(samples) - 1}")
-    which = np.array(places) if places else one_of_each(samples, len(kept.spec.classes))
+    which = np.array(places) if places else one_of_each(samples, classes)
     return samples.inputs[which], [f"{split} {n}" for n in which], samples.labels[which]
 
 
-def _images(paths: list[Path], kept: "Checkpoint") -> "NDArray[Any]":
-    """(N, C, H, W): the files as the network takes them, prepared as by nnx predict. Raises DataError."""
+def _images(paths: list[str], kept: "Checkpoint", checkpoint: Path) -> "tuple[NDArray[Any], list[str], list[str]]":
+    """(N, C, H, W): files, or those in folders, as the network takes them, prepared as by nnx predict; what each is called; and what
+    there is to say of that. Raises DataError."""
     import numpy as np
 
+    from nnx import answers
     from nnx.inputs import Asked
 
-    return np.concatenate([batch.inputs for batch in Asked([str(path) for path in paths], kept.spec).batches()])
+    if not kept.spec.is_image:
+        raise DataError(f"{checkpoint}: was trained on rows of numbers, not on images; ask by --index")
+    asked = Asked(paths, kept.spec)
+    batches = list(asked.batches())
+    each = [{"input": name, "prepared": steps} for batch in batches for name, steps in zip(batch.names, batch.prepared, strict=True)]
+    names = [name for batch in batches for name in batch.names]
+    return np.concatenate([batch.inputs for batch in batches]), names, [*asked.notes, *answers.preparation(each)]
 
 
 def _timed(each: "Iterable[tuple[str, Explanation | str]]", *, quiet: bool) -> "Iterable[tuple[str, Explanation | str]]":

@@ -63,10 +63,10 @@ def spirals(samples: int, K: int, noise: float, rng: np.random.Generator) -> tup
 
     r (sin t, cos t), where r goes from 0 to 1 and t, with it, through TURN radians, with noise: as in Karpathy's CS231n, "Generating
     some data" (cs231n.github.io/neural-networks-case-study), but that the arms begin at equal angles: there each begins, 4 radians
-    further, where the one before it ends.
+    further, where the one before it ends. And r is never 0: the origin would be a point of all classes.
     """
     labels = np.sort(np.arange(samples) % K)
     sizes = np.bincount(labels)
-    r = np.concatenate([np.linspace(0, 1, size) for size in sizes])
+    r = np.concatenate([np.arange(1, size + 1) / size for size in sizes])
     t = 2 * np.pi * labels / K + TURN * r + rng.normal(0, noise, samples)
     return np.stack([r * np.sin(t), r * np.cos(t)], axis=1), labels

@@ -64,12 +64,8 @@ def _seen(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in models.rows(network)]
-    try:
+    with models.hooked(module.register_forward_hook(note(name)) for name, module in models.rows(network)):
         return seen, network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _named(network: nn.Module, seen: dict[str, Tensor], logits: Tensor) -> dict[str, str]:

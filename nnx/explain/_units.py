@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnx import models
 from nnx.explain import Subject, _capture, _draw
 from nnx.spec import Spec
 
@@ -38,12 +39,8 @@ def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in modules.items()]
-    try:
+    with models.hooked(module.register_forward_hook(note(name)) for name, module in modules.items()):
         logits = network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: seen[name] for name in modules} | {_capture.LOGITS: by_place(logits)}
 
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nnx import models
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _capture, _draw
 
@@ -52,13 +53,8 @@ def attention(network: nn.Module, x: Tensor) -> list[Tensor]:
         return hook
 
     blocks: list[Any] = [module for module in network.modules() if hasattr(module, "qkv")]
-    handles = [block.qkv.register_forward_hook(note(block)) for block in blocks]
-    try:
-        with torch.no_grad():
-            network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with models.hooked(block.qkv.register_forward_hook(note(block)) for block in blocks), torch.no_grad():
+        network(x)
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nnx import models
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _draw
 from nnx.spec import Spec
@@ -62,17 +63,14 @@ def explain(subject: Subject) -> Explanation:
 def first(network: nn.Module, x: Tensor) -> tuple[str, nn.Module]:
     """The module with a weight matrix of its own that is called first with the input `x`, and its name."""
     called: list[tuple[str, nn.Module]] = []
-    handles = [
+    weighing = ((name, module) for name, module in network.named_modules() if any(p.ndim > 1 for p in module.parameters(recurse=False)))
+    handles = (
         module.register_forward_pre_hook(lambda module, _, name=name: called.append((name, module)))
-        for name, module in network.named_modules()
-        if any(p.ndim > 1 for p in module.parameters(recurse=False)) and module is not network
-    ]
-    try:
-        with torch.no_grad():
-            network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+        for name, module in weighing
+        if module is not network
+    )
+    with models.hooked(handles), torch.no_grad():
+        network(x)
     return called[0]
 
 

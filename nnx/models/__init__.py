@@ -4,12 +4,14 @@ The file's name is the architecture's. `forward` takes (B, C, H, W) images or (B
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from nnx import parts
 from nnx.errors import ConfigError
@@ -120,14 +122,24 @@ def flops(config: Part, spec: Spec, outputs: int) -> dict[str, int]:
 
 def _forward(model: nn.Module, spec: Spec, hooks: Mapping[nn.Module, Callable[..., None]]) -> None:
     """One blank sample through the model, each hook called with its module, the inputs and the output."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     parameter, training = next(model.parameters()), model.training
     model.eval()
-    with torch.no_grad():
-        model(torch.zeros(1, *spec.shape, device=parameter.device))
-    model.train(training)
-    for handle in handles:
-        handle.remove()
+    try:
+        with hooked(module.register_forward_hook(hook) for module, hook in hooks.items()), torch.no_grad():
+            model(torch.zeros(1, *spec.shape, device=parameter.device))
+    finally:  # of a precision that a layer has no kernel for
+        model.train(training)
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Inside, hooks are there that were registered with these handles; afterwards they are gone, whatever happened."""
+    registered = list(handles)
+    try:
+        yield
+    finally:
+        for handle in registered:
+            handle.remove()
 
 
 def rows(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:

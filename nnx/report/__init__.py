@@ -40,7 +40,7 @@ class Content:
     """What a report is about: what a network says of a split's samples.
 
     `records` are the lines of metrics.jsonl, where they are known. `run` is the summary of the run, or empty for an evaluation. `film` is
-    what nnx.film kept of the training, if it did.
+    what nnx.film kept of the training, if it did. `duplicates` is how many samples of a test split are in the training data, too.
     """
 
     kept: Checkpoint
@@ -51,6 +51,7 @@ class Content:
     records: Sequence[dict[str, Any]] = ()
     run: dict[str, Any] = field(default_factory=dict)
     film: Frame | None = None
+    duplicates: int | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -131,8 +132,8 @@ def _setting(content: Content) -> dict[str, Any]:
 
 
 def _film_of(content: Content) -> dict[str, Any] | None:
-    """What the script draws of the film, if there is one."""
-    if content.film is None:
+    """What the script draws of the film, if there is one, and it is of this network's classes."""
+    if content.film is None or not 0 <= content.film["labels"].min() <= content.film["labels"].max() < len(content.classes):
         return None
     steps_per_epoch = content.records[0]["step"] / content.records[0]["epoch"] if content.records else None
     return _film.for_page(content.film, content.kept.spec, steps_per_epoch)
@@ -192,7 +193,7 @@ def _shown(content: Content) -> dict[str, Any]:
         "sheet": _sheet.make(content.samples.inputs, everything, longest) if spec.is_image else None,
         "verdicts": {sample: _verdict(content, sample) for sample in dict.fromkeys(everything)},
         "values": {} if spec.is_image else {sample: _values(content, sample) for sample in dict.fromkeys(everything)},
-        "features": spec.size,
+        "features": spec.columns.feature_names if spec.columns else [f"x{n + 1}" for n in range(spec.size)],
     }
 
 

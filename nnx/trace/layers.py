@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnx import models
+
 SILENT = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)  # compute nothing in evaluation
 
 
@@ -83,12 +85,8 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
         return hook
 
     leaves = [(name, module) for name, module in model.named_modules() if not any(True for _ in module.children())]
-    handles = [module.register_forward_hook(note(name)) for name, module in leaves]
-    try:
+    with models.hooked(module.register_forward_hook(note(name)) for name, module in leaves):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _alone(module: nn.Module, batch: Tensor) -> Tensor:

@@ -93,6 +93,17 @@ def test_files_need_no_dataset(nnx, checkpoint, tmp_path, monkeypatch):
     assert nnx("explain", checkpoint, "0.png", "--only", "activations", "--only", "filters", "--out", "a").code == 0
 
 
+def test_a_folder_is_explained_file_by_file_and_what_was_prepared_is_said(nnx, checkpoint, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for n in (0, 5):
+        Image.fromarray(255 - digits().inputs[n][0]).resize((80, 80)).save(tmp_path / f"mine/{n}.png")
+    result = nnx("explain", checkpoint, "mine", "--only", "activations", "--out", "a", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["samples"] == ["mine/0.png", "mine/5.png"]
+    assert "prepared mine/0.png: inverted" in result.err
+    assert "prepared mine/5.png: inverted" in result.err
+
+
 def test_samples_of_another_split(nnx, checkpoint):
     result = nnx("explain", checkpoint, "--split", "validation", "--index", 1, "--only", "filters", "--out", "a", "--json")
     assert json.loads(result.out)["samples"] == ["validation 1"]

@@ -72,6 +72,11 @@ def test_test_samples_that_were_trained_on_are_counted_and_said(nnx, tmp_path, m
     assert f"duplicates     {known}" in result.out
     assert result.err.splitlines()[-1].startswith(f"warning: {known}")
     assert json.loads((tmp_path / "r/summary.json").read_text())["test_duplicates"] == 12
+    measured = nnx("eval", "r/checkpoint.pt", "--out", "e")
+    assert f"warning: {known}" in measured.err
+    assert "warning" not in nnx("eval", "r/checkpoint.pt", "--split", "validation").err
+    for page in ("r/report.html", "e/report.html"):
+        assert "12 of them are also in the training data" in (tmp_path / page).read_text()
 
 
 @pytest.mark.parametrize("model", parts.names("model"))
