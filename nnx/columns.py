@@ -170,6 +170,18 @@ class Columns:
                 raise DataError(f"{where}: {lacks(column.name, frame.columns)}")
         return np.stack([column.code(frame[column.name], where) for column in self.columns], axis=1)
 
+    def remarks(self, coded: NDArray[np.float64], frame: "pl.DataFrame") -> list[str]:
+        """What there is to say of (N, columns) rows that are coded out of `frame`: values that are missing, and categories that these
+        columns don't list, of which a network sees nothing."""
+        missing, unseen = [], []
+        for column, values in zip(self.columns, coded.T, strict=True):
+            if count := int(np.isnan(values).sum()):
+                missing.append(f"{column.name} {count:,}")
+            if isinstance(column, Category) and len(rows := np.flatnonzero(values == UNSEEN)):
+                unseen.append(f"{column.name} {len(rows):,}, {_shown(as_text(frame[column.name])[int(rows[0])])} for instance")
+        said = [f"values are missing and filled in as in the training: {', '.join(missing)}"] if missing else []
+        return said + ([f"values are none that the training data had, and count as none: {'; '.join(unseen)}"] if unseen else [])
+
     def fitted(self, coded: NDArray[np.float64]) -> "Columns":
         """These columns with what is to be learned from (N, columns) training rows, coded by them."""
         return Columns(tuple(column.fitted(values) for column, values in zip(self.columns, coded.T, strict=True)))
@@ -232,11 +244,6 @@ def infer(frame: "pl.DataFrame", where: str, categorical: Sequence[str] = ()) ->
     if count > MAX_CATEGORIES_IN_ALL:
         raise DataError(f"{where}: has {count:,} categories in all, at most {MAX_CATEGORIES_IN_ALL:,} can be used; put columns under drop")
     return columns
-
-
-def features(columns: Columns, frame: "pl.DataFrame", where: str) -> NDArray[np.float32]:
-    """The rows of `frame`, of the table `where`, as the (N, F) features of a network with these fitted columns. Raises DataError."""
-    return columns.apply(columns.code(frame, where), columns)
 
 
 def as_text(series: "pl.Series") -> "pl.Series":

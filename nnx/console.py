@@ -295,8 +295,11 @@ def print_notes(lines: Iterable[str]) -> None:
 
 
 def print_table(table: Table) -> None:
-    """A table of results, on stdout."""
-    stdout().print(table)
+    """A table of results, on stdout, without the spaces that rich puts behind each line."""
+    console = stdout()
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def print_lines(lines: Iterable[Text]) -> None:

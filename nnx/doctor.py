@@ -151,17 +151,17 @@ def _torch() -> Iterator[Check]:
     """What computes, in what precision, by how many threads; and whether it does at all."""
     import torch
 
-    from nnx import runtime
+    from nnx import processes, runtime
 
     chosen = runtime.choose("auto", "auto", "cnn")
     for choice in chosen.choices:
         yield Check(choice.what, "ok", choice.value, choice.reason)
-    cores, threads = runtime.available_cores(), torch.get_num_threads()
+    cores, threads = processes.cores(), torch.get_num_threads()
     instructions = torch.backends.cpu.get_cpu_capability()
     variable = os.environ.get("OMP_NUM_THREADS")
     what = f"{cores} core{'s' * (cores != 1)} to be had, {threads} thread{'s' * (threads != 1)}, {instructions}"
     if variable and threads < cores:
-        yield Check("cpu", "warning", what, f"OMP_NUM_THREADS={variable} leaves cores idle; unset it, or set threads in the config")
+        yield Check("cpu", "note", what, f"OMP_NUM_THREADS={variable} holds torch to {threads}; unset it to let nnx choose")
     elif threads > cores:
         yield Check("cpu", "warning", what, f"more threads than cores slow each other down; set OMP_NUM_THREADS={cores}")
     else:

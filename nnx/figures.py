@@ -25,6 +25,14 @@ def seconds(duration: float) -> str:
     return f"{duration:.1f} s" if duration < 100 else f"{duration:,.0f} s"
 
 
+def size(count: float) -> str:
+    """Bytes in three digits, in the unit that suits: 43,120,000 as "43.1 MB"."""
+    for unit, power in (("B", 0), ("kB", 3), ("MB", 6)):
+        if count < 10 ** (power + 3):
+            return f"{count / 10**power:.3g} {unit}"
+    return f"{count / 10**9:,.1f} GB"
+
+
 def interval(accuracy: float, samples: int) -> str:
     """ "95 % interval 97.64 to 98.20 %", by `wilson`."""
     low, high = wilson(accuracy, samples)

@@ -130,7 +130,10 @@ class Asked:
             raise DataError(f"{path}: has no names for its columns, as the table has that the network was trained on; give it a .csv")
         name = "standard input" if path == STDIN else path
         table = _standard_input(MAX_TABLE) if path == STDIN else path
-        rows = columns.features(self.spec.columns, columns.read(table, name), name)
+        frame = columns.read(table, name)
+        coded = self.spec.columns.code(frame, name)
+        rows = self.spec.columns.apply(coded, self.spec.columns)
+        self.notes += [f"{name}: {remark}" for remark in self.spec.columns.remarks(coded, frame)]
         for where, row in zip(tablefile.places(table, name, len(rows)), rows, strict=True):
             yield where, row, ()
 

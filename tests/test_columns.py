@@ -96,12 +96,12 @@ def test_how_rows_were_coded_does_not_matter(frame):
     unfitted = inferred(frame)
     fitted = unfitted.fitted(unfitted.code(frame, "data")[:train])
     expected = fitted.apply(unfitted.code(frame, "data"), unfitted)
-    np.testing.assert_array_equal(columns.features(fitted, frame, "data"), expected)
+    np.testing.assert_array_equal(fitted.apply(fitted.code(frame, "data"), fitted), expected)
     other = frame.select(*reversed(frame.columns)).with_columns(extra=pl.lit("x"))
     by = inferred(other.drop("extra"))
     np.testing.assert_array_equal(fitted.apply(by.code(other, "data"), by), expected)
     text = frame.select(pl.all().cast(pl.String))
-    np.testing.assert_array_equal(columns.features(fitted, text, "data"), expected)
+    np.testing.assert_array_equal(fitted.apply(fitted.code(text, "data"), fitted), expected)
     after = by.fitted(by.code(other, "data")[train:])  # knows other categories: what it does not list is unseen
     for column in after.columns:
         if isinstance(column, Category):
@@ -118,7 +118,7 @@ def test_timestamps_keep_their_differences():
         unfitted = columns.infer(frame, "data")
         fitted = unfitted.fitted(unfitted.code(frame, "data"))
         expected = (np.arange(100) - 49.5) / np.std(np.arange(100))
-        np.testing.assert_allclose(columns.features(fitted, frame, "data")[:, 0], expected, atol=1e-5)
+        np.testing.assert_allclose(fitted.apply(fitted.code(frame, "data"), fitted)[:, 0], expected, atol=1e-5)
         assert len(np.unique(times.astype(np.float32))) < 3, "the control: float32 alone would have lost them"
 
 
@@ -128,7 +128,7 @@ def test_a_constant_column_is_nothing():
     fitted = unfitted.fitted(unfitted.code(frame, "data"))
     (column,) = fitted.columns
     assert (column.std, column.missing, column.indicator) == (0, 0.1, False)
-    assert columns.features(fitted, pl.DataFrame({"x": [0.1, 1e9, None]}), "data").tolist() == [[0], [0], [0]]
+    assert fitted.apply(fitted.code(pl.DataFrame({"x": [0.1, 1e9, None]}), "data"), fitted).tolist() == [[0], [0], [0]]
 
 
 def test_a_column_without_values_among_the_training_rows_is_nothing():
@@ -136,17 +136,17 @@ def test_a_column_without_values_among_the_training_rows_is_nothing():
     unfitted = columns.infer(frame, "data")
     fitted = unfitted.fitted(unfitted.code(frame, "data")[:2])
     assert fitted.feature_names == ("x", "c is missing")
-    assert columns.features(fitted, frame, "data").tolist() == [[0, 1], [0, 1], [0, 0]]
+    assert fitted.apply(fitted.code(frame, "data"), fitted).tolist() == [[0, 1], [0, 1], [0, 0]]
 
 
 def test_far_values_are_held_back():
     frame = pl.DataFrame({"x": [0.0, 1.0]})
     unfitted = columns.infer(frame, "data")
     fitted = unfitted.fitted(unfitted.code(frame, "data"))
-    features = columns.features(fitted, pl.DataFrame({"x": [LARGEST, -LARGEST]}), "data")
+    features = fitted.apply(fitted.code(pl.DataFrame({"x": [LARGEST, -LARGEST]}), "data"), fitted)
     assert features.tolist() == [[1e6], [-1e6]]
     tiny = Columns((Number("x", 0, 5e-324),))
-    assert columns.features(tiny, pl.DataFrame({"x": [LARGEST]}), "data").tolist() == [[1e6]]
+    assert tiny.apply(tiny.code(pl.DataFrame({"x": [LARGEST]}), "data"), tiny).tolist() == [[1e6]]
 
 
 def test_kinds():

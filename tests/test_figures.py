@@ -20,3 +20,10 @@ def test_interval_is_wilsons(right, samples):
 )
 def test_losses_have_four_digits(loss, text):
     assert figures.loss(loss) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (512, "512 B"), (73_600, "73.6 kB"), (43_120_000, "43.1 MB"), (2.5e9, "2.5 GB"), (5e12, "5,000.0 GB")]
+)
+def test_sizes_are_three_digits(count, text):
+    assert figures.size(count) == text

@@ -147,9 +147,10 @@ def _write(folder: Path, subject: "Subject", found: "dict[str, Explanation | str
 
 def _print(made: dict[str, Any]) -> None:
     """A row an explainer: its pictures, and how to read them; then where all of it is."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from nnx import console
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("explainer", no_wrap=True)
@@ -159,6 +160,5 @@ def _print(made: dict[str, Any]) -> None:
         table.add_row(Text(name), str(len(each["pictures"])), Text(each["reading"]))
     for name, why in made["left_out"].items():
         table.add_row(Text(name), "-", Text(why, "dim"))
-    console = Console(width=None if sys.stdout.isatty() else 10_000)  # where that is no terminal, no line is wrapped
-    console.print(table)
-    console.print(Text(f"\n{Path(made['folder']) / made['page']}"))
+    console.print_table(table)
+    console.print_lines([Text(), Text(str(Path(made["folder"]) / made["page"]))])

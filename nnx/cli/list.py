@@ -50,6 +50,7 @@ def list_parts(
 
 def _cache(clear: bool, json: bool) -> None:
     """Show what data was decoded and kept, or what of it was removed."""
+    from nnx import figures
     from nnx.datasets import _cache as cache
 
     entries = cache.entries()
@@ -65,11 +66,11 @@ def _cache(clear: bool, json: bool) -> None:
     from rich.console import Console
 
     used = {entry: time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) for entry in entries}
-    rows = [(printable(entry.source), f"{entry.size / 1e6:,.1f} MB, last used {used[entry]}, in {entry.path.name}") for entry in entries]
+    rows = [(printable(entry.source), f"{figures.size(entry.size)}, last used {used[entry]}, in {entry.path.name}") for entry in entries]
     done = "removed from" if clear else "in"
     console = Console(width=None if sys.stdout.isatty() else 10_000)
     console.print(
-        _rows(rows), f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, {size / 1e6:,.1f} MB, {done} {cache.folder()}", sep=""
+        _rows(rows), f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, {figures.size(size)}, {done} {cache.folder()}", sep=""
     )
 
 

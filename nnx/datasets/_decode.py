@@ -17,6 +17,7 @@ from nnx.spec import Fit
 WORTH_PROCESSES = 3000  # files; two processes are there after 0.5 s, in which one decodes some 2,000
 CHUNK = 256  # files that a process is given at a time, at most
 CHUNK_BYTES = 2**25  # of their pixels
+TINT = 2  # gray levels: what differs by no more from channel to channel is gray, as a gray image comes back from WebP
 
 
 class How(NamedTuple):
@@ -36,8 +37,8 @@ def decode(path: str, how: How) -> NDArray[np.uint8]:
     pixels = images.decode(path)
     if how.channels:
         pixels = images.to_channels(pixels, how.channels)
-    elif pixels.shape[2] == 3 and (pixels == pixels[:, :, :1]).all():
-        pixels = np.ascontiguousarray(pixels[:, :, :1])
+    elif pixels.shape[2] == 3 and (np.ptp(pixels, axis=2) <= TINT).all():
+        pixels = images.to_channels(pixels, 1)
     H, W = how.size
     if how.fit:
         return images.to_size(pixels, H, W, how.fit)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nnx import figures
 from nnx.config import Train
 from nnx.datasets import Mapped, Split
 from nnx.events import Choice
@@ -119,7 +120,7 @@ def ferry(device: torch.device) -> Gather:
 
 def data_path(name: str, train: Split, batches: Resident) -> Choice:
     """Where the dataset of this name lies while it is trained on, and why."""
-    size, device = f"{train.inputs.nbytes / 1e6:,.1f} MB, as {train.inputs.dtype},", batches.inputs.device
+    size, device = f"{figures.size(train.inputs.nbytes)}, as {train.inputs.dtype},", batches.inputs.device
     if batches.rows is not None:
         return Choice("data path", f"{name} in its file, memory-mapped", f"its {size} are more than half of the memory that is free")
     if device == batches.labels.device:

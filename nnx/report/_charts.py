@@ -75,7 +75,7 @@ def curves(label: str, lines: Sequence[Line], *, best: int | None = None, percen
         top = y.end
         parts.append(f'<line class="best" x1="{x(best)}" x2="{x(best)}" y1="{y.start}" y2="{top}"/>')
         side, step = ("end", -4) if x(best) > WIDTH / 2 else ("", 4)
-        parts.append(_words(x(best) + step, top + 9, "best", f"tick {side}"))
+        parts.append(_words(x(best) + step, y.start - 5 if percent else top + 9, "best", f"tick {side}"))  # where curves seldom are
     for line in lines:
         places = [(x(epoch), y(value)) for epoch, value in line.points]
         parts.append(f'<polyline class="{line.kind}" points="{" ".join(f"{a},{b}" for a, b in places)}"/>')

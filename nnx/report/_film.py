@@ -33,7 +33,7 @@ def for_page(moving: Frame, spec: Spec, steps_per_epoch: float | None) -> dict[s
         "layers": [_pictures(moving[key][chosen], key.removeprefix(film.LAYER)) for key in moving if key.startswith(film.LAYER)],
     }
     if spec.is_image:
-        shown["sample"] = _pictures(moving["sample"][None].astype(np.float32), spec.classes[labels[0]])
+        shown["sample"] = _pictures(moving["sample"][None, None].astype(np.float32), spec.classes[labels[0]])
     if "region" in moving:
         low, high = moving["low"], moving["high"]
         points = (moving["points"] - low) / (high - low)

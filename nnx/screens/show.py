@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nnx import draw
 from nnx.console import aligned, frameless, model_table, repeated, stdout
+from nnx.figures import size
 
 if TYPE_CHECKING:  # which brings torch along
     from nnx.show import Data, Example, Forecast, Shown
@@ -70,7 +71,7 @@ def _data(data: "Data") -> Rows:
         ("path", data.path, ""),
         ("samples", samples, ""),
         ("shape", f"{' × '.join(map(str, data.shape))}, {data.dtype}", what),
-        ("memory", ", ".join(f"{_bytes(size)} {split}" for split, size in data.size.items()), ""),
+        ("memory", ", ".join(f"{size(count)} {split}" for split, count in data.size.items()), ""),
         *([("mean", _channels(data.mean), "in units of [0, 1]"), ("std", _channels(data.std), "")] if image else []),
         ("duplicates", *_duplicates(data)),
         *((note.what, note.value, note.reason) for note in data.notes),
@@ -138,25 +139,17 @@ def _forecast(forecast: "Forecast", at_most: str, wide: int | None) -> list[Rend
     rows = [
         ("an epoch", _duration(forecast.training + forecast.validation), f"{_duration(forecast.validation)} of it validation"),
         ("the run", _duration(forecast.seconds), f"{_duration(forecast.start)} to start, {epochs}, {_duration(forecast.end)} to test"),
-        ("memory", _bytes(forecast.memory), "at its peak"),
+        ("memory", size(forecast.memory), "at its peak"),
     ]
     if forecast.device_memory is not None:
-        rows.append(("", _bytes(forecast.device_memory), "of the device's own"))
+        rows.append(("", size(forecast.device_memory), "of the device's own"))
     told = f"About: told from {forecast.steps:,} steps on this machine, as busy as it was. What the disk takes to save is not counted."
     return [_title("forecast"), aligned(rows, wide), Text("\n".join(textwrap.wrap(told, wide or 10_000)), "dim")]
 
 
 def _duration(seconds: float) -> str:
     """Two digits, in the unit that suits."""
-    for size, unit, most in ((0.001, "ms", 1000), (1, "s", 120), (60, "min", 120), (3600, "h", 48)):
-        if seconds < most * size:
-            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
+    for length, unit, most in ((0.001, "ms", 1000), (1, "s", 120), (60, "min", 120), (3600, "h", 48)):
+        if seconds < most * length:
+            return f"{float(f'{seconds / length:.2g}'):g} {unit}"
     return f"{seconds / 86400:,.1f} days"
-
-
-def _bytes(size: int) -> str:
-    """Three digits, in the unit that suits."""
-    for unit, power in (("kB", 3), ("MB", 6)):
-        if size < 10 ** (power + 3):
-            return f"{size / 10**power:.3g} {unit}"
-    return f"{size / 10**9:,.1f} GB"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from nnx import checkpoint, diagnosis, doctor, handwriting, images, job, runtime
+from nnx import checkpoint, diagnosis, doctor, handwriting, images, job, processes, runtime
 from nnx.draw import RAMP
 
 NAMES = {"python", "packages", "device", "precision", "layout", "cpu", "gradient", "memory", "runs go to", "data", "cache", "terminal"}
@@ -93,11 +93,11 @@ def test_folders_that_can_not_be_used(nnx, tmp_path, monkeypatch):
 def test_scarce_memory_disk_and_threads(nnx, monkeypatch):
     monkeypatch.setattr("nnx.datasets._mapped.free_memory", lambda: 2**20)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: os.statvfs_result((0,) * 10) and type("Usage", (), {"free": 1000}))
-    monkeypatch.setattr(runtime, "available_cores", lambda: 99)
+    monkeypatch.setattr(processes, "cores", lambda: 99)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     checks = found(nnx)
-    assert {checks[name]["state"] for name in ("memory", "runs go to", "cache", "cpu")} == {"warning"}
-    assert "OMP_NUM_THREADS=1 leaves cores idle" in checks["cpu"]["cure"]
+    assert {checks[name]["state"] for name in ("memory", "runs go to", "cache")} == {"warning"}
+    assert "OMP_NUM_THREADS=1 holds torch to" in checks["cpu"]["cure"]
 
 
 # ---------------------------------------------------------------- an image

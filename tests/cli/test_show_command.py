@@ -269,11 +269,6 @@ def test_durations_are_two_digits(seconds, text):
     assert screen._duration(seconds) == text
 
 
-@pytest.mark.parametrize(("size", "text"), [(512, "0.512 kB"), (73_600, "73.6 kB"), (43_120_000, "43.1 MB"), (2.5e9, "2.5 GB")])
-def test_sizes_are_three_digits(size, text):
-    assert screen._bytes(int(size)) == text
-
-
 def test_a_run_that_may_stop_early_takes_at_most_so_many_epochs():
     found = shown("digits_mlp")
     patient = replace(found, config=found.config.model_copy(update={"train": found.config.train.model_copy(update={"patience": 3})}))

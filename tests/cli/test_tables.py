@@ -217,6 +217,10 @@ def test_a_checkpoint_takes_what_its_columns_were_fitted_on(nnx, tmp_path, train
     (tmp_path / "other.csv").write_text("id;colour;kind;size\n1;green;a;0,5\n2;;b;1,5\n3;red;c;2,5\n4;blue;a;0\n")
     other = accuracy(nnx, "--set", "dataset.test=other.csv")
     assert (other["samples"], other["accuracy"]) == (4, 1)
+    result = nnx("predict", "r/checkpoint.pt", "other.csv", "--csv")
+    assert [line.split(",")[1] for line in result.out.splitlines()[1:]] == ["a", "b", "c", "a"]
+    assert "other.csv: values are missing and filled in as in the training: colour 1\n" in result.err
+    assert "other.csv: values are none that the training data had, and count as none: colour 1, 'green' for instance\n" in result.err
     pl.read_csv(tmp_path / "other.csv", separator=";", decimal_comma=True).write_parquet(tmp_path / "other.parquet")
     assert accuracy(nnx, "--set", "dataset.test=other.parquet")["loss"] == other["loss"]
     # the whole of another table, which says nothing of how it is prepared; and of its classes only two
@@ -258,14 +262,14 @@ def test_a_changed_table_is_noticed_by_a_resume(nnx, tmp_path, trained):
 
 
 def test_predictions_do_not_depend_on_the_process(trained, tmp_path, nnx):
-    """`columns.features` on the test rows, then the network: what eval says, every one."""
+    """The fitted columns on the test rows, then the network: what eval says, every one."""
     import torch
 
     from nnx import columns, load
 
     classifier = load(tmp_path / "r/checkpoint.pt")
     frame = columns.read(tmp_path / "data.csv")
-    features = columns.features(classifier.spec.columns, frame, "data.csv")
+    features = classifier.spec.columns.apply(classifier.spec.columns.code(frame, "data.csv"), classifier.spec.columns)
     assert features.shape == (300, 4)
     said = classifier(torch.from_numpy(features)).argmax(1).numpy()
     right = np.array([classifier.classes.index(kind) for kind in frame["kind"]]) == said

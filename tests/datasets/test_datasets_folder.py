@@ -247,6 +247,14 @@ def test_each_kind_of_gray_is_the_same_gray(kind, tmp_path):
     assert held(found.train)[-1] == pixels(1).tobytes() or pixels(1).tobytes() in held(found.test())
 
 
+def test_gray_that_lossy_packing_has_tinted_is_gray(tmp_path):
+    tree(tmp_path, COUNTS)
+    gray = np.minimum(pixels(1), 250)
+    for tint, channels in ((2, 1), (3, 3)):  # WebP leaves 1
+        save(tmp_path / "cat/1000.png", gray[..., None] + np.array([0, tint, 0], np.uint8))
+        assert source(tmp_path).train.inputs.shape[1:] == (channels, 6, 5)
+
+
 def test_colours_after_gray_ones_are_in_colour_as_if_all_were_decoded_so(tmp_path, monkeypatch):
     monkeypatch.setattr(_decode, "CHUNK", 7)
     tree(tmp_path, COUNTS)

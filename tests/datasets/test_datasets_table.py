@@ -162,7 +162,7 @@ def test_embedded_tables_are_prepared_as_any_table_is(tmp_path):
     dataset = datasets.load(iris.Config(), seed=0)
     frame = pl.DataFrame(source.test().inputs, schema=list(iris.COLUMNS))
     frame.write_csv(tmp_path / "test.csv")
-    features = columns.features(dataset.spec.columns, columns.read(tmp_path / "test.csv"), "test.csv")
+    features = dataset.spec.columns.apply(dataset.spec.columns.code(columns.read(tmp_path / "test.csv"), "test.csv"), dataset.spec.columns)
     np.testing.assert_array_equal(features, dataset.test().inputs)
 
 

@@ -157,10 +157,10 @@ def test_evaluation_reads_the_same_from_a_file(part, tmp_path, monkeypatch):
 def test_where_the_data_lies_is_said(tmp_path):
     held, left = numbered(100), left_in_file(numbered(100), tmp_path)
     said = data_path("mine", held, Resident(held, SPEC, CPU))
-    assert (said.what, said.value, said.reason) == ("data path", "mine in memory", "its 0.0 MB, as uint8, fit")
+    assert (said.what, said.value, said.reason) == ("data path", "mine in memory", "its 3.2 kB, as uint8, fit")
     said = data_path("mine", left, Resident(left, SPEC, CPU))
     assert said.value == "mine in its file, memory-mapped"
-    assert said.reason == "its 0.0 MB, as uint8, are more than half of the memory that is free"
+    assert said.reason == "its 3.2 kB, as uint8, are more than half of the memory that is free"
 
 
 # ---------------------------------------------------------------- what is done to them
