@@ -156,6 +156,17 @@ class Columns:
         return tuple(name for column in self.columns for name in column.feature_names)
 
     @property
+    def units(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(F,) offsets and (F,) scales: features * scales + offsets are values as the table has them; what is one-hot stays so."""
+        pairs = [
+            (column.mean, column.std) if isinstance(column, Number) and place == 0 else (0.0, 1.0)
+            for column in self.columns
+            for place in range(len(column.feature_names))
+        ]
+        offsets, scales = np.array(pairs).T
+        return offsets, scales
+
+    @property
     def features(self) -> int:
         """F, the numbers that a row becomes."""
         return sum(len(column.feature_names) for column in self.columns)

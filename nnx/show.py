@@ -27,7 +27,7 @@ EXAMPLES = 10  # classes of which a sample is shown
 
 @dataclass(frozen=True)
 class Example:
-    """A training sample: its class and its inputs, (C, H, W) uint8 or (F,) float32."""
+    """A training sample: its class and its inputs, (C, H, W) uint8 or, as they come, (F,) floats."""
 
     label: str
     inputs: NDArray[Any]
@@ -151,6 +151,7 @@ def facts(dataset: Dataset, config: Part) -> Data:
     everything = {**splits, "test": test}
     labels = dataset.train.labels
     first = [int((labels == k).argmax()) for k in np.unique(labels)[:EXAMPLES]]
+    offsets, scales = spec.columns.units if spec.columns else (0, 1)
     mean, std = mean_std(dataset.train.inputs) if spec.columns else (spec.mean, spec.std)
     return Data(
         name=config.name,
@@ -161,12 +162,12 @@ def facts(dataset: Dataset, config: Part) -> Data:
         shape=spec.shape,
         dtype=str(dataset.train.inputs.dtype),
         size={split: samples.inputs.nbytes for split, samples in everything.items()},
-        mean=mean,
-        std=std,
+        mean=tuple(np.array(mean) * scales + offsets),
+        std=tuple(np.array(std) * scales),
         features=() if spec.is_image else _names(spec),
         duplicates=datasets.duplicates(tuple(splits.values()), test),
         notes=dataset.notes,
-        examples=tuple(Example(spec.classes[labels[place]], np.asarray(dataset.train.inputs[place])) for place in first),
+        examples=tuple(Example(spec.classes[labels[place]], np.asarray(dataset.train.inputs[place]) * scales + offsets) for place in first),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnx import config, datasets, models, parts, trial
-from nnx.columns import Columns, Number
+from nnx.columns import Category, Columns, Number
 from nnx.datasets import Dataset, Split
 from nnx.errors import MachineError
 from nnx.events import Choice
@@ -109,11 +109,13 @@ def test_a_table_has_features_instead_of_pixels():
 
 
 def test_columns_name_the_features():
-    dataset = table(columns=Columns((Number("a"), Number("b"))), features=2)
+    dataset = table(columns=Columns((Number("a", mean=40, std=5), Number("b", std=1), Category("c", ("x", "y")))), features=4)
     found = facts(dataset, DIGITS)
-    assert found.features == ("a", "b")
-    assert found.mean == pytest.approx(dataset.train.inputs.mean(0))  # as they come, though the spec's are 0 and 1
-    assert found.std == pytest.approx(dataset.train.inputs.std(0))
+    assert found.features == ("a", "b", "c = x", "c = y")
+    scales, offsets = np.array([5, 1, 1, 1]), np.array([40, 0, 0, 0])  # as they come, not as the network sees them
+    assert found.mean == pytest.approx(dataset.train.inputs.mean(0) * scales + offsets)
+    assert found.std == pytest.approx(dataset.train.inputs.std(0) * scales)
+    assert found.examples[0].inputs == pytest.approx(dataset.train.inputs[0] * scales + offsets)
 
 
 # ---------------------------------------------------------------- the forecast

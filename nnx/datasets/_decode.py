@@ -1,8 +1,7 @@
 """Many image files to one array, on all cores."""
 
-import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
 from itertools import starmap
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx import images, processes
-from nnx.datasets import _download
+from nnx.datasets._download import counted
 from nnx.errors import DataError
 from nnx.spec import Fit
 
@@ -58,7 +57,7 @@ def decoded(paths: Sequence[str], how: How) -> Generator[Chunk, None, None]:
     size = max(1, min(CHUNK, CHUNK_BYTES // (how.size[0] * how.size[1] * (how.channels or 3))))
     chunks = [(start, paths[start : start + size], how) for start in range(0, len(paths), size)]
     cores = processes.cores()
-    with _shown(len(paths)) as progress:
+    with counted("decoding", len(paths), "images") if len(paths) >= WORTH_PROCESSES else nullcontext(lambda done: None) as progress:
         several = len(paths) >= WORTH_PROCESSES and cores > 1
         for made, places, bad in processes.in_processes(_some, chunks, cores) if several else starmap(_some, chunks):
             progress(len(places) + len(bad))
@@ -78,21 +77,3 @@ def _some(start: int, paths: Sequence[str], how: How) -> Chunk:
     for image, pixels in zip(made, good, strict=True):
         image[:] = pixels.transpose(2, 0, 1)  # gray is repeated where others in the chunk have colours
     return made, places, bad
-
-
-@contextmanager
-def _shown(total: int) -> Iterator[Callable[[int], None]]:
-    """What to tell of each so many files done: a bar where stderr is a terminal, a line where it is none; nothing for few, or with -q."""
-    if total < WORTH_PROCESSES or not _download.is_shown():
-        yield lambda done: None
-    elif not sys.stderr.isatty():
-        print(f"decoding {total:,} images", file=sys.stderr)  # noqa: T201 (to stderr)
-        yield lambda done: None
-    else:
-        from rich import progress as bars
-        from rich.console import Console
-
-        columns = (bars.TextColumn("decoding"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
-        with _download.running(bars.Progress(*columns, console=Console(stderr=True), transient=True)) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda done: bar.advance(task, done)

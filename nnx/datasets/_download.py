@@ -84,6 +84,25 @@ def shown() -> Iterator[Progress]:
 
 
 @contextmanager
+def counted(doing: str, total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """What to tell of each so many done of `total`: a bar where stderr is a terminal, else a line, "decoding 70,000 images"; nothing where
+    what downloads report goes elsewhere, as with -q."""
+    if not is_shown():
+        yield lambda done: None
+    elif not sys.stderr.isatty():
+        print(f"{doing} {total:,} {what}", file=sys.stderr)  # noqa: T201 (to stderr)
+        yield lambda done: None
+    else:
+        from rich import progress as bars
+        from rich.console import Console
+
+        columns = (bars.TextColumn(doing), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+        with running(bars.Progress(*columns, console=Console(stderr=True), transient=True)) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
 def running(bar: "bars.Progress") -> Iterator["bars.Progress"]:
     """`bar`, stopped however this ends: also where a signal comes while it starts, after which `with bar` would leave the cursor hidden and
     stderr its own."""

@@ -4,11 +4,13 @@ which of its test samples it has been trained on."""
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.datasets._download import counted
 from nnx.datasets._mapped import is_mapped
 from nnx.events import Choice
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from nnx.datasets._mapped import Mapped
 
 UNEVEN = 3  # times as many samples of one class as of another: from there on it is said
-READ = 2 * 10**9  # bytes of samples in files that are read to look for duplicates; more would take longer than that is worth
+READ = (
+    2 * 10**9
+)  # bytes of samples in files: more are not read to look for duplicates, and while more are measured it is shown how far that is
 HASHED = 2**20  # bytes at a time, which then stay in the processor's cache: 8 ms for 60,000 MNIST images; with 2^23 it is 27
 COMPARED = 2**26  # bytes of test samples at a time, of which as many again may be held for comparison
 
@@ -70,13 +74,16 @@ def _mean_std_of_images(images: "NDArray[Any] | Mapped") -> tuple[tuple[float, .
     """Exact, from how often each of the 256 values is there; a part at a time, as a memory-mapped array may be larger than memory."""
     import torch  # its histogram is three times as fast as numpy's
 
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.zeros(256, dtype=torch.int64)
-        for part in _chunks(images, 2**19 // math.prod(images.shape[2:])):
-            values = np.ascontiguousarray(images[part, channel])
-            counts += torch.bincount(torch.from_numpy(values).flatten(), minlength=256)
-        often = counts.tolist()
+    C, means, stds = images.shape[1], [], []
+    counts = torch.zeros(C, 256, dtype=torch.int64)
+    slow = is_mapped(images) and images.nbytes > READ
+    with counted("measuring", len(images), "samples") if slow else nullcontext(lambda done: None) as progress:
+        for part in _chunks(images, 2**19 // math.prod(images.shape[1:])):
+            values = torch.from_numpy(np.ascontiguousarray(images[part]))
+            for channel in range(C):
+                counts[channel] += torch.bincount(values[:, channel].flatten(), minlength=256)
+            progress(len(values))
+    for often in counts.tolist():
         count = sum(often)
         total, squares = (sum(value**power * times for value, times in enumerate(often)) for power in (1, 2))
         means.append(total / count / 255)

@@ -214,7 +214,9 @@ def _verdict(content: Content, sample: int) -> Verdict:
 
 
 def _values(content: Content, sample: int) -> list[str]:
-    return [f"{value:.4g}" for value in content.samples.inputs[sample][:VALUES].tolist()]
+    """The first features of a row, as they come."""
+    offsets, scales = content.kept.spec.columns.units if content.kept.spec.columns else (0, 1)
+    return [f"{value:.4g}" for value in (content.samples.inputs[sample] * scales + offsets)[:VALUES].tolist()]
 
 
 def _map(content: Content) -> str:

@@ -274,7 +274,7 @@ def test_a_signal_while_a_bar_starts_leaves_the_terminal_as_it_was(bar, monkeypa
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(live._RefreshThread, "start", arrives)
-    shown = {"decoding": lambda: _decode._shown(5000), "download": _download.shown}.get(bar, plain)
+    shown = {"decoding": lambda: _download.counted("decoding", 5000, "images"), "download": _download.shown}.get(bar, plain)
     with pytest.raises(InterruptedError), shown():
         pass
     restored = sys.stderr is terminal and terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h")

@@ -201,3 +201,15 @@ def test_like_a_network_nothing_is_measured_and_classes_go_by_their_names(tmp_pa
         assert [alone.spec.classes[k] for k in one.labels] == [trained.spec.classes[k] for k in two.labels]
     single = folder.Config(path=str(tree(tmp_path / "r", {"owl": 9})))
     assert set(datasets.load(single, seed=0, like=trained.spec).train.labels) == {2}, "one class is enough to ask a network about"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_measuring_what_is_larger_than_memory_is_said(quiet, monkeypatch, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5), np.uint8)
+    mapped = datasets.Mapped(images, np.arange(50))
+    with datasets.silent(quiet):
+        assert datasets.mean_std(mapped) == datasets.mean_std(images)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(_statistics, "READ", images.nbytes - 1)
+        assert datasets.mean_std(mapped) == datasets.mean_std(images)
+    assert capsys.readouterr().err == ("" if quiet else "measuring 50 samples\n")

@@ -141,3 +141,16 @@ def test_a_folder_that_is_none_is_said_before_anything_is_measured(nnx, trained,
     code, _, err = nnx("eval", trained / "checkpoint.pt", "--out", "file")
     assert code == 2
     assert "file: is a file, not a folder" in err
+
+
+def test_rows_of_a_table_stand_there_as_they_come(nnx, page):
+    code, _, err = nnx("train", "iris_mlp", "--set", "train.epochs=2", "--out", "r", "-q")
+    assert code == 0, err
+    from sklearn.datasets import load_iris
+
+    known = {tuple(f"{value:.4g}" for value in row) for row in load_iris().data}
+    tables = [table for table in page(Path("r/report.html").read_text()).tables if table[0][:1] == ["sample"]]
+    assert tables
+    for head, *rows in tables:
+        assert head[4:] == ["sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"]
+        assert {tuple(row[4:]) for row in rows} <= known
