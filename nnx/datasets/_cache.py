@@ -29,7 +29,7 @@ from nnx.errors import MachineError
 from nnx.events import Choice
 
 FORMAT = 2  # of an entry; others are made anew
-MAX_META = 2**20  # bytes of a meta.json
+MAX_META = 2**26  # bytes of a meta.json: that of a table with 100,000 categories of 200 characters has 20 MB
 ENTRY = re.compile(r"[a-z]+-[0-9a-f]{32}")  # its name
 CURE = "free some room, or name another folder as NNX_CACHE_DIR"
 
@@ -125,6 +125,16 @@ def stamp(texts: Iterable[str], numbers: Iterable[int]) -> str:
     digest = hashlib.sha256("\0".join(texts).encode(errors="surrogateescape"))  # no name holds a NUL
     digest.update(np.fromiter(numbers, np.int64).data)
     return digest.hexdigest()
+
+
+def stamp_of(files: Iterable[Path]) -> str:
+    """The `stamp` of some files. Raises MachineError."""
+    files = list(files)
+    try:
+        states = [file.stat() for file in files]
+    except OSError as error:
+        raise MachineError(f"{error.filename}: can't be read ({error.strerror}); check its permissions") from None
+    return stamp(map(str, files), (number for state in states for number in (state.st_size, state.st_mtime_ns)))
 
 
 def cached(

@@ -8,10 +8,11 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,9 +102,36 @@ def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str 
     Raises DataError where the file is not IDX, holds another type or number of dimensions, no values, too few or too many;
     MachineError where it can't be read, or not into memory.
     """
+    with _opened(path, dtype, dimensions, cure) as (file, shape, found):
+        return _next(file, shape, found, path, cure)
+
+
+def mapped(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str = CURE) -> NDArray[Any]:
+    """As `read`, of a file that is not packed, but memory-mapped: nothing of it is read but its header."""
+    with _opened(path, dtype, dimensions, cure) as (file, shape, found):
+        start = file.tell()
+        end = start + math.prod(shape) * found.itemsize
+        if path.stat().st_size < end:
+            raise _cut_short(path, end - start, path.stat().st_size - start, cure)
+        file.seek(end)
+        array: NDArray[Any] = np.memmap(path, found, "r", start, shape)
+        return array
+
+
+def pieces(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str = CURE, size: int = 2**24) -> Iterator[NDArray[Any]]:
+    """As `read`, but about `size` bytes at a time, along the first dimension."""
+    with _opened(path, dtype, dimensions, cure) as (file, shape, found):
+        rows = max(1, size // (math.prod(shape[1:]) * found.itemsize))
+        for start in range(0, shape[0], rows):
+            yield _next(file, (min(rows, shape[0] - start), *shape[1:]), found, path, cure)
+
+
+@contextmanager
+def _opened(path: Path, dtype: type[np.generic], dimensions: int, cure: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
+    """The file behind its header, the shape of its array and its type; inside, all of it is to be read. Raises as `read`."""
     packed = path.suffix == ".gz"
     try:
-        with gzip.open(path) if packed else path.open("rb") as file:
+        with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
             head = file.read(4 + 4 * dimensions)
             zeros, kind, rank = struct.unpack(">HBB", head[:4].ljust(4, b"\xff"))
             found = TYPES.get(kind)
@@ -118,9 +146,7 @@ def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str 
             size = math.prod(shape) * found.itemsize
             if size > path.stat().st_size * (GZIP_RATIO if packed else 1):
                 raise DataError(f"{path}: cut short: its header promises {size:,} bytes of data; {cure}")
-            values = np.empty(size, np.uint8)
-            if (got := file.readinto(values.data)) < size:
-                raise DataError(f"{path}: cut short: its header promises {size:,} bytes of data, it has {got:,}; {cure}")
+            yield file, shape, found
             if file.read(1):
                 raise DataError(f"{path}: too long: data follows the {size:,} bytes that its header promises; {cure}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -129,5 +155,17 @@ def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str 
         raise MachineError(f"{path}: can't be read ({error.strerror}); check the file's permissions and the disk") from None
     except MemoryError as error:
         raise MachineError(f"{path}: can't be read ({error}); free memory, or use a larger machine") from None
+
+
+def _next(file: IO[bytes], shape: tuple[int, ...], found: np.dtype[Any], path: Path, cure: str) -> NDArray[Any]:
+    """The next values of a file as an array of that shape and type."""
+    values = np.empty(math.prod(shape) * found.itemsize, np.uint8)
+    got: int = file.readinto(values.data)  # type: ignore[attr-defined]
+    if got < len(values):
+        raise _cut_short(path, len(values), got, cure)
     array: NDArray[Any] = values.view(found).reshape(shape)
     return array
+
+
+def _cut_short(path: Path, promised: int, there: int, cure: str) -> DataError:
+    return DataError(f"{path}: cut short: its header promises {promised:,} bytes of data, it has {there:,}; {cure}")

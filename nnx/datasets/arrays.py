@@ -226,9 +226,7 @@ def _inputs(stored: dict[str, Stored], path: Path) -> tuple[dict[str, NDArray[An
         return {"scale": scale}
 
     files = sorted({array.file for array in stored.values()})
-    states = [file.stat() for file in files]
-    stamp = _cache.stamp(map(str, files), (number for state in states for number in (state.st_size, state.st_mtime_ns)))
-    depends = _cache.Depends(os.path.abspath(path), {part: array.where for part, array in stored.items()}, stamp)
+    depends = _cache.Depends(os.path.abspath(path), {part: array.where for part, array in stored.items()}, _cache.stamp_of(files))
     arrays = {} if plain else dict.fromkeys(stored, (ready.name, 2 if rows else 4))
     kept = _cache.cached("arrays", depends, convert, arrays, {"scale": float})
     if plain:  # looked through once, for what is no number

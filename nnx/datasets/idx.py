@@ -3,14 +3,15 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx.datasets import DatasetConfig, Source, Split, _idx, _own
+from nnx.datasets import DatasetConfig, Source, Split, _cache, _idx, _own
 from nnx.errors import ConfigError, DataError, MachineError
+from nnx.events import Choice
 
 
 class Config(DatasetConfig):
@@ -37,10 +38,12 @@ def load(config: Config, folder: Path) -> Source:
     elif inside and _find(path, "test", "images"):
         pairs["test"] = _of_folder(path, "test")
     inputs, labels, among = {}, {}, None
+    notes: list[Choice] = []
     for part, (images_at, labels_at) in pairs.items():
         if missing := [file for file in (images_at, labels_at) if not file.is_file()]:  # to open a FIFO would wait for a writer
             raise DataError(f"{missing[0]}: is no file; name an IDX file, plain or .gz")
-        inputs[part] = _idx.read(images_at, np.uint8, dimensions=3, cure="get the file again")[:, None]  # (N, 1, H, W)
+        images_found, kept = _images(images_at)
+        inputs[part], notes = images_found[:, None], [*notes, *kept]  # (N, 1, H, W)
         labels[part], among = _own.numbered(_read_labels(labels_at), labels_at, names=config.classes, among=among)
         if len(inputs[part]) != len(labels[part]):
             raise DataError(
@@ -49,13 +52,14 @@ def load(config: Config, folder: Path) -> Source:
     classes = tuple(config.classes or among or ())
     train = Split(inputs["train"], labels["train"])
     if "test" in pairs:
-        return Source(train, lambda: Split(inputs["test"], labels["test"]), classes)
+        return Source(train, lambda: Split(inputs["test"], labels["test"]), classes, notes=tuple(notes[:1]))
     assert not isinstance(config.test, str)
-    return _own.cut(train, config.test, classes, path)
+    return _own.cut(train, config.test, classes, path, notes=notes)
 
 
 WORDS = {"train": "train", "test": "t10k|test"}
 OTHER = "not an IDX file"  # of that type, says `_idx.read`
+CURE = "get the file again"
 
 
 def _find(folder: Path, part: str, what: str) -> Path | None:
@@ -87,14 +91,29 @@ def _labels(images: Path, named: str | None, key: str) -> Path:
     raise ConfigError.at(key, f"is missing: name the file of the labels of {images}")
 
 
+def _images(path: Path) -> tuple[NDArray[np.uint8], list[Choice]]:
+    """(N, H, W), memory-mapped: as they are, or, of a packed file, out of the cache (see `_cache`); and what there is to say."""
+    if path.suffix != ".gz":
+        return _idx.mapped(path, np.uint8, dimensions=3, cure=CURE), []
+
+    def unpack(writer: _cache.Writer) -> dict[str, Any]:
+        for piece in _idx.pieces(path, np.uint8, dimensions=3, cure=CURE):
+            writer.add("images", piece)
+        return {}
+
+    depends = _cache.Depends(os.path.abspath(path), {}, _cache.stamp_of([path]))
+    kept = _cache.cached("idx", depends, unpack, {"images": ("uint8", 3)})
+    return kept.arrays["images"], [kept.note]
+
+
 def _read_labels(path: Path) -> NDArray[np.integer]:
     """(N,) labels of one byte each, or of four."""
     try:
-        return _idx.read(path, np.uint8, cure="get the file again")
+        return _idx.read(path, np.uint8, cure=CURE)
     except DataError as error:
         if OTHER not in str(error):
             raise
         try:
-            return _idx.read(path, np.int32, cure="get the file again")
+            return _idx.read(path, np.int32, cure=CURE)
         except DataError as wider:
             raise error if OTHER in str(wider) else wider from None

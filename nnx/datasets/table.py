@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from nnx import columns, tablefile
 from nnx.columns import UNSEEN, Category, Columns, as_text, lacks, naturally, places
-from nnx.datasets import DatasetConfig, Source, Split, _own
+from nnx.datasets import DatasetConfig, Source, Split, _cache, _own
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_CLASSES = 1000
 SHOWN = 10  # columns that a note names
+WORTH_KEEPING = 2**23  # bytes: from there on the cache is quicker, 0.1 s for such a CSV
 
 
 class Config(DatasetConfig):
@@ -39,6 +41,56 @@ def load(config: Config, folder: Path) -> Source:
     Raises ConfigError for columns that are not there, DataError for what is no table to learn classes from, with its line.
     """
     where = str(_own.existing(config.path))
+    there = str(_own.existing(config.test, "dataset.test")) if isinstance(config.test, str) else None
+    coded = _kept(config, where, there) or _coded(config, where, there)
+    if coded.test:
+        test = coded.test
+        return Source(coded.train, lambda: test, coded.classes, columns=coded.columns, notes=coded.notes)
+    assert not isinstance(config.test, str)
+    return _own.cut(coded.train, config.test, coded.classes, where, columns=coded.columns, notes=coded.notes)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A table in numbers: rows (N, columns) float64 as `Columns.code` gives them, test rows where they have a file of their own."""
+
+    train: Split
+    test: Split | None
+    classes: tuple[str, ...]
+    columns: Columns  # not fitted yet
+    notes: tuple[Choice, ...]
+
+
+def _kept(config: Config, where: str, there: str | None) -> Coded | None:
+    """A large table out of the cache (see `_cache`), where it is read and coded once; None of a small one, which is read as quickly."""
+    files = [Path(file) for file in (where, there) if file]
+    if sum(file.stat().st_size for file in files) < WORTH_KEEPING:
+        return None
+
+    def code(writer: _cache.Writer) -> dict[str, Any]:
+        coded = _coded(config, where, there)
+        for name, split in (("train", coded.train), ("test", coded.test)):
+            writer.add(f"{name}-rows", np.asarray(split.inputs if split else coded.train.inputs[:0]))
+            writer.add(f"{name}-labels", split.labels if split else coded.train.labels[:0])
+        notes = [[note.what, note.value, note.reason] for note in coded.notes]
+        return {"classes": list(coded.classes), "columns": coded.columns.to_dict(), "notes": notes}
+
+    options = config.model_dump(include={"target", "drop", "categorical"}) | {"test": there and os.path.abspath(there)}
+    arrays = {f"{part}-{what}": form for part in ("train", "test") for what, form in (("rows", ("float64", 2)), ("labels", ("int64", 1)))}
+    depends = _cache.Depends(os.path.abspath(where), options, _cache.stamp_of(files))
+    kept = _cache.cached("table", depends, code, arrays, {"classes": list, "columns": dict, "notes": list})
+    train, test = (Split(kept.arrays[f"{part}-rows"], np.array(kept.arrays[f"{part}-labels"])) for part in ("train", "test"))
+    try:
+        notes = tuple(Choice(*note) for note in kept.facts["notes"])
+        return Coded(
+            train, test if there else None, tuple(kept.facts["classes"]), Columns.from_dict(kept.facts["columns"]), (*notes, kept.note)
+        )
+    except (ValueError, KeyError, TypeError):  # damaged, or with more categories than a checkpoint would take
+        return None
+
+
+def _coded(config: Config, where: str, there: str | None) -> Coded:
+    """The table in the file `where`, and that to test on, if it is `there`. Raises ConfigError, DataError."""
     frame = tablefile.read(where)
     _check_keys(config, frame, where)
     targets, rows = frame[config.target], frame.drop({config.target, *config.drop})
@@ -46,15 +98,15 @@ def load(config: Config, folder: Path) -> Source:
         raise DataError(f"{where}: has no column to learn from besides the target {config.target!r}; drop fewer")
     classes = _classes(targets, where)
     found = columns.infer(rows, where, config.categorical)
-    notes = (_kinds(found, config.drop), *_missing(rows))
-    if isinstance(config.test, str):
-        there, other = _test_file(config, where)
+    notes, test = (_kinds(found, config.drop), *_missing(rows)), None
+    if there:
+        other = _test_frame(config, where, there)
         found = found.widened(other)
         test = Split(found.code(other, there), _labels(other[config.target], classes, there))
-        return Source(Split(found.code(rows, where), _labels(targets, classes, where)), lambda: test, classes, columns=found, notes=notes)
-    everything = Split(found.code(rows, where), _labels(targets, classes, where))
-    _check_enough(everything.labels, classes, where)
-    return _own.cut(everything, config.test, classes, where, columns=found, notes=notes)
+    train = Split(found.code(rows, where), _labels(targets, classes, where))
+    if not test:
+        _check_enough(train.labels, classes, where)
+    return Coded(train, test, classes, found, notes)
 
 
 def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
@@ -67,15 +119,14 @@ def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
                 raise ConfigError.at(f"dataset.{key}", f"{name!r} is the target, which is no input; take it out")
 
 
-def _test_file(config: Config, where: str) -> tuple[str, "pl.DataFrame"]:
-    """The file to test on, and what is in it. Raises ConfigError, DataError."""
-    there = str(_own.existing(str(config.test), "dataset.test"))
+def _test_frame(config: Config, where: str, there: str) -> "pl.DataFrame":
+    """What is in the file to test on. Raises ConfigError, DataError."""
     frame = tablefile.read(there)
     if os.path.samefile(where, there):
         raise ConfigError.at("dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)")
     if config.target not in frame.columns:
         raise DataError(f"{there}: {lacks(config.target, frame.columns)}, which is the target of {where}")
-    return there, frame
+    return frame
 
 
 def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:

@@ -17,6 +17,12 @@ IMAGES, LABELS = tiny(30, 3)
 TEST, TEST_LABELS = tiny(12, 3, seed=1)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache for each test."""
+    monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path / ".cache"))
+
+
 def source(path, **settings):
     return pairs.load(pairs.Config(path=str(path), **settings), Path("unused"))
 
@@ -64,6 +70,31 @@ def test_a_pair_finds_its_labels_by_name_and_is_split(packed, tmp_path, write_id
     assert np.bincount(one.test().labels).tolist() == [2, 2, 2]
     everything = np.concatenate([split.inputs for split in (one.train, one.validation, one.test())])
     assert sorted(image.tobytes() for image in everything) == sorted(image.tobytes() for image in IMAGES)
+
+
+def test_images_stay_in_their_file_and_packed_ones_are_unpacked_once(pair, tmp_path, write_idx, monkeypatch):
+    assert datasets._mapped.is_mapped(source(pair).train.inputs)
+    write_idx(tmp_path / "p/x-images-idx3-ubyte", IMAGES, packed=True)
+    write_idx(tmp_path / "p/x-labels-idx1-ubyte", LABELS)
+    packed = tmp_path / "p/x-images-idx3-ubyte.gz"
+
+    def notes(of=packed):
+        return {note.what: note.value for note in load(of).notes}
+
+    assert notes()["cache"] == "decoded"
+    monkeypatch.setattr(pairs._idx, "pieces", lambda *args, **settings: pytest.fail("unpacked again"))
+    assert notes()["cache"] == "used"
+    assert "cache" not in notes(pair)
+    for one, two in ((load(packed), load(pair)),):
+        np.testing.assert_array_equal(one.train.inputs, two.train.inputs)
+        np.testing.assert_array_equal(one.test().inputs, two.test().inputs)
+
+
+def test_a_packed_file_is_unpacked_piece_by_piece(tmp_path, write_idx):
+    write_idx(tmp_path / "x", IMAGES, packed=True)
+    found = list(pairs._idx.pieces(tmp_path / "x.gz", np.uint8, dimensions=3, size=7 * 30))
+    assert [len(piece) for piece in found] == [7, 7, 7, 7, 2]
+    np.testing.assert_array_equal(np.concatenate(found), IMAGES)
 
 
 def test_labels_by_their_name_and_test_data_by_path(pair, tmp_path, write_idx):

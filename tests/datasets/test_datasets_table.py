@@ -1,6 +1,7 @@
 """Tables as datasets: which rows are trained on, what is fitted on them, and how the classes are sorted."""
 
 import csv
+import json
 import time
 from pathlib import Path
 
@@ -188,3 +189,73 @@ def test_a_network_of_a_table_takes_a_table_only(tmp_path):
         datasets.load(bare, seed=0, like=of_table)
     with pytest.raises(DataError, match=r"iris.*: is a table, but the network was trained on what is none"):
         datasets.load(iris.Config(), seed=0, like=of_arrays)
+
+
+# ---------------------------------------------------------------- large tables
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """All tables are kept in an empty cache; calling this forbids to read one again."""
+    monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(table, "WORTH_KEEPING", 0)
+    return lambda: monkeypatch.setattr(table.tablefile, "read", lambda *_: pytest.fail("read again"))
+
+
+def everything(dataset):
+    splits = [dataset.split(name) for name in ("train", "validation", "test")]
+    said = [note for note in dataset.notes if note.what != "cache"]
+    return dataset.spec, said, [array.tobytes() for split in splits for array in (split.inputs, split.labels)]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_large_table_is_read_once(data, kept, tmp_path, monkeypatch, elsewhere):
+    path, rows = data
+    write(tmp_path / "test.csv", [["1.5", "violet", "7", rows[0][3]], ["", "red", "8", rows[1][3]]])
+    settings = {"test": str(tmp_path / "test.csv")} if elsewhere else {}
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "WORTH_KEEPING", 2**60)
+        plain = load(path, **settings)
+        assert "cache" not in {note.what for note in plain.notes}
+    first = load(path, **settings)
+    kept()
+    second = load(path, **settings)
+    assert everything(plain) == everything(first) == everything(second)
+    assert [note.value for each in (first, second) for note in each.notes if note.what == "cache"] == ["decoded", "used"]
+
+
+@pytest.mark.parametrize("change", ["the file", "the test file", "the target", "what is dropped", "what is categorical"])
+def test_what_a_kept_table_depends_on(data, kept, tmp_path, change):
+    path, rows = data
+    write(tmp_path / "test.csv", rows[:20])
+    settings = {"path": str(path), "target": "kind", "test": str(tmp_path / "test.csv")}
+    datasets.load(table.Config(**settings), seed=0)
+    if change == "the file":
+        write(path, rows[:-1])
+    elif change == "the test file":
+        write(tmp_path / "test.csv", rows[:30])
+    more = {"the target": {"target": "colour", "drop": ["kind"]}, "what is dropped": {"drop": ["row"]}}.get(change, {})
+    more = {"categorical": ["size"]} if change == "what is categorical" else more
+    if change == "the target":
+        with pytest.raises(DataError, match="no value in the target column 'colour'"):
+            datasets.load(table.Config(**settings | more), seed=0)
+        return
+    assert {note.what: note.value for note in datasets.load(table.Config(**settings | more), seed=0).notes}["cache"].startswith("decoded")
+
+
+@pytest.mark.parametrize("facts", [{"columns": {}}, {"notes": [1]}, {"columns": {"columns": [{"kind": "number"}]}}])
+def test_a_kept_table_that_is_damaged_is_read_anew(data, kept, tmp_path, facts):
+    path, _ = data
+    whole = everything(load(path))
+    (meta,) = (tmp_path / "cache").glob("table-*/meta.json")
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"facts": json.loads(meta.read_text())["facts"] | facts}))
+    assert everything(load(path)) == whole
+
+
+def test_a_table_that_is_wrong_is_not_kept(data, kept, tmp_path):
+    path, rows = data
+    write(path, [*rows, ["x", "red", "1", rows[0][3]]])
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"data.csv:{N + 2}: column 'size' holds 'x'"):
+            load(path)
+    assert list((tmp_path / "cache").glob("*")) == []
