@@ -14,9 +14,45 @@ from rich.text import Text
 from nnx import images
 
 RAMP = " .:-=+*#%@"  # dark to bright: what shines in a network's input is what is dense here
+SMALL = 16  # pixels across, up to which `sized` makes an image twice as large
+LARGE = 56  # pixels in either direction, to which it makes larger ones smaller
+TINT = (255, 140, 0)
+POSITIVE, NEGATIVE = (255, 160, 40), (70, 150, 255)  # orange and blue: told apart by the colour-blind, too
+
+Pixels = NDArray[np.uint8]
 
 
-def image(pixels: NDArray[np.uint8], width: int | None = None, *, console: Console | None = None) -> list[Text]:
+def has_colours(console: Console) -> bool:
+    """Whether gray levels can be told apart there."""
+    return console.color_system in ("256", "truecolor") and not console.no_color
+
+
+def sized(pixels: Pixels) -> Pixels:
+    """(H, W, C) as large as one can look at: small images twice as large, large ones smaller, each by itself."""
+    H, W = pixels.shape[:2]
+    if W <= SMALL:
+        return pixels.repeat(2, 0).repeat(2, 1)
+    scale = min(1, LARGE / max(H, W))
+    return images.to_size(pixels, max(1, round(H * scale)), max(1, round(W * scale)), "stretch")
+
+
+def tinted(pixels: Pixels, window: tuple[int, int, int, int]) -> Pixels:
+    """(H, W, 1 or 3) -> (H, W, 3), coloured from top, left to bottom, right, the latter two not included."""
+    top, left, bottom, right = (max(0, edge) for edge in window)
+    coloured = images.to_channels(pixels, 3).copy()
+    part = coloured[top:bottom, left:right]
+    part[:] = (part.astype(np.uint16) * 65 + np.array(TINT, np.uint16) * 35) // 100
+    return coloured
+
+
+def signed(values: NDArray[np.float64]) -> Pixels:
+    """(H, W) numbers of either sign, as weights are -> (H, W, 3): orange above 0, blue below, the brighter the larger."""
+    share = np.abs(values) / (np.abs(values).max() or 1.0)
+    colours = np.where(values[:, :, None] > 0, POSITIVE, NEGATIVE)
+    return (share[:, :, None] * colours).astype(np.uint8)
+
+
+def image(pixels: Pixels, width: int | None = None, *, console: Console | None = None) -> list[Text]:
     """(H, W) gray or (H, W, 1 or 3) uint8 -> ceil(H / 2) lines of W characters; a character is two pixels, one above the other.
 
     Wider images are made smaller, to `width` characters, aspect kept. In 24-bit colours, of which rich makes what the terminal has;
@@ -27,7 +63,7 @@ def image(pixels: NDArray[np.uint8], width: int | None = None, *, console: Conso
     H, W = pixels.shape[:2]
     if width and width < W:
         pixels = images.to_size(pixels, max(1, round(H * width / W)), width, "stretch")
-    if console.color_system is None or console.no_color:
+    if not has_colours(console):
         shades = images.to_channels(_halved(pixels), 1)[:, :, 0].astype(int) * len(RAMP) // 256
         return [Text("".join(RAMP[shade] for shade in row)) for row in shades]
     if console.options.ascii_only:
@@ -47,15 +83,15 @@ def beside(*pictures: list[Text], gap: int = 2) -> list[Text]:
     return lines
 
 
-def _halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _halved(pixels: Pixels) -> Pixels:
     """Each two rows as their mean; the last by itself where their number is odd."""
     upper, lower = pixels[::2], pixels[1::2]
     lower = lower if len(lower) == len(upper) else np.concatenate([lower, pixels[-1:]])
-    mean: NDArray[np.uint8] = ((upper.astype(np.uint16) + lower + 1) // 2).astype(np.uint8)
+    mean: Pixels = ((upper.astype(np.uint16) + lower + 1) // 2).astype(np.uint8)
     return mean
 
 
-def _row(character: str, front: NDArray[np.uint8] | None, back: NDArray[np.uint8] | None) -> Text:
+def _row(character: str, front: Pixels | None, back: Pixels | None) -> Text:
     """One line of (W, 1 or 3) pixels: `front` in the colour of the character, `back` behind it."""
     some = front if front is not None else back
     assert some is not None

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nnx import picture
+from nnx import draw
 from nnx.errors import printable
 from nnx.trace.result import Attention, Neuron, Term, Trace
 
@@ -40,7 +41,7 @@ def tell(found: Trace) -> None:
     label, classes = printable(found.sample.label), tuple(map(printable, found.classes))  # names may hold anything
     found = replace(found, classes=classes, sample=replace(found.sample, label=label))
     with console.capture() as captured:
-        for chapter in chapters(found, console.width - INDENT, picture.has_colours(console)):
+        for chapter in chapters(found, console):
             console.print(chapter)
             console.print()
     text = "\n".join(line.rstrip() for line in captured.get().rstrip().split("\n"))  # without the padding of tables
@@ -49,11 +50,12 @@ def tell(found: Trace) -> None:
     print(text)  # noqa: T201
 
 
-def chapters(found: Trace, width: int, in_colour: bool) -> Iterator[RenderableType]:
-    """The story's parts in order, for so many columns."""
+def chapters(found: Trace, console: Console) -> Iterator[RenderableType]:
+    """The story's parts in order, as wide and as colourful as the console is."""
+    width = console.width - INDENT
     yield _head(found)
     sections: list[tuple[str, Iterable[RenderableType]]] = [
-        (f'The input: sample {found.sample.index:,} of {found.sample.split}, a "{found.sample.label}"', _input(found, in_colour)),
+        (f'The input: sample {found.sample.index:,} of {found.sample.split}, a "{found.sample.label}"', _input(found, console)),
         ("Forward: layer after layer", _forward(found, width)),
         ("The answer, and how wrong it is", _answer(found)),
         ("Backward: how the loss moves with each layer's weights", _backward(found)),
@@ -82,7 +84,7 @@ def _sentence(note: str) -> str:
 # ---------------------------------------------------------------- 1: the input
 
 
-def _input(found: Trace, in_colour: bool) -> Iterator[RenderableType]:
+def _input(found: Trace, console: Console) -> Iterator[RenderableType]:
     sample, neuron = found.sample, found.neuron
     if len(sample.shape) == 1:
         table = _table(["feature"], ["value", "as the network sees it"])
@@ -92,20 +94,19 @@ def _input(found: Trace, in_colour: bool) -> Iterator[RenderableType]:
         if (left := len(sample.raw) - FEATURES) > 0:
             yield _more(left)
         return
-    pixels, seen = f"{min(sample.raw):g} to {max(sample.raw):g}", f"{figure(min(sample.normalised))} to {figure(max(sample.normalised))}"
-    line = f"{sample.dataset}, {' × '.join(map(str, sample.shape))} pixels of {pixels}; normalised, as the network sees them, {seen}."
-    grid = Table.grid(padding=(0, 3))
-    whole = neuron is not None and len(neuron.terms) == len(sample.raw) and neuron.uses == 1 and sample.shape[0] == 1
-    if neuron and whole and in_colour and found.layers[0].name == neuron.name:
+    levels, seen = f"{min(sample.raw):g} to {max(sample.raw):g}", f"{figure(min(sample.normalised))} to {figure(max(sample.normalised))}"
+    line = f"{sample.dataset}, {' × '.join(map(str, sample.shape))} pixels of {levels}; normalised, as the network sees them, {seen}."
+    C, H, W = sample.shape
+    pixels = np.array(sample.raw, np.uint8).reshape(C, H, W).transpose(1, 2, 0)[:, :, : 3 if C == 3 else 1]
+    shown, in_colour = [pixels], draw.has_colours(console)
+    if neuron and in_colour and C == 1 and len(neuron.terms) == H * W and neuron.uses == 1 and found.layers[0].name == neuron.name:
         line += f" Beside them the weights of unit {neuron.unit}, told below, each at its pixel: orange above 0, blue below."
-        weights = picture.signed([term.weight for term in neuron.terms], sample.shape)
-        grid.add_row(picture.draw(sample.raw, sample.shape, in_colour=in_colour), weights)
-    else:
-        line += " Tinted: what the neuron told below looks at." if neuron and neuron.window and in_colour else ""
-        window = neuron.window if neuron else None
-        grid.add_row(picture.draw(sample.raw, sample.shape, in_colour=in_colour, window=window))
+        shown.append(draw.signed(np.array([term.weight for term in neuron.terms]).reshape(H, W)))
+    elif neuron and in_colour and neuron.window:
+        line += " Tinted: what the neuron told below looks at."
+        shown = [draw.tinted(pixels, neuron.window)]
     yield Text(line, "dim")
-    yield grid
+    yield Text("\n").join(draw.beside(*(draw.image(draw.sized(each), console=console) for each in shown), gap=3))
 
 
 # ---------------------------------------------------------------- 2: forward

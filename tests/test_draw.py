@@ -91,3 +91,25 @@ def test_side_by_side():
     assert [line.plain for line in draw.beside(left, right)] == ["ab  x", "c   yy", "    z"]
     assert [line.plain for line in draw.beside(right, left, gap=1)] == ["x  ab", "yy c", "z  "]
     assert draw.beside() == []
+
+
+def test_small_images_are_enlarged_and_large_ones_made_smaller():
+    assert np.array_equal(draw.sized(COLOUR), COLOUR.repeat(2, 0).repeat(2, 1))
+    for H, W, expected in ((28, 28, (28, 28)), (200, 100, (56, 28)), (100, 400, (14, 56)), (1, 5000, (1, 56))):
+        assert draw.sized(np.zeros((H, W, 1), np.uint8)).shape == (*expected, 1)
+
+
+def test_a_window_is_tinted_and_nothing_else():
+    pixels = np.full((6, 5, 1), 100, np.uint8)
+    found = draw.tinted(pixels, (-1, 2, 3, 99))  # beyond the edges, as a filter at the border looks
+    there = (found != 100).any(2)
+    assert there[:3, 2:].all()
+    assert there.sum() == 9
+    assert found[0, 2].tolist() == [(65 * 100 + 35 * tint) // 100 for tint in draw.TINT]
+    assert (pixels == 100).all(), "a copy"
+
+
+def test_signs_have_colours_and_size_is_brightness():
+    found = draw.signed(np.array([[1.0, -2.0, 0.0]]))
+    assert found[0].tolist() == [[c // 2 for c in draw.POSITIVE], list(draw.NEGATIVE), [0, 0, 0]]
+    assert not draw.signed(np.zeros((2, 2))).any()

@@ -620,7 +620,7 @@ def test_pictures_in_a_terminal():
             screen = Console(
                 width=width, force_terminal=True, color_system="truecolor" if colour else None, record=True, file=io.StringIO()
             )
-            for part in story.chapters(found, width - story.INDENT, colour):
+            for part in story.chapters(found, screen):
                 screen.print(part)
             assert max(map(len, screen.export_text(clear=False, styles=False).splitlines())) <= width
             assert ("orange" in screen.export_text()) == colour

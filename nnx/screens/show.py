@@ -128,7 +128,8 @@ def _thumbnails(examples: "Sequence[Example]", console: Console, wide: int) -> l
         blocks.append([label, *draw.image(np.ascontiguousarray(pixels), width, console=console)])
     rows = -(-len(blocks) // max(1, (wide + 2) // (width + 2)))
     a_row = -(-len(blocks) // rows)
-    return [line for start in range(0, len(blocks), a_row) for line in draw.beside(*blocks[start : start + a_row])]
+    lines = [line for start in range(0, len(blocks), a_row) for line in (*draw.beside(*blocks[start : start + a_row]), Text())]
+    return lines[:-1]
 
 
 # ---------------------------------------------------------------- the forecast
