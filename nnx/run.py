@@ -15,7 +15,7 @@ from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig
 from nnx.errors import CheckpointError, DivergedError, InputError, Stopped
 from nnx.evaluation import Predictions, evaluate
-from nnx.events import Epoch, Event, Finished, Started
+from nnx.events import Choice, Epoch, Event, Finished, Started
 from nnx.feed.resident import EVALUATION_BATCH, Resident, data_path
 from nnx.health import Watch, probe
 from nnx.job import Job, build_criterion, prepare, workable
@@ -119,19 +119,13 @@ def run(
         except DivergedError as error:
             raise DivergedError(f"{error}. {keeper.kept}") from None
         keeper.keep_frame(last=True)
-
         with signals.at_once(f"stopped before the test set was read; the training is done and saved. {go_on}"):
-            best, test = _best_kept(state, folder), job.dataset.test()
-            again = datasets.duplicates((job.dataset.train, job.dataset.validation), test)
-            predictions = _predict(best, job.feed(test), job.runtime, job.criterion)
-            summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun, again)
-        ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
+            tested = _tested(job, folder, started.choices, times, begun)
+        ranks.first(lambda: runs.write_json(folder / "summary.json", tested.run))
         if config.train.report:
             with signals.at_once("stopped: report.html was not written; all else is done and saved"):
-                frames = film.of_run(folder)
-                content = report.Content(best, "test", test, predictions, started.choices, times, summary, frames, again)
-                ranks.first(lambda: report.write(folder / "report.html", content))
-        yield Finished(summary)
+                ranks.first(lambda: report.write(folder / "report.html", tested))
+        yield Finished(tested.run)
 
 
 class _Keeper:
@@ -369,6 +363,15 @@ def _watched(job: Job) -> Watch:
 
 
 # ---------------------------------------------------------------- at the end
+
+
+def _tested(job: Job, folder: Path, choices: Sequence[Choice], times: list[dict[str, Any]], begun: float) -> report.Content:
+    """The best network on the test set, which is read here and nowhere else; with the run's summary, and all that its report shows."""
+    best, test = _best_kept(job.state, folder), job.dataset.test()
+    again = datasets.duplicates((job.dataset.train, job.dataset.validation), test)
+    predictions = _predict(best, job.feed(test), job.runtime, job.criterion)
+    summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun, again)
+    return report.Content(best, "test", test, predictions, choices, times, summary, film.of_run(folder), again)
 
 
 def _best_kept(state: State, folder: Path) -> Checkpoint:

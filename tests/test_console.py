@@ -13,6 +13,7 @@ from rich.console import Console
 
 from nnx import console
 from nnx.events import Choice, Epoch, Event, Finished, Layer, Started, Step
+from nnx.screens import train
 
 SUMMARY = {
     "run": "runs/" + "a-long-name-" * 12,
@@ -79,7 +80,7 @@ def metrics(labels: list[str], matrix: list[list[int]] | None = None) -> dict:
 
 
 def test_a_pipe_gets_one_plain_line_an_epoch(capsys):
-    assert console.follow(events()) == SUMMARY
+    assert train.follow(events()) == SUMMARY
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -96,20 +97,20 @@ def test_a_pipe_gets_one_plain_line_an_epoch(capsys):
 
 
 def test_every_event_is_passed_on_in_order_and_its_line_is_there_by_then(capsys):
-    for shown, event in zip(console.show(events()), events(), strict=True):
+    for shown, event in zip(train.show(events()), events(), strict=True):
         assert shown == event
         if isinstance(event, Epoch):
             assert f"epoch {event.epoch}/3" in capsys.readouterr().err
 
 
 def test_quiet_is_silent(capsys):
-    assert console.follow(events(), quiet=True) == SUMMARY
+    assert train.follow(events(), quiet=True) == SUMMARY
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_pipe_gets_colours_if_forced_but_nothing_that_moves(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    console.follow(events())
+    train.follow(events())
     err = capsys.readouterr().err
     assert "\x1b[" in err
     assert not re.search(r"\x1b\[[0-9;?]*[A-HJKhl]", err)
@@ -117,15 +118,15 @@ def test_a_pipe_gets_colours_if_forced_but_nothing_that_moves(capsys, monkeypatc
 
 def test_a_dumb_terminal_gets_plain_lines():
     screen = terminal(environment={"TERM": "dumb"})
-    list(console.show(events(), console=screen))
+    list(train.show(events(), console=screen))
     assert not re.search(r"\x1b\[[0-9;?]*[A-HJKhl]", written(screen))
     assert written(screen).count("epoch ") == 3
 
 
 def test_a_terminal_gets_the_table_each_epoch_once_and_the_curve(monkeypatch):
-    monkeypatch.setattr(console, "REDRAW", 0)
+    monkeypatch.setattr(train, "REDRAW", 0)
     screen = terminal()
-    list(console.show(events(), console=screen))
+    list(train.show(events(), console=screen))
     text = without_escapes(written(screen))
     assert re.search(r"output +Linear +10 +7,850\n", text)
     assert re.findall(r"epoch (\d/3)  loss", text) == ["1/3", "2/3", "3/3"]
@@ -140,9 +141,9 @@ def test_a_terminal_gets_the_table_each_epoch_once_and_the_curve(monkeypatch):
 def test_drawings_are_few_however_many_events():
     screen = terminal()
     begun = time.monotonic()
-    list(console.show(events(epochs=200, steps=50), console=screen))
+    list(train.show(events(epochs=200, steps=50), console=screen))
     drawings = written(screen).count("batch ")
-    assert drawings <= (time.monotonic() - begun) / console.REDRAW + 4  # two for the header and the table, one at once
+    assert drawings <= (time.monotonic() - begun) / train.REDRAW + 4  # two for the header and the table, one at once
     assert re.findall(r"epoch +(\d+)/200  loss", without_escapes(written(screen))) == [str(n) for n in range(1, 201)]
 
 
@@ -155,7 +156,7 @@ def test_a_run_that_breaks_off_leaves_its_last_epoch_on_the_screen():
 
     screen = terminal()
     with pytest.raises(KeyboardInterrupt):
-        list(console.show(broken(), console=screen))
+        list(train.show(broken(), console=screen))
     text = written(screen)
     assert "epoch 1/3  loss" in without_escapes(text)
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is visible again
@@ -163,42 +164,42 @@ def test_a_run_that_breaks_off_leaves_its_last_epoch_on_the_screen():
 
 def test_no_color_leaves_no_colour():
     screen = terminal(no_color=True)
-    list(console.show(events(), console=screen))
+    list(train.show(events(), console=screen))
     assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[0-9;]*m", written(screen))
 
 
 @pytest.mark.parametrize("size", [(1, 40), (20, 40), (39, 20), (40, 20), (80, 5), (300, 80)])
 def test_any_size_draws_within_its_width(size, monkeypatch):
-    monkeypatch.setattr(console, "REDRAW", 0)
+    monkeypatch.setattr(train, "REDRAW", 0)
     screen = terminal(*size)
-    list(console.show(events(), console=screen))
+    list(train.show(events(), console=screen))
     lines = re.split("[\r\n]", without_escapes(written(screen)))
     assert all(len(line) <= size[0] for line in lines if re.search("[━─\u2801-\u28ff]", line))
 
 
 def test_a_terminal_without_unicode_gets_ascii(monkeypatch):
-    monkeypatch.setattr(console, "REDRAW", 0)
+    monkeypatch.setattr(train, "REDRAW", 0)
     screen = terminal(encoding="ascii")
-    list(console.show(events(), console=screen))
+    list(train.show(events(), console=screen))
     assert "####" in written(screen)
 
 
 @pytest.mark.parametrize("losses", [(math.nan,), (math.inf, 1.0), (0.0,), (1.0, 1.0), (1e-30, 1e30)])
 def test_any_loss_can_be_drawn(losses, monkeypatch):
-    monkeypatch.setattr(console, "REDRAW", 0)
-    list(console.show(events(losses=losses), console=terminal()))
+    monkeypatch.setattr(train, "REDRAW", 0)
+    list(train.show(events(losses=losses), console=terminal()))
 
 
 def test_the_curve_goes_from_top_left_to_bottom_right_and_a_long_one_is_thinned():
-    view = console._View()
+    view = train._View()
     for step in range(100_000):
         view.take(Step(0, step, step, math.exp(-step / 2e4), 1e-3, 1.0))
-    assert console.COLUMNS <= len(view.train.points) <= 2 * console.COLUMNS
+    assert train.COLUMNS <= len(view.train.points) <= 2 * train.COLUMNS
     gaps = {b[0] - a[0] for a, b in zip(view.train.points, view.train.points[1:], strict=False)}
     assert len(gaps) == 1  # evenly
-    text = "".join(segment.text for segment in console._draw(view.train, view.validation, 60))
+    text = "".join(segment.text for segment in train._draw(view.train, view.validation, 60))
     rows = [line[10:] for line in text.splitlines()]
-    assert len(rows) == console.ROWS
+    assert len(rows) == train.ROWS
     assert rows[0][0] != " "
     assert rows[-1].rstrip()[-1] != " "
     assert len(rows[-1].rstrip()) > 55
@@ -232,11 +233,11 @@ def test_test_samples_that_were_trained_on_are_a_warning_and_a_line(capsys, quie
 
     known = "1,234 of 10,000 test samples are also in the training data"
     for count, said in ((1234, True), (0, False), (None, False)):
-        console.print_result(console.follow(run(count), quiet=quiet))
+        console.print_result(train.follow(run(count), quiet=quiet))
         out, err = capsys.readouterr()
         assert (f"duplicates     {known}\n" in out) == said
         assert err.count(f"warning: {known}") == said
-    console.follow(run(1234))
+    train.follow(run(1234))
     assert "warning: " in capsys.readouterr().err.splitlines()[-1]  # behind what came before it
 
 

@@ -12,12 +12,13 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
-from nnx import config, console, health, models, runtime
+from nnx import config, health, models, runtime
 from nnx.datasets import Split
 from nnx.events import Epoch, Finished, Health, Started
 from nnx.feed.resident import Resident
 from nnx.health import Watch, probe
 from nnx.run import run
+from nnx.screens import train
 from nnx.spec import Spec
 from nnx.state import State
 from nnx.training import backpropagation, train_step
@@ -357,7 +358,7 @@ EPOCH = Epoch(2, 72, 0.31, 0.29, 0.91, 1e-3, 0.8, 55_000.0, True)
 
 def shown(*events, terminal=False, quiet=False):
     screen = Console(file=io.StringIO(), width=80, height=40, force_terminal=terminal, _environ={"TERM": "xterm-256color"})
-    assert list(console.show(iter(events), console=screen, quiet=quiet)) == list(events)
+    assert list(train.show(iter(events), console=screen, quiet=quiet)) == list(events)
     return screen.file.getvalue()
 
 
@@ -375,7 +376,7 @@ def test_a_line_an_epoch_where_there_is_no_terminal():
 
 
 def test_in_the_live_view_it_is_part_of_the_picture_and_warnings_are_lines(monkeypatch):
-    monkeypatch.setattr(console, "REDRAW", 0)
+    monkeypatch.setattr(train, "REDRAW", 0)
     started = Started(Path("r"), (), {"train": 9}, (), 1, 3, 36, 0, 0)
     text = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown(started, EPOCH, replace(SOME, warnings=("all is lost",)), terminal=True))
     assert re.search(r"update 2.1e-03 +gradient 3.1e-01 first", text)

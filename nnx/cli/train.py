@@ -52,6 +52,7 @@ def train(
     from nnx import console, datasets, ranks
     from nnx.cli._launch import is_launched, launch
     from nnx.run import resumed_config, run
+    from nnx.screens.train import follow
 
     with ranks.joined(), signals.noted() as signal, datasets.silent(quiet):
         if config is None and resume and _is_config(resume, configs.recipes()):
@@ -65,7 +66,7 @@ def train(
             with signals.at_once("stopped before the first step; nothing was changed"):
                 return launch(nproc, max_restarts)
         events = run(resolved, out=out, force=force, resume=state, data_dir=data_dir, watch=watch, signal=signal)
-        summary = console.follow(events, quiet=quiet)
+        summary = follow(events, quiet=quiet)
     if json:
         print_json(summary)
     else:
