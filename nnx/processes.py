@@ -9,10 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any, TypeVar
 
+from nnx import signals
 from nnx.errors import MachineError
 
 Result = TypeVar("Result")
@@ -31,9 +32,9 @@ def in_processes(function: Callable[..., Result], arguments: Iterable[tuple[Any,
     spawn = multiprocessing.get_context("spawn")  # not fork: torch's threads run already
     others = set(multiprocessing.active_children())
     ahead: deque[Future[Result]] = deque()
-    with _starting():
-        pool = ProcessPoolExecutor(processes, spawn, initializer=_begin)
-    with pool:
+    with ExitStack() as stack:
+        with _starting():  # a signal that came inside is heard at its end: by then the pool is in the stack's hands
+            pool = stack.enter_context(ProcessPoolExecutor(processes, spawn, initializer=_begin))
         try:
             for each in arguments:
                 with _starting():
@@ -56,11 +57,12 @@ def _starting() -> Iterator[None]:
     """Processes that are started inside don't hear what a terminal sends, which their parent answers, and run no script of the user's."""
     main, mask = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
     sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run it for what it defines, and much else with it
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with signals.held():  # the mask is this thread's: by another one of torch's the signal may still come
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _begin() -> None:

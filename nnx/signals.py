@@ -19,6 +19,7 @@ ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _number = 0  # the signal that came, 0 while none has
 _message: str | None = None  # what to end with right away, None where the work asks by itself
+_held = False
 
 
 @contextmanager
@@ -35,7 +36,9 @@ def noted() -> Iterator[Callable[[], int]]:
         for each, handler in before.items():
             signal.signal(each, handler)
         if _message is not None:
-            raise Stopped(_message, signal=number)
+            if not _held:
+                raise Stopped(_message, signal=number)
+            return
         sys.stderr.write("\nstopping after this step; once more to leave at once\n")
 
     before = {number: signal.getsignal(number) for number in ASKED}
@@ -72,3 +75,16 @@ def at_once(message: str) -> Iterator[None]:
         raise
     finally:
         _message = before
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Inside `at_once`, a signal that comes in here raises at its end: for what has to be whole before it can be ended."""
+    global _held
+    before, _held = _held, True
+    try:
+        yield
+    finally:
+        _held = before
+    if _number and not _held and _message is not None:
+        raise Stopped(_message, signal=_number)

@@ -85,3 +85,24 @@ def test_nohup_is_respected():
         "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_held_is_done_before_it_ends():
+    done = []
+
+    def work():
+        with signals.held():
+            send(signal.SIGINT)
+            done.append(1)
+        done.append(2)
+
+    with signals.noted(), pytest.raises(Stopped, match="nothing was changed"):
+        at_once(work)
+    assert done == [1]
+
+
+def test_held_outside_of_at_once_changes_nothing(capsys):
+    with signals.noted() as noted, signals.held():
+        send(signal.SIGTERM)
+        assert noted() == signal.SIGTERM
+    assert "once more to leave at once" in capsys.readouterr().err

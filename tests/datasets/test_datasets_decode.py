@@ -218,6 +218,26 @@ def test_ctrl_c_while_the_processes_start(slow):
     assert err.splitlines()[-1] == "stopped; nothing was written"
 
 
+def test_ctrl_c_just_when_there_is_a_pool_leaves_nothing_for_python_to_complain_of(slow):
+    """A signal that came while the pool was made is heard as soon as it is: nothing must lie between."""
+    script = DECODES.replace(
+        "try:\n",
+        """
+class Pool(processes.ProcessPoolExecutor):
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        os.kill(os.getpid(), 2)
+processes.ProcessPoolExecutor = Pool
+try:
+""",
+        1,
+    ).replace("from nnx import signals", "from nnx import processes, signals")
+    done = subprocess.run([sys.executable, "-c", script, slow], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "begun\n")
+    assert done.stderr.splitlines()[-1] == "stopped; nothing was written"
+    assert "leaked" not in done.stderr
+
+
 def test_processes_do_not_outlive_a_kill_and_the_next_run_sweeps_what_is_half_made(slow, tmp_path):
     process, workers, cache = begun(slow)
     process.kill()
