@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from nnx.datasets._mapped import Mapped
 
 UNEVEN = 3  # times as many samples of one class as of another: from there on it is said
-READ = (
-    2 * 10**9
-)  # bytes of samples in files: more are not read to look for duplicates, and while more are measured it is shown how far that is
+# bytes of samples in files: more are not read to look for duplicates, and while more are measured it is shown how far that is
+READ = 2 * 10**9
 HASHED = 2**20  # bytes at a time, which then stay in the processor's cache: 8 ms for 60,000 MNIST images; with 2^23 it is 27
 COMPARED = 2**26  # bytes of test samples at a time, of which as many again may be held for comparison
 
