@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnx.errors import printable
+from nnx.figures import percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,8 +59,3 @@ def preparation(predictions: Sequence[dict[str, Any]]) -> list[str]:
 def _kind(text: str) -> str:
     """A step without its figures: "cropped" of "cropped to 143x98"."""
     return re.split(r",| to | from ", text)[0]
-
-
-def percent(fraction: float) -> str:
-    """0.9273 as "92.73 %"."""
-    return f"{fraction:.2%}".replace("%", " %")

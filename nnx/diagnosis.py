@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nnx import draw, files, handwriting
-from nnx.answers import as_table, percent
+from nnx.answers import as_table
 from nnx.errors import InputError, printable
+from nnx.figures import percent
 from nnx.inputs import Batch
 from nnx.predict import Classifier, ask
 from nnx.runtime import Runtime

@@ -7,18 +7,17 @@ shown.data.samples, shown.flops, shown.forecast
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnx import datasets, losses, models, runtime, trial
 from nnx.config import Config
-from nnx.datasets import Dataset, mean_std
+from nnx.datasets import Dataset, DatasetConfig, mean_std
 from nnx.events import Choice, Layer
 from nnx.feed.resident import data_path
 from nnx.job import Job, prepare
-from nnx.parts import Part
 from nnx.spec import Spec
 from nnx.trial import Pace
 
@@ -35,15 +34,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset's facts. `path` is where it lies, or would be looked for. By split: `samples` how many, `size` in bytes. By class:
-    `counts` of the training and of the validation samples.
+    """A dataset's facts. `path` is where it lies, None where it comes with a library. By split: `samples` how many, `size` in bytes. By
+    class: `counts` of the training and of the validation samples.
 
     `mean` and `std` are those that normalise, of each channel in units of [0, 1], or of each feature as it comes; `features` the names of
     these. `duplicates` is the number of test samples that the training data holds too, None where that was not looked for.
     """
 
     name: str
-    path: str
+    path: str | None
     samples: dict[str, int]
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
@@ -129,7 +128,7 @@ def show(
             trying()
         pace = trial.run(job, batches, seconds=seconds) if seconds else None
         before = time.perf_counter()
-        data = facts(job.dataset, config.dataset)
+        data = facts(job.dataset, cast(DatasetConfig, config.dataset))
         reading = time.perf_counter() - before
         flops = models.flops(config.model, job.dataset.spec, losses.outputs(config.loss, len(job.dataset.spec.classes)))
     return Shown(
@@ -144,7 +143,7 @@ def show(
     )
 
 
-def facts(dataset: Dataset, config: Part) -> Data:
+def facts(dataset: Dataset, config: DatasetConfig) -> Data:
     """What there is to know of the dataset that `config` names. Of its test set: how many samples it has, and how many it repeats."""
     spec, test = dataset.spec, dataset.test()
     splits = {"train": dataset.train, "validation": dataset.validation}
@@ -155,7 +154,7 @@ def facts(dataset: Dataset, config: Part) -> Data:
     mean, std = mean_std(dataset.train.inputs) if spec.columns else (spec.mean, spec.std)
     return Data(
         name=config.name,
-        path=getattr(config, "path", None) or str(dataset.folder),
+        path=getattr(config, "path", None) or (None if config.packaged else str(dataset.folder)),
         samples={split: len(samples) for split, samples in everything.items()},
         classes=spec.classes,
         counts={split: tuple(np.bincount(part.labels, minlength=len(spec.classes)).tolist()) for split, part in splits.items()},

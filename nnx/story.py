@@ -18,6 +18,7 @@ from rich.text import Text
 
 from nnx import draw
 from nnx.errors import printable
+from nnx.figures import percent as _percent
 from nnx.trace.result import Attention, Neuron, Term, Trace
 
 PIPE = 100  # columns, where stdout is no terminal
@@ -362,10 +363,6 @@ def figure(x: float) -> str:
 
 def _loss(loss: float) -> str:
     return f"{loss:#.5g}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{fraction:.2%}".replace("%", " %")
 
 
 def _more(count: int) -> Text:

@@ -65,9 +65,10 @@ def test_the_facts_are_the_datasets():
         assert (own == example.inputs).all(axis=(1, 2, 3)).any()
 
 
-def test_data_of_ones_own_is_named_by_its_path():
+def test_data_is_named_by_its_path_unless_it_comes_with_a_library():
     assert facts(digits(), parts.find("dataset", "arrays")(path="some/data.npz")).path == "some/data.npz"
-    assert facts(digits(), DIGITS).path == str(digits().folder)
+    assert facts(digits(), parts.find("dataset", "mnist")()).path == str(digits().folder)
+    assert facts(digits(), DIGITS).path is None
 
 
 def test_of_the_test_set_only_inputs_and_their_number_are_looked_at():

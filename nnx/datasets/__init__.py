@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ Numbers = Annotated[list[float], Field(min_length=1, max_length=100_000)]
 class DatasetConfig(Part):
     """What every dataset can be told."""
 
+    packaged: ClassVar[bool] = False  # whether it comes with a library, or is computed: no folder is looked at
     root: str | None = Field(None, description="folder of the data; else --data-dir, NNX_DATA_DIR, or the user's cache folder")
     validation: CountOrFraction = Field(0.1, description="how much of the training data to set aside: a count or a fraction")
     balance: Literal["none", "oversample"] = Field(
@@ -182,8 +183,8 @@ def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
 
 
 def place(config: DatasetConfig, folder: Path) -> str:
-    """Where the data lies, for a message: the path that `config` names, or the dataset's name and its folder."""
-    return getattr(config, "path", None) or f"dataset {config.name} in {folder}"
+    """Where the data lies, for a message: the path that `config` names, or the dataset's name and its folder, if it needs one."""
+    return getattr(config, "path", None) or f"dataset {config.name}{'' if config.packaged else f' in {folder}'}"
 
 
 def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, ...] | None = None) -> Split:

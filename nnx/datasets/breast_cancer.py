@@ -1,7 +1,7 @@
 """Breast cancer: 569 tumours, malignant or benign, by 30 measures of nuclei (Street et al. 1993, UCI; from scikit-learn). No download."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nnx.datasets import DatasetConfig, Source, _scikit
 
@@ -27,6 +27,7 @@ COLUMNS = (  # of each measure, over the nuclei in a picture: its mean, the erro
 class Config(DatasetConfig):
     """Tumours, malignant or benign, by 30 measures of cell nuclei; 455 to train on, 114 to test."""
 
+    packaged: ClassVar[bool] = True
     name: Literal["breast_cancer"] = "breast_cancer"
 
 

@@ -4,7 +4,7 @@ They are the test set of the UCI data: 13 writers, none named, so its own test p
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ TEST = 360  # a fifth
 class Config(DatasetConfig):
     """Handwritten digits of scikit-learn, 8x8."""
 
+    packaged: ClassVar[bool] = True
     name: Literal["digits"] = "digits"
 
 

@@ -1,7 +1,7 @@
 """Iris: 150 flowers of three species, by four measures of their petals and sepals (Fisher 1936, as scikit-learn ships it). No download."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nnx.datasets import DatasetConfig, Source, _scikit
 
@@ -11,6 +11,7 @@ COLUMNS = ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal 
 class Config(DatasetConfig):
     """Flowers of three species, by four measures; 120 to train on, 30 to test."""
 
+    packaged: ClassVar[bool] = True
     name: Literal["iris"] = "iris"
 
 

@@ -1,7 +1,7 @@
 """Toy problems in two dimensions, x and y, that can be drawn: two moons, circles in each other, spirals, blobs. No download."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ FIXED = {"moons": 2, "circles": 2}  # classes of the kinds that can't have other
 class Config(DatasetConfig):
     """Points in the plane, of classes that can be seen."""
 
+    packaged: ClassVar[bool] = True
     name: Literal["toy"] = "toy"
     kind: Literal["moons", "circles", "spirals", "blobs"] = Field("moons", description="how the classes lie")
     samples: int = Field(1000, ge=10, le=1_000_000, description="points in all, a fifth of which are the test part")

@@ -1,7 +1,7 @@
 """Wine: 178 wines of three growers, by 13 chemical measures (Forina et al. 1988, UCI, as scikit-learn ships it). No download."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nnx.datasets import DatasetConfig, Source, _scikit
 
@@ -25,6 +25,7 @@ COLUMNS = (
 class Config(DatasetConfig):
     """Wines of three growers, by 13 chemical measures; 142 to train on, 36 to test."""
 
+    packaged: ClassVar[bool] = True
     name: Literal["wine"] = "wine"
 
 

@@ -68,7 +68,7 @@ def _data(data: "Data") -> Rows:
     what = "channels × height × width" if image else "features"
     return [
         ("dataset", data.name, ""),
-        ("path", data.path, ""),
+        *([("path", data.path, "")] if data.path else []),
         ("samples", samples, ""),
         ("shape", f"{' × '.join(map(str, data.shape))}, {data.dtype}", what),
         ("memory", ", ".join(f"{size(count)} {split}" for split, count in data.size.items()), ""),

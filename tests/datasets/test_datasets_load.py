@@ -26,6 +26,21 @@ def test_every_module_is_a_part_of_its_own_name(name):
     assert module.load.__doc__
 
 
+@pytest.mark.parametrize("name", parts.names("dataset"))
+def test_what_is_packaged_needs_no_folder_and_what_is_not_does(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("NNX_OFFLINE", "1")
+    own = {"path": str(tmp_path / "no")} | ({"target": "y"} if name == "table" else {})
+    config = parts.find("dataset", name)
+    config = config(**{key: value for key, value in own.items() if key in config.model_fields})
+    if config.packaged:
+        dataset = datasets.load(config, seed=0, data_dir=str(tmp_path / "none"))
+        assert len(dataset.test())
+    else:
+        with pytest.raises((DataError, ConfigError), match=str(tmp_path)):
+            datasets.load(config, seed=0, data_dir=str(tmp_path / "none"))
+    assert not any(tmp_path.iterdir())
+
+
 def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
