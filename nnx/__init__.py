@@ -44,14 +44,17 @@ def train(
 
 
 def evaluate(checkpoint: str | Path, *, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """`nnx eval`: the figures of a checkpoint on a split of its dataset. Raises NnxError (see nnx.errors)."""
+    """`nnx eval`: the figures of a checkpoint, or a run's folder, on a split of its dataset. Raises NnxError (see nnx.errors)."""
     from nnx.run import evaluate_checkpoint
 
     return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides).figures
 
 
 def load(checkpoint: str | Path, *, device: str = "cpu") -> "Classifier":
-    """A checkpoint as a torch module: (B, C, H, W) uint8 images -> (B, K) probabilities. Raises CheckpointError."""
+    """A checkpoint, or that in a run's folder, as a torch module: (B, C, H, W) uint8 images -> (B, K) probabilities.
+
+    Raises CheckpointError.
+    """
     from nnx import predict
 
     return predict.load(checkpoint, device)

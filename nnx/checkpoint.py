@@ -149,8 +149,8 @@ def _open(path: Path) -> BinaryIO:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            what = "a folder; name the checkpoint.pt in it" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise CheckpointError(f"is {what}")
+            is_folder = stat.S_ISDIR(status.st_mode)
+            raise CheckpointError("is a folder without a checkpoint.pt; name that of a run" if is_folder else "is not a regular file")
         if status.st_size > MAX_BYTES:
             raise CheckpointError(f"larger than {MAX_BYTES / 2**30:.0f} GiB, which no checkpoint of nnx is")
         return open(path, "rb")

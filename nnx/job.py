@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from nnx import checkpoint, datasets, fuse, losses, models, ranks, runtime
+from nnx import checkpoint, datasets, fuse, losses, models, ranks, runs, runtime
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig, Split
@@ -138,12 +138,12 @@ def workable(chosen: Runtime, config: Config, model: nn.Module, spec: Spec) -> R
 
 
 def ready(path: Path, device: str | None = None) -> tuple[Classifier, Runtime]:
-    """The classifier in a checkpoint, on a device by name or the best that there is, and what to compute with: in the precision that
-    it was trained in and is evaluated in, or float32 where this machine does not have that.
+    """The classifier in a checkpoint, or in that of the run in a folder, on a device by name or the best that there is, and what to
+    compute with: in the precision that it was trained in and is evaluated in, or float32 where this machine does not have that.
 
     Raises CheckpointError, DeviceError.
     """
-    kept = checkpoint.read(path)
+    kept = checkpoint.read(runs.checkpoint_in(path))
     model, config = network(kept), kept.config.model_copy(update={"device": device or "auto"})
     try:
         chosen = workable(runtime.choose(config.device, config.precision, config.model.name), config, model, kept.spec)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnx import checkpoint, losses, models
+from nnx import checkpoint, losses, models, runs
 from nnx.checkpoint import Checkpoint
 from nnx.errors import CheckpointError, ConfigError
 from nnx.feed import Normalise
@@ -57,8 +57,8 @@ class Classifier(nn.Module):
 
 
 def load(path: str | Path, device: str = "cpu") -> Classifier:
-    """The classifier in a checkpoint, in evaluation mode. Raises CheckpointError."""
-    kept = checkpoint.read(Path(path))
+    """The classifier in a checkpoint, or in that of the run in a folder, in evaluation mode. Raises CheckpointError."""
+    kept = checkpoint.read(runs.checkpoint_in(Path(path)))
     return Classifier(network(kept), kept.spec, torch.device(device))
 
 

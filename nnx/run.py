@@ -243,11 +243,12 @@ def evaluate_checkpoint(
     overrides: Sequence[str] = (),
     data_dir: str | None = None,
 ) -> report.Content:
-    """Measure the checkpoint in `path` on a split of its dataset, or of the dataset that `overrides` make of it: `figures` of what comes
-    back, or a report of it.
+    """Measure the checkpoint that `path` is, or that of the run in that folder, on a split of its dataset, or of the dataset that
+    `overrides` make of it: `figures` of what comes back, or a report of it.
 
     Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
     """
+    path = runs.checkpoint_in(path)
     kept = checkpoint.read(path)
     config = settings_of(kept, path, overrides, device)
     chosen = runtime.choose(config.device, config.precision, config.model.name)

@@ -41,6 +41,12 @@ def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
     return out
 
 
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint that `path` is, or that of the run in the folder that it is."""
+    within = path / "checkpoint.pt"
+    return within if within.is_file() else path
+
+
 def check_folder(out: Path) -> None:
     """Raises InputError where `out` can't be a folder, as it is a file or lies below one."""
     near = next(path for path in (out, *out.absolute().parents) if path.exists())

@@ -57,11 +57,11 @@ def _machine(json: bool) -> None:
 
 def _image(image: str, checkpoint: Path | None, out: Path | None, device: str | None, json: bool) -> None:
     import_torch()
-    from nnx import console, diagnosis, inputs
+    from nnx import console, diagnosis, inputs, runs
     from nnx.job import ready
 
     with signals.noted(), signals.at_once("stopped before all was looked at"):
-        path = checkpoint or diagnosis.newest()
+        path = runs.checkpoint_in(checkpoint) if checkpoint else diagnosis.newest()
         classifier, chosen = ready(path, device)
         spec = classifier.spec
         if not spec.is_image:

@@ -1,13 +1,12 @@
 """nnx eval CHECKPOINT"""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nnx import signals
-from nnx.cli._options import DataDir, Device, Json, Out, Quiet, Set, print_json
+from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Out, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import CheckFailed
 
@@ -21,7 +20,7 @@ class SplitName(StrEnum):
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt (or last.pt) of a run.", show_default=False)],
+    checkpoint: CheckpointPath,
     split: Annotated[SplitName, typer.Option("--split", help="Which part of the dataset to measure on.")] = SplitName.test,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnx import signals
-from nnx.cli._options import DataDir, Device, Json, Quiet, Set, print_json
+from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.cli.eval import SplitName
 from nnx.errors import DataError, InputError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def explain(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt (or last.pt) of a run.", show_default=False)],
+    checkpoint: CheckpointPath,
     images: Annotated[
         list[str] | None,
         typer.Argument(
@@ -57,6 +57,7 @@ def explain(
     from nnx import console, datasets, explain, models, runs, runtime
     from nnx.run import dataset_of, settings_of
 
+    checkpoint = runs.checkpoint_in(checkpoint)
     folder = out or checkpoint.parent / "explain"
     with signals.noted(), datasets.silent(quiet), signals.at_once("stopped before all was explained; nothing was written"):
         kept = checkpoints.read(checkpoint)

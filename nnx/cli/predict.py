@@ -2,13 +2,12 @@
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nnx import signals
-from nnx.cli._options import Device, Json, Quiet, print_json
+from nnx.cli._options import CheckpointPath, Device, Json, Quiet, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import InputError
 
@@ -21,7 +20,7 @@ class Prepare(StrEnum):
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt (or last.pt) of a run.", show_default=False)],
+    checkpoint: CheckpointPath,
     paths: Annotated[
         list[str],
         typer.Argument(

@@ -184,5 +184,5 @@ def explain(subject: Subject, only: Sequence[str] | None = None) -> Iterator[tup
         except InputError as error:
             if only:
                 raise
-            found = str(error)
+            found = str(error).removeprefix(f"{name}: ")  # it stands beside it
         yield name, found

@@ -156,9 +156,8 @@ def tiled(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int) -> NDArra
 
 def _laid(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int, above: float) -> tuple[NDArray[Any], list[tuple[int, float]]]:
     """The images in one, with room `above` each in widths of an image, and where each has its top and its middle."""
-    fine = max(
-        1, math.ceil(48 / max(images[0].shape[:2]))
-    )  # small ones are enlarged, so that what is between them can be narrower than a pixel
+    # small ones are enlarged, so that what is between them can be narrower than a pixel
+    fine = max(1, math.ceil(48 / max(images[0].shape[:2])))
     large = [image.repeat(fine, 0).repeat(fine, 1) for image in images]
     H, W = large[0].shape[:2]
     gap, head = max(1, round(0.08 * W)), math.ceil(above * W * 1.08)
@@ -177,18 +176,19 @@ def asked(axes: "Axes", subject: "Subject", n: int, **options: Any) -> None:
         axes.imshow(sample(subject.images[n]), cmap="gray", vmin=0, vmax=1, **options)
     else:
         axes.bar(range(subject.spec.size), subject.inputs()[n].cpu().numpy())
-        axes.set(xlabel="feature")
+        axes.set(xlabel="features", xticks=[])
     text = title(subject, n)
     axes.set_title(text, fontsize=8 if "\n" in text else None)
 
 
 def title(subject: "Subject", n: int) -> str:
-    """A sample's name and its class, where that is known; on two lines where one would be wide."""
-    name = shortened(subject.names[n], tail=True)
+    """A sample's name and its class, where that is known; of all of them on two lines where one would be wide for some."""
+    names = [shortened(name, tail=True) for name in subject.names]
     if subject.labels is None:
-        return name
-    label = shortened(subject.classes[subject.labels[n]])
-    return f"{name}: {label}" if len(name + label) < WIDE else f"{name}\n{label}"
+        return names[n]
+    labels = [shortened(subject.classes[k]) for k in subject.labels]
+    wide = any(len(name + label) >= WIDE for name, label in zip(names, labels, strict=True))
+    return f"{names[n]}\n{labels[n]}" if wide else f"{names[n]}: {labels[n]}"
 
 
 def shape(subject: "Subject") -> float:

@@ -1,4 +1,4 @@
-"""Embedding: how alike each layer finds 2,000 test samples, as maps in which classes come apart with depth."""
+"""Embedding: how alike each layer finds test samples, 2,000 at most, as maps in which classes come apart with depth."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any

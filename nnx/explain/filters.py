@@ -17,17 +17,25 @@ MOST = 64  # filters in a picture
 COLUMNS = 8
 GATES = {"LSTM": ("input gate", "forget gate", "candidate", "output gate"), "GRU": ("reset gate", "update gate", "candidate")}
 READING = {
-    "whole": "Each square is one neuron of the first layer: ink on red adds to its weighted sum, ink on blue takes away, so it looks for "
-    "red strokes and against blue ones; speckle is what is left of the random start.",
-    "kernel": "Each square is a small filter that is slid over the image: it answers strongly where the ink below it lies on red and not "
-    "on blue, so a red bar beside a blue one finds an edge of that direction.",
-    "patch": "Each square is what one number of a token looks for in its patch: ink on red raises it, ink on blue lowers it.",
-    "row": "Each line is one unit of the state and each column a pixel of the row being read: ink under red opens its gate, or raises what "
-    "it would remember, and ink under blue does the opposite.",
+    "whole": "Each square is one neuron of the first layer: what is bright below red adds to its weighted sum, below blue it takes away, "
+    "so it looks for red strokes and against blue ones; speckle is what is left of the random start.",
+    "kernel": "Each square is a small filter that is slid over the image: it answers strongly where what is bright lies below red and not "
+    "below blue, so a red bar beside a blue one finds an edge of that direction.",
+    "patch": "Each square is what one number of a token looks for in its patch: what is bright below red raises it, below blue lowers it.",
+    "row": "Each line is one unit of the state and each column a pixel of the row being read: a bright one under red opens its gate, or "
+    "raises what it would remember, and under blue does the opposite.",
     "feature": "A long bar is a feature that the first layer listens to: the length of all the weights on it together, each feature being "
     "measured in its own standard deviations.",
     "matrix": "Each line is one unit of the first layer and each column a number that it sees: red adds to its weighted sum, blue takes "
     "away.",
+}
+IN_COLOUR = {
+    "whole": "Each square is one neuron of the first layer: light of the colour that it has at a place adds to its weighted sum there, of "
+    "the opposite colour it takes away; gray does neither, and speckle is what is left of the random start.",
+    "kernel": "Each square is a small filter that is slid over the image: it answers strongly where the image has its colours, where it is "
+    "bright light and where it is dark none, so a bright bar beside a dark one finds an edge of that direction.",
+    "patch": "Each square is what one number of a token looks for in its patch: its colours there raise it, the opposite ones lower it, "
+    "gray does neither.",
 }
 
 
@@ -57,7 +65,8 @@ def explain(subject: Subject) -> Explanation:
         figures |= {"neighbour_correlation": neighbours(images), "neighbour_correlation_untrained": neighbours(drawn)}
     if kind == "patch" and isinstance(getattr(subject.network, "positions", None), nn.Parameter):
         pictures.append(_positions(subject, images.shape[-1] if images is not None else 1))
-    return Explanation(READING[kind], tuple(pictures), figures)
+    reading = IN_COLOUR if images is not None and images.shape[1] == 3 else READING
+    return Explanation(reading[kind], tuple(pictures), figures)
 
 
 def first(network: nn.Module, x: Tensor) -> tuple[str, nn.Module]:

@@ -142,6 +142,9 @@ def _picture(trained: dict[str, list[Probed]], untrained: dict[str, list[Probed]
         axes.set_xticks(
             range(len(trained)), list(trained), rotation=30 if len(trained) > 3 else 0, ha="right" if len(trained) > 3 else "center"
         )
+        axes.tick_params(labelbottom=n + columns >= len(properties))  # the last of its column
+    for axes in table[len(properties) :]:
+        axes.remove()
     handles, names = table[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2 * columns)
     return _draw.png(figure)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nnx import checkpoint, models
+from nnx import checkpoint, models, runs
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
@@ -107,8 +107,7 @@ def trace(
 
 def _open(source: str | Path, overrides: Sequence[str]) -> tuple[Config, Checkpoint | None, str]:
     """The config that `source` is or holds, its checkpoint where it is one, and what to call it."""
-    path = Path(source)
-    path = path / "checkpoint.pt" if (path / "checkpoint.pt").is_file() else path
+    path = runs.checkpoint_in(Path(source))
     settings = [*overrides, *PLAIN]
     if path.suffix != ".pt" and (path.suffix in (".yaml", ".yml") or not path.is_file()):
         return configs.load(source, settings), None, str(source)

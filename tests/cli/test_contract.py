@@ -72,7 +72,7 @@ def test_a_wrong_setting_is_found_before_anything_is_written(nnx, tmp_path, sett
         (("verify", "nothing"), "no such run"),
         (("train", "digits_mlp", "--devise", "cpu"), "--devise"),
         (("eval", "missing.pt"), "error: missing.pt: no such file"),
-        (("eval", "."), "is a folder"),
+        (("eval", "."), "is a folder without a checkpoint.pt; name that of a run"),
         (("eval", "text.pt"), "is not a checkpoint of nnx"),
         (("eval", "lfs.pt"), "Git LFS pointer"),
         (("eval", "text.pt", "--fail-under", "7"), "--fail-under"),

@@ -152,6 +152,29 @@ def test_a_wrong_command_is_2(nnx, trained, words, what):
     assert what in result.err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "RUN"),
+        ("predict", "RUN", "IMAGE"),
+        ("explain", "RUN", "--only", "filters", "--out", "OUT"),
+        ("trace", "RUN"),
+        ("doctor", "IMAGE", "--checkpoint", "RUN"),
+    ],
+)
+def test_a_runs_folder_stands_for_its_checkpoint(words, nnx, trained, tmp_path):
+    path, files, _ = trained
+    told = []
+    for named in (path, path.parent):
+        folder = tmp_path / named.name
+        given = {"RUN": named, "IMAGE": files[0], "OUT": folder}
+        result = nnx(*(given.get(word, word) for word in words), "--json")
+        assert result.code == 0, result.err
+        found = json.loads(result.out.replace(str(folder), "OUT").replace(str(path), "RUN"))
+        told.append({key: value for key, value in found.items() if "second" not in key} if isinstance(found, dict) else found)
+    assert told[0] == told[1]
+
+
 def test_a_checkpoint_of_rows_takes_no_images(nnx, trained, tmp_path):
     kept = checkpoint.read(trained[0])
     spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, look=None)

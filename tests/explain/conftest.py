@@ -64,14 +64,29 @@ def table_subject() -> Callable[[str], Subject]:
     """table_subject("mlp") is an untrained network for rows of five features and three classes."""
 
     def of(model: str) -> Subject:
-        settings = [f"model={'{name: transformer, width: 8, depth: 1, heads: 2}' if model == 'transformer' else model}"]
-        made = config.load("digits_mlp", settings)
         rng = np.random.default_rng(0)
         rows = Split(rng.normal(2, 3, (200, 5)).astype(np.float32), rng.integers(0, 3, 200))
-        spec = Spec((5,), ("red", "green", "blue"), *datasets.mean_std(rows.inputs))
-        torch.manual_seed(0)
-        network = models.build(made.model, spec, losses.outputs(made.loss, 3))
-        kept = Checkpoint(made, spec, network.state_dict(), {})
-        return explain.new(kept, lambda _: rows, rows.inputs[:2], ["row 0", "row 1"], rows.labels[:2])
+        return untrained("{name: transformer, width: 8, depth: 1, heads: 2}" if model == "transformer" else model, rows)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def colour_subject() -> Callable[[str], Subject]:
+    """colour_subject("mlp") is an untrained network for images of 8x8 pixels in colour and three classes."""
+
+    def of(model: str) -> Subject:
+        rng = np.random.default_rng(0)
+        return untrained(SMALL[model], Split(rng.integers(0, 256, (60, 3, 8, 8), dtype=np.uint8), rng.integers(0, 3, 60)))
+
+    return of
+
+
+def untrained(model: str, samples: Split) -> Subject:
+    """A network for such samples, of three classes, asked about the first two."""
+    made = config.load("digits_mlp", [f"model={model}"])
+    spec = Spec(samples.inputs.shape[1:], ("red", "green", "blue"), *datasets.mean_std(samples.inputs))
+    torch.manual_seed(0)
+    network = models.build(made.model, spec, losses.outputs(made.loss, 3))
+    kept = Checkpoint(made, spec, network.state_dict(), {})
+    return explain.new(kept, lambda _: samples, samples.inputs[:2], ["sample 0", "sample 1"], samples.labels[:2])

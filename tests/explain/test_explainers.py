@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from nnx import explain, parts
 from nnx.errors import DataError, InputError
-from nnx.explain import Explanation, _page
+from nnx.explain import Explanation, _draw, _page
 
 EXPLAINERS = explain.names()
 MODELS = parts.names("model")
@@ -108,6 +109,23 @@ def test_what_an_explainer_lacks_is_a_reason_unless_it_was_asked_for(subject, mo
     assert dict(explain.explain(subject("mlp"))) == {"filters": "the data is not there"}
     with pytest.raises(DataError):
         list(explain.explain(subject("mlp"), ["filters"]))
+
+
+def test_a_reason_does_not_repeat_the_name_that_it_stands_beside(subject):
+    ours = subject("mlp")
+    few = explain.new(ours.kept, lambda name: ours.data(name).take(np.arange(5)), ours.images, ours.names)
+    found = dict(explain.explain(few))
+    assert found["embedding"].startswith("needs 20 test samples")
+    assert found["probe"].startswith("needs 40 training")
+    with pytest.raises(DataError, match="probe: needs 40"):
+        list(explain.explain(few, ["probe"]))
+
+
+def test_titles_of_one_picture_are_all_on_one_line_or_all_on_two(subject):
+    ours = subject("mlp")
+    short = [_draw.title(replace(ours, names=["a", "b"]), n) for n in (0, 1)]
+    mixed = [_draw.title(replace(ours, names=["a", "quite a long name"]), n) for n in (0, 1)]
+    assert ["\n" in text for text in short + mixed] == [False, False, True, True]
 
 
 def test_without_captum_saliency_says_what_to_install(subject, monkeypatch):

@@ -61,6 +61,17 @@ def test_the_gates_of_the_rnn_stand_in_torch_s_order(cell, gates):
         assert after.item() == pytest.approx(0.7)
 
 
+@pytest.mark.parametrize("model", ["mlp", "cnn", "transformer"])
+def test_colours_are_read_as_colours_and_gray_as_red_and_blue(model, subject, colour_subject):
+    gray, coloured = filters.explain(subject(model)), filters.explain(colour_subject(model))
+    assert gray.figures["kind"] == coloured.figures["kind"]
+    assert "below red" in gray.reading
+    assert "in its own colour" not in gray.pictures[0].caption
+    assert "red" not in coloured.reading
+    assert "colour" in coloured.reading
+    assert "in its own colour" in coloured.pictures[0].caption
+
+
 def test_neighbours_are_alike_in_strokes_and_not_in_noise():
     noise = np.random.default_rng(0).normal(size=(50, 1, 20, 20))
     smooth = F.avg_pool2d(torch.from_numpy(noise), 5, 1, 2).numpy()

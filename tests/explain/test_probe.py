@@ -193,6 +193,18 @@ def test_it_explains(subject):
     assert again == found
 
 
+@pytest.mark.parametrize("panels", [1, 2, 3, 4])
+def test_a_panel_a_property_and_the_layers_below_each_column(panels, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(probe._draw, "png", drawn.append)
+    layers = dict.fromkeys(("input", "logits"), [Probed(0.5, np.ones(3, bool), np.zeros(2), 1.0)] * panels)
+    probe._picture(layers, layers, [Property(str(n), np.ones(3), np.ones(3)) for n in range(panels)])
+    [figure] = drawn
+    assert [axes.get_title(loc="left")[0] for axes in figure.axes] == [str(n) for n in range(panels)]
+    named = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes]
+    assert named == [n >= panels - 2 for n in range(panels)]
+
+
 def test_too_few_samples_are_said(subject):
     asked = subject("mlp")
     few = explain.new(asked.kept, lambda name: asked.data(name).take(np.arange(20)), asked.images, asked.names)

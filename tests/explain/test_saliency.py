@@ -32,16 +32,41 @@ def test_credits_add_up_to_the_difference_of_the_logits(subject, model):
     assert said.figures["completeness_error"] == pytest.approx(off.max(), abs=1e-4)
 
 
-def test_the_control_one_step_is_not_enough_and_steps_are_doubled_until_they_are(subject, monkeypatch):
+def test_the_control_two_steps_are_not_enough_and_steps_are_doubled_until_they_are(subject, monkeypatch):
     network = subject("rnn").network
     x, targets, black = asked(subject("rnn"))
-    assert saliency.integrated_gradients(network, x, targets, black, steps=1).missing.max() > 0.01
-    monkeypatch.setattr(saliency, "STEPS", 1)
+    once = saliency.credits(network, x, targets, black, np.full(len(x), 2))
+    assert once.missing.max() > 0.01
+    monkeypatch.setattr(saliency, "STEPS", 2)
     found = saliency.integrated_gradients(network, x, targets, black)
-    assert found.steps > 1
+    assert found.steps.max() > 2
     assert found.missing.max() < 0.01
-    monkeypatch.setattr(saliency, "MOST_STEPS", 1)
-    assert saliency.integrated_gradients(network, x, targets, black).steps == 1, "and no further than allowed"
+    again = saliency.credits(network, x, targets, black, found.steps)
+    np.testing.assert_allclose(again.values, found.values, atol=1e-6)
+    monkeypatch.setattr(saliency, "MOST_STEPS", 2)
+    found = saliency.integrated_gradients(network, x, targets, black)
+    assert (found.steps == 2).all(), "and no further than allowed"
+
+
+def test_only_samples_that_lack_something_take_more_steps():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    x, targets = torch.randn(20, 4), torch.zeros(20, dtype=torch.int64)
+    found = saliency.integrated_gradients(network, x, targets, torch.zeros(1, 4))
+    assert found.missing.max() < 0.01
+    assert found.steps.min() == saliency.STEPS < found.steps.max()
+    halved = np.maximum(found.steps // 2, saliency.STEPS)
+    coarser = saliency.credits(network, x, targets, torch.zeros(1, 4), halved)
+    assert ((coarser.missing >= 0.01) == (found.steps > saliency.STEPS)).all()
+
+
+def test_what_is_missing_is_said_with_its_reason(subject, monkeypatch):
+    [(_, whole)] = explain.explain(subject("cnn"), ["saliency"])
+    assert "the least of these differences" not in whole.pictures[0].caption
+    monkeypatch.setattr(saliency, "STEPS", 2)
+    monkeypatch.setattr(saliency, "MOST_STEPS", 2)
+    [(_, short)] = explain.explain(subject("cnn"), ["saliency"])
+    assert f"the least of these differences is only {min(map(abs, short.figures['rise'])):.2g}" in short.pictures[0].caption
 
 
 def test_credits_of_a_linear_network_are_weight_times_difference():
