@@ -49,13 +49,16 @@ if (film) {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const signed = () => (dark.matches ? ["#5aaaf0", "#1e2125", "#ff7f66"] : ["#2166ac", "#f7f7f7", "#b2182b"]).map(rgb);
 
+  /* How the confusions are headed: by a class's name, if it is short, else by its number. */
+  const head = (k) => (film.classes[k].length <= 2 ? film.classes[k] : String(k));
+
   /* All pictures of a kind in one frame, side by side; a long line of numbers is broken. */
   const tiles = (canvas, kind, stops) => {
     kind.bytes ??= bytes(kind.data);
     const [n, tall, wide] = kind.shape, c = kind.channels, size = n * tall * wide * c, of = kind.bytes.length === size ? 0 : size * now;
     const w = n * tall === 1 ? Math.min(wide, 32) : wide, h = n * tall === 1 ? Math.ceil(wide / w) : tall;
     const about = Math.min(n, Math.max(n > 8 ? 8 : 1, Math.round(Math.sqrt((1.4 * n * h) / w))));
-    const columns = [about, about - 1, about + 1, about - 2].find((count) => count > 0 && n % count === 0) || about, rows = Math.ceil(n / columns);
+    const columns = [about, about + 1, about - 1, about + 2, about - 2].find((count) => (count > 1 || n === 1) && n % count === 0) || about, rows = Math.ceil(n / columns);
     const zoom = Math.ceil(96 / w), gap = n > 1 ? Math.max(2, Math.round(0.08 * w * zoom)) : 0;
     canvas.width = columns * (w * zoom + gap) - gap;
     canvas.height = rows * (h * zoom + gap) - gap;
@@ -109,7 +112,6 @@ if (film) {
     pen.textAlign = "center";
     pen.textBaseline = "middle";
     pen.font = `${Math.min(13, each * 0.55)}px system-ui, sans-serif`;
-    const head = (k) => (film.classes[k].length <= 2 ? film.classes[k] : String(k));
     pen.fillStyle = theme("--soft");
     for (let k = 0; k < K && margin > 4; k++) {
       pen.fillText(head(k), margin + (k + 0.5) * each, margin / 2);
@@ -199,7 +201,7 @@ if (film) {
     for (let k = 0; k < K; k++) {
       const spot = document.createElement("i");
       spot.style.background = colour(k);
-      $("classes").append(spot, film.classes[k]);
+      $("classes").append(spot, head(k) === film.classes[k] ? head(k) : `${head(k)} ${film.classes[k]}`);
     }
   }
   dark.addEventListener("change", draw);

@@ -57,10 +57,13 @@ def visit(browser):
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory) -> Path:
     """The report of a real run, with its film."""
-    folder = tmp_path_factory.mktemp("filmed") / "r"
-    for _ in run(config.load("digits_cnn", ["train.epochs=2", "train.film=true", "model.channels=[8, 8]"]), out=folder):
+    return _filmed(tmp_path_factory.mktemp("filmed"), "digits_cnn", "model.channels=[8, 8]")
+
+
+def _filmed(folder: Path, recipe: str, *settings: str) -> Path:
+    for _ in run(config.load(recipe, ["train.epochs=2", "train.film=true", *settings]), out=folder / "r"):
         pass
-    return folder / "report.html"
+    return folder / "r/report.html"
 
 
 @pytest.fixture
@@ -205,6 +208,16 @@ def test_what_the_canvas_shows_is_what_the_network_said(visit, filmed):
     film = np.load(filmed.parent / "film.npz")
     counts = np.unique(film["labels"] * 10 + film["predicted"][0], return_counts=True)[1]
     assert sorted(map(int, written[20:])) == sorted(counts.tolist()), "after the two lines of class names"
+
+
+def test_classes_that_stand_as_numbers_are_named_beside_them(visit, filmed, tmp_path):
+    assert visit(filmed).locator("#film-classes").inner_text() == "0123456789"
+    tab = visit(_filmed(tmp_path, "iris_mlp"))
+    assert tab.locator("#film-classes").inner_text() == "0 setosa1 versicolor2 virginica"
+    tab.evaluate("window.texts = []; void (CanvasRenderingContext2D.prototype.fillText = (text) => texts.push(text))")
+    tab.locator("#film-frame").focus()
+    tab.keyboard.press("Home")
+    assert tab.evaluate("texts")[:6] == ["0", "0", "1", "1", "2", "2"]
 
 
 def test_light_and_dark(visit, filmed):

@@ -90,6 +90,17 @@ def test_behind_each_cell_are_its_samples(make, page):
         assert shown == order[: len(shown)]
 
 
+@pytest.mark.parametrize(("wrong", "said"), [(1, "There is one. Its label may be wrong itself."), (2, "All 2 mistakes, the surest first.")])
+def test_one_mistake_is_no_list(make, wrong, said):
+    content = make(sharpness=100.0)
+    content.predictions.labels[:wrong] = (content.predictions.labels[:wrong] + 1) % 10
+    page = report.render(content)
+    assert said in page
+    first = re.search(r'<div class="cell"[^>]*><h3>(?:(?!</h3>).)*taken for.*?</h3>', page)[0]
+    assert "1 image" in first
+    assert "the surest first" not in first
+
+
 def test_the_galleries_show_what_they_say(make):
     content = make(samples=400)
     labels, said = content.predictions.labels, content.predictions.probabilities
