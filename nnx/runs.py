@@ -44,7 +44,7 @@ def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
 def checkpoint_in(path: Path) -> Path:
     """The checkpoint that `path` is, or that of the run in the folder that it is."""
     within = path / "checkpoint.pt"
-    return within if within.is_file() else path
+    return within if os.path.isfile(within) else path  # unlike Path.is_file, it is quiet about names that are too long, or not to be read
 
 
 def check_folder(out: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,14 @@ def test_runs_that_begin_in_the_same_second_get_folders_of_their_own(tmp_path):
         runs.created(tmp_path / "r/x", force=False, exactly=False) as third,
     ):
         assert [path.name for path in (first, second, third)] == ["x", "x-2", "x-3"]
+
+
+def test_the_checkpoint_of_a_folder_and_what_is_none(tmp_path):
+    (tmp_path / "checkpoint.pt").touch()
+    (tmp_path / "other/checkpoint.pt").mkdir(parents=True)
+    assert runs.checkpoint_in(tmp_path) == tmp_path / "checkpoint.pt"
+    for none in (tmp_path / "checkpoint.pt", tmp_path / "other", tmp_path / "missing", tmp_path / ("long" * 100), Path("a\0b")):
+        assert runs.checkpoint_in(none) == none
 
 
 def test_what_a_killed_start_left_is_no_run(tmp_path):

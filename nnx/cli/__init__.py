@@ -120,6 +120,16 @@ def _spelled_out(words: Sequence[str]) -> Sequence[str]:
     return [f"{word}=" if bare else word for word, bare in zip(words, alone, strict=True)]
 
 
+OF_A_NAME = {
+    errno.ENAMETOOLONG: ("give a shorter one", 2),
+    errno.ELOOP: ("mend the links", 2),
+    errno.ENOTDIR: ("name another", 2),
+    errno.EACCES: ("check its permissions", 3),
+    errno.EPERM: ("check its permissions", 3),
+    errno.EROFS: ("name another place", 3),
+}
+
+
 def _of_the_machine(error: Exception) -> str:
     """What the machine lacks, where that is why nothing goes on: memory to import torch, say, or room on the disk behind stdout."""
     scarce = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -141,6 +151,9 @@ def _report(error: Exception) -> int:
         message, code = str(error), error.exit_code
     elif why := _of_the_machine(error):
         message, code = f"{why}; free some, or use another machine", 3
+    elif isinstance(error, OSError) and error.filename and error.errno in OF_A_NAME:  # where a file was only looked for
+        cure, code = OF_A_NAME[error.errno]
+        message = f"{printable(str(error.filename))}: {error.strerror}; {cure}"
     elif hasattr(error, "format_message"):  # typer's own: a wrong flag or a missing argument
         message, code = f"{error.format_message().rstrip('.')}. See nnx --help", 2
     else:

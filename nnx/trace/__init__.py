@@ -9,6 +9,7 @@ MLP against nnx.backprop. How it is drawn: see nnx.story.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,7 @@ def _open(source: str | Path, overrides: Sequence[str]) -> tuple[Config, Checkpo
     """The config that `source` is or holds, its checkpoint where it is one, and what to call it."""
     path = runs.checkpoint_in(Path(source))
     settings = [*overrides, *PLAIN]
-    if path.suffix != ".pt" and (path.suffix in (".yaml", ".yml") or not path.is_file()):
+    if path.suffix != ".pt" and (path.suffix in (".yaml", ".yml") or not os.path.isfile(path)):
         return configs.load(source, settings), None, str(source)
     kept = checkpoint.read(path)
     config = configs.from_dict(kept.config.to_dict(), str(path), settings)

@@ -1,5 +1,6 @@
 """The command line as a contract: exit codes, messages, and that nothing is written when the input is wrong."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -92,6 +93,34 @@ def test_a_wrong_command_is_2(nnx, tmp_path, words, what):
     assert result.err.startswith("error: ")
     assert what in result.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lfs.pt", "text.pt"]
+
+
+LONG = "long" * 100
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("train", LONG), ("train", "--resume", LONG), ("train", "digits_mlp", "--out", LONG), ("train", "mnist_mlp", "--data-dir", LONG)]
+    + [("init", "digits_mlp", "--out", LONG), ("doctor", LONG, "--checkpoint", LONG), ("predict", LONG, LONG), ("trace", f"{LONG}.pt")]
+    + [(command, LONG) for command in ("check", "show", "verify", "eval", "explain", "trace")],
+)
+def test_a_name_that_is_too_long_is_2_and_nothing_is_written(nnx, tmp_path, words):
+    result = nnx(*words)
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert LONG[:20] in result.err
+    assert "bug" not in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_read_is_3_and_named(nnx, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "private/\nrun")
+
+    monkeypatch.setattr("nnx.config.load", refused)
+    result = nnx("check", "digits_mlp")
+    assert result.code == 3
+    assert result.err == "error: private/\N{REPLACEMENT CHARACTER}run: Permission denied; check its permissions\n"
 
 
 def test_weights_that_do_not_fit_and_half_a_checkpoint_are_2(nnx, tmp_path):
