@@ -47,13 +47,14 @@ def as_table(predictions: Sequence[dict[str, Any]], first: str = "input") -> "Ta
 
 
 def preparation(predictions: Sequence[dict[str, Any]]) -> list[str]:
-    """What was done to the images, a line for each, or how often it was done where there are many. Nothing where nothing was."""
+    """What was done to the images, a line for each; of many how often, and the reason behind a colon. Nothing where nothing was."""
     some = [each for each in predictions if each.get("prepared")]
     if len(some) <= EACH:
         return [f"prepared {printable(each['input'])}: {'; '.join(each['prepared'])}" for each in some]
     counted = Counter(_kind(text) for each in some for text in each["prepared"])
     what = ", ".join(f"{kind} {times:,}" for kind, times in counted.items())
-    return [f"prepared {len(some):,} of {len(predictions):,} images: {what} (--json says which)"]
+    reasons = dict.fromkeys(reason for each in some for text in each["prepared"] if (reason := text.partition(": ")[2]))
+    return ["; ".join([f"prepared {len(some):,} of {len(predictions):,} images: {what} (--json says which)", *reasons])]
 
 
 def _kind(text: str) -> str:

@@ -353,6 +353,8 @@ def test_an_old_checkpoint_does_not_know_and_says_so(nnx, trained, tmp_path):
     Image.fromarray(np.kron(np.asarray(Image.open(files[0])), np.ones((5, 5), np.uint8))).save(tmp_path / "large.png")
     (found,) = json.loads(nnx("predict", "old.pt", "large.png", "--json").out)["predictions"]
     assert found["prepared"] == ["resized from 40x40, and no more: the checkpoint does not say what its images look like"]
+    many = nnx("predict", "old.pt", *["large.png"] * 11)
+    assert "prepared 11 of 11 images: resized 11 (--json says which); the checkpoint does not say what its images look like\n" in many.err
     small = images.to_size(images.decode(tmp_path / "large.png"), 8, 8, "pad")
     with torch.no_grad():
         said = predict.load(tmp_path / "old.pt")(torch.from_numpy(small.transpose(2, 0, 1)[None].copy()))[0]
