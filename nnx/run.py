@@ -78,8 +78,6 @@ def run(
         folder = Path(ranks.first(lambda: str(folder)))
         ranks.remember(str(folder))
         ranks.first(lambda: files.write(folder / "config.yaml", config.to_yaml()))
-        times = runs.read_metrics(folder, state.history)
-        ranks.first(lambda: runs.write_metrics(folder, times))
         keeper = _Keeper(job, folder)
         warnings += keeper.resume_film() if resume else []
         keeper.keep_frame()
@@ -100,11 +98,7 @@ def run(
                     measured = evaluate(state.evaluated, validation, job.criterion, job.runtime)
                     check_finite(measured.loss, "validation loss", state)
                     epoch = _record(state, event, measured)
-                    keeper.keep_state()
-                    if epoch.is_best:
-                        keeper.keep_network()
-                    times.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
-                    ranks.first(lambda: runs.append_metrics(folder, times[-1]))
+                    keeper.keep_epoch(epoch)
                     yield epoch
                     if watching:
                         yield watching.look()
@@ -120,7 +114,7 @@ def run(
             raise DivergedError(f"{error}. {keeper.kept}") from None
         keeper.keep_frame(last=True)
         with signals.at_once(f"stopped before the test set was read; the training is done and saved. {go_on}"):
-            tested = _tested(job, folder, started.choices, times, begun)
+            tested = _tested(job, folder, started.choices, keeper.metrics, begun)
         ranks.first(lambda: runs.write_json(folder / "summary.json", tested.run))
         if config.train.report:
             with signals.at_once("stopped: report.html was not written; all else is done and saved"):
@@ -129,10 +123,12 @@ def run(
 
 
 class _Keeper:
-    """Writes a run's state, its best network and its film into its folder; of several ranks, rank 0 does."""
+    """Writes a run's metrics, its state, its best network and its film into its folder; of several ranks, rank 0 does."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
+        self.metrics = runs.read_metrics(folder, job.state.history)
+        ranks.first(lambda: runs.write_metrics(folder, self.metrics))
         self.film = film.Recorder(job.state, job.dataset.spec, job.dataset.validation) if job.config.train.film else None
         self.step = job.state.step if job.saved else -1  # of the state that is there
         self._place = self._here if job.saved else None
@@ -158,6 +154,14 @@ class _Keeper:
         self.keep_frame()
         if self._state_due:
             self.keep_state()
+
+    def keep_epoch(self, epoch: Epoch) -> None:
+        """All there is of an epoch that is over. Raises as `keep_state`."""
+        self.keep_state()
+        if epoch.is_best:
+            self.keep_network()
+        self.metrics.append({key: value for key, value in asdict(epoch).items() if key not in ("is_best", "stopping")})
+        ranks.first(lambda: runs.append_metrics(self.folder, self.metrics[-1]))
 
     def resume_film(self) -> list[str]:
         """Go on with the film that is there, if one is wanted; where it can't be read, from here on, with a warning."""
@@ -366,13 +370,13 @@ def _watched(job: Job) -> Watch:
 # ---------------------------------------------------------------- at the end
 
 
-def _tested(job: Job, folder: Path, choices: Sequence[Choice], times: list[dict[str, Any]], begun: float) -> report.Content:
+def _tested(job: Job, folder: Path, choices: Sequence[Choice], metrics: list[dict[str, Any]], begun: float) -> report.Content:
     """The best network on the test set, which is read here and nowhere else; with the run's summary, and all that its report shows."""
     best, test = _best_kept(job.state, folder), job.dataset.test()
     again = datasets.duplicates((job.dataset.train, job.dataset.validation), test)
     predictions = _predict(best, job.feed(test), job.runtime, job.criterion)
-    summary = _summary(job, folder, best, predictions, times, time.perf_counter() - begun, again)
-    return report.Content(best, "test", test, predictions, choices, times, summary, film.of_run(folder), again)
+    summary = _summary(job, folder, best, predictions, metrics, time.perf_counter() - begun, again)
+    return report.Content(best, "test", test, predictions, choices, metrics, summary, film.of_run(folder), again)
 
 
 def _best_kept(state: State, folder: Path) -> Checkpoint:
@@ -388,9 +392,9 @@ def _predict(kept: Checkpoint, feed: Resident, chosen: Runtime, criterion: Crite
 
 
 def _summary(
-    job: Job, folder: Path, kept: Checkpoint, test: Predictions, times: list[dict[str, Any]], seconds: float, again: int | None
+    job: Job, folder: Path, kept: Checkpoint, test: Predictions, metrics: list[dict[str, Any]], seconds: float, again: int | None
 ) -> dict[str, Any]:
-    known = [record for record in times if record["seconds"] is not None]
+    known = [record for record in metrics if record["seconds"] is not None]
     trained = sum(record["seconds"] for record in known)
     return {
         "run": str(folder),
