@@ -21,9 +21,9 @@ from pydantic import Field
 from nnx import parts
 from nnx.columns import Columns
 from nnx.config import CountOrFraction
-from nnx.datasets import _download
-from nnx.datasets._download import silent
+from nnx.datasets import _progress
 from nnx.datasets._mapped import Mapped, fits, is_mapped
+from nnx.datasets._progress import silent
 from nnx.datasets._statistics import balanced, duplicates, fingerprint, mean_std, repeated, stratified
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
@@ -126,20 +126,20 @@ def load(
     *,
     seed: int,
     data_dir: str | None = None,
-    progress: _download.Progress | None = None,
+    progress: _progress.Progress | None = None,
     like: Spec | None = None,
 ) -> Dataset:
     """The dataset that `config` names, with a validation part cut from its training data. Downloads what is missing.
 
     `seed` decides which samples are set aside. `data_dir` is `--data-dir`. `progress` is told of a download (see
-    `_download.Progress`); by default it shows on stderr. With `like`, of a trained network, everything is prepared as that says, and
+    `_progress.Progress`); by default it shows on stderr. With `like`, of a trained network, everything is prepared as that says, and
     nothing is measured.
 
     Raises DataError where files are missing and can't be downloaded, or are broken; ConfigError where `validation` leaves
     nothing to train on; MachineError where the machine fails at reading or writing.
     """
     folder = find_folder(config, data_dir)
-    with _download.reporting(progress) if progress else nullcontext():
+    with _progress.reporting(progress) if progress else nullcontext():
         source: Source = parts.module("dataset", config.name).load(config, folder)
     where = place(config, folder)
     source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx import images, processes
-from nnx.datasets._download import counted
+from nnx.datasets._progress import counted
 from nnx.errors import DataError
 from nnx.spec import Fit
 

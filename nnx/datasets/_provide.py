@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from nnx.datasets import _download
+from nnx.datasets import _download, _progress
 from nnx.datasets._archives import ARCHIVES
 from nnx.errors import DataError, MachineError
 
@@ -61,7 +61,7 @@ def _put(folder: Path, files: Sequence[str]) -> str:
 
 
 def _download_missing(name: str, folder: Path, files: Sequence[str]) -> None:
-    with _download.shown() as progress:
+    with _progress.downloads() as progress:
         for archive in ARCHIVES[name]:
             missing = _missing(folder, files)  # looked up here, as another process may have brought them while this one waited
             alone = archive.name.removesuffix(".gz")  # the one file that it is or packs, unless it is a tar or zip

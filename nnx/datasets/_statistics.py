@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx.datasets._download import counted
 from nnx.datasets._mapped import is_mapped
+from nnx.datasets._progress import counted
 from nnx.events import Choice
 
 if TYPE_CHECKING:

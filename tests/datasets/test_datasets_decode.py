@@ -15,7 +15,7 @@ import pytest
 from pictures import pixels, save, tree
 
 from nnx import datasets, processes
-from nnx.datasets import _decode, _download, folder
+from nnx.datasets import _decode, _progress, folder
 from nnx.errors import MachineError
 
 
@@ -294,7 +294,7 @@ def test_a_signal_while_a_bar_starts_leaves_the_terminal_as_it_was(bar, monkeypa
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(live._RefreshThread, "start", arrives)
-    shown = {"decoding": lambda: _download.counted("decoding", 5000, "images"), "download": _download.shown}.get(bar, plain)
+    shown = {"decoding": lambda: _progress.counted("decoding", 5000, "images"), "download": _progress.downloads}.get(bar, plain)
     with pytest.raises(InterruptedError), shown():
         pass
     restored = sys.stderr is terminal and terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h")

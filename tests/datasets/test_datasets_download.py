@@ -20,7 +20,7 @@ import pytest
 from tiny_idx import MNIST, idx, tiny
 
 from nnx import datasets
-from nnx.datasets import _download, _provide, cifar10, cifar100, emnist, fashion_mnist, kmnist, mnist, qmnist, svhn, usps
+from nnx.datasets import _download, _progress, _provide, cifar10, cifar100, emnist, fashion_mnist, kmnist, mnist, qmnist, svhn, usps
 from nnx.datasets._archives import ARCHIVES, Archive
 from nnx.errors import DataError, MachineError
 
@@ -350,7 +350,7 @@ def test_progress_of_a_download_that_goes_on(server, tmp_path, capfd):
     assert told[0] == (f"{server.url}x", 400, 1000)
     assert told[-1] == (f"{server.url}x", 1000, 1000)
     (tmp_path / "x").write_bytes(bytes(400))
-    with _download.shown() as progress:
+    with _progress.downloads() as progress:
         _download.fetch(archive(server, "x"), tmp_path / "x", progress)
     assert capfd.readouterr().err == f"downloading {server.url}x\n"
 
