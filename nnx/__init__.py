@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnx.predict import Classifier
-    from nnx.run import Run
+    from nnx.inference.classifier import Classifier
+    from nnx.run.pipeline import Run
 
 __all__ = ["evaluate", "load", "train"]
 
@@ -33,11 +33,11 @@ def train(
     Raises NnxError (see nnx.errors).
     """
     from nnx import config as configs
-    from nnx import ranks
     from nnx.events import Finished
-    from nnx.run import Run, run
+    from nnx.run.pipeline import Run, run
+    from nnx.system import distributed
 
-    with ranks.joined():
+    with distributed.joined():
         events = run(configs.load(config, overrides), out=Path(out) if out else None, force=force, resume=Path(resume) if resume else None)
         summary = next(event.summary for event in events if isinstance(event, Finished))
     return Run(Path(summary["run"]), Path(summary["checkpoint"]), summary)
@@ -45,7 +45,7 @@ def train(
 
 def evaluate(checkpoint: str | Path, *, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, Any]:
     """`nnx eval`: the figures of a checkpoint, or a run's folder, on a split of its dataset. Raises NnxError (see nnx.errors)."""
-    from nnx.run import evaluate_checkpoint
+    from nnx.run.pipeline import evaluate_checkpoint
 
     return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides).figures
 
@@ -55,6 +55,6 @@ def load(checkpoint: str | Path, *, device: str = "cpu") -> "Classifier":
 
     Raises CheckpointError.
     """
-    from nnx import predict
+    from nnx.inference import classifier as predict
 
     return predict.load(checkpoint, device)

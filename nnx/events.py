@@ -74,7 +74,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Health:
-    """How the network fares on some of its training samples (see nnx.health): before the first step, epoch 0, and after each epoch."""
+    """How the network fares on some of its training samples: before the first step, epoch 0, and after each epoch."""
 
     epoch: int
     samples: int

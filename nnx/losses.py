@@ -15,8 +15,8 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor
 from torch.nn import functional as F
 
+from nnx.config.registry import Part
 from nnx.errors import ConfigError
-from nnx.parts import Part
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

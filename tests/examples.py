@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nnx.parts import Part
+from nnx.config.registry import Part
 
 
 def required(part: type[Part]) -> dict[str, Any]:

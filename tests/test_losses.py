@@ -6,7 +6,8 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from nnx import config, losses, parts
+from nnx import config, losses
+from nnx.config import registry
 from nnx.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -25,12 +26,12 @@ def classes(name):
 def batch(name="cross_entropy", size=12, spread=3.0, dtype=torch.float64):
     """(B, K) logits and (B,) labels, in float64 unless class weights, which are float32 as all training is, come in."""
     generator, K = torch.Generator().manual_seed(3), classes(name)
-    logits = torch.randn(size, losses.outputs(parts.find("loss", name)(), K), generator=generator, dtype=torch.float64) * spread
+    logits = torch.randn(size, losses.outputs(registry.find("loss", name)(), K), generator=generator, dtype=torch.float64) * spread
     return logits.to(dtype).requires_grad_(), torch.randint(K, (size,), generator=generator)
 
 
 def criterion(name, **settings):
-    return parts.find("loss", name)(**settings).build(COUNTS[: classes(name)], CPU)
+    return registry.find("loss", name)(**settings).build(COUNTS[: classes(name)], CPU)
 
 
 def one_hot(labels, K):
@@ -49,7 +50,7 @@ def softmax(logits):
 
 # ---------------------------------------------------------------- every loss
 
-NAMES = parts.names("loss")
+NAMES = registry.names("loss")
 VARIANTS = [
     *[(name, {}) for name in NAMES],
     ("cross_entropy", {"label_smoothing": 0.1}),
@@ -204,7 +205,7 @@ def test_the_wrong_number_of_weights(name, count):
 
 def test_binary_cross_entropy_is_for_two():
     with pytest.raises(ConfigError) as caught:
-        parts.find("loss", "binary_cross_entropy")().build([5] * 10, CPU)
+        registry.find("loss", "binary_cross_entropy")().build([5] * 10, CPU)
     (problem,) = caught.value.problems
     assert problem.key == "loss.name"
     assert "10" in problem.message

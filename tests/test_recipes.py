@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnx import config, parts
+from nnx import config
 from nnx import models as models_package
+from nnx.config import registry
 from nnx.events import Finished
-from nnx.run import run
+from nnx.run.pipeline import run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,7 +87,7 @@ def test_the_worked_example_of_an_architecture_trains(tmp_path, monkeypatch):
     assert code
     (tmp_path / "maxout.py").write_text(code[1])
     monkeypatch.setattr(models_package, "__path__", [*models_package.__path__, str(tmp_path)])
-    assert "maxout" in parts.names("model")
+    assert "maxout" in registry.names("model")
     *_, finished = run(config.load("digits_mlp", ["model=maxout", "train.epochs=5"]), out=tmp_path / "r")
     sys.modules.pop("nnx.models.maxout")
     assert finished.summary["test_accuracy"] > 0.9

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from nnx import signals
 from nnx.cli._options import Device, Json, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import DataError, InputError, MachineError, printable
+from nnx.system import signals
 
 
 def doctor(
@@ -42,8 +42,8 @@ def _machine(json: bool) -> None:
         print(f"warning: torch can't be imported: {error}", file=sys.stderr)  # noqa: T201 (to stderr)
     from dataclasses import asdict
 
-    from nnx import console
-    from nnx.doctor import checks, lines, usable
+    from nnx.doctor.machine import checks, lines, usable
+    from nnx.terminal import console
 
     found = checks()
     if json:
@@ -57,8 +57,11 @@ def _machine(json: bool) -> None:
 
 def _image(image: str, checkpoint: Path | None, out: Path | None, device: str | None, json: bool) -> None:
     import_torch()
-    from nnx import console, diagnosis, inputs, runs
-    from nnx.job import ready
+    from nnx.doctor import image as diagnosis
+    from nnx.inference import inputs
+    from nnx.run import folder as runs
+    from nnx.terminal import console
+    from nnx.training.setup import ready
 
     with signals.noted(), signals.at_once("stopped before all was looked at"):
         path = runs.checkpoint_in(checkpoint) if checkpoint else diagnosis.newest()

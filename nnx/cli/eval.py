@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from nnx import signals
 from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Out, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import CheckFailed
+from nnx.system import signals
 
 
 class SplitName(StrEnum):
@@ -37,8 +37,10 @@ def evaluate(
     --set can point it at other data: nnx eval checkpoint.pt --set dataset.root=elsewhere
     """
     import_torch()
-    from nnx import console, datasets, report, runs
-    from nnx.run import evaluate_checkpoint
+    from nnx import datasets, report
+    from nnx.run import folder as runs
+    from nnx.run.pipeline import evaluate_checkpoint
+    from nnx.terminal import console
 
     if out:
         runs.check_folder(out)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nnx import signals
 from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.cli.eval import SplitName
 from nnx.errors import DataError, InputError
+from nnx.system import signals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,8 +54,11 @@ def explain(
     """
     import_torch()
     from nnx import checkpoint as checkpoints
-    from nnx import console, datasets, explain, models, runs, runtime
-    from nnx.run import dataset_of, settings_of
+    from nnx import datasets, explain, models
+    from nnx.run import folder as runs
+    from nnx.run.pipeline import dataset_of, settings_of
+    from nnx.system import device as runtime
+    from nnx.terminal import console
 
     checkpoint = runs.checkpoint_in(checkpoint)
     folder = out or checkpoint.parent / "explain"
@@ -105,8 +108,8 @@ def _images(paths: list[str], kept: "Checkpoint", checkpoint: Path) -> "tuple[ND
     there is to say of that. Raises DataError."""
     import numpy as np
 
-    from nnx import answers
-    from nnx.inputs import Asked
+    from nnx.inference.inputs import Asked
+    from nnx.terminal import predictions as answers
 
     if not kept.spec.is_image:
         raise DataError(f"{checkpoint}: was trained on rows of numbers, not on images; ask by --index")
@@ -129,8 +132,8 @@ def _timed(each: "Iterable[tuple[str, Explanation | str]]", *, quiet: bool) -> "
 
 def _write(folder: Path, subject: "Subject", found: "dict[str, Explanation | str]") -> dict[str, Any]:
     """Every picture as a file, then the page; gives what was made, as plain values. Raises MachineError."""
-    from nnx import files
     from nnx.explain import Explanation, _page
+    from nnx.system import files
 
     files.make(folder)
     files.sweep(folder)
@@ -151,7 +154,7 @@ def _print(made: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from nnx import console
+    from nnx.terminal import console
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("explainer", no_wrap=True)

@@ -13,12 +13,14 @@ def init(
     out: Out = None,
 ) -> None:
     """Write a recipe into the current folder (or --out), to start from."""
-    from nnx import config, files, parts
+    from nnx import config
+    from nnx.config import registry
     from nnx.errors import InputError
+    from nnx.system import files
 
     known = config.recipes()
     if recipe not in known:
-        raise InputError(f"{recipe}: no such recipe{parts.suggest(recipe, known)}")
+        raise InputError(f"{recipe}: no such recipe{registry.suggest(recipe, known)}")
     path = (out or Path()) / f"{recipe}.yaml"
     if path.exists():
         raise InputError(f"{path}: is there already; name another folder by --out, or delete it")

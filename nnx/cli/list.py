@@ -50,7 +50,7 @@ def list_parts(
 
 def _cache(clear: bool, json: bool) -> None:
     """Show what data was decoded and kept, or what of it was removed."""
-    from nnx import figures
+    from nnx import formatting
     from nnx.datasets import _cache as cache
 
     entries = cache.entries()
@@ -66,11 +66,11 @@ def _cache(clear: bool, json: bool) -> None:
     from rich.console import Console
 
     used = {entry: time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) for entry in entries}
-    rows = [(printable(entry.source), f"{figures.size(entry.size)}, last used {used[entry]}, in {entry.path.name}") for entry in entries]
+    rows = [(printable(entry.source), f"{formatting.size(entry.size)}, last used {used[entry]}, in {entry.path.name}") for entry in entries]
     done = "removed from" if clear else "in"
     console = Console(width=None if sys.stdout.isatty() else 10_000)
     console.print(
-        _rows(rows), f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, {figures.size(size)}, {done} {cache.folder()}", sep=""
+        _rows(rows), f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, {formatting.size(size)}, {done} {cache.folder()}", sep=""
     )
 
 
@@ -88,14 +88,15 @@ def _rows(entries: Iterable[tuple[str, str]]) -> Any:
 
 def _described(kind: Kind) -> dict[str, str]:
     """Each name of a kind, with the first line of its file or class."""
-    from nnx import config, parts
+    from nnx import config
+    from nnx.config import registry
 
     if kind is Kind.recipes:
         return {name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for name, path in config.recipes().items()}
     one = SINGULAR[kind]
     described = {}
-    for name in parts.names(one):
-        home = parts.module(one, name)
-        text = home.__doc__ if hasattr(home, "Config") else parts.find(one, name).__doc__
+    for name in registry.names(one):
+        home = registry.module(one, name)
+        text = home.__doc__ if hasattr(home, "Config") else registry.find(one, name).__doc__
         described[name] = (text or "").strip().partition("\n")[0]
     return described

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from nnx import signals
 from nnx.cli._options import CheckpointPath, Device, Json, Quiet, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import InputError
+from nnx.system import signals
 
 
 class Prepare(StrEnum):
@@ -44,10 +44,12 @@ def predict(
     if json and csv:
         raise InputError("--json and --csv: give one of them")
     import_torch()
-    from nnx import answers, console, runtime
-    from nnx.inputs import Asked
-    from nnx.job import ready
-    from nnx.predict import ask
+    from nnx.inference.classifier import ask
+    from nnx.inference.inputs import Asked
+    from nnx.system import device as runtime
+    from nnx.terminal import console
+    from nnx.terminal import predictions as answers
+    from nnx.training.setup import ready
 
     with signals.noted(), signals.at_once("stopped before all was said"):
         classifier, chosen = ready(checkpoint, device)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from nnx import signals
 from nnx.cli._options import DataDir, Device, Json, Quiet, Set, print_json
 from nnx.cli._start import import_torch
+from nnx.system import signals
 
 SECONDS = 2
 
@@ -31,8 +31,8 @@ def show(
         import_torch()
         from nnx import config as configs
         from nnx import datasets
-        from nnx.screens.show import print_shown
-        from nnx.show import show as find
+        from nnx.run.preview import show as find
+        from nnx.terminal.preview import print_shown
 
         def say() -> None:
             if not quiet:

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from nnx import signals
 from nnx.cli._options import DataDir, Json, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.cli.eval import SplitName
 from nnx.errors import CheckFailed
+from nnx.system import signals
 
 
 def trace(
@@ -39,7 +39,7 @@ def trace(
     For instance: nnx trace digits_mlp --index 3 --neuron 2:5
     """
     import_torch()
-    from nnx import runtime
+    from nnx.system import device as runtime
     from nnx.trace import trace as traced
 
     with (
@@ -51,7 +51,7 @@ def trace(
     if json:
         print_json(found.to_dict())
     else:
-        from nnx import story
+        from nnx.terminal import trace as story
 
         story.tell(found)
     if wrong := [check for check in found.checks if not check.passed]:

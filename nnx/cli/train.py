@@ -6,10 +6,10 @@ from typing import Annotated, cast
 
 import typer
 
-from nnx import signals
 from nnx.cli._options import DataDir, Device, Json, Out, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import InputError
+from nnx.system import signals
 
 HERE = ""  # --resume alone: the run in --out
 
@@ -49,12 +49,14 @@ def train(
     """
     import_torch()
     from nnx import config as configs
-    from nnx import console, datasets, ranks
+    from nnx import datasets
     from nnx.cli._launch import is_launched, launch
-    from nnx.run import resumed_config, run
-    from nnx.screens.train import follow
+    from nnx.run.pipeline import resumed_config, run
+    from nnx.system import distributed
+    from nnx.terminal import console
+    from nnx.terminal.train import follow
 
-    with ranks.joined(), signals.noted() as signal, datasets.silent(quiet):
+    with distributed.joined(), signals.noted() as signal, datasets.silent(quiet):
         if config is None and resume and _is_config(resume, configs.recipes()):
             config, resume = resume, HERE  # `--resume CONFIG --out RUN`: the word behind it is not its own
         flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}

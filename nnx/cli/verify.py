@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from nnx import signals
 from nnx.cli._options import DataDir, Device, Json, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import CheckFailed
+from nnx.system import signals
 
 
 def verify(
@@ -24,7 +24,7 @@ def verify(
     import_torch()
     from dataclasses import asdict
 
-    from nnx.verify import verify as verified
+    from nnx.run.verify import verify as verified
 
     with signals.noted() as signal:
         found = verified(run, steps=steps, device=device, data_dir=data_dir, signal=signal)

@@ -18,18 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx import parts
-from nnx.columns import Columns
-from nnx.config import CountOrFraction
+from nnx.config import CountOrFraction, registry
+from nnx.config.registry import Part
 from nnx.datasets import _progress
 from nnx.datasets._mapped import Mapped, fits, is_mapped
 from nnx.datasets._progress import silent
 from nnx.datasets._statistics import balanced, duplicates, fingerprint, mean_std, repeated, stratified
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
-from nnx.look import Look
-from nnx.parts import Part
-from nnx.spec import Fit, Spec
+from nnx.preprocessing.columns import Columns
+from nnx.preprocessing.image_statistics import Look
+from nnx.preprocessing.spec import Fit, Spec
 
 __all__ = [
     "Dataset",
@@ -140,7 +139,7 @@ def load(
     """
     folder = find_folder(config, data_dir)
     with _progress.reporting(progress) if progress else nullcontext():
-        source: Source = parts.module("dataset", config.name).load(config, folder)
+        source: Source = registry.module("dataset", config.name).load(config, folder)
     where = place(config, folder)
     source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)
     _check_names(source.classes, where)

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx import images, processes
 from nnx.datasets._progress import counted
 from nnx.errors import DataError
-from nnx.spec import Fit
+from nnx.preprocessing import images
+from nnx.preprocessing.spec import Fit
+from nnx.system import workers
 
 WORTH_PROCESSES = 3000  # files; two processes are there after 0.5 s, in which one decodes some 2,000
 CHUNK = 256  # files that a process is given at a time, at most
@@ -56,10 +57,10 @@ def decoded(paths: Sequence[str], how: How) -> Generator[Chunk, None, None]:
     """
     size = max(1, min(CHUNK, CHUNK_BYTES // (how.size[0] * how.size[1] * (how.channels or 3))))
     chunks = [(start, paths[start : start + size], how) for start in range(0, len(paths), size)]
-    cores = processes.cores()
+    cores = workers.cores()
     with counted("decoding", len(paths), "images") if len(paths) >= WORTH_PROCESSES else nullcontext(lambda done: None) as progress:
         several = len(paths) >= WORTH_PROCESSES and cores > 1
-        for made, places, bad in processes.in_processes(_some, chunks, cores) if several else starmap(_some, chunks):
+        for made, places, bad in workers.in_processes(_some, chunks, cores) if several else starmap(_some, chunks):
             progress(len(places) + len(bad))
             yield made, places, bad
 

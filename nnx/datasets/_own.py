@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from nnx.columns import naturally
 from nnx.datasets import Source, Split, stratified
 from nnx.errors import MAX_LINES, ConfigError, DataError
 from nnx.events import Choice
+from nnx.preprocessing.columns import naturally
 
 MOST_CLASSES = 10_000
 

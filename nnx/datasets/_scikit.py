@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnx.columns import Columns, Number
 from nnx.datasets import Source, Split, _own
+from nnx.preprocessing.columns import Columns, Number
 
 TEST = 0.2  # of the rows
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx import figures
+from nnx import formatting
 from nnx.datasets import DatasetConfig, Source, Split, _cache, _own
 from nnx.datasets._mapped import fits
 from nnx.errors import ConfigError, DataError, MachineError
@@ -124,7 +124,7 @@ def _npz(path: Path) -> dict[str, Stored]:
             if info.file_size > DEFLATE * info.compress_size + 1000:
                 raise DataError(f"{where}: claims to be larger than its bytes can hold; get the file again")
             if not fits(info.file_size):
-                what = f"takes {figures.size(info.file_size)}, more than half of the free memory"
+                what = f"takes {formatting.size(info.file_size)}, more than half of the free memory"
                 raise MachineError(f"{where}: {what}; save it as .npy, which is read bit by bit")
             array: NDArray[Any] = opened(lambda file: np.lib.format.read_array(file, allow_pickle=False))
             return array

@@ -13,13 +13,13 @@ import numpy as np
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from nnx import images
-from nnx.columns import naturally
+from nnx.config.registry import suggest
 from nnx.datasets import DatasetConfig, Source, Split, _cache, _decode, _own
 from nnx.errors import DataError, MachineError
 from nnx.events import Choice
-from nnx.parts import suggest
-from nnx.spec import Fit
+from nnx.preprocessing import images
+from nnx.preprocessing.columns import naturally
+from nnx.preprocessing.spec import Fit
 
 PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 ALL = "all"  # the part that everything is in where it is not parted

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx import columns, tablefile
-from nnx.columns import UNSEEN, Category, Columns, as_text, lacks, naturally, places
 from nnx.datasets import DatasetConfig, Source, Split, _cache, _own
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
+from nnx.preprocessing import columns, tables
+from nnx.preprocessing.columns import UNSEEN, Category, Columns, as_text, lacks, naturally, places
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,7 +91,7 @@ def _kept(config: Config, where: str, there: str | None) -> Coded | None:
 
 def _coded(config: Config, where: str, there: str | None) -> Coded:
     """The table in the file `where`, and that to test on, if it is `there`. Raises ConfigError, DataError."""
-    frame = tablefile.read(where)
+    frame = tables.read(where)
     _check_keys(config, frame, where)
     targets, rows = frame[config.target], frame.drop({config.target, *config.drop})
     if not rows.width:
@@ -121,7 +121,7 @@ def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
 
 def _test_frame(config: Config, where: str, there: str) -> "pl.DataFrame":
     """What is in the file to test on. Raises ConfigError, DataError."""
-    frame = tablefile.read(there)
+    frame = tables.read(there)
     if os.path.samefile(where, there):
         raise ConfigError.at("dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)")
     if config.target not in frame.columns:
@@ -170,7 +170,7 @@ def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: st
         row = int(np.flatnonzero(labels == alone[0])[0])
         more = f" (as do {len(alone) - 1:,} more classes)" if len(alone) > 1 else ""
         what = f"class {classes[alone[0]]!r} has this row only{more}, which can't be both trained on and tested"
-        raise DataError(f"{tablefile.place(where, row)}: {what}; get more of it, or drop the row")
+        raise DataError(f"{tables.place(where, row)}: {what}; get more of it, or drop the row")
 
 
 def _kinds(found: Columns, dropped: Sequence[str]) -> Choice:

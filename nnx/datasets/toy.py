@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx.columns import Columns, Number
 from nnx.datasets import DatasetConfig, Source, Split, _own
 from nnx.errors import ConfigError
+from nnx.preprocessing.columns import Columns, Number
 
 TEST = 0.2  # of the samples
 TURN = 4.0  # radians that a spiral turns by, from the middle to its end

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from nnx import losses, models
 from nnx.checkpoint import Checkpoint
+from nnx.config.registry import suggest
 from nnx.datasets import Split
 from nnx.errors import InputError
 from nnx.explain import _draw
-from nnx.feed import Normalise
-from nnx.parts import suggest
-from nnx.predict import network
-from nnx.runtime import mix
-from nnx.spec import Spec
+from nnx.inference.classifier import network
+from nnx.preprocessing.normalise import Normalise
+from nnx.preprocessing.spec import Spec
+from nnx.system.device import mix
 
 
 @dataclass

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnx.explain import _capture, _units
-from nnx.feed import Normalise
+from nnx.explain import _units
+from nnx.models import _layer_outputs
+from nnx.preprocessing.normalise import Normalise
 
 STEPS = 100
 RATE = 0.06  # of the range of grey values: how far the first step moves the pixels that matter; the last one moves them a tenth of it
@@ -60,7 +61,7 @@ def maximise(
 
 def _gradient(network: nn.Module, prepare: Normalise, images: Tensor, targets: Sequence[Target]) -> Tensor:
     """(N, C, H, W), of each image's own unit."""
-    size, gradients = _capture.at_once(images), []
+    size, gradients = _layer_outputs.at_once(images), []
     for start in range(0, len(images), size):
         part = images[start : start + size].to(prepare.factor.device).requires_grad_()
         found = _units.outputs(network, prepare(part * 255))

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnx import models
-from nnx.explain import Subject, _capture, _draw
-from nnx.spec import Spec
+from nnx.explain import Subject, _draw
+from nnx.models import _layer_outputs
+from nnx.preprocessing.spec import Spec
 
 INPUT = "input"
 LAYERS = 12  # that are looked at
@@ -31,7 +32,7 @@ def by_place(output: Tensor) -> Tensor:
 
 def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """As `_capture.outputs`, (N, U, P) of each layer, but with gradients and on the network's device."""
-    modules, seen = _capture.layers(network, x[:1]), {}
+    modules, seen = _layer_outputs.layers(network, x[:1]), {}
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -41,7 +42,7 @@ def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     with models.hooked(module.register_forward_hook(note(name)) for name, module in modules.items()):
         logits = network(x)
-    return {name: seen[name] for name in modules} | {_capture.LOGITS: by_place(logits)}
+    return {name: seen[name] for name in modules} | {_layer_outputs.LOGITS: by_place(logits)}
 
 
 def features(network: nn.Module, subject: Subject, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
@@ -52,14 +53,14 @@ def features(network: nn.Module, subject: Subject, images: NDArray[Any]) -> dict
     """
     parts: dict[str, list[NDArray[np.float32]]] = {}
     for x in batches(subject, images):
-        for name, output in some({INPUT: x.cpu(), **_capture.outputs(network, x)}).items():
+        for name, output in some({INPUT: x.cpu(), **_layer_outputs.outputs(network, x)}).items():
             parts.setdefault(name, []).append(_narrowed(output).flatten(1).numpy())
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 def batches(subject: Subject, images: NDArray[Any]) -> Iterator[Tensor]:
     """Raw samples as what the network takes, as many at a time as it may see at once."""
-    size = _capture.at_once(subject.inputs(images[:1]))
+    size = _layer_outputs.at_once(subject.inputs(images[:1]))
     for start in range(0, len(images), size):
         yield subject.inputs(images[start : start + size])
 
@@ -108,7 +109,7 @@ def receptive_field(network: nn.Module, spec: Spec, layer: str, places: list[int
     x = torch.rand(1, *spec.shape, generator=drawing, dtype=torch.float64)
     weights: Tensor | None = None  # of units, as the plain sum of what a LayerNorm gives is constant
     fields = []
-    for some_places in torch.split(torch.tensor(places), _capture.at_once(x)):
+    for some_places in torch.split(torch.tensor(places), _layer_outputs.at_once(x)):
         asked = x.expand(len(some_places), *spec.shape).clone().requires_grad_()
         units = outputs(paths, asked)[layer][range(len(some_places)), :, some_places]  # (P, U)
         weights = torch.rand(units.shape[1], generator=drawing, dtype=torch.float64) if weights is None else weights

@@ -9,7 +9,8 @@ from torch import nn
 
 from nnx import losses
 from nnx.checkpoint import Checkpoint
-from nnx.explain import Explanation, Picture, Subject, _capture, _draw
+from nnx.explain import Explanation, Picture, Subject, _draw
+from nnx.models import _layer_outputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -38,8 +39,8 @@ def applies(kept: Checkpoint) -> str | None:
 
 
 def explain(subject: Subject) -> Explanation:
-    outputs = {name: output.numpy() for name, output in _capture.outputs(subject.network, subject.inputs()).items()}
-    logits = outputs.pop(_capture.LOGITS)
+    outputs = {name: output.numpy() for name, output in _layer_outputs.outputs(subject.network, subject.inputs()).items()}
+    logits = outputs.pop(_layer_outputs.LOGITS)
     figures: dict[str, Any] = {
         "layers": {name: _facts(output) for name, output in outputs.items()},
         "logits": dict(zip(subject.names, logits.tolist(), strict=True)),
@@ -178,7 +179,7 @@ def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) ->
     for n, line in enumerate(table):
         _draw.asked(_draw.bare(line[0]), subject, n)
         for axes, (name, norms) in zip(line[1:], tokens.items(), strict=False):
-            places = _capture.patches(subject.spec, norms.shape[1])
+            places = _layer_outputs.patches(subject.spec, norms.shape[1])
             rows, columns, others = places or (1, norms.shape[1], 0)
             _draw.show(
                 _draw.bare(axes),

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nnx import models
 from nnx.checkpoint import Checkpoint
-from nnx.explain import Explanation, Picture, Subject, _capture, _draw
+from nnx.explain import Explanation, Picture, Subject, _draw
+from nnx.models import _layer_outputs
 
 SAMPLES = 10  # with a rollout
 PICTURES = 3  # of every head
@@ -87,7 +88,7 @@ def _facts(A: NDArray[Any], subject: Subject) -> dict[str, float]:
     T = A.shape[-1]
     entropy = -(A * np.log(A.clip(1e-12))).sum(-1).mean() / np.log(T) if T > 1 else 0.0
     facts = {"entropy": float(entropy)}
-    places = _capture.patches(subject.spec, T)
+    places = _layer_outputs.patches(subject.spec, T)
     if places and subject.spec.is_image:
         rows, columns, others = places
         y, x = np.divmod(np.arange(rows * columns), columns)
@@ -141,7 +142,7 @@ def _heads(subject: Subject, seen: list[NDArray[Any]], n: int) -> Picture:
 
 def _over(axes: Any, subject: Subject, weights: NDArray[Any], n: int) -> None:
     """(T,) weights over the image that they belong to, or as bars where there is none."""
-    places = _capture.patches(subject.spec, len(weights))
+    places = _layer_outputs.patches(subject.spec, len(weights))
     assert places
     rows, columns, others = places
     grid = weights[others:].reshape(rows, columns)

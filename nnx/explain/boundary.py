@@ -12,7 +12,7 @@ from nnx import losses
 from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
 from nnx.explain import Explanation, Picture, Subject, _draw
-from nnx.feed import Normalise
+from nnx.preprocessing.normalise import Normalise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nnx import models
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _draw
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
 
 MOST = 64  # filters in a picture
 COLUMNS = 8

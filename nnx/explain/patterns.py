@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nnx.checkpoint import Checkpoint
-from nnx.explain import Explanation, Picture, Subject, _ascent, _capture, _draw, _units
+from nnx.explain import Explanation, Picture, Subject, _ascent, _draw, _units
+from nnx.models import _layer_outputs
 
 IMAGES = 5000  # that are looked at
 UNITS = 8  # of a layer in a picture
@@ -59,7 +60,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         by_spread = np.argsort(-self.most.var(0), kind="stable")
-        self.units = np.arange(min(self.most.shape[1], 10)) if self.name == _capture.LOGITS else by_spread[:UNITS]
+        self.units = np.arange(min(self.most.shape[1], 10)) if self.name == _layer_outputs.LOGITS else by_spread[:UNITS]
         self.best = np.argsort(-self.most[:, self.units], axis=0, kind="stable")[:BEST].T  # (units shown, 9), strongest first
         self.places = self.where[self.best, self.units[:, None]]
         middle = [self.shape[1] // 2 * self.shape[2] + self.shape[2] // 2] * len(self.units) if len(self.shape) == 3 else None
@@ -93,7 +94,7 @@ def excited(network: nn.Module, subject: Subject, images: NDArray[Any]) -> list[
     parts: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for x in _units.batches(subject, images):  # a layer's output for all images may be more than memory holds
-        for name, output in _units.some(_capture.outputs(network, x)).items():
+        for name, output in _units.some(_layer_outputs.outputs(network, x)).items():
             most, where = _units.by_place(output).max(2)
             parts.setdefault(name, []).append((most.numpy(), where.numpy()))
             shapes[name] = tuple(output.shape[1:])
@@ -106,7 +107,7 @@ def _same_class(layer: Layer, labels: NDArray[np.int64]) -> float:
 
 
 def _figures(layer: Layer, subject: Subject, made: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
-    reached = _capture.outputs(subject.network, subject.inputs(made * 255))[layer.name]
+    reached = _layer_outputs.outputs(subject.network, subject.inputs(made * 255))[layer.name]
     units = []
     for n, unit in enumerate(layer.units.tolist()):
         strongest = float(layer.most[layer.best[n, 0], unit])
@@ -140,7 +141,7 @@ def _picture(layer: Layer, subject: Subject, made: NDArray[np.float32], images: 
     for side, sheet in zip(axes, (left, right), strict=True):
         _draw.show(_draw.bare(side), sheet)
         side.set_facecolor(_draw.FAINT)  # white ink has to end somewhere on a white page
-    logits = layer.name == _capture.LOGITS
+    logits = layer.name == _layer_outputs.LOGITS
     names = [_draw.shortened(subject.classes[unit]) if logits else f"{unit}" for unit in layer.units]
     lines = (np.arange(len(names)) + 0.5) * left.shape[0] / len(names)
     axes[0].set_yticks(lines, names)
@@ -154,7 +155,7 @@ def _picture(layer: Layer, subject: Subject, made: NDArray[np.float32], images: 
 def _caption(layer: Layer, found: dict[str, Any]) -> str:
     shown, of = len(layer.units), found["units"]
     which = f"all {of} units" if shown == of else f"{shown} of {of} units, those whose answers differ most from image to image"
-    if layer.name == _capture.LOGITS:
+    if layer.name == _layer_outputs.LOGITS:
         which = f"{shown} of {of} classes" if shown < of else f"all {of} classes"
     height, width = layer.size
     marked = ""

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from nnx import parts
+from nnx.config import registry
+from nnx.config.registry import Part
 from nnx.errors import ConfigError
 from nnx.events import Layer
-from nnx.parts import Part
-from nnx.runtime import whole_torch
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
+from nnx.system.device import whole_torch
 
 BYTES_A_PARAMETER = 16  # float32 weight, gradient, and Adam's two moments
 
@@ -36,7 +36,7 @@ def build(config: Part, spec: Spec, outputs: int) -> nn.Module:
             f"{needed // BYTES_A_PARAMETER:,} parameters take {needed / 2**30:,.0f} GiB with gradients and moments, "
             f"this machine has {memory / 2**30:,.0f}; make it narrower or shallower",
         )
-    model: nn.Module = parts.module("model", config.name).Model(config, spec, outputs)
+    model: nn.Module = registry.module("model", config.name).Model(config, spec, outputs)
     return model
 
 
@@ -45,7 +45,7 @@ def outline(config: Part, spec: Spec, outputs: int) -> nn.Module:
 
     def make() -> nn.Module:
         with torch.device("meta"), _Undrawn():
-            network: nn.Module = parts.module("model", config.name).Model(config, spec, outputs)
+            network: nn.Module = registry.module("model", config.name).Model(config, spec, outputs)
             return network
 
     try:

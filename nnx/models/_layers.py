@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import nn
 
-from nnx.parts import suggest
+from nnx.config.registry import suggest
 
 # Not one number to one number: gates, pairs, whole-row functions, or attention
 _OTHER = {"MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Softmax2d", "Threshold"}

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from nnx.config.registry import Part
 from nnx.errors import ConfigError
 from nnx.models._layers import Activation, Dropout, Width, activation, begin
-from nnx.parts import Part
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
 
 Value = TypeVar("Value")
 

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from nnx.config.registry import Part
 from nnx.models._layers import Activation, Dropout, Width, activation, begin
-from nnx.parts import Part
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
 
 
 class Config(Part):

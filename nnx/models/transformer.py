@@ -7,10 +7,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnx.config.registry import Part
 from nnx.errors import ConfigError
 from nnx.models._layers import Dropout, Width, begin
-from nnx.parts import Part
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
 
 
 class Config(Part):

@@ -18,15 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from nnx import datasets, figures, files, models, runtime
+from nnx import datasets, formatting, models
 from nnx.checkpoint import Checkpoint
-from nnx.evaluation import Predictions, calibration, metrics
 from nnx.events import Choice
-from nnx.film import Frame
-from nnx.predict import network
+from nnx.inference.classifier import network
+from nnx.inference.metrics import Predictions, calibration, metrics
 from nnx.report import _charts, _film, _pictures, _samples, _sheet
 from nnx.report._charts import Line
 from nnx.report._samples import Cell
+from nnx.system import device as runtime
+from nnx.system import files
+from nnx.training.film import Frame
 
 HERE = Path(__file__).parent
 ROWS = 2000  # of a table that are shown, once or several times
@@ -40,7 +42,7 @@ class Content:
     """What a report is about: what a network says of a split's samples.
 
     `records` are the lines of metrics.jsonl, where they are known. `run` is the summary of the run, or empty for an evaluation. `film` is
-    what nnx.film kept of the training, if it did. `duplicates` is how many samples of a test split are in the training data, too.
+    what nnx.training.film kept of the training, if it did. `duplicates` is how many samples of a test split are in the training data, too.
     """
 
     kept: Checkpoint
@@ -84,7 +86,7 @@ def render(content: Content) -> str:
     script, style = ((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     loader = jinja2.FileSystemLoader(HERE)
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    pages.filters |= {"percent": figures.percent, "share": _share, "loss": figures.loss, "seconds": figures.seconds}
+    pages.filters |= {"percent": formatting.percent, "share": _share, "loss": formatting.loss, "seconds": formatting.seconds}
     records = _curves(content)
     return pages.get_template("page.html").render(
         content=content,
@@ -163,7 +165,7 @@ def _classes(content: Content) -> dict[str, Any]:
     """The table of the classes: figures, and the interval of each recall."""
     rows = content.figures["per_class"]
     with_samples = [row for row in rows if row["support"]]
-    low = min((figures.wilson(row["recall"], row["support"])[0] for row in with_samples), default=0.0)
+    low = min((formatting.wilson(row["recall"], row["support"])[0] for row in with_samples), default=0.0)
     mean = {key: float(np.mean([row[key] for row in rows])) for key in ("precision", "recall", "f1")}
     intervals = [_charts.whisker(row["recall"], row["support"], low) if row["support"] else "" for row in rows]
     return {"rows": list(zip(rows, intervals, strict=True)), "mean": mean, "low": low}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from nnx import figures
-from nnx.evaluation import BINS, Calibration
+from nnx import formatting
+from nnx.inference.metrics import BINS, Calibration
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 12, 34  # around the plot
@@ -81,7 +81,7 @@ def curves(label: str, lines: Sequence[Line], *, best: int | None = None, percen
         parts.append(f'<polyline class="{line.kind}" points="{" ".join(f"{a},{b}" for a, b in places)}"/>')
         dotted = "dot" if len(places) <= MOST else "dot unseen"
         for (epoch, value), (a, b) in zip(line.points, places, strict=True):
-            said = figures.percent(value) if percent else f"{value:.4g}"
+            said = formatting.percent(value) if percent else f"{value:.4g}"
             parts.append(
                 f'<circle class="{line.kind} {dotted}" cx="{a}" cy="{b}" r="3"><title>{line.name}, epoch {epoch}: {said}</title></circle>'
             )
@@ -105,11 +105,11 @@ def reliability(calibration: Calibration) -> Markup:
     for b, (count, right, sure) in enumerate(bins):
         if not count:
             continue
-        low, high = figures.wilson(right / count, count)
+        low, high = formatting.wilson(right / count, count)
         left, width, tall = x(b / BINS) + 1, x((b + 1) / BINS) - x(b / BINS) - 2, max(1.0, strip * count / most)
         said = (
             f"{100 * b / BINS:.0f} to {100 * (b + 1) / BINS:.0f} % sure: {count:,} of {total:,} samples, on average "
-            f"{figures.percent(sure)} sure, right {figures.percent(right / count)} ({figures.interval(right / count, count)})"
+            f"{formatting.percent(sure)} sure, right {formatting.percent(right / count)} ({formatting.interval(right / count, count)})"
         )
         parts.append(
             f'<g class="bin"><title>{said}</title>'
@@ -124,12 +124,12 @@ def reliability(calibration: Calibration) -> Markup:
 def whisker(share: float, samples: int, low: float) -> Markup:
     """A proportion with its 95 % interval on a line from `low` to 1, for a table's row."""
     x = Axis(min(low, 0.999), 1, 3, 237)
-    least, most = figures.wilson(share, samples)
+    least, most = formatting.wilson(share, samples)
     return Markup(
         '<svg class="interval" viewBox="0 0 240 12" role="img" aria-label="{label}"><title>{label}</title>'
         '<line class="rail" x1="3" x2="237" y1="6" y2="6"/><line class="whisker" x1="{a}" x2="{b}" y1="6" y2="6"/>'
         '<circle class="validation dot" cx="{c}" cy="6" r="3"/></svg>'
-    ).format(label=figures.interval(share, samples), a=x(max(least, x.low)), b=x(most), c=x(max(share, x.low)))
+    ).format(label=formatting.interval(share, samples), a=x(max(least, x.low)), b=x(most), c=x(max(share, x.low)))
 
 
 def _vertical(values: Sequence[float], percent: bool, wide: bool) -> Axis:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx import film
-from nnx.film import Frame
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
+from nnx.training import film
+from nnx.training.film import Frame
 
 BUDGET = 1_000_000  # bytes of all frames together; base64 adds a third
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx.evaluation import Predictions
+from nnx.inference.metrics import Predictions
 
 A_CELL = 24  # samples shown behind a cell, at most
 GALLERY = 24

@@ -5,7 +5,7 @@
     found.neuron.sum, found.loss.value, found.update.descent.loss
 
 In float64 on the CPU, so that each number can be checked on the spot: gradients against finite differences, sums by hand, and a plain
-MLP against nnx.backprop. How it is drawn: see nnx.story.
+MLP against nnx.backprop. How it is drawn: see nnx.terminal.trace.
 """
 
 import math
@@ -20,15 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nnx import checkpoint, models, runs
+from nnx import checkpoint, models
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
 from nnx.errors import CheckpointError, DivergedError, InputError
-from nnx.feed import Normalise
-from nnx.job import Job, build_criterion, prepare
-from nnx.predict import network
-from nnx.spec import Spec
+from nnx.inference.classifier import network
+from nnx.preprocessing.normalise import Normalise
+from nnx.preprocessing.spec import Spec
+from nnx.run import folder as runs
 from nnx.trace import checks
 from nnx.trace.loss import derive
 from nnx.trace.names import feature
@@ -37,6 +37,7 @@ from nnx.trace.question import Answer, Question, log_probabilities
 from nnx.trace.result import Gradient, Layer, Loss, Sample, Trace
 from nnx.trace.seen import Seen, look
 from nnx.trace.step import update
+from nnx.training.setup import Job, build_criterion, prepare
 
 __all__ = ["Trace", "trace"]
 

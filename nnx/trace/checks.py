@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from nnx import losses
 from nnx.backprop import Network
+from nnx.config.registry import Part
 from nnx.models import mlp
-from nnx.parts import Part
 from nnx.trace.neuron import Choice, pick
 from nnx.trace.question import Answer, Question
 from nnx.trace.result import Check, Loss, Neuron

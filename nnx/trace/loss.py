@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from nnx import losses
-from nnx.parts import Part
+from nnx.config.registry import Part
 
 
 def derive(config: Part, log_p: Sequence[float], label: int, name: str, counts: Sequence[int]) -> tuple[list[str], float | None]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nnx.errors import printable
 from nnx.models import transformer
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
 from nnx.trace.layers import Weighted, corner
 from nnx.trace.seen import Seen
 

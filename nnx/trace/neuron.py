@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nnx.config.registry import suggest
 from nnx.errors import InputError
 from nnx.models import transformer
-from nnx.parts import suggest
 from nnx.trace.layers import Span, Weighted
 from nnx.trace.names import naming, tokens
 from nnx.trace.result import Attention, Neuron, Stage, Term

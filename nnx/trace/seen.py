@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
 from nnx.trace.layers import Call, Weighted, convolution, linear
 from nnx.trace.recurrent import Cells, cells
 

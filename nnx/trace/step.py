@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from nnx.optim import SGD
-from nnx.parts import Part
-from nnx.state import State
+from nnx.config.registry import Part
+from nnx.optimizers import SGD
 from nnx.trace.question import Answer, Question
 from nnx.trace.result import Outcome, Update
+from nnx.training.state import State
 
 SCALED = (
     "divides the gradient by a measure of its own size, so that at its first step every weight moves by about as much, "

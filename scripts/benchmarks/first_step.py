@@ -8,7 +8,7 @@ from nnx.cli import main
 from nnx.cli._start import import_torch
 
 import_torch()  # as the command line does
-from nnx.state import State  # noqa: E402
+from nnx.training.state import State  # noqa: E402
 
 end_step = State.end_step
 

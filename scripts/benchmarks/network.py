@@ -9,7 +9,7 @@ def build(recipe: str, overrides: list[str], *, device: str = "cpu") -> nn.Modul
     import torch
 
     from nnx import config, models
-    from nnx.spec import Spec
+    from nnx.preprocessing.spec import Spec
 
     spec = Spec((1, 28, 28), tuple("0123456789"), (0.1307,), (0.3081,))
     with torch.device(device):

@@ -11,10 +11,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from contestant import serve  # noqa: E402
 
-from nnx import config, job  # noqa: E402
+from nnx import config  # noqa: E402
 from nnx.datasets import Split  # noqa: E402
-from nnx.feed.resident import cuts  # noqa: E402
-from nnx.training import EpochEnd, train  # noqa: E402
+from nnx.loader.batches import cuts  # noqa: E402
+from nnx.training import setup as job  # noqa: E402
+from nnx.training.loop import EpochEnd, train  # noqa: E402
 
 
 def prepare(recipe: str, overrides: list[str], samples: int | None) -> tuple[Callable[[int], tuple[int, float]], dict[str, str]]:

@@ -21,10 +21,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nnx import checkpoint, config, models, parts, predict, runtime
+from nnx import config, models
+from nnx.checkpoint import checkpoint
+from nnx.config import registry
 from nnx.errors import CheckpointError
-from nnx.spec import Spec
-from nnx.state import State
+from nnx.inference import classifier as predict
+from nnx.preprocessing.spec import Spec
+from nnx.system import device as runtime
+from nnx.training.state import State
 from tortures import _child
 
 import torch  # isort: skip - after _child, which brings less of it
@@ -63,7 +67,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
 def _good(folder: Path) -> dict[str, bytes]:
     """A checkpoint.pt and a last.pt of each architecture."""
     found = {}
-    for name in parts.names("model"):
+    for name in registry.names("model"):
         made = config.from_dict({"dataset": "digits", "model": {"name": name, **SMALL.get(name, {})}, "train": {"ema": 0.9}}, name)
         state = State.new(made, models.build(made.model, SPEC, 10), runtime.choose("cpu", "float32"), 2)
         for step in range(2):
@@ -275,9 +279,9 @@ def payloads(target: Path) -> dict[str, bytes]:
         "getattr": call("builtins.getattr", "x", "__class__"),
         "import": call("builtins.__import__", "antigravity"),
         "importlib": call("importlib.import_module", "this"),
-        "nnx": call("nnx.files.write", str(target), "x"),
+        "nnx": call("nnx.system.files.write", str(target), "x"),
         "stack global": stacked("os", "system", command),
-        "stack global, dotted": stacked("nnx.files", "os.system", command),
+        "stack global, dotted": stacked("nnx.system.files", "os.system", command),
         "stack global, torch": stacked("torch", "os.system", command),
         "stack global, allowed": stacked("torch._utils", "_rebuild_tensor_v2", command),
         "inst": system[:1] + text(command) + b"iposix\nsystem\n",

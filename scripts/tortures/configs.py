@@ -19,8 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nnx import config, parts, source
+from nnx import config
 from nnx.cli import run_command
+from nnx.config import registry, yaml_source
 from nnx.errors import MAX_LINES, ConfigError
 
 CASES = 100_000
@@ -29,10 +30,10 @@ COLUMNS = 500  # of a line of an error: the names of all activations are 300
 COMMANDS = 200  # one in so many also goes through `nnx check`
 
 RECIPES = sorted(path.read_bytes() for path in config.recipes().values())
-TREES: list[dict[str, Any]] = [source.parse(raw.decode(), "recipe")[0] for raw in RECIPES]
+TREES: list[dict[str, Any]] = [yaml_source.parse(raw.decode(), "recipe")[0] for raw in RECIPES]
 WORDS = sorted({word for raw in RECIPES for word in re.findall(r"[\w.]+", raw.decode())})
 KEYS = sorted(
-    {key for kind in parts.HOMES for name in parts.names(kind) for key in parts.find(kind, name).model_fields}
+    {key for kind in registry.HOMES for name in registry.names(kind) for key in registry.find(kind, name).model_fields}
     | set(config.Config.model_fields)
 )
 
@@ -183,8 +184,8 @@ TOKENS = [
 def torture(share: float, seed: int) -> dict[str, Any]:
     """Run the first int(100,000 * share) cases, on all cores. Raises AssertionError naming the cases that broke something."""
     count, processes = max(len(HOSTILE), int(CASES * share)), len(os.sched_getaffinity(0))
-    for kind in parts.HOMES:  # imported once, before the fork; torch, too
-        parts.find(kind, parts.names(kind)[0])
+    for kind in registry.HOMES:  # imported once, before the fork; torch, too
+        registry.find(kind, registry.names(kind)[0])
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         found = [outcome for part in pool.starmap(_run, [(seed, range(n, count, processes)) for n in range(processes)]) for outcome in part]
     broken = [words for words, _, _ in found if words not in ("accepted", "refused")]
@@ -313,7 +314,9 @@ def _mutate_structure(random: Random) -> bytes:
             tree.insert(key, _value(random))
     if random.random() < 0.02:
         root.update({f"{_key(random)}{n}": n for n in range(random.choice([50, 1000, 3000]))})
-    write: Callable[[Any], str] = random.choice([source.dump, json.dumps, lambda value: json.dumps(value, ensure_ascii=False, indent=1)])
+    write: Callable[[Any], str] = random.choice(
+        [yaml_source.dump, json.dumps, lambda value: json.dumps(value, ensure_ascii=False, indent=1)]
+    )
     lines = write(root).splitlines(keepends=True)
     if random.random() < 0.1:
         lines.insert(random.randrange(len(lines)), random.choice(lines))

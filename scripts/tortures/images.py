@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nnx import images
 from nnx.errors import DataError
+from nnx.preprocessing import images
 
 CASES = 5_000
 SECONDS = 2.0  # of the processor, each

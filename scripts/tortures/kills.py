@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nnx import files
+from nnx.system import files
 from tortures._child import Ended, check, command, ended, folder
 
 SETTINGS = (

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnx import config, datasets
 from nnx.events import Started, Step
-from nnx.run import run
+from nnx.run.pipeline import run
 from tortures._child import check, ended, folder
 
 IMAGE = 28 * 28  # bytes

@@ -8,9 +8,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from nnx import config, errors, parts
-from nnx.config import Config
-from nnx.run import run
+from nnx import config, errors
+from nnx.config import Config, registry
+from nnx.run.pipeline import run
 from tortures._child import check, folder
 
 FEATURES = {
@@ -32,7 +32,7 @@ EPOCHS, TIMES = 3, ("seconds", "samples_per_second")
 
 def torture(share: float, seed: int) -> dict[str, Any]:
     """All architectures with every feature that they have, one at a time; a share of the steps of each."""
-    cases = [(model, feature, share, seed) for model in parts.names("model") for feature in FEATURES if _settings(model, feature)]
+    cases = [(model, feature, share, seed) for model in registry.names("model") for feature in FEATURES if _settings(model, feature)]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
         resumes = list(pool.map(_all_steps, *zip(*cases, strict=True)))
     return {"architectures": len({case[0] for case in cases}), "with a feature": len(cases), "resumes, equal to the bit": sum(resumes)}
@@ -40,7 +40,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
 
 def _settings(model: str, feature: str) -> list[str]:
     """The overrides that switch the feature on, or nothing where the architecture lacks it."""
-    fields = parts.find("model", model).model_fields
+    fields = registry.find("model", model).model_fields
     lacking = any(text.startswith("model.") and text.split("=")[0].removeprefix("model.") not in fields for text in FEATURES[feature])
     if lacking or (feature == "batch normalisation" and "batch" not in str(fields["norm"].annotation)):
         return []

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import nnx.backprop
-from nnx import parts
 from nnx.backprop import Gradients, Layer, Network, Neuron, activations, losses, relu, sigmoid, softmax, train
+from nnx.config import registry
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
 LOSSES = {
@@ -107,7 +107,7 @@ def test_at_the_kink_of_relu_too():
 def test_the_losses_are_those_of_nnx(loss):
     network, inputs, labels = sample([4, 5, 3], "sigmoid", 6)
     assert set(losses.LOSSES) == set(LOSSES)
-    criterion = parts.find("loss", loss)().build([1, 1, 1], torch.device("cpu"))
+    criterion = registry.find("loss", loss)().build([1, 1, 1], torch.device("cpu"))
     logits = torch.tensor([network.forward(row) for row in inputs], dtype=torch.float64)
     close(network.gradients(inputs, labels, loss).loss, criterion(logits, torch.tensor(labels)))
 

@@ -12,8 +12,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from nnx import checkpoint, diagnosis, doctor, handwriting, images, job, processes, runtime
-from nnx.draw import RAMP
+from nnx import checkpoint
+from nnx.doctor import image as diagnosis
+from nnx.doctor import machine as doctor
+from nnx.preprocessing import handwriting, images
+from nnx.system import device as runtime
+from nnx.system import workers
+from nnx.terminal.pixels import RAMP
+from nnx.training import setup as job
 
 NAMES = {"python", "packages", "device", "precision", "layout", "cpu", "gradient", "memory", "runs go to", "data", "cache", "terminal"}
 EXTRAS = {"for explain", "for export", "for serve", "for sweep", "for track"}
@@ -93,7 +99,7 @@ def test_folders_that_can_not_be_used(nnx, tmp_path, monkeypatch):
 def test_scarce_memory_disk_and_threads(nnx, monkeypatch):
     monkeypatch.setattr("nnx.datasets._mapped.free_memory", lambda: 2**20)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: os.statvfs_result((0,) * 10) and type("Usage", (), {"free": 1000}))
-    monkeypatch.setattr(processes, "cores", lambda: 99)
+    monkeypatch.setattr(workers, "cores", lambda: 99)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     checks = found(nnx)
     assert {checks[name]["state"] for name in ("memory", "runs go to", "cache")} == {"warning"}

@@ -10,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from nnx import config, datasets, handwriting, images, predict, runtime
+from nnx import config, datasets
 from nnx.cli import run_command
 from nnx.config import Config
+from nnx.inference import classifier as predict
+from nnx.preprocessing import handwriting, images
+from nnx.system import device as runtime
 
 pytestmark = pytest.mark.mnist
 FOLDER = Path(__file__).parents[1] / "data/handwriting"

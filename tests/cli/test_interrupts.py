@@ -14,14 +14,14 @@ import sys, time
 from nnx.cli import run_command
 from nnx.cli._start import import_torch
 import_torch()
-from nnx import run
-real = run.evaluate
+from nnx.run import pipeline
+real = pipeline.evaluate
 def stalled(model, batches, *more):
     if len(batches) == {samples}:
         print("stalled", flush=True)
         time.sleep(60)
     return real(model, batches, *more)
-run.evaluate = stalled
+pipeline.evaluate = stalled
 sys.argv = ["nnx", *{words!r}]
 sys.exit(run_command())
 """

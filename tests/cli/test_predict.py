@@ -11,9 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from nnx import checkpoint, config, datasets, images, inputs, predict, processes
+from nnx import checkpoint, config, datasets
 from nnx.config import Config
 from nnx.errors import DataError
+from nnx.inference import classifier as predict
+from nnx.inference import inputs
+from nnx.preprocessing import images
+from nnx.system import workers
 
 
 @pytest.fixture(scope="module")
@@ -392,10 +396,10 @@ def test_all_cores_give_the_same(trained, tmp_path, monkeypatch):
 
     alone = told()
     monkeypatch.setattr(inputs, "PATIENCE", 0.0)
-    monkeypatch.setattr(processes, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     used = []
-    real = processes.in_processes
-    monkeypatch.setattr(processes, "in_processes", lambda *all_of_it: used.append(1) or real(*all_of_it))
+    real = workers.in_processes
+    monkeypatch.setattr(workers, "in_processes", lambda *all_of_it: used.append(1) or real(*all_of_it))
     assert told() == alone
     assert used == [1, 1]
 

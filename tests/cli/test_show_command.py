@@ -15,10 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from nnx import config, show
+from nnx import config
 from nnx.datasets import Source, Split, mnist
 from nnx.events import Choice
-from nnx.screens import show as screen
+from nnx.run import preview as show
+from nnx.terminal import preview as screen
 
 QUICK = ("digits_mlp", "--no-trial")
 

@@ -16,7 +16,7 @@ def test_what_is_left_out_of_torch_comes_when_it_is_asked_for():
     done = python(
         BEGIN + "from nnx.cli._start import TRIED\n"
         "assert ('torch._meta_registrations' in sys.modules) != torch.__version__.startswith(TRIED)\n"
-        "from nnx import runtime; runtime.whole_torch()\n"
+        "from nnx.system import device; device.whole_torch()\n"
         "x = torch.linalg.qr(torch.empty(3, 2, device='meta')); print(x[0].shape)\n"
     )
     assert done.stdout == "torch.Size([3, 2])\n", done.stderr
@@ -24,11 +24,13 @@ def test_what_is_left_out_of_torch_comes_when_it_is_asked_for():
 
 def test_an_architecture_that_computes_while_it_is_built_still_has_its_size_checked():
     done = python(
-        BEGIN + "from types import SimpleNamespace as N; from torch import nn; from nnx import models, parts; from nnx.spec import Spec\n"
+        BEGIN
+        + "from types import SimpleNamespace as N; from torch import nn; from nnx import models; from nnx.config import registry\n"
+        + "from nnx.preprocessing.spec import Spec\n"
         "class Model(nn.Module):\n"
         "    def __init__(self, config, spec, outputs):\n"
         "        super().__init__(); self.w = nn.Parameter(torch.linalg.qr(torch.rand(9, 4))[0])\n"
-        "parts.module = lambda kind, name: N(Model=Model)\n"
+        "registry.module = lambda kind, name: N(Model=Model)\n"
         "print(models.count(models.build(N(name='odd'), Spec((4,), ('a', 'b'), (0.,) * 4, (1.,) * 4), 2)))\n"
     )
     assert done.stdout == "36\n", done.stderr

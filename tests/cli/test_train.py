@@ -15,10 +15,11 @@ import torch
 from sklearn.metrics import f1_score
 
 import nnx as library
-from nnx import config, errors, parts
+from nnx import config, errors
+from nnx.config import registry
 from nnx.datasets import load as load_dataset
 from nnx.events import Step
-from nnx.run import run
+from nnx.run.pipeline import run
 
 QUICK = ("--set", "train.epochs=2")
 
@@ -79,7 +80,7 @@ def test_test_samples_that_were_trained_on_are_counted_and_said(nnx, tmp_path, m
         assert "12 of them are also in the training data" in (tmp_path / page).read_text()
 
 
-@pytest.mark.parametrize("model", parts.names("model"))
+@pytest.mark.parametrize("model", registry.names("model"))
 def test_eval_reproduces_the_figure_of_the_run_exactly(nnx, model):
     summary = json.loads(nnx("train", *recipe(model), *QUICK, "--out", "r", "--json", "-q").out)
     metrics = json.loads(nnx("eval", "r/checkpoint.pt", "--json", "-q").out)
@@ -110,13 +111,13 @@ ALL_ON = [
 ]
 
 
-@pytest.mark.parametrize("model", parts.names("model"))
+@pytest.mark.parametrize("model", registry.names("model"))
 @pytest.mark.parametrize("steps", [1, 18, 19, 30])
 def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path, model, steps):
     """Stopped after any step, with everything random switched on, and taken up again: `cmp` finds no difference."""
     name, *sets = recipe(model)
     randomness = ["model={name: mlp, dropout: 0.1, norm: batch}"] if model == "mlp" else ["model.dropout=0.1"]
-    chosen = config.load(name, [*sets[1:], *ALL_ON, *(randomness if "dropout" in parts.find("model", model).model_fields else [])])
+    chosen = config.load(name, [*sets[1:], *ALL_ON, *(randomness if "dropout" in registry.find("model", model).model_fields else [])])
     for _ in run(chosen, out=tmp_path / "whole"):
         pass
     seen = 0
@@ -227,7 +228,7 @@ def test_python_is_as_thin_as_the_command_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["loss", "optimizer", "schedule"])
 def test_every_part_by_name_trains(kind, tmp_path):
     """The loss falls on the real digits with every loss, optimizer and schedule there is."""
-    for name in parts.names(kind):
+    for name in registry.names(kind):
         sets = [f"{kind}={name}", "train.epochs=3", "dataset.validation=0.5", "train.report=false"]
         if name == "binary_cross_entropy":
             continue  # two classes only: in test_losses

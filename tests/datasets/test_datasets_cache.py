@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import expected, listed, pixels, save, tree
 
-from nnx import images
 from nnx.datasets import _cache, folder
 from nnx.errors import DataError, MachineError
+from nnx.preprocessing import images
 
 COUNTS = {"cat": 6, "dog": 6}
 DEPENDS = _cache.Depends("/the/source", {"size": [1, 2]}, "hash")

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from pictures import pixels, save, tree
 
-from nnx import datasets, processes
+from nnx import datasets
 from nnx.datasets import _decode, _progress, folder
 from nnx.errors import MachineError
+from nnx.system import workers
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def test_processes_decode_what_one_does(many, monkeypatch, capfd):
 
 
 def test_a_killed_process_is_the_machines_fault(many, monkeypatch):
-    real = processes.ProcessPoolExecutor.submit
+    real = workers.ProcessPoolExecutor.submit
     given = []
 
     def killing(self, *arguments):
@@ -84,7 +85,7 @@ def test_a_killed_process_is_the_machines_fault(many, monkeypatch):
                 os.kill(pid, signal.SIGKILL)
         return given[-1]
 
-    monkeypatch.setattr(processes.ProcessPoolExecutor, "submit", killing)
+    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", killing)
     with pytest.raises(MachineError) as caught:
         source(many, skip_bad=True)
     assert str(caught.value) == "a process that helps was killed, or can't be started; free memory, and run again"
@@ -95,8 +96,8 @@ def test_a_killed_process_is_the_machines_fault(many, monkeypatch):
 def test_no_more_is_decoded_ahead_than_is_taken(many, monkeypatch):
     """A slow disk must not fill the memory."""
     submitted = []
-    real = processes.ProcessPoolExecutor.submit
-    monkeypatch.setattr(processes.ProcessPoolExecutor, "submit", lambda self, *a: submitted.append(1) or real(self, *a))
+    real = workers.ProcessPoolExecutor.submit
+    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", lambda self, *a: submitted.append(1) or real(self, *a))
     paths = [str(many / "a/000.png")] * 1000
     with contextlib.closing(_decode.decoded(paths, _decode.How((6, 5), None, None))) as chunks:
         next(chunks)
@@ -119,7 +120,7 @@ def test_a_terminal_sees_a_bar_also_where_colours_come_late_unless_quiet(many, m
     shown.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(processes, "in_processes", lambda function, chunks, cores: (function(*chunk) for chunk in chunks))
+    monkeypatch.setattr(workers, "in_processes", lambda function, chunks, cores: (function(*chunk) for chunk in chunks))
     with datasets.silent(quiet):
         assert source(many, skip_bad=True).train.inputs.shape[1] == 3
     assert ("decoding" in shown.getvalue()) != quiet
@@ -130,7 +131,7 @@ def test_a_terminal_sees_a_bar_also_where_colours_come_late_unless_quiet(many, m
 DECODES = """
 import sys, os
 from pathlib import Path
-from nnx import signals
+from nnx.system import signals
 from nnx.datasets import _decode, folder
 from nnx.errors import NnxError
 _decode.WORTH_PROCESSES, _decode.CHUNK = 100, 10
@@ -223,15 +224,15 @@ def test_ctrl_c_just_when_there_is_a_pool_leaves_nothing_for_python_to_complain_
     script = DECODES.replace(
         "try:\n",
         """
-class Pool(processes.ProcessPoolExecutor):
+class Pool(workers.ProcessPoolExecutor):
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
         os.kill(os.getpid(), 2)
-processes.ProcessPoolExecutor = Pool
+workers.ProcessPoolExecutor = Pool
 try:
 """,
         1,
-    ).replace("from nnx import signals", "from nnx import processes, signals")
+    ).replace("from nnx.system import signals", "from nnx.system import signals, workers")
     done = subprocess.run([sys.executable, "-c", script, slow], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (130, "begun\n")
     assert done.stderr.splitlines()[-1] == "stopped; nothing was written"

@@ -120,7 +120,8 @@ def load(folder: Path, **options) -> datasets.Dataset:
 def start_loading(folder: Path) -> subprocess.Popen:
     """`load` in a process of its own, as the command line runs it. Its last word is what it imported of torchvision."""
     code = (
-        "import sys; from nnx import datasets, signals; from nnx.datasets import mnist; from nnx.errors import NnxError\n"
+        "import sys; from nnx import datasets; from nnx.system import signals; from nnx.datasets import mnist\n"
+        "from nnx.errors import NnxError\n"
         "from nnx.datasets._archives import ARCHIVES, Archive\n"
         f"ARCHIVES['mnist'] = {ARCHIVES['mnist']!r}\n"
         "try:\n"

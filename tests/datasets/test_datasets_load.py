@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnx import datasets, parts
+from nnx import datasets
+from nnx.config import registry
 from nnx.datasets import Split, digits, mnist
 from nnx.errors import ConfigError, DataError
 
 MNIST_CLASS_SIZES = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
-@pytest.mark.parametrize("name", parts.names("dataset"))
+@pytest.mark.parametrize("name", registry.names("dataset"))
 def test_every_module_is_a_part_of_its_own_name(name):
-    module = parts.module("dataset", name)
+    module = registry.module("dataset", name)
     assert issubclass(module.Config, datasets.DatasetConfig)
     assert module.Config.model_fields["name"].default == name
     assert callable(module.load)
@@ -26,11 +27,11 @@ def test_every_module_is_a_part_of_its_own_name(name):
     assert module.load.__doc__
 
 
-@pytest.mark.parametrize("name", parts.names("dataset"))
+@pytest.mark.parametrize("name", registry.names("dataset"))
 def test_what_is_packaged_needs_no_folder_and_what_is_not_does(name, tmp_path, monkeypatch):
     monkeypatch.setenv("NNX_OFFLINE", "1")
     own = {"path": str(tmp_path / "no")} | ({"target": "y"} if name == "table" else {})
-    config = parts.find("dataset", name)
+    config = registry.find("dataset", name)
     config = config(**{key: value for key, value in own.items() if key in config.model_fields})
     if config.packaged:
         dataset = datasets.load(config, seed=0, data_dir=str(tmp_path / "none"))

@@ -20,8 +20,8 @@ from nnx.config import Train
 from nnx.datasets import Mapped, _mapped, arrays
 from nnx.errors import Stopped
 from nnx.events import Epoch, Finished, Started, Step
-from nnx.feed.resident import Resident
-from nnx.run import run
+from nnx.loader.batches import Resident
+from nnx.run.pipeline import run
 
 WHOLE = np.random.default_rng(0).integers(0, 256, (20, 2, 3, 4), dtype=np.uint8)
 

@@ -14,8 +14,8 @@ from nnx import config as configs
 from nnx import datasets
 from nnx.datasets import Split, _statistics, arrays
 from nnx.errors import ConfigError
-from nnx.job import build_criterion
-from nnx.runtime import choose
+from nnx.system.device import choose
+from nnx.training.setup import build_criterion
 
 
 @pytest.fixture(autouse=True)

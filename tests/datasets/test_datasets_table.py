@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nnx import columns, datasets
-from nnx.columns import Category, Number
+from nnx import datasets
 from nnx.datasets import arrays, breast_cancer, iris, table, wine
 from nnx.errors import DataError
+from nnx.preprocessing import columns
+from nnx.preprocessing.columns import Category, Number
 
 N = 200
 
@@ -199,7 +200,7 @@ def kept(monkeypatch, tmp_path):
     """All tables are kept in an empty cache; calling this forbids to read one again."""
     monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(table, "WORTH_KEEPING", 0)
-    return lambda: monkeypatch.setattr(table.tablefile, "read", lambda *_: pytest.fail("read again"))
+    return lambda: monkeypatch.setattr(table.tables, "read", lambda *_: pytest.fail("read again"))
 
 
 def everything(dataset):

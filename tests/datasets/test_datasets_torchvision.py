@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tiny_idx import MNIST, tiny
 
-from nnx import datasets, parts
+from nnx import datasets
+from nnx.config import registry
 from nnx.datasets import cifar10, cifar100, mnist, qmnist, svhn, usps
 from nnx.datasets._archives import ARCHIVES
 from nnx.errors import DataError
@@ -47,7 +48,7 @@ def test_the_table_names_the_files_that_torchvisions_does(name):
 
 
 def test_the_table_is_pinned_and_over_https():
-    code = {name: inspect.getsource(parts.module("dataset", name)) for name in parts.names("dataset")}
+    code = {name: inspect.getsource(registry.module("dataset", name)) for name in registry.names("dataset")}
     assert set(ARCHIVES) == {name for name in code if re.search(r"_provide\.|_idx\.source|_torchvision\.", code[name])}
     archives = [archive for archives in ARCHIVES.values() for archive in archives]
     assert all(len(bytes.fromhex(archive.sha256)) == 32 for archive in archives)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from nnx import checkpoint, config, datasets, explain, losses, models, parts
+from nnx import checkpoint, config, datasets, explain, losses, models
 from nnx.checkpoint import Checkpoint
+from nnx.config import registry
 from nnx.datasets import DatasetConfig, Split
 from nnx.explain import Subject
-from nnx.run import run
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
+from nnx.run.pipeline import run
 
 SMALL = {
     "mlp": "{name: mlp, hidden: [24, 16]}",
@@ -22,7 +23,7 @@ SMALL = {
     "rnn": "{name: rnn, hidden: 16}",
     "transformer": "{name: transformer, patch: 2, width: 16, depth: 2, heads: 2}",
 }
-TABLE = [name for name in parts.names("model") if name != "cnn"]
+TABLE = [name for name in registry.names("model") if name != "cnn"]
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from nnx import explain, models, parts
+from nnx import explain, models
 from nnx.checkpoint import Checkpoint
+from nnx.config import registry
 from nnx.explain import activations
 from nnx.losses import probabilities
 
 
 def subject_of(subject, **settings):
     ours = subject("rnn")
-    model = parts.find("model", "rnn")(hidden=9, **settings)
+    model = registry.find("model", "rnn")(hidden=9, **settings)
     torch.manual_seed(0)
     network = models.build(model, ours.spec, 10)
     kept = Checkpoint(ours.kept.config.model_copy(update={"model": model}), ours.spec, network.state_dict(), {})

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from nnx import explain, models, parts
+from nnx import explain, models
+from nnx.config import registry
 from nnx.explain import attention
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
 
 SPEC = Spec((1, 8, 8), tuple("0123456789"), (0.0,), (1.0,))
 
 
 def network(read):
     torch.manual_seed(0)
-    made = models.build(parts.find("model", "transformer")(patch=2, width=24, depth=3, heads=3, read=read), SPEC, 10)
+    made = models.build(registry.find("model", "transformer")(patch=2, width=24, depth=3, heads=3, read=read), SPEC, 10)
     with torch.no_grad():
         for block in made.blocks:
             block.qkv.weight *= 4  # far from uniform

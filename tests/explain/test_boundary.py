@@ -13,8 +13,8 @@ from nnx import config, explain, losses, models
 from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
 from nnx.explain import _draw, boundary
-from nnx.feed import Normalise
-from nnx.spec import Spec
+from nnx.preprocessing.normalise import Normalise
+from nnx.preprocessing.spec import Spec
 
 SHOWN = (-2.0, 8.0, 10.0, 30.0)
 SPEC = Spec((2,), ("down", "up"), (3.0, 20.0), (2.0, 5.0))

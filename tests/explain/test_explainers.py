@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnx import explain, parts
+from nnx import explain
+from nnx.config import registry
 from nnx.errors import DataError, InputError
 from nnx.explain import Explanation, _draw, _page
 
 EXPLAINERS = explain.names()
-MODELS = parts.names("model")
+MODELS = registry.names("model")
 
 
 @pytest.fixture(autouse=True)

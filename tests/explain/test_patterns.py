@@ -9,10 +9,11 @@ from PIL import Image
 from torch import nn
 
 from nnx import config, explain, models
-from nnx.explain import _ascent, _capture, _units, patterns
+from nnx.explain import _ascent, _units, patterns
 from nnx.explain._ascent import Target
-from nnx.feed import Normalise
-from nnx.spec import Spec
+from nnx.models import _layer_outputs
+from nnx.preprocessing.normalise import Normalise
+from nnx.preprocessing.spec import Spec
 
 SPEC = Spec((1, 12, 12), ("a", "b", "c"), (0.3,), (0.5,))
 PREPARE = Normalise(SPEC, torch.device("cpu"))
@@ -144,7 +145,7 @@ def test_each_image_is_blurred_by_its_own_gaussian():
 def test_the_nine_images_are_the_nine_strongest(subject, model):
     asked = subject(model)
     images = asked.data("test").inputs
-    outputs = {name: _units.by_place(output) for name, output in _capture.outputs(asked.network, asked.inputs(images)).items()}
+    outputs = {name: _units.by_place(output) for name, output in _layer_outputs.outputs(asked.network, asked.inputs(images)).items()}
     layers = patterns.excited(asked.network, asked, images)
     assert [layer.name for layer in layers] == list(outputs)
     for layer in layers:

@@ -6,10 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nnx import explain, parts
-from nnx.explain import _capture, saliency
+from nnx import explain
+from nnx.config import registry
+from nnx.explain import saliency
+from nnx.models import _layer_outputs
 
-MODELS = parts.names("model")
+MODELS = registry.names("model")
 
 
 def asked(subject):
@@ -92,7 +94,7 @@ def test_grad_cam_is_what_the_paper_says(subject):
     weights = maps.grad.mean((2, 3), keepdim=True)
     expected = F.interpolate(F.relu((weights * maps).sum(1, keepdim=True)), x.shape[2:], mode="bilinear")[:, 0]
     np.testing.assert_allclose(saliency.grad_cam(network, x, targets), expected.detach().numpy(), atol=1e-5)
-    assert list(_capture.layers(network, x[:1]))[:2] == ["stages.0", "stages.1"]
+    assert list(_layer_outputs.layers(network, x[:1]))[:2] == ["stages.0", "stages.1"]
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from nnx import models, parts
-from nnx.spec import Spec
+from nnx import models
+from nnx.config import registry
+from nnx.preprocessing.spec import Spec
 
 TEN = tuple("0123456789")
 
@@ -13,7 +14,7 @@ def spec(*shape):
 
 
 def flops(name, *shape, **settings):
-    return models.flops(parts.find("model", name)(**settings), spec(*shape), 10)
+    return models.flops(registry.find("model", name)(**settings), spec(*shape), 10)
 
 
 def test_mlp():
@@ -60,13 +61,13 @@ def test_transformer(read):
     assert found["output"] == 2 * D * 10
 
 
-@pytest.mark.parametrize("name", parts.names("model"))
+@pytest.mark.parametrize("name", registry.names("model"))
 @pytest.mark.parametrize("shape", [(1, 28, 28), (13,)])
 def test_layers_add_up_and_nothing_with_weights_is_missed(name, shape):
     """Of a new architecture, too: a fused kernel that torch does not see into would count nothing."""
     if name == "cnn" and len(shape) == 1:
         pytest.skip("a cnn needs images")
-    config = parts.find("model", name)()
+    config = registry.find("model", name)()
     model = models.build(config, spec(*shape), 10)
     found = models.flops(config, spec(*shape), 10)
     rows = models.layers(model, spec(*shape))

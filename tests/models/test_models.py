@@ -8,12 +8,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from nnx import models, parts
+from nnx import models
+from nnx.config import registry
 from nnx.errors import ConfigError
 from nnx.models import _layers, transformer
-from nnx.spec import Spec
+from nnx.preprocessing.spec import Spec
 
-NAMES = parts.names("model")
+NAMES = registry.names("model")
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (13,)]
 TEN = tuple("0123456789")
 SMALL = {"transformer": {"patch": 4, "width": 32, "depth": 2}}  # 4 divides 8, 28 and 32
@@ -25,7 +26,7 @@ def spec(shape):
 
 
 def config(name, **settings):
-    return parts.find("model", name)(**{**SMALL.get(name, {}), **settings})
+    return registry.find("model", name)(**{**SMALL.get(name, {}), **settings})
 
 
 def build(name, shape=(1, 8, 8), seed=0, outputs=10, **settings):

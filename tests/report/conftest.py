@@ -12,9 +12,9 @@ import torch
 from nnx import config, losses, models, report
 from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
-from nnx.evaluation import Predictions
+from nnx.inference.metrics import Predictions
+from nnx.preprocessing.spec import Spec
 from nnx.report import _pictures
-from nnx.spec import Spec
 
 Make = Callable[..., report.Content]
 

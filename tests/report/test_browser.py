@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nnx import config, report
-from nnx.run import run
+from nnx.run.pipeline import run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [

@@ -12,9 +12,10 @@ from PIL import Image
 from scipy import stats
 from sklearn import metrics as sk
 
-from nnx import film, report
+from nnx import report
 from nnx.errors import MachineError
 from nnx.report import _charts, _samples, _sheet
+from nnx.training import film
 
 MAX_BYTES = 5_000_000
 MAX_SECONDS = 3.0  # of the processor, which is what two quiet cores would take at most

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nnx import config, report, runs
-from nnx import run as nnx_run
+from nnx import config, report
 from nnx.cli import run_command
 from nnx.errors import MachineError
-from nnx.run import evaluate_checkpoint, run
+from nnx.run import folder as runs
+from nnx.run import pipeline as nnx_run
+from nnx.run.pipeline import evaluate_checkpoint, run
 
 QUICK = ("--set", "train.epochs=2", "--set", "model.hidden=[8]")
 

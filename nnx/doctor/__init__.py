@@ -1,0 +1,1 @@
+"""`nnx doctor`: checks this machine, or shows how an image is prepared."""

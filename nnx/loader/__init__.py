@@ -1,0 +1,1 @@
+"""A split of a dataset to batches on the device."""

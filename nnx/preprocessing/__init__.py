@@ -1,0 +1,1 @@
+"""Raw input to network input. The checkpoint keeps what it needs, so that train, eval and predict prepare alike."""

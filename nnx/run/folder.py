@@ -1,0 +1,190 @@
+"""The run folder: what a run leaves behind, and where.
+
+config.yaml     resolved, re-runnable        checkpoint.pt   the best epoch by validation
+metrics.jsonl   a line an epoch              last.pt         the state, for --resume
+summary.json    final figures                previous.pt     the state that was saved before it
+report.html     all of it for the eye        film.npz        how it learned, step by step (train.film)
+
+While a run writes there, `.lock` holds its process id, and is locked.
+"""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from nnx.errors import InputError, MachineError
+from nnx.system import files
+
+FILES = ("config.yaml", "metrics.jsonl", "checkpoint.pt", "last.pt", "previous.pt", "summary.json", "report.html", "film.npz")
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network drives
+
+
+def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
+    """The folder for a new run, not made yet: `out`, or runs/<recipe>-<timestamp>, perhaps with a number behind it (see `created`).
+
+    Raises InputError where `out` is a file, or holds a run already and `force` is not given.
+    """
+    if out is None:
+        return Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_folder(out)
+    if not force:
+        _check_empty(out)
+    return out
+
+
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint that `path` is, or that of the run in the folder that it is."""
+    within = path / "checkpoint.pt"
+    return within if os.path.isfile(within) else path  # unlike Path.is_file, it is quiet about names that are too long, or not to be read
+
+
+def check_folder(out: Path) -> None:
+    """Raises InputError where `out` can't be a folder, as it is a file or lies below one."""
+    near = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not near.is_dir():
+        raise InputError(f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name")
+
+
+@contextmanager
+def created(folder: Path, *, force: bool, exactly: bool) -> Iterator[Path]:
+    """Make the folder, empty of an earlier run's files, and hold it (see `held`). Where it need not be `exactly` that one and another run
+    has it, as it began in the same second, it is that with -2, -3, ... behind it.
+
+    Raises MachineError, and InputError where another process made a run there in the meantime.
+    """
+    folder = _made(folder, exactly)
+    with held(folder):
+        if not force:
+            _check_empty(folder)
+        try:
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
+        yield folder
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Inside, no other process may write to the folder; what dead ones left half-written is removed.
+
+    The kernel lets go of it however this process ends. Raises MachineError, naming the process that holds it.
+    """
+    lock = _lock(folder)
+    try:
+        files.sweep(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / ".lock").unlink()
+        lock.close()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, making the folder where it is missing. Raises MachineError."""
+    files.write(path, json.dumps(value, indent=2) + "\n")
+
+
+def append_metrics(folder: Path, record: dict[str, Any]) -> None:
+    """Add an epoch to metrics.jsonl. Raises MachineError."""
+    path = folder / "metrics.jsonl"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise MachineError(f"{path}: can't be written ({error.strerror})") from None
+
+
+def read_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl for the epochs of a state's `history`. What a crash has lost or left half-written is made up for from
+    there, without its times."""
+    lines = _read_lines(folder)
+    timeless = {"seconds": None, "samples_per_second": None}
+    kept = (lines.get(record["epoch"], {}) for record in history)
+    return [line if line.items() >= record.items() else record | timeless for line, record in zip(kept, history, strict=True)]
+
+
+def records_of(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are whole, if they are of the run that a checkpoint is from: one of them is its epoch's `record`."""
+    keys = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second")
+    lines = [line for line in _read_lines(folder).values() if all(_is_number(line.get(key)) for key in keys)]
+    is_theirs = any(record.items() <= line.items() for line in lines) if record else False
+    return sorted(lines, key=lambda line: line["epoch"]) if is_theirs else []
+
+
+def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Replace metrics.jsonl by `records`. Raises MachineError."""
+    files.write(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _read_lines(folder: Path) -> dict[int, dict[str, Any]]:
+    """The lines of metrics.jsonl by their epochs, as far as they can be read and are some."""
+    lines: dict[int, dict[str, Any]] = {}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                record = json.loads(line)
+                lines[record["epoch"]] = {**record, "seconds": float(record["seconds"])}
+    return lines
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _check_empty(out: Path) -> None:
+    if found := [name for name in FILES if (out / name).exists()]:
+        raise InputError(
+            f"{out}: holds a run already ({found[0]}). Go on with it by --resume, replace it by --force, or name another --out"
+        )
+    if out.is_dir() and any(not path.name.endswith((".lock", ".tmp")) for path in out.iterdir()):
+        raise InputError(f"{out}: is not empty and not a run. Name another --out, or add the run's files to it by --force")
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """`.lock` in the folder, locked, with our process id in it. A network drive that knows no locks is used without."""
+    path = folder / ".lock"
+    try:
+        while True:
+            lock = path.open("a+b", buffering=0)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read(20).decode(errors="replace").strip()
+                lock.close()
+                raise MachineError(f"{folder}: is in use by process {owner}; wait for it, or name another --out") from None
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+            with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    lock.truncate(0)
+                    with contextlib.suppress(OSError):  # a full disk is found where more depends on it
+                        lock.write(f"{os.getpid()}\n".encode())
+                    return lock
+            lock.close()
+    except OSError as error:
+        raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
+
+
+def _made(folder: Path, exactly: bool) -> Path:
+    numbers = itertools.count(2)
+    wanted = folder
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=exactly)
+            return folder
+        except OSError as error:
+            if exactly or not isinstance(error, FileExistsError):
+                raise MachineError(f"{folder}: can't be made ({error.strerror})") from None
+            folder = wanted.with_name(f"{wanted.name}-{next(numbers)}")

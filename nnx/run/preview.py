@@ -1,0 +1,190 @@
+"""What a config stands for, found without training it: its data, its network, what would be chosen, and how long a run would take.
+
+shown = show(config)
+shown.data.samples, shown.flops, shown.forecast
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnx import datasets, losses, models
+from nnx.config import Config
+from nnx.datasets import Dataset, DatasetConfig, mean_std
+from nnx.events import Choice, Layer
+from nnx.loader.batches import data_path
+from nnx.preprocessing.spec import Spec
+from nnx.run import dry_run
+from nnx.run.dry_run import Pace
+from nnx.system import device as runtime
+from nnx.training.setup import Job, prepare
+
+EXAMPLES = 10  # classes of which a sample is shown
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training sample: its class and its inputs, (C, H, W) uint8 or, as they come, (F,) floats."""
+
+    label: str
+    inputs: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset's facts. `path` is where it lies, None where it comes with a library. By split: `samples` how many, `size` in bytes. By
+    class: `counts` of the training and of the validation samples.
+
+    `mean` and `std` are those that normalise, of each channel in units of [0, 1], or of each feature as it comes; `features` the names of
+    these. `duplicates` is the number of test samples that the training data holds too, None where that was not looked for.
+    """
+
+    name: str
+    path: str | None
+    samples: dict[str, int]
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    shape: tuple[int, ...]
+    dtype: str
+    size: dict[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    features: tuple[str, ...]
+    duplicates: int | None
+    notes: tuple[Choice, ...]
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run needs, about: seconds, and bytes of memory at its peak. Told from so many `steps` on this machine, as busy as it was."""
+
+    steps: int
+    start: float  # to the first step
+    training: float  # of an epoch
+    validation: float  # of an epoch
+    end: float  # to read the test set and to predict it
+    epochs: int
+    memory: int
+    device_memory: int | None
+
+    @property
+    def seconds(self) -> float:
+        """The whole run, from start to end, but for what the disk takes to save."""
+        return self.start + self.epochs * (self.training + self.validation) + self.end
+
+
+@dataclass(frozen=True)
+class Shown:
+    """All of it. `flops` are those of a forward pass of one sample."""
+
+    config: Config
+    data: Data
+    layers: tuple[Layer, ...]
+    parameters: int
+    flops: int
+    choices: tuple[Choice, ...]
+    forecast: Forecast | None
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        data, counts = asdict(replace(self.data, examples=())), self.data.counts
+        del data["examples"], data["counts"]
+        data["classes"] = [{"label": label, **{split: counts[split][k] for split in counts}} for k, label in enumerate(self.data.classes)]
+        return {
+            "config": self.config.to_dict(),
+            "dataset": data,
+            "model": {"layers": [asdict(layer) for layer in self.layers], "parameters": self.parameters, "flops": self.flops},
+            "choices": [asdict(choice) for choice in self.choices],
+            "forecast": self.forecast and asdict(self.forecast) | {"seconds": self.forecast.seconds},
+            "warnings": list(self.warnings),
+        }
+
+
+def show(
+    config: Config,
+    *,
+    data_dir: str | None = None,
+    seconds: float = 2.0,
+    begun: float | None = None,
+    trying: Callable[[], None] = lambda: None,
+) -> Shown:
+    """What `config` stands for. Nothing is written but data that has to be fetched or decoded first.
+
+    `seconds` are those of the trial; with 0 there is none. `begun` is when the process began, by time.perf_counter(). `trying` is called
+    where the trial begins. Raises what training raises at its start: ConfigError, DataError, DeviceError, MachineError.
+    """
+    begun = time.perf_counter() if begun is None else begun
+    with runtime.enough_memory("Make train.batch_size, or the model, smaller"):
+        job = prepare(config, data_dir=data_dir)
+        batches = job.feed(job.dataset.train)
+        path = data_path(config.dataset.name, job.dataset.train, batches)
+        layers, parameters = models.layers(job.state.model, job.dataset.spec), models.count(job.state.model)
+        start = time.perf_counter() - begun
+        if seconds:
+            trying()
+        pace = dry_run.run(job, batches, seconds=seconds) if seconds else None
+        before = time.perf_counter()
+        data = facts(job.dataset, cast(DatasetConfig, config.dataset))
+        reading = time.perf_counter() - before
+        flops = models.flops(config.model, job.dataset.spec, losses.outputs(config.loss, len(job.dataset.spec.classes)))
+    return Shown(
+        config,
+        data,
+        tuple(replace(layer, flops=flops.get(layer.name, 0)) for layer in layers),
+        parameters,
+        flops[""],
+        (*job.runtime.choices, path),
+        _forecast(job, pace, start, reading, data.samples["test"]) if pace else None,
+        (f"in the trial, {pace.trouble}",) if pace and pace.trouble else (),
+    )
+
+
+def facts(dataset: Dataset, config: DatasetConfig) -> Data:
+    """What there is to know of the dataset that `config` names. Of its test set: how many samples it has, and how many it repeats."""
+    spec, test = dataset.spec, dataset.test()
+    splits = {"train": dataset.train, "validation": dataset.validation}
+    everything = {**splits, "test": test}
+    labels = dataset.train.labels
+    first = [int((labels == k).argmax()) for k in np.unique(labels)[:EXAMPLES]]
+    offsets, scales = spec.columns.units if spec.columns else (0, 1)
+    mean, std = mean_std(dataset.train.inputs) if spec.columns else (spec.mean, spec.std)
+    return Data(
+        name=config.name,
+        path=getattr(config, "path", None) or (None if config.packaged else str(dataset.folder)),
+        samples={split: len(samples) for split, samples in everything.items()},
+        classes=spec.classes,
+        counts={split: tuple(np.bincount(part.labels, minlength=len(spec.classes)).tolist()) for split, part in splits.items()},
+        shape=spec.shape,
+        dtype=str(dataset.train.inputs.dtype),
+        size={split: samples.inputs.nbytes for split, samples in everything.items()},
+        mean=tuple(np.array(mean) * scales + offsets),
+        std=tuple(np.array(std) * scales),
+        features=() if spec.is_image else _names(spec),
+        duplicates=datasets.duplicates(tuple(splits.values()), test),
+        notes=dataset.notes,
+        examples=tuple(Example(spec.classes[labels[place]], np.asarray(dataset.train.inputs[place]) * scales + offsets) for place in first),
+    )
+
+
+def _names(spec: Spec) -> tuple[str, ...]:
+    """Of the features of a row: by a table's columns, else numbers."""
+    return spec.columns.feature_names if spec.columns else tuple(map(str, range(spec.size)))
+
+
+def _forecast(job: Job, pace: Pace, start: float, reading: float, test: int) -> Forecast:
+    return Forecast(
+        steps=pace.steps,
+        start=start + pace.once,
+        training=pace.a_step * job.state.steps_per_epoch,
+        validation=pace.a_sample * len(job.dataset.validation),
+        end=reading + pace.a_sample * test,
+        epochs=job.config.train.epochs,
+        memory=pace.memory,
+        device_memory=pace.device_memory,
+    )

@@ -1,0 +1,1 @@
+"""The machine below nnx: device, processes that train together, worker processes, files, signals."""

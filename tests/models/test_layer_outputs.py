@@ -1,0 +1,98 @@
+"""Layer outputs are what the layers themselves give, whatever the architecture is."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nnx import models
+from nnx.config import registry
+from nnx.models import _layer_outputs
+from nnx.preprocessing.spec import Spec
+
+SPEC = Spec((1, 8, 8), tuple("0123456789"), (0.0,), (1.0,))
+
+
+def build(name, **settings):
+    torch.manual_seed(0)
+    network = models.build(registry.find("model", name)(**settings), SPEC, 10)
+    x = torch.randn(7, 1, 8, 8)
+    network.train()(x)  # moves the running figures of a batch norm away from where they begin
+    return network.eval(), x
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "shapes"),
+    [
+        ("mlp", {"hidden": [12, 6]}, {"layers.1": (12,), "layers.3": (6,)}),
+        ("mlp", {"hidden": [12], "norm": "batch", "dropout": 0.5}, {"layers.1": (12,)}),
+        ("mlp", {"hidden": []}, {}),
+        ("cnn", {"channels": [4, 6], "hidden": [5], "dropout": 0.5}, {"stages.0": (4, 4, 4), "stages.1": (6, 2, 2), "head.2": (5,)}),
+        ("cnn", {"channels": [4], "depth": 2, "head": "average"}, {"stages.0": (4, 4, 4), "stages.1": (4, 4, 4)}),
+        ("rnn", {"hidden": 9, "cell": "gru"}, {"recurrent": (8, 9)}),
+        ("rnn", {"hidden": 9, "layers": 2, "bidirectional": True, "read": "mean"}, {"recurrent": (8, 18)}),
+        ("transformer", {"patch": 4, "width": 8, "depth": 2}, {"embed": (4, 8), "blocks.0": (5, 8), "blocks.1": (5, 8)}),
+        ("transformer", {"patch": 4, "width": 8, "depth": 1, "read": "mean"}, {"embed": (4, 8), "blocks.0": (4, 8)}),
+    ],
+)
+def test_layers_are_those_that_a_person_would_name(name, settings, shapes):
+    network, x = build(name, **settings)
+    found = _layer_outputs.outputs(network, x)
+    assert {key: tuple(value.shape[1:]) for key, value in found.items()} == {**shapes, _layer_outputs.LOGITS: (10,)}
+    assert torch.equal(found[_layer_outputs.LOGITS], network(x))
+    assert set(_layer_outputs.layers(network, x)) == set(shapes)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_outputs_are_the_layers_own():
+    mlp, x = build("mlp", hidden=[12, 6], norm="layer", dropout=0.5)
+    one, norm = mlp.layers[1], mlp.layers[2]
+    torch.testing.assert_close(_layer_outputs.outputs(mlp, x)["layers.1"], F.relu(norm(one(x.flatten(1)))))
+    cnn, x = build("cnn", channels=[4, 6])
+    torch.testing.assert_close(_layer_outputs.outputs(cnn, x)["stages.1"], cnn.stages(x))
+    rnn, x = build("rnn", hidden=9)
+    torch.testing.assert_close(_layer_outputs.outputs(rnn, x)["recurrent"], rnn.recurrent(x[:, 0])[0])
+    transformer, x = build("transformer", patch=4, width=8, depth=1, read="mean")
+    with_place = transformer.embed(transformer.tokens(x)) + transformer.positions
+    torch.testing.assert_close(_layer_outputs.outputs(transformer, x)["embed"], with_place, msg="a token knows its place")
+    torch.testing.assert_close(_layer_outputs.outputs(transformer, x)["blocks.0"], transformer.blocks[0](with_place))
+
+
+def test_many_samples_are_seen_in_parts_and_all_come_back(monkeypatch):
+    network, x = build("mlp", hidden=[12])
+    whole = _layer_outputs.outputs(network, x)
+    monkeypatch.setattr(_layer_outputs, "BATCH", 3)
+    for key, value in _layer_outputs.outputs(network, x).items():
+        torch.testing.assert_close(value, whole[key])
+
+
+def test_an_architecture_that_it_has_never_seen():
+    class Maxout(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.sums, self.unused, self.output = nn.Linear(64, 12), nn.Linear(3, 3), nn.Linear(4, 10)
+
+        def forward(self, x):
+            return self.output(self.sums(x.flatten(1)).unflatten(1, (-1, 3)).amax(2))
+
+    network = Maxout().eval()
+    x = torch.randn(2, 1, 8, 8)
+    found = _layer_outputs.outputs(network, x)
+    assert list(found) == ["sums", _layer_outputs.LOGITS]
+    assert torch.equal(found["sums"], network.sums(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens", "places"),
+    [
+        ((1, 28, 28), 16, (4, 4, 0)),
+        ((1, 28, 28), 17, (4, 4, 1)),
+        ((3, 32, 16), 32, (8, 4, 0)),
+        ((1, 28, 28), 15, None),
+        ((13,), 13, (1, 13, 0)),
+        ((13,), 14, (1, 13, 1)),
+        ((13,), 15, None),
+    ],
+)
+def test_where_tokens_stand(shape, tokens, places):
+    assert _layer_outputs.patches(Spec(shape, ("a", "b"), (0.0,) * shape[0], (1.0,) * shape[0]), tokens) == places

@@ -1,0 +1,267 @@
+"""Columns: what is learned from the training rows, and features as scikit-learn's pipeline makes them."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnx.errors import DataError
+from nnx.preprocessing import columns
+from nnx.preprocessing.columns import LARGEST, UNSEEN, Category, Columns, Number
+from nnx.preprocessing.spec import Spec
+
+NUMBERS = st.none() | st.floats(-1e6, 1e6).map(lambda x: round(x, 3)) | st.integers(-5, 5).map(float)
+NAMES = st.none() | st.sampled_from(["a", "b", "c", "d10", "d9", 'é,"', "1", "-2"])
+
+
+@st.composite
+def frames(draw):
+    """A frame of columns of numbers (n0, n1, ...) and of categories (c0, ...), each with a value somewhere in its first half."""
+    N = draw(st.integers(4, 30))
+    numbers = {f"n{i}": draw(st.lists(NUMBERS, min_size=N, max_size=N)) for i in range(draw(st.integers(0, 3)))}
+    names = {f"c{i}": draw(st.lists(NAMES, min_size=N, max_size=N)) for i in range(draw(st.integers(not numbers, 3)))}
+    for values, known in ((values, known) for part, known in ((numbers, 1.5), (names, "a")) for values in part.values()):
+        values[0] = known
+    return pl.DataFrame({**numbers, **names}, schema={**dict.fromkeys(numbers, pl.Float64), **dict.fromkeys(names, pl.String)})
+
+
+def inferred(frame):
+    return columns.infer(frame, "data", [name for name in frame.columns if name.startswith("c")])
+
+
+def by_scikit_learn(frame, train):
+    """The features of `frame` by imputing, scaling and encoding as scikit-learn does, fitted on its first `train` rows."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    found = []
+    for name in frame.columns:
+        if name.startswith("n"):
+            values = frame[name].to_numpy()[:, None]
+            pipeline = make_pipeline(SimpleImputer(strategy="median"), StandardScaler()).fit(values[:train])
+            found.append(pipeline.transform(values))
+            if np.isnan(values[:train]).any():
+                found.append(np.isnan(values))
+        else:
+            values = np.array(frame[name].to_list(), object)[:, None]
+            seen = list(columns.naturally(set(values[:train, 0]) - {None}))
+            seen += [None] if None in values[:train, 0] else []
+            encoder = OneHotEncoder(handle_unknown="ignore", categories=[np.array(seen, object)], sparse_output=False)
+            found.append(encoder.fit(values[:train]).transform(values))
+    return np.concatenate(found, axis=1)
+
+
+@settings(max_examples=50)  # scikit-learn takes 20 ms for one
+@given(frames())
+def test_features_are_those_of_scikit_learn(frame):
+    train = len(frame) // 2
+    unfitted = inferred(frame)
+    coded = unfitted.code(frame, "data")
+    fitted = unfitted.fitted(coded[:train])
+    features = fitted.apply(coded, unfitted)
+    assert features.dtype == np.float32
+    assert features.shape == (len(frame), fitted.features) == (len(frame), len(fitted.feature_names))
+    expected = by_scikit_learn(frame, train)
+    for index, column in enumerate(column for column in fitted.columns if isinstance(column, Number) and not column.std):
+        assert len(set(frame[column.name][:train].drop_nulls())) == 1, index
+        expected[:, fitted.feature_names.index(column.name)] = 0  # scikit-learn lets later rows through as they are
+    np.testing.assert_allclose(features, np.clip(expected, -1e6, 1e6), rtol=1e-5, atol=1e-5)
+    numbers = [fitted.feature_names.index(column.name) for column in fitted.columns if isinstance(column, Number) and column.std]
+    np.testing.assert_allclose(features[:train, numbers].mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(features[:train, numbers].std(0), 1, atol=1e-4)
+
+
+@given(frames())
+def test_columns_survive_their_json(frame):
+    unfitted = inferred(frame)
+    fitted = unfitted.fitted(unfitted.code(frame, "data"))
+    for each in (unfitted, fitted):
+        again = Columns.from_dict(json.loads(json.dumps(each.to_dict())))
+        assert again == each
+    F = fitted.features
+    spec = Spec((F,), ("a", "b"), (0.0,) * F, (1.0,) * F, columns=fitted)
+    assert Spec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@given(frames())
+def test_how_rows_were_coded_does_not_matter(frame):
+    """By the columns themselves, by those of the whole file, in another order with columns besides, by text: the same features."""
+    train = len(frame) // 2
+    unfitted = inferred(frame)
+    fitted = unfitted.fitted(unfitted.code(frame, "data")[:train])
+    expected = fitted.apply(unfitted.code(frame, "data"), unfitted)
+    np.testing.assert_array_equal(fitted.apply(fitted.code(frame, "data"), fitted), expected)
+    other = frame.select(*reversed(frame.columns)).with_columns(extra=pl.lit("x"))
+    by = inferred(other.drop("extra"))
+    np.testing.assert_array_equal(fitted.apply(by.code(other, "data"), by), expected)
+    text = frame.select(pl.all().cast(pl.String))
+    np.testing.assert_array_equal(fitted.apply(fitted.code(text, "data"), fitted), expected)
+    after = by.fitted(by.code(other, "data")[train:])  # knows other categories: what it does not list is unseen
+    for column in after.columns:
+        if isinstance(column, Category):
+            unknown = set(frame[column.name].drop_nulls()) - set(column.categories)
+            coded = after.code(frame, "data")[:, after.columns.index(column)]
+            assert (np.isin(frame[column.name].to_list(), list(unknown)) == (coded == UNSEEN)).all()
+
+
+def test_timestamps_keep_their_differences():
+    """float32 has 24 bits: of seconds since 1970 it knows those that are 128 apart, of nanoseconds nothing below 2 minutes."""
+    for scale in (1, 10**9):
+        times = 1_700_000_000 * scale + np.arange(100) * scale
+        frame = pl.DataFrame({"time": times})
+        unfitted = columns.infer(frame, "data")
+        fitted = unfitted.fitted(unfitted.code(frame, "data"))
+        expected = (np.arange(100) - 49.5) / np.std(np.arange(100))
+        np.testing.assert_allclose(fitted.apply(fitted.code(frame, "data"), fitted)[:, 0], expected, atol=1e-5)
+        assert len(np.unique(times.astype(np.float32))) < 3, "the control: float32 alone would have lost them"
+
+
+def test_a_constant_column_is_nothing():
+    frame = pl.DataFrame({"x": [0.1] * 7})
+    unfitted = columns.infer(frame, "data")
+    fitted = unfitted.fitted(unfitted.code(frame, "data"))
+    (column,) = fitted.columns
+    assert (column.std, column.missing, column.indicator) == (0, 0.1, False)
+    assert fitted.apply(fitted.code(pl.DataFrame({"x": [0.1, 1e9, None]}), "data"), fitted).tolist() == [[0], [0], [0]]
+
+
+def test_a_column_without_values_among_the_training_rows_is_nothing():
+    frame = pl.DataFrame({"x": [None, None, 3.0], "c": [None, None, "a"]})
+    unfitted = columns.infer(frame, "data")
+    fitted = unfitted.fitted(unfitted.code(frame, "data")[:2])
+    assert fitted.feature_names == ("x", "c is missing")
+    assert fitted.apply(fitted.code(frame, "data"), fitted).tolist() == [[0, 1], [0, 1], [0, 0]]
+
+
+def test_far_values_are_held_back():
+    frame = pl.DataFrame({"x": [0.0, 1.0]})
+    unfitted = columns.infer(frame, "data")
+    fitted = unfitted.fitted(unfitted.code(frame, "data"))
+    features = fitted.apply(fitted.code(pl.DataFrame({"x": [LARGEST, -LARGEST]}), "data"), fitted)
+    assert features.tolist() == [[1e6], [-1e6]]
+    tiny = Columns((Number("x", 0, 5e-324),))
+    assert tiny.apply(tiny.code(pl.DataFrame({"x": [LARGEST]}), "data"), tiny).tolist() == [[1e6]]
+
+
+def test_kinds():
+    frame = pl.DataFrame({"a": ["1", "2.5", "-1e3", None], "b": ["x", "1", "y", None], "c": ["1.0", "2", "1", None], "d": [1, 2, 3, 4]})
+    found = columns.infer(frame, "data", ["c"])
+    assert found.columns == (Number("a"), Category("b", ("1", "x", "y")), Category("c", ("1", "2")), Number("d"))
+    np.testing.assert_array_equal(found.code(frame, "data")[:, 2], [0, 1, 0, math.nan])
+
+
+def test_numbers_may_have_become_categories_and_the_reverse():
+    """A column of 1, 2, x is one of categories; of a file that has only 1 and 2 in it, it would be one of numbers."""
+    mixed, whole = pl.DataFrame({"c": ["1", "2", "x"]}), pl.DataFrame({"c": ["2.0", "1", "3", None]})
+    by_text, by_number = columns.infer(mixed, "data"), columns.infer(whole, "data")
+    assert [type(each.columns[0]) for each in (by_text, by_number)] == [Category, Number]
+    assert by_text.apply(by_number.code(whole, "data"), by_number).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    numbers = by_number.fitted(np.array([[0.0], [2.0]]))
+    named = Columns((Category("c", ("1", "2")),))
+    assert numbers.apply(named.code(whole, "data"), named).tolist() == [[1], [0], [0], [0]]
+    with pytest.raises(DataError, match="column 'c' holds 'x', but was numbers"):
+        numbers.apply(by_text.code(mixed, "data"), by_text)
+
+
+def test_widened_columns_know_the_categories_of_both():
+    first, second = pl.DataFrame({"c": ["b", "a"], "n": [1, 2]}), pl.DataFrame({"c": ["z", None], "n": [3, 4]})
+    unfitted = columns.infer(first, "data")
+    assert unfitted.widened(second).columns == (Category("c", ("a", "b", "z")), Number("n"))
+    assert unfitted.widened(pl.DataFrame({"x": [1]})) == unfitted
+
+
+def test_a_missing_column_is_named():
+    fitted = Columns((Number("age"), Category("city", ("x",))))
+    with pytest.raises(DataError, match=r"^rows\.csv: has no column 'city', did you mean 'cty'\?$"):
+        fitted.code(pl.DataFrame({"age": [1], "cty": ["x"]}), "rows.csv")
+    with pytest.raises(DataError, match="has no column 'age', among the 30 that it has"):
+        fitted.code(pl.DataFrame({f"column {i}": [1] for i in range(30)}), "rows.csv")
+    other = Columns((Number("age"),))
+    with pytest.raises(DataError, match=r"has no column 'city', one of: age\. The network was trained with it"):
+        fitted.apply(np.zeros((1, 1)), other)
+
+
+def test_what_is_neither_numbers_nor_text_is_refused():
+    frame = pl.DataFrame({"x": [[1], [2]]})
+    with pytest.raises(DataError, match=r"column 'x' holds List\(Int64\), neither numbers nor text; put it under drop"):
+        columns.infer(frame, "data")
+
+
+def test_too_many_columns_and_categories_are_refused():
+    with pytest.raises(DataError, match="has 10,001 columns, at most 10,000 can be used"):
+        columns.infer(pl.DataFrame({f"x{i}": [1.0] for i in range(10_001)}), "data")
+    texts = [f"t{i // 2}" for i in range(2000)]
+    with pytest.raises(DataError, match="has 101,000 categories in all, at most 100,000"):
+        columns.infer(pl.DataFrame({f"c{i}": texts for i in range(101)}), "data")
+    with pytest.raises(DataError, match="has a name of 201 characters"):
+        columns.infer(pl.DataFrame({"x" * 201: [1.0]}), "data")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["10", "9", "-1", "2.5"], ["-1", "2.5", "9", "10"]),
+        (["class 10", "class 9", "class", "b"], ["b", "class", "class 9", "class 10"]),
+        (["10b", "9b", "a", "b"], ["9b", "10b", "a", "b"]),
+        (["7" * 30, "x", "é"], ["7" * 30, "x", "é"]),
+    ],
+)
+def test_naturally(names, expected):
+    assert columns.naturally(reversed(names)) == columns.naturally(names) == tuple(expected)
+
+
+GOOD = Columns((Number("n", 1.5, 2.0, 1.0, True), Category("c", ("a", "b"), False))).to_dict()
+
+
+def changed(*path, to):
+    data = copy.deepcopy(GOOD)
+    target = data
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = to
+    return data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"columns": []},
+        {"columns": {}},
+        {"columns": [1]},
+        {**GOOD, "more": 1},
+        changed("columns", 0, "mean", to=math.nan),
+        changed("columns", 0, "mean", to=math.inf),
+        changed("columns", 0, "mean", to="1"),
+        changed("columns", 0, "mean", to=True),
+        changed("columns", 0, "std", to=-1.0),
+        changed("columns", 0, "missing", to=10**400),
+        changed("columns", 0, "indicator", to=1),
+        changed("columns", 0, "name", to=""),
+        changed("columns", 0, "name", to="x" * 201),
+        changed("columns", 0, "name", to=3),
+        changed("columns", 0, "name", to="c"),
+        changed("columns", 0, "kind", to="category"),
+        changed("columns", 0, "other", to=1),
+        changed("columns", 1, "kind", to="number"),
+        changed("columns", 1, "kind", to="text"),
+        changed("columns", 1, "categories", to="ab"),
+        changed("columns", 1, "categories", to=["a", "a"]),
+        changed("columns", 1, "categories", to=["a", 1]),
+        changed("columns", 1, "categories", to=["", "a"]),
+        changed("columns", 1, "categories", to=[str(i) for i in range(1001)]),
+        {"columns": [{"kind": "category", "name": "c", "categories": [], "indicator": False}]},
+        {"columns": [{**GOOD["columns"][0], "name": str(i)} for i in range(10_001)]},
+        {"columns": [{**GOOD["columns"][1], "name": str(i), "categories": list(map(str, range(1000)))} for i in range(101)]},
+    ],
+)
+def test_what_are_no_columns_is_refused(data):
+    assert Columns.from_dict(copy.deepcopy(GOOD)).to_dict() == GOOD, "the control"
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        Columns.from_dict(data)

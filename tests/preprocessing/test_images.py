@@ -1,0 +1,339 @@
+"""Image files: what each kind of pixel becomes, by numpy's own reckoning, and that anything else is one clear error."""
+
+import io
+import os
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from nnx.errors import DataError
+from nnx.preprocessing import images
+
+GRAY = np.arange(6 * 5, dtype=np.uint8).reshape(6, 5) * 8
+COLOUR = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+DEEP = np.array([[0, 20000, 65535], [1, 128, 129], [257, 300, 65000]], dtype=np.uint16)
+
+
+def encoded(image, form="PNG", **options):
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, form, **options)
+    return file.getvalue()
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, depth, kind, rows, extra=b""):
+    """A PNG written by hand. Kinds: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGBA."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def on_white(values, alpha):
+    """Each channel blended with white, rounded."""
+    alpha = alpha[..., None] / 255
+    return np.rint(values * alpha + 255 * (1 - alpha))
+
+
+def wrong(file, name=""):
+    with pytest.raises(DataError) as caught:
+        images.decode(file, name)
+    text = str(caught.value)
+    assert re.fullmatch(r"[^\n]+: [^\n]+; [^\n]+", text), "one line: the file, what is wrong; what to do"
+    return text
+
+
+# ---------------------------------------------------------------- pixels
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
+@pytest.mark.parametrize("pixels", [GRAY, COLOUR], ids=["gray", "colour"])
+def test_eight_bits_are_as_they_were(pixels, form, tmp_path):
+    path = tmp_path / "a.image"  # the content decides, not the ending
+    path.write_bytes(encoded(pixels, form))
+    for found in (images.decode(path), images.decode(str(path)), images.decode(path.read_bytes())):
+        assert found.dtype == np.uint8
+        assert found.flags.writeable
+        assert np.array_equal(found, pixels.reshape(6, 5, -1))
+
+
+def test_lossless_webp_is_colour_and_jpeg_is_near():
+    assert np.array_equal(images.decode(encoded(COLOUR, "WEBP", lossless=True)), COLOUR)
+    smooth = np.linspace(0, 255, 32 * 32).astype(np.uint8).reshape(32, 32)
+    assert abs(images.decode(encoded(smooth, "JPEG", quality=95))[:, :, 0].astype(int) - smooth).max() <= 4
+    colours = np.repeat(smooth[:, :, None], 3, 2)
+    assert abs(images.decode(encoded(colours, "JPEG", quality=95)).astype(int) - colours).max() <= 8
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["<u2", ">u2"])
+def test_sixteen_bits_are_scaled_not_clipped(kind, form):
+    expected = np.rint(DEEP / 65535 * 255)
+    data = encoded(Image.fromarray(DEEP.astype(kind)) if form == "TIFF" else DEEP, form)
+    assert np.array_equal(images.decode(data)[:, :, 0], expected)
+    clipped = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+    assert not np.array_equal(clipped, expected), "the control: Pillow's own conversion"
+
+
+def test_wider_numbers_are_scaled_where_white_is_known():
+    expected = np.rint(DEEP / 65535 * 255)
+    assert np.array_equal(images.decode(encoded(DEEP.astype(np.int32), "TIFF"))[:, :, 0], expected)
+    assert np.array_equal(images.decode(encoded((DEEP / 65535).astype(np.float32), "TIFF"))[:, :, 0], expected)
+    for values in (DEEP.astype(np.int32) * 2, -DEEP.astype(np.int32), DEEP.astype(np.float32), np.full((2, 2), np.nan, np.float32)):
+        assert "save it with 8 or 16 bits" in wrong(encoded(values, "TIFF"))
+
+
+def test_sixteen_bits_a_channel():
+    rows = b"\0" + struct.pack(">6H", 0, 20000, 65535, 300, 40000, 1)
+    found = images.decode(png(2, 1, 16, 2, rows))
+    assert abs(found.ravel() - np.array([0, 20000, 65535, 300, 40000, 1]) / 257).max() <= 1
+    found = images.decode(png(2, 1, 16, 4, b"\0" + struct.pack(">4H", 20000, 65535, 20000, 0)))
+    assert np.array_equal(found[:, :, 0], [[78, 255]])
+
+
+def test_white_is_zero():
+    """TIFF may count from white to black, in 8 bits and in 16."""
+    tag = struct.pack("<HHI", images.PHOTOMETRIC, 3, 1)
+    for pixels, white in ((GRAY, 255), (DEEP, 65535)):
+        data = encoded(pixels, "TIFF")
+        assert data.count(tag + b"\1") == 1
+        inverted = data.replace(tag + b"\1", tag + b"\0")
+        assert np.array_equal(images.decode(inverted)[:, :, 0], 255 - np.rint(pixels / white * 255))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_transparent_is_white(form):
+    alpha = np.tile(np.array([0, 255, 128, 1, 254], dtype=np.uint8), (6, 1))
+    pixels = np.dstack([COLOUR, alpha])
+    data = encoded(pixels, form, **({"lossless": True, "exact": True} if form == "WEBP" else {}))
+    found = images.decode(data)
+    assert abs(found - on_white(COLOUR, alpha)).max() <= (1 if form == "WEBP" else 0)
+    assert (found[:, 0] == 255).all()
+    black = Image.open(io.BytesIO(data)).convert("RGB")
+    assert not (np.asarray(black)[:, 0] == 255).all(), "the control: Pillow's own conversion"
+
+
+def test_gray_and_alpha_stay_gray():
+    alpha = np.full((6, 5), 100, dtype=np.uint8)
+    found = images.decode(encoded(Image.fromarray(np.dstack([GRAY, alpha]), "LA")))
+    assert np.array_equal(found, on_white(GRAY[:, :, None], alpha))
+
+
+def test_one_value_that_is_transparent():
+    """PNG's tRNS: the value that stands for nothing, of 8 and 16 bits, of colours, and of a palette."""
+    assert np.array_equal(images.decode(encoded(GRAY, transparency=16))[:, :, 0], np.where(GRAY == 16, 255, GRAY))
+    deep = np.where(DEEP == 20000, 65535, DEEP)
+    assert np.array_equal(images.decode(encoded(DEEP, transparency=20000))[:, :, 0], np.rint(deep / 65535 * 255))
+    found = images.decode(encoded(COLOUR, transparency=tuple(COLOUR[0, 0].tolist())))
+    assert (found[0, 0] == 255).all()
+    assert np.array_equal(found[1:], COLOUR[1:])
+    palette = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), "P")
+    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    assert images.decode(encoded(palette)).tolist() == [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
+    assert images.decode(encoded(palette, transparency=1)).tolist() == [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
+    half = bytes([255, 128, 0])
+    assert np.array_equal(
+        images.decode(encoded(palette, transparency=half))[0],
+        on_white(np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]]), np.array([255, 128, 0])),
+    )
+
+
+def test_black_and_white():
+    bits = GRAY > 100
+    for form in ("PNG", "BMP", "TIFF"):
+        assert np.array_equal(images.decode(encoded(Image.fromarray(bits), form)).max(2), bits * 255)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_as_exif_says(orientation, form):
+    seen = np.kron(np.array([[0, 255], [85, 170], [30, 200]], dtype=np.uint8), np.ones((16, 16), dtype=np.uint8))
+    stored = {  # https://exiftool.org/TagNames/EXIF.html: what undoes it, done before it is stored
+        1: seen,
+        2: seen[:, ::-1],
+        3: seen[::-1, ::-1],
+        4: seen[::-1],
+        5: seen.T,
+        6: np.rot90(seen, 1),
+        7: seen[::-1, ::-1].T,
+        8: np.rot90(seen, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    found = images.decode(encoded(np.ascontiguousarray(stored), form, exif=exif, **({"lossless": True} if form == "WEBP" else {})))
+    assert found.shape[:2] == seen.shape
+    assert abs(found[:, :, 0].astype(int) - seen).max() <= (6 if form == "JPEG" else 0)
+
+
+def test_sixteen_bits_turn_too():
+    exif = Image.Exif()
+    exif[0x112] = 6
+    found = images.decode(encoded(DEEP, exif=exif))
+    assert np.array_equal(found[:, :, 0], np.rot90(np.rint(DEEP / 65535 * 255), -1))
+
+
+def test_cmyk_jpeg():
+    ink = np.zeros((16, 16, 4), dtype=np.uint8)
+    ink[:8, :, 0] = 255  # cyan above; white below
+    found = images.decode(encoded(Image.fromarray(ink, "CMYK"), "JPEG", quality=95))
+    assert abs(found[2, 2].astype(int) - [0, 255, 255]).max() <= 3
+    assert abs(found[13, 13].astype(int) - 255).max() <= 3
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "MPO"])
+def test_the_first_picture_of_several(form):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black", "red")]
+    found = images.decode(encoded(frames[0], form, save_all=True, append_images=frames[1:]))
+    assert found.shape == (8, 8, 3)
+    assert (found == 255).all()
+
+
+# ---------------------------------------------------------------- channels
+
+
+def test_channels():
+    gray, colour = GRAY[:, :, None], COLOUR
+    assert images.to_channels(gray, 1) is gray
+    assert images.to_channels(colour, 3) is colour
+    assert np.array_equal(images.to_channels(gray, 3), np.dstack([GRAY] * 3))
+    found = images.to_channels(colour, 1)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found[:, :, 0], np.asarray(Image.fromarray(colour).convert("L")))
+    assert abs(found[:, :, 0] - colour @ [0.299, 0.587, 0.114]).max() <= 0.51, "ITU-R BT.601"
+    assert np.array_equal(images.to_channels(images.to_channels(gray, 3), 1), gray)
+
+
+# ---------------------------------------------------------------- size
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_the_right_size_is_left_alone(fit):
+    assert images.to_size(COLOUR, 6, 5, fit) is COLOUR
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_to_half_the_size_averages_and_is_the_same_for_each_channel(channels):
+    pixels = np.random.default_rng(2).integers(0, 256, (64, 64, channels), dtype=np.uint8)
+    found = images.to_size(pixels, 32, 32, "stretch")
+    assert found.shape == (32, 32, channels)
+    assert found.dtype == np.uint8
+    expected = torch.nn.functional.interpolate(  # another's arithmetic, in floats
+        torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="bilinear", antialias=True
+    )[0].permute(1, 2, 0)
+    assert np.abs(found - expected.numpy()).max() <= 1
+    skipped = torch.nn.functional.interpolate(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="nearest")[0]
+    assert np.abs(found - skipped.permute(1, 2, 0).numpy()).max() > 50, "the control: without antialiasing"
+    assert np.array_equal(found, images.to_size(pixels, 32, 32, "pad")), "a square needs no padding"
+    alone = np.dstack([images.to_size(pixels[:, :, c : c + 1], 32, 32, "pad") for c in range(channels)])
+    assert np.array_equal(found, alone)
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "box"), [(40, 20, (0, 28, 7, 21)), (10, 56, (11, 16, 0, 28)), (1, 900, (13, 14, 0, 28)), (14, 7, (0, 28, 7, 21))]
+)
+def test_padding_keeps_the_aspect_and_goes_on_with_the_border(h, w, box):
+    colours = np.array([[10, 200, 30], [40, 50, 60]], np.uint8)
+    pixels = np.empty((h, w, 3), np.uint8)
+    pixels[:] = colours[0]
+    pixels[h // 4 : h - h // 4, w // 4 : w - w // 4] = colours[1]
+    found = images.to_size(pixels, 28, 28, "pad")
+    top, bottom, left, right = box
+    outside = np.ones((28, 28), bool)
+    outside[top:bottom, left:right] = False
+    median = np.median(images.border(pixels), axis=0)
+    assert (found[outside] == median.astype(np.uint8)).all()
+    stretched = images.to_size(pixels, bottom - top, right - left, "stretch")
+    assert np.array_equal(found[top:bottom, left:right], stretched)
+    assert np.array_equal(images.to_size(pixels, 28, 28, "stretch").shape, (28, 28, 3))
+
+
+def test_a_pixel_and_a_constant_fill_any_size():
+    for shape in ((1, 1, 1), (1, 7, 1), (300, 2, 1)):
+        for fit in ("pad", "stretch"):
+            found = images.to_size(np.full(shape, 77, np.uint8), 9, 11, fit)
+            assert found.shape == (9, 11, 1)
+            assert (found == 77).all()
+            assert images.to_size(np.full((9, 9, 1), 77, np.uint8), 1, 1, fit).tolist() == [[[77]]]
+
+
+def test_the_border_is_each_outer_pixel_once():
+    for h, w in ((1, 1), (1, 4), (4, 1), (2, 2), (5, 3)):
+        numbered = np.arange(h * w, dtype=np.uint8).reshape(h, w, 1)
+        expected = [y * w + x for y in range(h) for x in range(w) if y in (0, h - 1) or x in (0, w - 1)]
+        assert sorted(images.border(numbered).ravel().tolist()) == expected
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_what_is_no_picture(tmp_path):
+    path = tmp_path / "a.png"
+    for content, words in {
+        b"": "is empty",
+        b"# a text\n" * 100: "is not an image that can be read (PNG, JPEG, BMP, WebP or TIFF), or a damaged one; save it as PNG",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n": "run `git lfs pull`",
+        b"GIF89a" + bytes(100): "is not an image",
+        b"\x89PNG\r\n\x1a\n": "damaged",
+        b"BM" + bytes(100): "damaged",
+        bytes(images.MAX_BYTES + 1): "larger than 10 MiB",
+    }.items():
+        path.write_bytes(content)
+        text = wrong(path)
+        assert text.startswith(f"{path}: ")
+        assert words in text
+        assert wrong(content, "upload").startswith("upload: ")
+    assert wrong(b"").startswith("image: ")
+
+
+def test_formats_beyond_those_named_are_not_even_tried():
+    for form in ("GIF", "PPM", "TGA", "ICO", "PCX", "JPEG2000"):
+        assert "is not an image that can be read" in wrong(encoded(Image.fromarray(COLOUR), form))
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    assert "is not an image that can be read" in wrong(postscript), "Pillow would start Ghostscript"
+
+
+def test_what_is_no_file(tmp_path):
+    assert "no such file" in wrong(tmp_path / "a.png")
+    assert "is a folder" in wrong(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    assert "not a regular file" in wrong(tmp_path / "fifo")
+    assert "not a regular file" in wrong("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in (tmp_path / "loop", tmp_path / ("x" * 300), "a\0b"):
+        assert "can't be read" in wrong(name)
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(10**12)
+    assert "larger than 10 MiB" in wrong(tmp_path / "large")
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded():
+    largest = encoded(Image.new("1", (4000, 4000)))
+    assert images.decode(largest).shape == (4000, 4000, 1)
+    assert "has 4,001 x 4,000 pixels, which is more than 16 megapixels" in wrong(encoded(Image.new("1", (4001, 4000))))
+    for side in (10_000, 60_000, 2**31 - 1):  # the last two are beyond what Pillow itself warns of
+        assert "megapixels" in wrong(png(side, side, 8, 6, b""))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP", "TIFF"])
+def test_half_a_file_is_an_error(form):
+    noise = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encoded(noise, form)
+    assert images.decode(data).shape == (40, 40, 3)
+    for share in (0.2, 0.5, 0.9):
+        assert "damaged" in wrong(data[: int(len(data) * share)])
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
+def test_a_text_that_inflates_is_not_inflated(kind):
+    bomb = zlib.compress(bytes(50_000_000))
+    extra = chunk(kind, b"key\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"\0") + bomb)
+    data = png(1, 1, 8, 0, b"\0\7", extra)
+    assert "damaged" in wrong(data)
+    assert images.decode(png(1, 1, 8, 0, b"\0\7", chunk(b"tEXt", b"key\0text"))).tolist() == [[[7]]], "the control"

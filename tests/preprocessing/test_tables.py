@@ -1,0 +1,162 @@
+"""Table files: whatever separates their values, the same frame; and where a row of it stands."""
+
+import csv
+import gzip
+import io
+import zlib
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnx.errors import DataError
+from nnx.preprocessing import tables
+
+ROWS = [["size", "kind"], ["1.5", "a"], ["", "b, c"], ["-2", 'say "d"'], ["NA", "two\nlines"], ["3", "é"]]
+READ = {"size": ["1.5", None, "-2", None, "3"], "kind": ["a", "b, c", 'say "d"', "two\nlines", "é"]}
+
+
+def written(rows, separator=",", end="\n"):
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=separator, lineterminator=end).writerows(rows)
+    return text.getvalue().encode()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_separators_are_found_out(separator, end):
+    assert tables.read(written(ROWS, separator, end)).to_dict(as_series=False) == READ
+
+
+def test_tsv_has_tabs_whatever_else_is_in_it(tmp_path):
+    (tmp_path / "a.tsv").write_text("a,b\tc,d\n1,2\t3,4\n")
+    assert tables.read(tmp_path / "a.tsv").rows() == [("1,2", "3,4")]
+    assert tables.read(b"a\n1\n2\n").to_dict(as_series=False) == {"a": ["1", "2"]}
+
+
+def test_what_an_office_writes():
+    """A mark before the text, semicolons, decimal commas, space around the values, a line behind the last, old Macs' ends of lines."""
+    data = "\ufeff size ;kind\n 1,5; a \n -2;b,c\n+3,25;1,2,3\n\n\n".encode()
+    expected = {"size": ["1.5", "-2", "+3.25"], "kind": ["a", "b,c", "1,2,3"]}
+    assert tables.read(data).to_dict(as_series=False) == expected
+    assert tables.read(gzip.compress(data)).to_dict(as_series=False) == expected
+    assert tables.read(data.replace(b"\n\n\n", b"").replace(b"\n", b"\r")).to_dict(as_series=False) == expected
+    assert tables.read(b'a,b\n"1,5",2\n').rows() == [("1,5", "2")], "only after semicolons: else it may be a thousand"
+
+
+def test_what_begins_as_packed_data_does_is_read_as_it_stands():
+    assert tables.read(b"x^2,kind\n1,a\n").to_dict(as_series=False) == {"x^2": ["1"], "kind": ["a"]}
+    with pytest.raises(DataError):
+        tables.read(zlib.compress(b"a,b\n1,2\n", 5))
+
+
+def test_missing_values():
+    rows = [["a", "b"], *([marker, "x"] for marker in tables.MISSING), ["0", "none"]]
+    assert tables.read(written(rows))["a"].to_list() == [None] * 9 + ["0"]
+
+
+def test_blank_lines_are_no_rows_and_lines_are_counted_all_the_same(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('a,b\n\n1,"two\nlines"\n   \n2,\n\n3,x\n')
+    frame = tables.read(path)
+    assert frame.rows() == [("1", "two\nlines"), ("2", None), ("3", "x")]
+    assert [tables.place(path, row) for row in range(3)] == [f"{path}:{line}" for line in (3, 6, 8)]
+    assert tables.place(path, 3) == f"{path}, row 4"
+    assert tables.place("-", 3) == "-, row 4"
+    path.write_text("a\n1\n\n3\n")
+    assert tables.read(path)["a"].to_list() == ["1", None, "3"], "of one column, a blank line is a missing value"
+    assert tables.place(path, 2) == f"{path}:4"
+
+
+TEXTS = st.text(
+    st.characters(codec="utf-8", exclude_characters="\r\0", exclude_categories=["Cc", "Zs", "Zl", "Zp"]) | st.sampled_from(',;|"\n'),
+    max_size=6,
+)
+
+
+TABLES = st.integers(2, 4).flatmap(lambda width: st.lists(st.lists(TEXTS, min_size=width, max_size=width), min_size=2, max_size=12))
+
+
+@given(TABLES)
+def test_what_the_csv_module_writes_is_read(rows):
+    """Quotes, separators and ends of lines inside of values. Read by polars, located by the csv module: they agree on the rows."""
+    names = [f"column {i}" for i in range(len(rows[0]))]
+    read = tables.read(written([names, *rows]))
+    strip = lambda text: None if text.strip() in tables.MISSING else text.strip()  # noqa: E731
+    assert read.rows() == [tuple(map(strip, row)) for row in rows]
+
+
+@given(TABLES, st.data())
+def test_a_row_of_another_length_is_found(rows, data):
+    names = [f"column {i}" for i in range(len(rows[0]))]
+    at = data.draw(st.integers(0, len(rows) - 1))
+    short = data.draw(st.booleans()) and len(rows[0]) > 2
+    rows[at] = ["x", *rows[at][2:]] if short else ["x", *rows[at]]
+    line = 1 + written([names, *rows[:at]]).count(b"\n")
+    with pytest.raises(DataError, match=rf"^data:{line}: has {len(rows[at])} values, but the header names {len(names)} columns"):
+        tables.read(written([names, *rows]), "data")
+
+
+def test_parquet_keeps_numbers_and_writes_the_rest_as_csv_would(tmp_path):
+    frame = pl.DataFrame(
+        {
+            "whole": [1, None, 3],
+            "float": [1.5, float("nan"), None],
+            "text": [" a", "NA", None],
+            "truth": [True, False, None],
+            "category": pl.Series(["u", "v", None], dtype=pl.Categorical),
+            "date": pl.Series(["2024-01-31", "2024-02-01", None]).str.to_date(),
+            "nothing": pl.Series([None, None, None], dtype=pl.Null),
+            "list": [[1], [2], [3]],
+        }
+    )
+    frame.write_parquet(tmp_path / "a.parquet")
+    read = tables.read(tmp_path / "a.parquet")
+    assert read.to_dict(as_series=False) == {
+        "whole": [1, None, 3],
+        "float": [1.5, None, None],
+        "text": ["a", None, None],
+        "truth": ["true", "false", None],
+        "category": ["u", "v", None],
+        "date": ["2024-01-31", "2024-02-01", None],
+        "nothing": [None, None, None],
+        "list": [[1], [2], [3]],
+    }
+    assert tables.place(tmp_path / "a.parquet", 4) == f"{tmp_path / 'a.parquet'}, row 5"
+    frame.select("text", "truth", "date").write_csv(tmp_path / "a.csv")
+    assert tables.read(tmp_path / "a.csv").equals(read.select("text", "truth", "date"))
+
+
+def test_a_damaged_parquet_takes_nothing_down(monkeypatch):
+    """polars aborts the process for some files with a flipped bit (seen in 2.1), which is why it reads Parquet in another."""
+    packed = io.BytesIO()
+    pl.DataFrame({"a": [1, None, 3], "b": ["x", None, "z"], "c": [True, False, None]}).write_parquet(packed)
+    assert len(tables.read(packed.getvalue(), "a.parquet")) == 3
+    with pytest.raises(DataError, match=r"^a\.parquet: can't be read as Parquet; it is damaged"):
+        tables.read(packed.getvalue()[:-20], "a.parquet")
+    monkeypatch.setattr(tables, "_PARQUET", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(DataError, match="it is damaged"):
+        tables.read(packed.getvalue(), "a.parquet")
+
+
+def test_what_is_too_large_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"a,b\n" + b"1,2\n" * 300)
+    monkeypatch.setattr(tables, "MAX_BYTES", 1000)
+    with pytest.raises(DataError, match="more than the 0 that a table may have"):
+        tables.read(path)
+    with pytest.raises(DataError, match="is, unpacked, "):
+        tables.read(gzip.compress(path.read_bytes()))
+
+
+def test_equal_values_that_parquet_packs_into_nothing_are_counted_first(tmp_path):
+    """A column of 2^30 zeros takes a few kB."""
+    path = tmp_path / "bomb.parquet"
+    pl.select(pl.repeat(0, 2**20, dtype=pl.Int8).alias("a")).write_parquet(path)
+    assert path.stat().st_size < 5000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_PARQUET", tables._PARQUET.replace(str(tables.MAX_VALUES), "1000000"))
+        with pytest.raises(DataError, match="holds more than 536,870,912 values"):
+            tables.read(path)
+    assert len(tables.read(path)) == 2**20, "the control"

@@ -1,0 +1,63 @@
+"""Files are replaced whole, the old one may be kept, and what dead processes left is swept."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nnx.errors import MachineError
+from nnx.system import files
+
+
+def test_the_old_file_goes_on_under_another_name(tmp_path):
+    path, kept = tmp_path / "last.pt", tmp_path / "previous.pt"
+    for n in range(3):
+        files.replace(path, b"%d" % n, keep=kept)
+        assert path.read_bytes() == b"%d" % n
+        assert kept.exists() == (n > 0)
+    assert kept.read_bytes() == b"1"
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]
+
+
+def test_it_is_kept_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    test_the_old_file_goes_on_under_another_name(tmp_path)
+
+
+def test_other_reasons_are_said(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"old")
+
+    def link(*_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(MachineError, match="Disk quota exceeded"):
+        files.replace(path, b"new", keep=tmp_path / "previous.pt")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_only_what_dead_processes_left_is_swept(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = process.pid
+    mine, theirs, other = (tmp_path / name for name in (f".last.pt.{os.getpid()}.tmp", f".last.pt.{dead}.tmp", ".notes.tmp"))
+    for path in (mine, theirs, other):
+        path.write_text("x")
+    files.sweep(tmp_path)
+    assert mine.exists()
+    assert other.exists()
+    assert not theirs.exists()
+
+
+def test_text_makes_its_folder_or_says_why_not(tmp_path):
+    files.write(tmp_path / "a/b/c.json", "x\n")
+    assert (tmp_path / "a/b/c.json").read_text() == "x\n"
+    with pytest.raises(MachineError, match=r"c\.json/d: can't be made"):
+        files.write(tmp_path / "a/b/c.json/d/e", "x")
