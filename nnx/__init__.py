@@ -28,7 +28,8 @@ def train(
     force: bool = False,
     resume: str | Path | None = None,
 ) -> "Run":
-    """`nnx train`: a config file or recipe, and `a.b=value` overrides -> the finished run. `resume` is a run's folder, to go on there.
+    """`nnx train`: a config file or recipe, and `a.b=value` overrides -> the finished run. `resume` is a run's folder,
+    to go on there.
 
     Raises NnxError (see nnx.errors).
     """
@@ -38,13 +39,19 @@ def train(
     from nnx.system import distributed
 
     with distributed.joined():
-        events = run(configs.load(config, overrides), out=Path(out) if out else None, force=force, resume=Path(resume) if resume else None)
+        events = run(
+            configs.load(config, overrides),
+            out=Path(out) if out else None,
+            force=force,
+            resume=Path(resume) if resume else None,
+        )
         summary = next(event.summary for event in events if isinstance(event, Finished))
     return Run(Path(summary["run"]), Path(summary["checkpoint"]), summary)
 
 
 def evaluate(checkpoint: str | Path, *, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """`nnx eval`: the figures of a checkpoint, or a run's folder, on a split of its dataset. Raises NnxError (see nnx.errors)."""
+    """`nnx eval`: the figures of a checkpoint, or a run's folder, on a split of its dataset. Raises NnxError (see
+    nnx.errors)."""
     from nnx.run.pipeline import evaluate_checkpoint
 
     return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides).figures

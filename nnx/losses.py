@@ -1,4 +1,5 @@
-"""What training minimises. A loss takes (B, K) logits and targets, (B,) labels or (B, K) probabilities, and gives their mean.
+"""What training minimises. A loss takes (B, K) logits and targets, (B,) labels or (B, K) probabilities, and gives their
+mean.
 
     criterion = config.loss.build(counts, device)
     criterion(logits, targets)  # a scalar: the mean over the batch
@@ -36,7 +37,8 @@ def _class_weights(value: Any) -> list[float] | str | None:
 
 
 ClassWeights = Annotated[
-    list[float] | str | None, PlainValidator(_class_weights, json_schema_input_type=list[float] | Literal["balanced"] | None)
+    list[float] | str | None,
+    PlainValidator(_class_weights, json_schema_input_type=list[float] | Literal["balanced"] | None),
 ]
 WEIGHTS = "balanced (rare classes count more, n / (K * n_class)), or a weight for each class"
 
@@ -45,7 +47,9 @@ class CrossEntropy(Part):
     """-log of the probability that softmax gives to the right class."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
-    label_smoothing: float = Field(0, ge=0, lt=1, description="share of the target spread over all classes (Szegedy et al. 2016)")
+    label_smoothing: float = Field(
+        0, ge=0, lt=1, description="share of the target spread over all classes (Szegedy et al. 2016)"
+    )
     class_weights: ClassWeights = Field(None, description=WEIGHTS)
 
     def build(self, counts: Sequence[int], device: torch.device) -> Criterion:
@@ -56,8 +60,11 @@ class CrossEntropy(Part):
             return F.cross_entropy
 
         def weighted(logits: Tensor, targets: Tensor) -> Tensor:
-            # torch's own mean divides by the batch's sum of weights, which makes a sample's pull depend on its neighbours
-            return F.cross_entropy(logits, targets, weight, label_smoothing=self.label_smoothing, reduction="none").mean()
+            # torch's own mean divides by the batch's sum of weights, which makes a sample's pull depend on its
+            # neighbours
+            return F.cross_entropy(
+                logits, targets, weight, label_smoothing=self.label_smoothing, reduction="none"
+            ).mean()
 
         return weighted
 
@@ -67,10 +74,13 @@ class CrossEntropy(Part):
     def _of(self, log_p: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of (B, K) log-probabilities. torch's own takes a fifth longer where the target is smoothed."""
         right = F.nll_loss(log_p, targets) if targets.ndim == 1 else -(targets * log_p).sum(1).mean()
-        return (1 - self.label_smoothing) * right - self.label_smoothing * log_p.mean() if self.label_smoothing else right
+        return (
+            (1 - self.label_smoothing) * right - self.label_smoothing * log_p.mean() if self.label_smoothing else right
+        )
 
     def with_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss and, (B, K), its gradient by the logits: (probabilities - targets) / B. For no class weights."""
+        """The mean loss and, (B, K), its gradient by the logits: (probabilities - targets) / B. For no class
+        weights."""
         (B, K), share = logits.shape, self.label_smoothing
         log_p = logits.log_softmax(1)
         loss = self._of(log_p, targets)
@@ -98,7 +108,9 @@ class BinaryCrossEntropy(Part):
 
     def build(self, counts: Sequence[int], device: torch.device) -> Criterion:
         if len(counts) != 2:
-            raise ConfigError.at("loss.name", f"binary_cross_entropy is for 2 classes, the data has {len(counts)}; use cross_entropy")
+            raise ConfigError.at(
+                "loss.name", f"binary_cross_entropy is for 2 classes, the data has {len(counts)}; use cross_entropy"
+            )
 
         def criterion(logits: Tensor, targets: Tensor) -> Tensor:
             return F.binary_cross_entropy_with_logits(logits[:, 0], soft(targets, 2, logits.dtype)[:, 1])
@@ -118,7 +130,9 @@ class Focal(Part):
 
         def criterion(logits: Tensor, targets: Tensor) -> Tensor:
             log_p = logits.log_softmax(1)
-            wrong = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)  # 1 - p, never 0: 0**gamma has no gradient below gamma 1
+            wrong = (-torch.expm1(log_p)).clamp(
+                min=torch.finfo(log_p.dtype).tiny
+            )  # 1 - p, never 0: 0**gamma has no gradient below gamma 1
             loss = -soft(targets, logits.shape[1], logits.dtype) * wrong**self.gamma * log_p  # (B, K)
             return (loss if weight is None else loss * weight).sum(1).mean()
 
@@ -153,6 +167,8 @@ def _weights(weights: list[float] | str | None, counts: Sequence[int], device: t
         return None
     if isinstance(weights, list):
         if len(weights) != len(counts):
-            raise ConfigError.at("loss.class_weights", f"has {len(weights)} weights, the data has {len(counts)} classes")
+            raise ConfigError.at(
+                "loss.class_weights", f"has {len(weights)} weights, the data has {len(counts)} classes"
+            )
         return torch.tensor(weights, device=device)
     return torch.tensor([sum(counts) / (len(counts) * max(count, 1)) for count in counts], device=device)

@@ -2,7 +2,8 @@
 
     lr = optimizer.lr * config.schedule.factor(step, Horizon(steps_per_epoch, epochs, val_losses))
 
-Each schedule agrees with torch.optim.lr_scheduler's of the same name (tested), and starts with `warmup` epochs of linear rise.
+Each schedule agrees with torch.optim.lr_scheduler's of the same name (tested), and starts with `warmup` epochs of
+linear rise.
 """
 
 import math
@@ -66,7 +67,8 @@ class Linear(Part):
 
 
 class OneCycle(Part):
-    """Up to the learning rate and down to almost nothing, both by half a cosine (Smith & Topin 2018); momentum is left alone."""
+    """Up to the learning rate and down to almost nothing, both by half a cosine (Smith & Topin 2018); momentum is left
+    alone."""
 
     name: Literal["one_cycle"] = "one_cycle"
     peak: float = Field(0.3, gt=0, lt=1, description="fraction of the run at which the learning rate is reached")

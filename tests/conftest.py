@@ -1,4 +1,5 @@
-"""What all tests share: one thread, so that equal work gives equal bits on any machine, and a config small enough to train in a blink."""
+"""What all tests share: one thread, so that equal work gives equal bits on any machine, and a config small enough to
+train in a blink."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from hypothesis import settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is first imported, which is after this
 
-settings.register_profile("nnx", deadline=None, derandomize=True, database=None)  # a busy machine is no failure; nor is a lucky draw a pass
+settings.register_profile(
+    "nnx", deadline=None, derandomize=True, database=None
+)  # a busy machine is no failure; nor is a lucky draw a pass
 settings.load_profile("nnx")
 
 

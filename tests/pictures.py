@@ -24,8 +24,11 @@ def save(path: Path, values: NDArray, **options: object) -> Path:
     return path
 
 
-def tree(root: Path, counts: Mapping[str, int], *, first: int = 0, colour: bool = False, size: tuple[int, int] = SIZE) -> Path:
-    """So many PNGs for each class, in folders called as the classes. Their names count, class by class in turn: 000.png is of the first."""
+def tree(
+    root: Path, counts: Mapping[str, int], *, first: int = 0, colour: bool = False, size: tuple[int, int] = SIZE
+) -> Path:
+    """So many PNGs for each class, in folders called as the classes. Their names count, class by class in turn: 000.png
+    is of the first."""
     order = [name for n in range(max(counts.values(), default=0)) for name in counts if n < counts[name]]
     for n, name in enumerate(order):
         save(root / name / f"{n:03}.png", pixels(first + n, colour=colour, size=size))

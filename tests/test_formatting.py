@@ -16,14 +16,22 @@ def test_interval_is_wilsons(right, samples):
 
 @pytest.mark.parametrize(
     ("loss", "text"),
-    [(0.12345, "0.1235"), (2.30259, "2.303"), (1234.0, "1234"), (0.1, "0.1000"), (1.2345e-5, "1.234e-05"), (math.nan, "nan")],
+    [
+        (0.12345, "0.1235"),
+        (2.30259, "2.303"),
+        (1234.0, "1234"),
+        (0.1, "0.1000"),
+        (1.2345e-5, "1.234e-05"),
+        (math.nan, "nan"),
+    ],
 )
 def test_losses_have_four_digits(loss, text):
     assert formatting.loss(loss) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (512, "512 B"), (73_600, "73.6 kB"), (43_120_000, "43.1 MB"), (2.5e9, "2.5 GB"), (5e12, "5,000.0 GB")]
+    ("count", "text"),
+    [(0, "0 B"), (512, "512 B"), (73_600, "73.6 kB"), (43_120_000, "43.1 MB"), (2.5e9, "2.5 GB"), (5e12, "5,000.0 GB")],
 )
 def test_sizes_are_three_digits(count, text):
     assert formatting.size(count) == text

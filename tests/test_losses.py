@@ -26,7 +26,10 @@ def classes(name):
 def batch(name="cross_entropy", size=12, spread=3.0, dtype=torch.float64):
     """(B, K) logits and (B,) labels, in float64 unless class weights, which are float32 as all training is, come in."""
     generator, K = torch.Generator().manual_seed(3), classes(name)
-    logits = torch.randn(size, losses.outputs(registry.find("loss", name)(), K), generator=generator, dtype=torch.float64) * spread
+    logits = (
+        torch.randn(size, losses.outputs(registry.find("loss", name)(), K), generator=generator, dtype=torch.float64)
+        * spread
+    )
     return logits.to(dtype).requires_grad_(), torch.randint(K, (size,), generator=generator)
 
 
@@ -83,7 +86,9 @@ def test_the_mean_over_parts_is_the_whole(name, settings, soft):
     torch.testing.assert_close(one, two)
 
 
-@pytest.mark.parametrize(("name", "settings"), [(name, more) for name, more in VARIANTS if "class_weights" not in more], ids=str)
+@pytest.mark.parametrize(
+    ("name", "settings"), [(name, more) for name, more in VARIANTS if "class_weights" not in more], ids=str
+)
 @pytest.mark.parametrize("soft", [False, True])
 def test_gradients_are_those_of_small_differences(name, settings, soft):
     logits, labels = batch(name, size=4, spread=1.0)
@@ -93,7 +98,8 @@ def test_gradients_are_those_of_small_differences(name, settings, soft):
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
 def test_certainty_costs_nothing_and_breaks_nothing(name, settings):
-    """At logits of 100 float32 probabilities are exactly 0 and 1: loss and gradient stay finite, right is cheaper than wrong."""
+    """At logits of 100 float32 probabilities are exactly 0 and 1: loss and gradient stay finite, right is cheaper than
+    wrong."""
     K = classes(name)
     labels = torch.arange(K)
     right = 100 * torch.eye(K) if K > 2 else torch.tensor([[-100.0], [100.0]])
@@ -185,7 +191,10 @@ def test_focal_is_the_papers(gamma):
 @pytest.mark.parametrize("weights", [None, WEIGHTS, "balanced"])
 def test_focal_without_focus_is_cross_entropy(weights):
     logits, labels = (batch()[0].float(), batch()[1])
-    focal, plain = (criterion(name, class_weights=weights, **more) for name, more in (("focal", {"gamma": 0.0}), ("cross_entropy", {})))
+    focal, plain = (
+        criterion(name, class_weights=weights, **more)
+        for name, more in (("focal", {"gamma": 0.0}), ("cross_entropy", {}))
+    )
     torch.testing.assert_close(focal(logits, labels), plain(logits, labels))
 
 
@@ -212,7 +221,9 @@ def test_binary_cross_entropy_is_for_two():
     assert "cross_entropy" in problem.message
 
 
-@pytest.mark.parametrize("weights", ["[]", "[0, 0]", "[1, -1]", "[1, .nan]", "[1, .inf]", "[true, 1]", "[1, x]", "rare", "3", "{a: 1}"])
+@pytest.mark.parametrize(
+    "weights", ["[]", "[0, 0]", "[1, -1]", "[1, .nan]", "[1, .inf]", "[true, 1]", "[1, x]", "rare", "3", "{a: 1}"]
+)
 def test_weights_that_are_none(weights, tiny):
     with pytest.raises(ConfigError, match=r"a\.yaml:3:\d+: loss\.class_weights: expected balanced"):
         config.parse(tiny(f"loss: {{class_weights: {weights}}}"), "a.yaml")

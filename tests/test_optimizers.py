@@ -15,7 +15,11 @@ NAMES = registry.names("optimizer")
 EQUAL = {
     "sgd": ({"lr": 0.05}, torch.optim.SGD, {"lr": 0.05}),
     "sgd, momentum": ({"lr": 0.05, "momentum": 0.9}, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
-    "sgd, nesterov": ({"momentum": 0.8, "nesterov": True}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "nesterov": True}),
+    "sgd, nesterov": (
+        {"momentum": 0.8, "nesterov": True},
+        torch.optim.SGD,
+        {"lr": 0.1, "momentum": 0.8, "nesterov": True},
+    ),
     "sgd, nesterov without momentum": ({"nesterov": True}, torch.optim.SGD, {"lr": 0.1}),
     "adam": ({}, torch.optim.Adam, {"lr": 1e-3}),
     "adam, told": (
@@ -24,7 +28,11 @@ EQUAL = {
         {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3},
     ),
     "adamw": ({"lr": 0.02}, torch.optim.AdamW, {"lr": 0.02}),
-    "adamw, told": ({"beta1": 0.8, "beta2": 0.95, "eps": 1e-3}, torch.optim.AdamW, {"lr": 1e-3, "betas": (0.8, 0.95), "eps": 1e-3}),
+    "adamw, told": (
+        {"beta1": 0.8, "beta2": 0.95, "eps": 1e-3},
+        torch.optim.AdamW,
+        {"lr": 1e-3, "betas": (0.8, 0.95), "eps": 1e-3},
+    ),
     "nadam": ({}, torch.optim.NAdam, {"lr": 2e-3}),
     "nadam, told": (
         {"lr": 0.02, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3},
@@ -45,7 +53,13 @@ EQUAL = {
 def network(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(108, 10), nn.LayerNorm(10), nn.Linear(10, 10)
+        nn.Conv2d(1, 3, 3),
+        nn.ReLU(),
+        nn.BatchNorm2d(3),
+        nn.Flatten(),
+        nn.Linear(108, 10),
+        nn.LayerNorm(10),
+        nn.Linear(10, 10),
     )
 
 
@@ -108,7 +122,8 @@ def test_it_finds_the_bottom_of_a_bowl(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_weights_decay(name):
-    """Where every gradient is zero, decay alone moves: weights shrink; biases and norms stay where they are, to the bit."""
+    """Where every gradient is zero, decay alone moves: weights shrink; biases and norms stay where they are, to the
+    bit."""
     model = network()
     with torch.no_grad():
         for p in model.parameters():
@@ -142,7 +157,11 @@ def test_every_trained_parameter_is_in_one_group_once(name):
     model[0].weight.requires_grad_(False)  # frozen
     held = [id(p) for optimizer in build(name, model) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    assert all(group["lr"] == registry.find("optimizer", name)().lr for optimizer in build(name, model) for group in optimizer.param_groups)
+    assert all(
+        group["lr"] == registry.find("optimizer", name)().lr
+        for optimizer in build(name, model)
+        for group in optimizer.param_groups
+    )
 
 
 # ---------------------------------------------------------------- each against torch's
@@ -161,7 +180,11 @@ def test_steps_are_torchs(case, decay):
     assert type(optimizer) is kind
     weights = [p for key, p in theirs.named_parameters() if key in ("0.weight", "4.weight", "6.weight")]
     others = [p for key, p in theirs.named_parameters() if key not in ("0.weight", "4.weight", "6.weight")]
-    direct = kind([{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}], foreach=False, **arguments)
+    direct = kind(
+        [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}],
+        foreach=False,
+        **arguments,
+    )
     descend(ours, [optimizer], 6)
     descend(theirs, [direct], 6)
     assert_equal(ours, theirs)
@@ -184,8 +207,12 @@ def test_muon_takes_matrices_and_adamw_the_rest():
     matrices = [theirs[4].weight, theirs[6].weight]
     others = [p for p in theirs.parameters() if p.ndim == 1]
     direct = [
-        torch.optim.Muon(matrices, 0.01, weight_decay=0.1, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([{"params": [theirs[0].weight], "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], 0.01),
+        torch.optim.Muon(
+            matrices, 0.01, weight_decay=0.1, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(
+            [{"params": [theirs[0].weight], "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], 0.01
+        ),
     ]
     descend(ours, [muon, rest], 6)
     descend(theirs, direct, 6)
@@ -240,6 +267,8 @@ def test_without_torchs_kernel_descent_is_the_public_step(monkeypatch):
     before = [p.clone() for p in model.parameters()]
     inputs, labels = digits()
     F.cross_entropy(model(inputs), labels).backward()
-    with pytest.raises(AttributeError, match="_fused_adam_"):  # torch's step needs it too: it was torch's step that was called
+    with pytest.raises(
+        AttributeError, match="_fused_adam_"
+    ):  # torch's step needs it too: it was torch's step that was called
         descent(adam)()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

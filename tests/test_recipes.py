@@ -35,7 +35,9 @@ def test_every_recipe_has_a_header_and_trains_a_step(name, tmp_path):
     assert any(isinstance(event, Finished) for event in run(chosen, out=tmp_path / "r"))
 
 
-@pytest.mark.parametrize(("name", "least"), [("iris_mlp", 0.9), ("wine_mlp", 0.9), ("breast_cancer_mlp", 0.93), ("spirals_mlp", 0.97)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("iris_mlp", 0.9), ("wine_mlp", 0.9), ("breast_cancer_mlp", 0.93), ("spirals_mlp", 0.97)]
+)
 def test_the_small_recipes_learn(name, least, tmp_path):
     *_, finished = run(config.load(name), out=tmp_path / "r")
     assert finished.summary["test_accuracy"] > least
@@ -67,7 +69,10 @@ def test_every_command_of_the_tour_runs(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     commands = [
-        line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line.startswith("nnx ")
+        line
+        for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("nnx ")
     ]
     assert len(commands) >= 10
     monkeypatch.setenv("NNX_OFFLINE", "1")
@@ -104,7 +109,12 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_wheel_carries_recipes_and_types(tmp_path):
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"nnx/configs/{name}.yaml" for name in config.recipes()} <= names
@@ -120,7 +130,9 @@ def test_the_wheel_carries_recipes_and_types(tmp_path):
 @pytest.mark.mnist
 def test_mnist_itself_trains(tmp_path):
     """One epoch of the article's network on the real digits."""
-    if not (Path(os.environ.get("NNX_DATA_DIR", "")) / "MNIST/raw/train-images-idx3-ubyte").is_file() or not os.environ.get("NNX_DATA_DIR"):
+    if not (
+        Path(os.environ.get("NNX_DATA_DIR", "")) / "MNIST/raw/train-images-idx3-ubyte"
+    ).is_file() or not os.environ.get("NNX_DATA_DIR"):
         pytest.skip("NNX_DATA_DIR does not hold MNIST/raw")
     *_, finished = run(config.load("mnist_mlp", ["train.epochs=1"]), out=tmp_path / "r")
     assert finished.summary["test_samples"] == 10_000

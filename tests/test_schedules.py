@@ -52,7 +52,9 @@ def test_factors_lie_between_zero_and_one_and_depend_on_the_step_alone(name, per
     assert all(0 <= factor <= 1 + 1e-12 for factor in whole)
     assert max(whole[:2]) > 0, "the first steps already move"
     steps = data.draw(st.permutations(range(min(horizon.steps, 20))))
-    assert [schedule.factor(step, horizon) for step in steps] == [whole[step] for step in steps], "in any order, as a resume asks"
+    assert [schedule.factor(step, horizon) for step in steps] == [whole[step] for step in steps], (
+        "in any order, as a resume asks"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "warmup" in registry.find("schedule", name).model_fields])
@@ -78,7 +80,9 @@ def test_a_run_longer_than_planned_stays_within_bounds(name):
 @pytest.mark.parametrize("end", [0.0, 0.1])
 def test_cosine_is_torchs(end):
     ours = factors(Cosine(end=end), Horizon(7, 9))
-    assert ours == pytest.approx(theirs(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=63, eta_min=end * LR), 63), abs=1e-9)
+    assert ours == pytest.approx(
+        theirs(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=63, eta_min=end * LR), 63), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("end", [0.0, 0.1])
@@ -110,7 +114,9 @@ def test_constant_is_torchs():
 @pytest.mark.parametrize(("every", "gamma"), [(1, 0.5), (2, 0.1), (3, 0.9), (20, 0.1)])
 def test_step_is_torchs(every, gamma):
     ours = factors(StepDecay(every=every, gamma=gamma), Horizon(7, 9))
-    assert ours == pytest.approx(theirs(lambda o: lr_scheduler.StepLR(o, step_size=every * 7, gamma=gamma), 63), abs=1e-9)
+    assert ours == pytest.approx(
+        theirs(lambda o: lr_scheduler.StepLR(o, step_size=every * 7, gamma=gamma), 63), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("peak", "start", "end"), [(0.3, 0.04, 4e-6), (0.5, 0.1, 0.01), (0.11, 1.0, 0.0001)])
@@ -121,7 +127,13 @@ def test_one_cycle_is_torchs(peak, start, end, shape):
 
     def make(optimizer):
         return lr_scheduler.OneCycleLR(
-            optimizer, LR, horizon.steps, pct_start=peak, div_factor=1 / start, final_div_factor=start / end, cycle_momentum=False
+            optimizer,
+            LR,
+            horizon.steps,
+            pct_start=peak,
+            div_factor=1 / start,
+            final_div_factor=start / end,
+            cycle_momentum=False,
         )
 
     assert ours == pytest.approx(theirs(make, horizon.steps), abs=1e-9)

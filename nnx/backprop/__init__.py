@@ -1,9 +1,11 @@
-"""How a network learns, in numbers that one can follow by hand: plain Python on lists of floats, no library but math and random.
+"""How a network learns, in numbers that one can follow by hand: plain Python on lists of floats, no library but math
+and random.
 
-The story in order. A neuron weighs its inputs (`neuron`) and bends the sum (`activations`); neurons side by side make a layer,
-layers one after the other a network (`network`). A loss says how wrong its answer is (`losses`). Backpropagation takes that loss
-backwards, through loss, activation and weighted sum, to a gradient for each weight (`losses`, `neuron`, `network`, in this order),
-and gradient descent takes a small step against it (`descent`). Here a network learns XOR, which no single neuron can:
+The story in order. A neuron weighs its inputs (`neuron`) and bends the sum (`activations`); neurons side by side make a
+layer, layers one after the other a network (`network`). A loss says how wrong its answer is (`losses`). Backpropagation
+takes that loss backwards, through loss, activation and weighted sum, to a gradient for each weight (`losses`, `neuron`,
+`network`, in this order), and gradient descent takes a small step against it (`descent`). Here a network learns XOR,
+which no single neuron can:
 
     >>> from random import Random
     >>> from nnx.backprop import Network, train
@@ -15,7 +17,8 @@ and gradient descent takes a small step against it (`descent`). Here a network l
     >>> [network.predict(pair) for pair in inputs]
     [0, 1, 1, 0]
 
-It is slow and it is exact: logits, losses and every gradient are PyTorch's to nine digits, which makes it the oracle of other tests.
+It is slow and it is exact: logits, losses and every gradient are PyTorch's to nine digits, which makes it the oracle of
+other tests.
 """
 
 from nnx.backprop.activations import relu, sigmoid, softmax
@@ -24,4 +27,15 @@ from nnx.backprop.losses import cross_entropy, mean_squared_error
 from nnx.backprop.network import Gradients, Layer, Network
 from nnx.backprop.neuron import Neuron
 
-__all__ = ["Gradients", "Layer", "Network", "Neuron", "cross_entropy", "mean_squared_error", "relu", "sigmoid", "softmax", "train"]
+__all__ = [
+    "Gradients",
+    "Layer",
+    "Network",
+    "Neuron",
+    "cross_entropy",
+    "mean_squared_error",
+    "relu",
+    "sigmoid",
+    "softmax",
+    "train",
+]

@@ -24,7 +24,8 @@ def sigmoid(z: float) -> float:
 
 
 def sigmoid_derivative(z: float) -> float:
-    """s * (1 - s) for s = sigmoid(z): 1/4 at most, so that deep stacks of sigmoids hardly learn (the vanishing gradient)."""
+    """s * (1 - s) for s = sigmoid(z): 1/4 at most, so that deep stacks of sigmoids hardly learn (the vanishing
+    gradient)."""
     s = sigmoid(z)
     return s * (1 - s)
 
@@ -39,7 +40,11 @@ def identity_derivative(z: float) -> float:
     return 1.0
 
 
-ACTIVATIONS = {"relu": (relu, relu_derivative), "sigmoid": (sigmoid, sigmoid_derivative), "identity": (identity, identity_derivative)}
+ACTIVATIONS = {
+    "relu": (relu, relu_derivative),
+    "sigmoid": (sigmoid, sigmoid_derivative),
+    "identity": (identity, identity_derivative),
+}
 
 
 def softmax(logits: Sequence[float]) -> list[float]:

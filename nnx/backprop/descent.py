@@ -17,7 +17,8 @@ def train(
     loss: str = "cross_entropy",
     random: Random | None = None,
 ) -> Iterator[float]:
-    """Mini-batch gradient descent, yielding after each epoch the mean loss of its samples, each as its batch's turn came.
+    """Mini-batch gradient descent, yielding after each epoch the mean loss of its samples, each as its batch's turn
+    came.
 
     An epoch sees every sample once, in a new order, so that its batches are not those of the epoch before.
     """

@@ -15,7 +15,8 @@ def one_hot(label: int, classes: int) -> list[float]:
 
 
 def cross_entropy(logits: Sequence[float], label: int) -> float:
-    """-log of the probability that softmax gives to the label: 0 when sure and right, without bound when sure and wrong.
+    """-log of the probability that softmax gives to the label: 0 when sure and right, without bound when sure and
+    wrong.
 
     From the logits, as log(e^z_1 + ... + e^z_K) - z_label, since a probability that rounds to 0 has no logarithm.
     """
@@ -24,20 +25,29 @@ def cross_entropy(logits: Sequence[float], label: int) -> float:
 
 
 def cross_entropy_gradient(logits: Sequence[float], label: int) -> list[float]:
-    """dL/dz = probability - target. The -1/p of the logarithm cancels against the p of softmax: what is wrong by much learns fast."""
+    """dL/dz = probability - target. The -1/p of the logarithm cancels against the p of softmax: what is wrong by much
+    learns fast."""
     return [p - target for p, target in zip(softmax(logits), one_hot(label, len(logits)), strict=True)]
 
 
 def mean_squared_error(logits: Sequence[float], label: int) -> float:
     """Mean over classes of (probability - target)²."""
-    return sum((p - target) ** 2 for p, target in zip(softmax(logits), one_hot(label, len(logits)), strict=True)) / len(logits)
+    return sum((p - target) ** 2 for p, target in zip(softmax(logits), one_hot(label, len(logits)), strict=True)) / len(
+        logits
+    )
 
 
 def mean_squared_error_gradient(logits: Sequence[float], label: int) -> list[float]:
-    """dL/dp = 2 (probability - target) / K, then back through softmax, whose p stays: what is surely wrong hardly learns."""
+    """dL/dp = 2 (probability - target) / K, then back through softmax, whose p stays: what is surely wrong hardly
+    learns."""
     probabilities = softmax(logits)
-    gradient = [2 * (p - target) / len(logits) for p, target in zip(probabilities, one_hot(label, len(logits)), strict=True)]
+    gradient = [
+        2 * (p - target) / len(logits) for p, target in zip(probabilities, one_hot(label, len(logits)), strict=True)
+    ]
     return softmax_backward(probabilities, gradient)
 
 
-LOSSES = {"cross_entropy": (cross_entropy, cross_entropy_gradient), "mse": (mean_squared_error, mean_squared_error_gradient)}
+LOSSES = {
+    "cross_entropy": (cross_entropy, cross_entropy_gradient),
+    "mse": (mean_squared_error, mean_squared_error_gradient),
+}

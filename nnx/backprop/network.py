@@ -1,4 +1,5 @@
-"""Neurons side by side are a layer, layers one after the other a network. Forwards go the outputs, backwards the gradients."""
+"""Neurons side by side are a layer, layers one after the other a network. Forwards go the outputs, backwards the
+gradients."""
 
 import math
 from collections.abc import Sequence
@@ -19,12 +20,18 @@ class Layer:
         """The inputs -> the output of each neuron."""
         return [neuron.forward(inputs) for neuron in self.neurons]
 
-    def backward(self, inputs: Sequence[float], output_gradients: Sequence[float]) -> tuple[list[list[float]], list[float], list[float]]:
-        """The inputs of a forward pass and each neuron's dL/doutput -> (dL/dweights[neuron][input], dL/dbiases[neuron], dL/dinputs[input]).
+    def backward(
+        self, inputs: Sequence[float], output_gradients: Sequence[float]
+    ) -> tuple[list[list[float]], list[float], list[float]]:
+        """The inputs of a forward pass and each neuron's dL/doutput -> (dL/dweights[neuron][input], dL/dbiases[neuron],
+        dL/dinputs[input]).
 
-        An input reaches the loss through every neuron of the layer, so its gradient is the sum of what each of them says.
+        An input reaches the loss through every neuron of the layer, so its gradient is the sum of what each of them
+        says.
         """
-        said = [neuron.backward(inputs, gradient) for neuron, gradient in zip(self.neurons, output_gradients, strict=True)]
+        said = [
+            neuron.backward(inputs, gradient) for neuron, gradient in zip(self.neurons, output_gradients, strict=True)
+        ]
         weights, biases, by_neuron = zip(*said, strict=True)
         return list(weights), list(biases), [sum(gradients) for gradients in zip(*by_neuron, strict=True)]
 
@@ -39,8 +46,9 @@ class Gradients:
 class Network:
     """A multilayer perceptron: Network([64, 32, 10]) has 64 inputs, a hidden layer of 32 neurons and 10 logits.
 
-    Biases start at 0, weights at random, for equal neurons would get equal gradients and stay equal: normal, with a variance of
-    2 / inputs for relu (He et al. 2015), 1 / inputs for others (LeCun et al. 1998), at which signals neither fade nor explode.
+    Biases start at 0, weights at random, for equal neurons would get equal gradients and stay equal: normal, with a
+    variance of 2 / inputs for relu (He et al. 2015), 1 / inputs for others (LeCun et al. 1998), at which signals
+    neither fade nor explode.
     """
 
     def __init__(self, sizes: Sequence[int], *, activation: str = "relu", random: Random | None = None) -> None:
@@ -49,7 +57,9 @@ class Network:
         for depth in range(1, len(sizes)):
             inputs, units, name = sizes[depth - 1], sizes[depth], activation if depth < len(sizes) - 1 else "identity"
             deviation = math.sqrt((2 if name == "relu" else 1) / inputs)
-            self.layers.append(Layer([Neuron([random.gauss(0, deviation) for _ in range(inputs)], 0.0, name) for _ in range(units)]))
+            self.layers.append(
+                Layer([Neuron([random.gauss(0, deviation) for _ in range(inputs)], 0.0, name) for _ in range(units)])
+            )
 
     @property
     def weights(self) -> list[list[list[float]]]:
@@ -96,7 +106,8 @@ class Network:
     def backpropagate(self, inputs: Sequence[float], label: int, loss: str = "cross_entropy") -> Gradients:
         """One sample and its label -> the loss and its gradients: forwards through all layers, then back through them.
 
-        What a layer says of its inputs is what the layer before it must know of its outputs, so one pass back serves all weights.
+        What a layer says of its inputs is what the layer before it must know of its outputs, so one pass back serves
+        all weights.
         """
         *outputs, logits = self.activations(inputs)
         function, derivative = LOSSES[loss]
@@ -107,8 +118,11 @@ class Network:
             gradients.biases.insert(0, biases)
         return gradients
 
-    def gradients(self, batch_inputs: Sequence[Sequence[float]], batch_labels: Sequence[int], loss: str = "cross_entropy") -> Gradients:
-        """A batch -> its mean loss and the gradients of that: the derivative of a mean is the mean of its samples' derivatives.
+    def gradients(
+        self, batch_inputs: Sequence[Sequence[float]], batch_labels: Sequence[int], loss: str = "cross_entropy"
+    ) -> Gradients:
+        """A batch -> its mean loss and the gradients of that: the derivative of a mean is the mean of its samples'
+        derivatives.
 
         `loss` is "cross_entropy" or "mse".
         """
@@ -120,7 +134,9 @@ class Network:
             mean_loss += sample.loss / B
             for depth, rows in enumerate(sample.weights):
                 for n, row in enumerate(rows):
-                    weights[depth][n] = [mean + gradient / B for mean, gradient in zip(weights[depth][n], row, strict=True)]
+                    weights[depth][n] = [
+                        mean + gradient / B for mean, gradient in zip(weights[depth][n], row, strict=True)
+                    ]
                     biases[depth][n] += sample.biases[depth][n] / B
         return Gradients(mean_loss, weights, biases)
 

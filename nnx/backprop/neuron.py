@@ -26,7 +26,8 @@ class Neuron:
         return self.activation(self.weighted_sum(inputs))
 
     def backward(self, inputs: Sequence[float], output_gradient: float) -> tuple[list[float], float, list[float]]:
-        """The inputs of a forward pass and dL/doutput -> (dL/dweights, dL/dbias, dL/dinputs), by the chain rule from the outside in.
+        """The inputs of a forward pass and dL/doutput -> (dL/dweights, dL/dbias, dL/dinputs), by the chain rule from
+        the outside in.
 
         Through the activation:     dL/dz = dL/doutput * activation'(z)
         through the weighted sum:   dL/dweight = dL/dz * input,   dL/dbias = dL/dz,   dL/dinput = dL/dz * weight
@@ -35,6 +36,9 @@ class Neuron:
         return [z_gradient * x for x in inputs], z_gradient, [z_gradient * weight for weight in self.weights]
 
     def update(self, weight_gradients: Sequence[float], bias_gradient: float, learning_rate: float) -> None:
-        """Gradient descent: weight - learning_rate * gradient. The gradient points to where the loss grows, so the step goes against it."""
-        self.weights = [w - learning_rate * gradient for w, gradient in zip(self.weights, weight_gradients, strict=True)]
+        """Gradient descent: weight - learning_rate * gradient. The gradient points to where the loss grows, so the step
+        goes against it."""
+        self.weights = [
+            w - learning_rate * gradient for w, gradient in zip(self.weights, weight_gradients, strict=True)
+        ]
         self.bias -= learning_rate * bias_gradient

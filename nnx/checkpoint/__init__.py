@@ -1,4 +1,5 @@
-"""The checkpoint file: `checkpoint` writes, seals and checks it; `torch_archive` parses the zip of torch without running it."""
+"""The checkpoint file: `checkpoint` writes, seals and checks it; `torch_archive` parses the zip of torch without
+running it."""
 
 from nnx.checkpoint.checkpoint import FORMAT, Checkpoint, read, without_training, write
 

@@ -1,11 +1,13 @@
 """Checkpoints: written whole or not at all, sealed against damage, read without running anything that is in them.
 
-The file is an ordinary torch zip, which `torch.load(path, weights_only=True)` reads too, of plain values and dense tensors:
+The file is an ordinary torch zip, which `torch.load(path, weights_only=True)` reads too, of plain values and dense
+tensors:
 
     {"format": 3, "json": text, "model": {name: tensor}, "training": {...} or None}
 
-`json` holds the config, the spec and the counters. There are no class names, times, paths or host names in it, so the bytes of two
-equal states are equal. The SHA-256 of all that precedes it stands in the zip's end comment: it guards against accidents, not attackers.
+`json` holds the config, the spec and the counters. There are no class names, times, paths or host names in it, so the
+bytes of two equal states are equal. The SHA-256 of all that precedes it stands in the zip's end comment: it guards
+against accidents, not attackers.
 """
 
 import hashlib
@@ -66,8 +68,8 @@ def write(path: Path, checkpoint: Checkpoint, *, keep: Path | None = None) -> No
     """Replace `path` by `checkpoint` in one step: after a crash at any moment it is the old file or the new one.
 
     With `keep`, the old file goes on under that name.
-    Raises MachineError where the disk does not take it, and CheckpointError where it is more than can be read; the old file is then
-    untouched.
+    Raises MachineError where the disk does not take it, and CheckpointError where it is more than can be read; the old
+    file is then untouched.
     """
     texts = {
         "config": checkpoint.config.to_dict(),
@@ -79,13 +81,21 @@ def write(path: Path, checkpoint: Checkpoint, *, keep: Path | None = None) -> No
     }
     data = io.BytesIO()
     torch.save(
-        {"format": FORMAT, "json": json.dumps(texts), "model": _plain(checkpoint.model), "training": _plain(checkpoint.training)}, data
+        {
+            "format": FORMAT,
+            "json": json.dumps(texts),
+            "model": _plain(checkpoint.model),
+            "training": _plain(checkpoint.training),
+        },
+        data,
     )
     sealed = _sealed(data.getvalue())
     try:
         torch_archive.members(io.BytesIO(sealed[:MAX_BYTES]), len(sealed) - _SEAL_LENGTH)
     except (CheckpointError, struct.error):
-        raise CheckpointError(f"{path}: more than a checkpoint can hold: 4 GiB, 25,000 tensors. Make the network smaller") from None
+        raise CheckpointError(
+            f"{path}: more than a checkpoint can hold: 4 GiB, 25,000 tensors. Make the network smaller"
+        ) from None
     files.replace(path, sealed, keep=keep)
 
 
@@ -154,7 +164,9 @@ def _open(path: Path) -> BinaryIO:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             is_folder = stat.S_ISDIR(status.st_mode)
-            raise CheckpointError("is a folder without a checkpoint.pt; name that of a run" if is_folder else "is not a regular file")
+            raise CheckpointError(
+                "is a folder without a checkpoint.pt; name that of a run" if is_folder else "is not a regular file"
+            )
         if status.st_size > MAX_BYTES:
             raise CheckpointError(f"larger than {MAX_BYTES / 2**30:.0f} GiB, which no checkpoint of nnx is")
         return open(path, "rb")
@@ -177,7 +189,9 @@ def _check_mark(file: BinaryIO, size: int) -> None:
 
 def _check_seal(data: bytes) -> None:
     if data[-_SEAL_LENGTH:] != SEAL + hashlib.sha256(memoryview(data)[:-_SEAL_LENGTH]).hexdigest().encode():
-        raise CheckpointError("is damaged: its content does not match its checksum. Use another copy, or last.pt of the same run")
+        raise CheckpointError(
+            "is damaged: its content does not match its checksum. Use another copy, or last.pt of the same run"
+        )
 
 
 def _understood(file: BinaryIO, size: int, path: Path) -> tuple[Any, Checkpoint]:
@@ -205,7 +219,9 @@ def _parse(content: Any, name: str) -> Checkpoint:
     network = _network(config, spec, len(content["model"]))
     if content["model"] != _weights(network):
         raise CheckpointError(_unlike(config))
-    kept = Checkpoint(config, spec, {}, texts["record"], texts["counters"], None, texts.get("environment"), texts.get("data"))
+    kept = Checkpoint(
+        config, spec, {}, texts["record"], texts["counters"], None, texts.get("environment"), texts.get("data")
+    )
     _need(_numbers(kept.record) and (kept.data is None or type(kept.data) is str))
     _need(kept.environment is None or kept.environment.keys() == {"began", "saved"})
     for facts in (kept.environment or {}).values():
@@ -224,15 +240,22 @@ def _need(right: object) -> None:
 
 
 def _loads(text: Any) -> dict[str, Any]:
-    """The JSON, if the longest history can make it: 100,000 records of six have 600,000 commas, a million different keys take 250 MB."""
-    if type(text) is not str or not text.isascii() or text.count(",") > 750_000 or text.count("{") + text.count("[") > 200_000:
+    """The JSON, if the longest history can make it: 100,000 records of six have 600,000 commas, a million different
+    keys take 250 MB."""
+    if (
+        type(text) is not str
+        or not text.isascii()
+        or text.count(",") > 750_000
+        or text.count("{") + text.count("[") > 200_000
+    ):
         raise CheckpointError("lacks parts that a checkpoint of nnx has, or has others")
     value: dict[str, Any] = json.loads(text)
     return value
 
 
 def _network(config: Config, spec: Spec, most: int) -> nn.Module:
-    """The network without its memory, if it has no more than `most` parameters: to build 10,000 layers takes 20 s. Raises ConfigError."""
+    """The network without its memory, if it has no more than `most` parameters: to build 10,000 layers takes 20 s.
+    Raises ConfigError."""
     left = iter(range(most))
 
     def count(*_: object) -> None:
@@ -255,12 +278,16 @@ def _weights(network: nn.Module) -> dict[str, Outline]:
 
 
 def _numbers(value: Any) -> bool:
-    return type(value) is dict and all(type(number) in (int, float) and abs(number) < 2**63 for number in value.values())
+    return type(value) is dict and all(
+        type(number) in (int, float) and abs(number) < 2**63 for number in value.values()
+    )
 
 
 def _check_counters(counters: Any) -> None:
     _need(counters.keys() == set(State.COUNTERS))
-    _need(all(type(counters[name]) is int and 0 <= counters[name] < 2**53 for name in State.COUNTERS if name != "history"))
+    _need(
+        all(type(counters[name]) is int and 0 <= counters[name] < 2**53 for name in State.COUNTERS if name != "history")
+    )
     _need(type(counters["history"]) is list)
     for record in counters["history"]:
         _need(_numbers(record) and record.keys() >= {"epoch", "val_loss", "val_accuracy"})
@@ -271,23 +298,37 @@ def _check_training(training: dict[str, Any], config: Config, network: nn.Module
     averaged = {"n_averaged": Outline(torch.int64, ())} | {f"module.{name}": weight for name, weight in weights.items()}
     _need(training["model"] == weights and training["average"] == (averaged if config.train.ema else None))
     recorded = training.get("losses", Outline(torch.float32, (0,)))
-    _need(training["loss"] == number and recorded.dtype == torch.float32 and len(recorded.shape) == 1 and recorded.shape[0] <= RECORDED)
+    _need(
+        training["loss"] == number
+        and recorded.dtype == torch.float32
+        and len(recorded.shape) == 1
+        and recorded.shape[0] <= RECORDED
+    )
     _need(_numbers(training["scaler"]))
     optimizers = cast(OptimizerConfig, config.optimizer).build(network)
     for optimizer, kinds, saved in zip(optimizers, _moments(config), training["optimizers"], strict=True):
         groups = optimizer.param_groups
         shapes = [tuple(parameter.shape) for group in groups for parameter in group["params"]]
         _need(saved.keys() == {"state", "param_groups"} and saved["state"].keys() <= set(range(len(shapes))))
-        _need([group["params"] for group in saved["param_groups"]] == [g["params"] for g in optimizer.state_dict()["param_groups"]])
+        _need(
+            [group["params"] for group in saved["param_groups"]]
+            == [g["params"] for g in optimizer.state_dict()["param_groups"]]
+        )
         for setting in (value for group in saved["param_groups"] for value in group.values()):
-            _need(all(value == number or type(value) in _PLAIN for value in (setting if type(setting) is list else [setting])))
+            _need(
+                all(
+                    value == number or type(value) in _PLAIN
+                    for value in (setting if type(setting) is list else [setting])
+                )
+            )
         for index, moments in saved["state"].items():
             like = Outline(torch.float32, shapes[index])
             _need(moments == {name: like if is_like else number for name, is_like in kinds.items()})
 
 
 def _moments(config: Config) -> Iterator[dict[str, bool]]:
-    """The moments that each of the config's optimizers keeps, and whether they are as large as the weights: it makes a step with four."""
+    """The moments that each of the config's optimizers keeps, and whether they are as large as the weights: it makes a
+    step with four."""
     tiny = nn.ParameterList([torch.zeros(2, 2), torch.zeros(2)])  # a module that draws no random numbers
     for parameter in tiny:
         parameter.grad = torch.zeros_like(parameter)

@@ -24,12 +24,18 @@ from nnx.errors import CheckpointError
 MAX_MEMBERS = 25_000  # 750 layers with batch norm, a moving average and Adam
 MAX_PICKLE = 24 * 2**20  # bytes; the history of 100,000 epochs, the most there can be, is 17 MB
 
-_END = struct.Struct("<4sQ4x2L4Q4sLQL4s4H2L2x")  # what torch writes behind the directory: zip64's record, its locator, the zip's own record
-_ENTRY = struct.Struct("<4s4x2H4x3L3H8xL")  # of the directory: signature, flags, method, CRC, bytes, bytes, lengths of texts, offset
+_END = struct.Struct(
+    "<4sQ4x2L4Q4sLQL4s4H2L2x"
+)  # what torch writes behind the directory: zip64's record, its locator, the zip's own record
+_ENTRY = struct.Struct(
+    "<4s4x2H4x3L3H8xL"
+)  # of the directory: signature, flags, method, CRC, bytes, bytes, lengths of texts, offset
 _HEADER = struct.Struct("<4s2x2H4x3L2H")  # before a member: the same, but CRC and bytes, which follow it, are 0
 _TRAILER = struct.Struct("<4s3L")  # after it: signature, CRC, bytes, bytes
 _STREAMED, _UTF8 = 0x8, 0x800  # the flags that torch sets
-_NAMES = re.compile(rb"archive/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id|data/[0-9]{1,9})")
+_NAMES = re.compile(
+    rb"archive/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id|data/[0-9]{1,9})"
+)
 _SMALL = 64  # bytes, at most, of all but the pickle and the storages
 
 _STORAGES = {"torch FloatStorage": torch.float32, "torch LongStorage": torch.int64}
@@ -56,12 +62,31 @@ class _Global(str):
 
 
 def members(file: BinaryIO, end: int) -> dict[str, tuple[int, int]]:
-    """{name: (offset, bytes)} of the zip that ends at `end`, without its comment: as torch writes it, members stored one behind the other.
+    """{name: (offset, bytes)} of the zip that ends at `end`, without its comment: as torch writes it, members stored
+    one behind the other.
 
-    Raises CheckpointError for any other: compressed, overlapping, doubled or strange members, gaps, contradictions, zip64.
+    Raises CheckpointError for any other: compressed, overlapping, doubled or strange members, gaps, contradictions,
+    zip64.
     """
     *record, count, length, start = _END.unpack(_take(file, end - _END.size, _END.size))
-    own = [b"PK\x06\x06", 44, 0, 0, count, count, length, start, b"PK\x06\x07", 0, start + length, 1, b"PK\x05\x06", 0, 0, count]
+    own = [
+        b"PK\x06\x06",
+        44,
+        0,
+        0,
+        count,
+        count,
+        length,
+        start,
+        b"PK\x06\x07",
+        0,
+        start + length,
+        1,
+        b"PK\x05\x06",
+        0,
+        0,
+        count,
+    ]
     if record != own or start + length != end - _END.size or count > MAX_MEMBERS or length > count * (_ENTRY.size + 64):
         raise CheckpointError("is not a readable zip archive")
     directory = io.BytesIO(_take(file, start, length))
@@ -95,10 +120,11 @@ def members(file: BinaryIO, end: int) -> dict[str, tuple[int, int]]:
 
 
 def outline(pickled: bytes, found: Mapping[str, tuple[int, int]]) -> Any:
-    """What `pickled` would make, with an Outline in place of each tensor; every storage among the members `found` belongs to one of them.
+    """What `pickled` would make, with an Outline in place of each tensor; every storage among the members `found`
+    belongs to one of them.
 
-    Only strings and names may be referred to again: what is made of few bytes is small. Raises CheckpointError, or what an operation
-    without its operands raises: IndexError, KeyError, TypeError, ValueError.
+    Only strings and names may be referred to again: what is made of few bytes is small. Raises CheckpointError, or what
+    an operation without its operands raises: IndexError, KeyError, TypeError, ValueError.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -156,8 +182,17 @@ def outline(pickled: bytes, found: Mapping[str, tuple[int, int]]) -> Any:
 def agree(outlined: Any, loaded: Any) -> None:
     """Raises CheckpointError unless `loaded` is what was outlined, its tensors dense and finite."""
     if type(outlined) is Outline:
-        dense = isinstance(loaded, Tensor) and loaded.layout == torch.strided and loaded.device.type == "cpu" and loaded.is_contiguous()
-        if not dense or (loaded.dtype, tuple(loaded.shape)) != outlined or loaded.untyped_storage().nbytes() != loaded.nbytes:
+        dense = (
+            isinstance(loaded, Tensor)
+            and loaded.layout == torch.strided
+            and loaded.device.type == "cpu"
+            and loaded.is_contiguous()
+        )
+        if (
+            not dense
+            or (loaded.dtype, tuple(loaded.shape)) != outlined
+            or loaded.untyped_storage().nbytes() != loaded.nbytes
+        ):
             raise CheckpointError("holds a tensor that is not plain and dense")
         if loaded.is_floating_point() and not bool(loaded.isfinite().all()):
             raise CheckpointError("holds weights that are infinite or NaN")
@@ -219,7 +254,9 @@ def _called(function: Any, arguments: Any) -> Any:
         and all(type(number) is int for number in (offset, *shape, *strides))
         and len(shape) == len(strides) <= 8
         and (offset, math.prod(shape)) == (0, storage.numbers)
-        and all(n == 1 or stride == step for n, stride, step in zip(reversed(shape), reversed(strides), dense, strict=False))
+        and all(
+            n == 1 or stride == step for n, stride, step in zip(reversed(shape), reversed(strides), dense, strict=False)
+        )
     )
     if not right:
         _refuse("a tensor that is not plain and dense")

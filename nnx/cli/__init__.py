@@ -22,7 +22,8 @@ from nnx.errors import NnxError, Stopped, printable
 
 
 def _import_help_quickly() -> None:
-    """typer's help imports rich's Markdown and Traceback, which our help has no use for, and which take a third of its time.
+    """typer's help imports rich's Markdown and Traceback, which our help has no use for, and which take a third of its
+    time.
 
     The stand-ins are there only while typer looks for them; whoever wants the real ones later gets them.
     """
@@ -90,7 +91,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
 ) -> None:
     pass
 
@@ -105,7 +108,9 @@ def run_command() -> int:
     try:
         code = app(_spelled_out(sys.argv[1:]), standalone_mode=False)
     except _Unread:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it flushes at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains again when it flushes at exit
         code = 141
     except KeyboardInterrupt:
         code = 130
@@ -115,7 +120,8 @@ def run_command() -> int:
 
 
 def _spelled_out(words: Sequence[str]) -> Sequence[str]:
-    """`--resume` with no run behind it as `--resume=`: an option whose value may be left out is not the same in all versions of typer."""
+    """`--resume` with no run behind it as `--resume=`: an option whose value may be left out is not the same in all
+    versions of typer."""
     alone = [word == "--resume" and after.startswith("-") for word, after in zip(words, [*words[1:], "-"], strict=True)]
     return [f"{word}=" if bare else word for word, bare in zip(words, alone, strict=True)]
 
@@ -131,8 +137,15 @@ OF_A_NAME = {
 
 
 def _of_the_machine(error: Exception) -> str:
-    """What the machine lacks, where that is why nothing goes on: memory to import torch, say, or room on the disk behind stdout."""
-    scarce = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    """What the machine lacks, where that is why nothing goes on: memory to import torch, say, or room on the disk
+    behind stdout."""
+    scarce = isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENOMEM,
+        errno.EMFILE,
+        errno.ENFILE,
+    )
     if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         return "out of memory"
     return str(error.strerror) if scarce else ""  # type: ignore[attr-defined]

@@ -16,8 +16,8 @@ def is_launched() -> bool:
 
 
 def launch(processes: int, max_restarts: int) -> int:
-    """Run this command line as so many ranks, up to `max_restarts` times again after one of them died. Gives the exit code of the first to
-    fail, rank 0's before others'.
+    """Run this command line as so many ranks, up to `max_restarts` times again after one of them died. Gives the exit
+    code of the first to fail, rank 0's before others'.
 
     A signal goes on to each rank once; a second one ends them at once.
     """
@@ -26,7 +26,9 @@ def launch(processes: int, max_restarts: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable()  # rank 0 says what there is to say
-    asked = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN]
+    asked = [
+        name for name in ("SIGTERM", "SIGINT", "SIGHUP") if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN
+    ]
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,
@@ -51,7 +53,9 @@ def launch(processes: int, max_restarts: int) -> int:
 
 def _failed(codes: dict[int, int]) -> int:
     """The exit code for those of the ranks; says on stderr what none of them could."""
-    killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}  # SIGTERM is torch's, for the others
+    killed = {
+        rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM
+    }  # SIGTERM is torch's, for the others
     for rank, number in killed.items():
         print(f"error: rank {rank} was killed by {signal.Signals(number).name}", file=sys.stderr)  # noqa: T201
     return 3 if killed else codes.get(0) or next(iter(codes.values()))

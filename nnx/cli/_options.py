@@ -7,11 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set optimizer.lr=0.01. Repeatable.")]
-CheckpointPath = Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint.pt (or last.pt).", show_default=False)]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set optimizer.lr=0.01. Repeatable."),
+]
+CheckpointPath = Annotated[
+    Path, typer.Argument(help="A run's folder, or a checkpoint.pt (or last.pt).", show_default=False)
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default=False)]
 DataDir = Annotated[
-    str | None, typer.Option("--data-dir", help="Folder of the datasets.", show_default="NNX_DATA_DIR, or the user's cache")
+    str | None,
+    typer.Option("--data-dir", help="Folder of the datasets.", show_default="NNX_DATA_DIR, or the user's cache"),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]

@@ -14,21 +14,28 @@ from nnx.system import signals
 
 def doctor(
     image: Annotated[
-        str | None, typer.Argument(help="An image that is taken for another; else the machine is looked at.", show_default=False)
+        str | None,
+        typer.Argument(help="An image that is taken for another; else the machine is looked at.", show_default=False),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The network to ask.", show_default="the newest runs/*/checkpoint.pt")
+        Path | None,
+        typer.Option("--checkpoint", help="The network to ask.", show_default="the newest runs/*/checkpoint.pt"),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the same as a picture, FILE.png.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the same as a picture, FILE.png.", show_default=False)
+    ] = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Look at this machine and installation; or, with IMAGE, at what is done to it before the network sees it, and how its answer moves.
+    """Look at this machine and installation; or, with IMAGE, at what is done to it before the network sees it, and how
+    its answer moves.
 
     For instance: nnx doctor seven.jpg --checkpoint runs/mnist/checkpoint.pt
     """
     if image is None:
-        if strange := [name for name, value in (("--checkpoint", checkpoint), ("--out", out), ("--device", device)) if value]:
+        if strange := [
+            name for name, value in (("--checkpoint", checkpoint), ("--out", out), ("--device", device)) if value
+        ]:
             raise InputError(f"{strange[0]}: is about an image; name one: nnx doctor seven.png")
         _machine(json)
     else:

@@ -21,7 +21,9 @@ class SplitName(StrEnum):
 
 def evaluate(
     checkpoint: CheckpointPath,
-    split: Annotated[SplitName, typer.Option("--split", help="Which part of the dataset to measure on.")] = SplitName.test,
+    split: Annotated[
+        SplitName, typer.Option("--split", help="Which part of the dataset to measure on.")
+    ] = SplitName.test,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
     out: Out = None,
@@ -32,7 +34,8 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a checkpoint: accuracy, loss, calibration, and precision, recall and F1 of each class. With --out also as report.html.
+    """Measure a checkpoint: accuracy, loss, calibration, and precision, recall and F1 of each class. With --out also as
+    report.html.
 
     --set can point it at other data: nnx eval checkpoint.pt --set dataset.root=elsewhere
     """
@@ -44,8 +47,14 @@ def evaluate(
 
     if out:
         runs.check_folder(out)
-    with signals.noted(), datasets.silent(quiet), signals.at_once("stopped before all was measured; nothing was written"):
-        measured = evaluate_checkpoint(checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir)
+    with (
+        signals.noted(),
+        datasets.silent(quiet),
+        signals.at_once("stopped before all was measured; nothing was written"),
+    ):
+        measured = evaluate_checkpoint(
+            checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir
+        )
     metrics = measured.figures
     if not quiet:
         console.print_choices(measured.choices)

@@ -28,27 +28,39 @@ def explain(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="IMAGE", help="Image files to explain, or folders of them, instead of samples of the dataset.", show_default=False
+            metavar="IMAGE",
+            help="Image files to explain, or folders of them, instead of samples of the dataset.",
+            show_default=False,
         ),
     ] = None,
     index: Annotated[
         list[int] | None,
         typer.Option(
-            "--index", metavar="N", min=0, help="A sample by its place in the split, from 0. Repeatable.", show_default="one a class"
+            "--index",
+            metavar="N",
+            min=0,
+            help="A sample by its place in the split, from 0. Repeatable.",
+            show_default="one a class",
         ),
     ] = None,
-    split: Annotated[SplitName, typer.Option("--split", help="Which part of the dataset samples are from.")] = SplitName.test,
+    split: Annotated[
+        SplitName, typer.Option("--split", help="Which part of the dataset samples are from.")
+    ] = SplitName.test,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this explainer. Repeatable.", show_default="all that apply")
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this explainer. Repeatable.", show_default="all that apply"),
     ] = None,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to.", show_default="explain/ beside the checkpoint")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to.", show_default="explain/ beside the checkpoint")
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw what each layer has learned and why the network decided: pictures, and one page, index.html, with all of them.
+    """Draw what each layer has learned and why the network decided: pictures, and one page, index.html, with all of
+    them.
 
     For instance: nnx explain runs/mnist/checkpoint.pt --only filters --only saliency --index 8
     """
@@ -62,7 +74,11 @@ def explain(
 
     checkpoint = runs.checkpoint_in(checkpoint)
     folder = out or checkpoint.parent / "explain"
-    with signals.noted(), datasets.silent(quiet), signals.at_once("stopped before all was explained; nothing was written"):
+    with (
+        signals.noted(),
+        datasets.silent(quiet),
+        signals.at_once("stopped before all was explained; nothing was written"),
+    ):
         kept = checkpoints.read(checkpoint)
         runs.check_folder(folder)
         explain.choose(kept, only)
@@ -76,13 +92,19 @@ def explain(
             inputs, names, prepared = _images(images, kept, checkpoint)
             labels = None
         else:
-            inputs, names, labels = _samples(dataset().split(split.value), index or [], split.value, len(kept.spec.classes))
+            inputs, names, labels = _samples(
+                dataset().split(split.value), index or [], split.value, len(kept.spec.classes)
+            )
         subject = explain.new(kept, lambda name: dataset().split(name), inputs, names, labels, device=chosen.device)
         threads = runtime.set_threads(config.threads, models.multiply_adds(subject.network, kept.spec) * 500)
         if not quiet:
-            console.print_choices(choice for choice in (*chosen.choices, threads) if choice.what in ("device", "threads"))
+            console.print_choices(
+                choice for choice in (*chosen.choices, threads) if choice.what in ("device", "threads")
+            )
             console.print_notes(prepared)
-        with runtime.enough_memory("Explain fewer samples at a time, or use --device cpu where the device's memory is what is missing"):
+        with runtime.enough_memory(
+            "Explain fewer samples at a time, or use --device cpu where the device's memory is what is missing"
+        ):
             found = dict(_timed(explain.explain(subject, only), quiet=quiet))
     made = _write(folder, subject, found)
     if json:
@@ -91,21 +113,25 @@ def explain(
         _print(made)
 
 
-def _samples(samples: "Split", places: list[int], split: str, classes: int) -> "tuple[NDArray[Any], list[str], NDArray[Any]]":
+def _samples(
+    samples: "Split", places: list[int], split: str, classes: int
+) -> "tuple[NDArray[Any], list[str], NDArray[Any]]":
     """The samples at these places, or one of each class, what each is called, and their labels. Raises InputError."""
     import numpy as np
 
     from nnx.explain import one_of_each
 
     if beyond := [n for n in places if n >= len(samples)]:
-        raise InputError(f"--index {beyond[0]}: the {split} split has {len(samples):,} samples; give 0 to {len(samples) - 1}")
+        raise InputError(
+            f"--index {beyond[0]}: the {split} split has {len(samples):,} samples; give 0 to {len(samples) - 1}"
+        )
     which = np.array(places) if places else one_of_each(samples, classes)
     return samples.inputs[which], [f"{split} {n}" for n in which], samples.labels[which]
 
 
 def _images(paths: list[str], kept: "Checkpoint", checkpoint: Path) -> "tuple[NDArray[Any], list[str], list[str]]":
-    """(N, C, H, W): files, or those in folders, as the network takes them, prepared as by nnx predict; what each is called; and what
-    there is to say of that. Raises DataError."""
+    """(N, C, H, W): files, or those in folders, as the network takes them, prepared as by nnx predict; what each is
+    called; and what there is to say of that. Raises DataError."""
     import numpy as np
 
     from nnx.inference.inputs import Asked
@@ -115,17 +141,27 @@ def _images(paths: list[str], kept: "Checkpoint", checkpoint: Path) -> "tuple[ND
         raise DataError(f"{checkpoint}: was trained on rows of numbers, not on images; ask by --index")
     asked = Asked(paths, kept.spec)
     batches = list(asked.batches())
-    each = [{"input": name, "prepared": steps} for batch in batches for name, steps in zip(batch.names, batch.prepared, strict=True)]
+    each = [
+        {"input": name, "prepared": steps}
+        for batch in batches
+        for name, steps in zip(batch.names, batch.prepared, strict=True)
+    ]
     names = [name for batch in batches for name in batch.names]
     return np.concatenate([batch.inputs for batch in batches]), names, [*asked.notes, *answers.preparation(each)]
 
 
-def _timed(each: "Iterable[tuple[str, Explanation | str]]", *, quiet: bool) -> "Iterable[tuple[str, Explanation | str]]":
+def _timed(
+    each: "Iterable[tuple[str, Explanation | str]]", *, quiet: bool
+) -> "Iterable[tuple[str, Explanation | str]]":
     """Pass each explanation on; as it comes, say on stderr which it is and how long it took."""
     begun = time.perf_counter()
     for name, found in each:
         if not quiet:
-            print(f"{name:<12}", found if isinstance(found, str) else f"{time.perf_counter() - begun:.1f} s", file=sys.stderr)  # noqa: T201
+            print(
+                f"{name:<12}",
+                found if isinstance(found, str) else f"{time.perf_counter() - begun:.1f} s",
+                file=sys.stderr,
+            )
         yield name, found
         begun = time.perf_counter()
 
@@ -146,7 +182,13 @@ def _write(folder: Path, subject: "Subject", found: "dict[str, Explanation | str
             made[name] = {"reading": each.reading, "pictures": pictures, "figures": each.figures}
     files.write(folder / "index.html", _page.render(subject, found))
     reasons = {name: each for name, each in found.items() if isinstance(each, str)}
-    return {"folder": str(folder), "page": "index.html", "samples": subject.names, "explainers": made, "left_out": reasons}
+    return {
+        "folder": str(folder),
+        "page": "index.html",
+        "samples": subject.names,
+        "explainers": made,
+        "left_out": reasons,
+    }
 
 
 def _print(made: dict[str, Any]) -> None:

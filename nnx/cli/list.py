@@ -23,7 +23,13 @@ class Kind(StrEnum):
     cache = "cache"
 
 
-SINGULAR = {"models": "model", "datasets": "dataset", "losses": "loss", "optimizers": "optimizer", "schedules": "schedule"}
+SINGULAR = {
+    "models": "model",
+    "datasets": "dataset",
+    "losses": "loss",
+    "optimizers": "optimizer",
+    "schedules": "schedule",
+}
 
 
 def list_parts(
@@ -31,7 +37,8 @@ def list_parts(
     clear: Annotated[bool, typer.Option("--clear", help="Of the cache: remove all that is in it.")] = False,
     json: Json = False,
 ) -> None:
-    """List the recipes, models, datasets, losses, optimizers and schedules, each with what it is; or the cache of decoded data."""
+    """List the recipes, models, datasets, losses, optimizers and schedules, each with what it is; or the cache of
+    decoded data."""
     if clear and kind is not Kind.cache:
         raise InputError("--clear is for the cache: nnx list cache --clear")
     if kind is Kind.cache:
@@ -45,7 +52,9 @@ def list_parts(
 
     console = Console()
     for title, entries in found.items():
-        console.print(f"[bold]{title}[/]" if kind is None else "", _rows(entries.items()), sep="\n" if kind is None else "")
+        console.print(
+            f"[bold]{title}[/]" if kind is None else "", _rows(entries.items()), sep="\n" if kind is None else ""
+        )
 
 
 def _cache(clear: bool, json: bool) -> None:
@@ -58,19 +67,29 @@ def _cache(clear: bool, json: bool) -> None:
         cache.clear()
     size = sum(entry.size for entry in entries)
     if json:
-        found = [{"path": str(entry.path), "source": entry.source, "bytes": entry.size, "used": entry.used} for entry in entries]
-        print_json({"folder": str(cache.folder()), "bytes": 0 if clear else size, "removed" if clear else "entries": found})
+        found = [
+            {"path": str(entry.path), "source": entry.source, "bytes": entry.size, "used": entry.used}
+            for entry in entries
+        ]
+        print_json(
+            {"folder": str(cache.folder()), "bytes": 0 if clear else size, "removed" if clear else "entries": found}
+        )
         return
     import time
 
     from rich.console import Console
 
     used = {entry: time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) for entry in entries}
-    rows = [(printable(entry.source), f"{formatting.size(entry.size)}, last used {used[entry]}, in {entry.path.name}") for entry in entries]
+    rows = [
+        (printable(entry.source), f"{formatting.size(entry.size)}, last used {used[entry]}, in {entry.path.name}")
+        for entry in entries
+    ]
     done = "removed from" if clear else "in"
     console = Console(width=None if sys.stdout.isatty() else 10_000)
     console.print(
-        _rows(rows), f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, {formatting.size(size)}, {done} {cache.folder()}", sep=""
+        _rows(rows),
+        f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, {formatting.size(size)}, {done} {cache.folder()}",
+        sep="",
     )
 
 
@@ -92,7 +111,10 @@ def _described(kind: Kind) -> dict[str, str]:
     from nnx.config import registry
 
     if kind is Kind.recipes:
-        return {name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for name, path in config.recipes().items()}
+        return {
+            name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+            for name, path in config.recipes().items()
+        }
     one = SINGULAR[kind]
     described = {}
     for name in registry.names(one):

@@ -24,17 +24,26 @@ def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH", help="Image files, folders of them, .npy or .npz arrays, tables, or - for standard input.", show_default=False
+            metavar="PATH",
+            help="Image files, folders of them, .npy or .npz arrays, tables, or - for standard input.",
+            show_default=False,
         ),
     ],
-    top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="How many classes to name for each, most probable first.")] = 3,
+    top: Annotated[
+        int, typer.Option("--top", min=1, metavar="K", help="How many classes to name for each, most probable first.")
+    ] = 3,
     prepare: Annotated[
         Prepare,
-        typer.Option("--prepare", help="auto makes an image look like those of the training, and says how; none takes it as it is."),
+        typer.Option(
+            "--prepare",
+            help="auto makes an image look like those of the training, and says how; none takes it as it is.",
+        ),
     ] = Prepare.auto,
     device: Device = None,
     json: Json = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print a line of CSV for each: input,label,probability,label_2,...")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print a line of CSV for each: input,label,probability,label_2,...")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Say what is on images (PNG, JPEG, BMP, WebP, TIFF), or of which class the rows of a table or an array are.

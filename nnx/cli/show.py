@@ -14,7 +14,9 @@ SECONDS = 2
 
 
 def show(
-    config: Annotated[str, typer.Argument(help="A config file, or a recipe by name (nnx list recipes).", show_default=False)],
+    config: Annotated[
+        str, typer.Argument(help="A config file, or a recipe by name (nnx list recipes).", show_default=False)
+    ],
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
     no_trial: Annotated[bool, typer.Option("--no-trial", help="Train nothing, and forecast nothing.")] = False,
@@ -22,9 +24,11 @@ def show(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a config stands for: every setting, the data, the network, what would be chosen, and how long a run would take.
+    """Show what a config stands for: every setting, the data, the network, what would be chosen, and how long a run
+    would take.
 
-    A throw-away copy is trained for 2 s to forecast that. Nothing is written but data that has to be fetched or decoded first.
+    A throw-away copy is trained for 2 s to forecast that. Nothing is written but data that has to be fetched or decoded
+    first.
     """
     begun = time.perf_counter()
     with signals.noted(), signals.at_once("stopped; nothing was written"):

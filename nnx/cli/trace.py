@@ -15,10 +15,14 @@ def trace(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="CONFIG|CHECKPOINT", help="A config file, a recipe by name, a checkpoint.pt, or a run's folder.", show_default=False
+            metavar="CONFIG|CHECKPOINT",
+            help="A config file, a recipe by name, a checkpoint.pt, or a run's folder.",
+            show_default=False,
         ),
     ],
-    index: Annotated[int, typer.Option("--index", min=0, metavar="N", help="Which sample of the split, counted from 0.")] = 0,
+    index: Annotated[
+        int, typer.Option("--index", min=0, metavar="N", help="Which sample of the split, counted from 0.")
+    ] = 0,
     neuron: Annotated[
         str | None,
         typer.Option(
@@ -28,15 +32,17 @@ def trace(
             show_default="that of layer 1 on which the loss depends most",
         ),
     ] = None,
-    split: Annotated[SplitName, typer.Option("--split", help="Which part of the dataset it is from.")] = SplitName.train,
+    split: Annotated[
+        SplitName, typer.Option("--split", help="Which part of the dataset it is from.")
+    ] = SplitName.train,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Show one training step of one sample in real numbers: weighted sums, activations, loss, gradients, update.
 
-    Every number is computed in float64 and checked on the spot, the gradients against finite differences; 5 where a check fails.
-    For instance: nnx trace digits_mlp --index 3 --neuron 2:5
+    Every number is computed in float64 and checked on the spot, the gradients against finite differences; 5 where a
+    check fails. For instance: nnx trace digits_mlp --index 3 --neuron 2:5
     """
     import_torch()
     from nnx.system import device as runtime

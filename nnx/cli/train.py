@@ -17,7 +17,9 @@ HERE = ""  # --resume alone: the run in --out
 def train(
     config: Annotated[
         str | None,
-        typer.Argument(help="A config file, or a recipe by name (nnx list recipes). Not needed with --resume.", show_default=False),
+        typer.Argument(
+            help="A config file, or a recipe by name (nnx list recipes). Not needed with --resume.", show_default=False
+        ),
     ] = None,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
@@ -34,10 +36,16 @@ def train(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Say after each epoch how the network fares, and what is wrong with it: dead ReLUs, gradients.")
+        bool,
+        typer.Option(
+            "--watch",
+            help="Say after each epoch how the network fares, and what is wrong with it: dead ReLUs, gradients.",
+        ),
     ] = False,
     nproc: Annotated[int, typer.Option("--nproc", min=1, help="Train by so many processes on this machine.")] = 1,
-    max_restarts: Annotated[int, typer.Option("--max-restarts", min=0, help="Of --nproc: go on so often after one of them died.")] = 0,
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", min=0, help="Of --nproc: go on so often after one of them died.")
+    ] = 0,
     data_dir: DataDir = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -63,7 +71,9 @@ def train(
         state = _state(resume, out)
         if config is None and state is None:
             raise InputError("name a config file or a recipe (nnx list recipes), or a run to go on with (--resume RUN)")
-        resolved = configs.load(config, overrides, flags) if config else resumed_config(cast(Path, state), overrides, flags)
+        resolved = (
+            configs.load(config, overrides, flags) if config else resumed_config(cast(Path, state), overrides, flags)
+        )
         if nproc > 1 and not is_launched():
             with signals.at_once("stopped before the first step; nothing was changed"):
                 return launch(nproc, max_restarts)

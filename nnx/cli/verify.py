@@ -14,13 +14,17 @@ from nnx.system import signals
 def verify(
     run: Annotated[Path, typer.Argument(help="A run folder, or a state in it (last.pt).", show_default=False)],
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="How many of the first steps to train again.", show_default="all recorded: 100")
+        int | None,
+        typer.Option(
+            "--steps", min=1, help="How many of the first steps to train again.", show_default="all recorded: 100"
+        ),
     ] = None,
     device: Device = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Train the first steps of a run again and compare their losses: bitwise equal, or the first step that differs (exit code 5)."""
+    """Train the first steps of a run again and compare their losses: bitwise equal, or the first step that differs
+    (exit code 5)."""
     import_torch()
     from dataclasses import asdict
 

@@ -1,7 +1,8 @@
 """The file name is the registry: `nnx/models/mlp.py` is `model: {name: mlp}`.
 
-Datasets and models are packages with one file a part; losses, optimizers and schedules are small enough to share a file.
-Nothing is registered: adding the file (or the class) is all it takes, and only the part that is asked for is imported.
+Datasets and models are packages with one file a part; losses, optimizers and schedules are small enough to share a
+file. Nothing is registered: adding the file (or the class) is all it takes, and only the part that is asked for is
+imported.
 """
 
 import difflib
@@ -22,7 +23,8 @@ HOMES = {
 
 
 class Strict(BaseModel):
-    """A piece of config: unknown keys, wrong types, infinities and NaN are errors; values never change after parsing."""
+    """A piece of config: unknown keys, wrong types, infinities and NaN are errors; values never change after
+    parsing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -67,4 +69,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def _classes(home: ModuleType) -> dict[str, type[Part]]:
     parts = (item for item in vars(home).values() if isinstance(item, type) and issubclass(item, Part))
-    return {str(part.model_fields["name"].default): part for part in parts if isinstance(part.model_fields["name"].default, str)}
+    return {
+        str(part.model_fields["name"].default): part
+        for part in parts
+        if isinstance(part.model_fields["name"].default, str)
+    }

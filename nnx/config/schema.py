@@ -61,12 +61,16 @@ def _save_every(value: Any) -> int | str:
     raise PydanticCustomError("nnx", "expected epoch, or a number of steps (500)")
 
 
-SaveEvery = Annotated[Literal["epoch"] | int, PlainValidator(_save_every, json_schema_input_type=Literal["epoch"] | int)]
+SaveEvery = Annotated[
+    Literal["epoch"] | int, PlainValidator(_save_every, json_schema_input_type=Literal["epoch"] | int)
+]
 Compile = Annotated[
-    Literal["auto"] | bool, PlainValidator(_auto_or("true or false", (bool,)), json_schema_input_type=Literal["auto"] | bool)
+    Literal["auto"] | bool,
+    PlainValidator(_auto_or("true or false", (bool,)), json_schema_input_type=Literal["auto"] | bool),
 ]
 Threads = Annotated[
-    Literal["auto"] | int, PlainValidator(_auto_or("or a number from 1 to 4096", (int,)), json_schema_input_type=Literal["auto"] | int)
+    Literal["auto"] | int,
+    PlainValidator(_auto_or("or a number from 1 to 4096", (int,)), json_schema_input_type=Literal["auto"] | int),
 ]
 
 # ---------------------------------------------------------------- the shape of a config
@@ -93,25 +97,42 @@ class Train(Strict):
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training data")
     batch_size: int = Field(128, ge=1, le=1_000_000, description="samples a forward and backward pass")
-    accumulate: int = Field(1, ge=1, le=10_000, description="batches whose gradients make one step: their mean, as one large batch would")
+    accumulate: int = Field(
+        1, ge=1, le=10_000, description="batches whose gradients make one step: their mean, as one large batch would"
+    )
     clip_grad_norm: float | None = Field(
         None, gt=0, description="scale the gradient down to this norm where it is larger (Pascanu et al. 2013)"
     )
     ema: float | None = Field(
         None, gt=0, lt=1, description="evaluate and keep the moving average of the weights with this decay, e.g. 0.999"
     )
-    patience: int | None = Field(None, ge=1, description="stop early after this many epochs without a better validation accuracy")
-    save_every: SaveEvery = Field("epoch", description="save the state at each epoch's end, and besides after every so many steps: 500")
-    mixup: float = Field(0, ge=0, le=100, description="blend pairs of samples, weight ~ Beta(mixup, mixup) (Zhang et al. 2018); zero: off")
+    patience: int | None = Field(
+        None, ge=1, description="stop early after this many epochs without a better validation accuracy"
+    )
+    save_every: SaveEvery = Field(
+        "epoch", description="save the state at each epoch's end, and besides after every so many steps: 500"
+    )
+    mixup: float = Field(
+        0,
+        ge=0,
+        le=100,
+        description="blend pairs of samples, weight ~ Beta(mixup, mixup) (Zhang et al. 2018); zero: off",
+    )
     augment: Augment = Field(default_factory=Augment, description="random changes to training images")
-    report: bool = Field(True, description="write report.html at the end: curves, figures, confusions and mistakes in pictures, layers")
-    film: bool = Field(False, description="keep how filters, activations and classes form from step to step, for the report to play")
+    report: bool = Field(
+        True, description="write report.html at the end: curves, figures, confusions and mistakes in pictures, layers"
+    )
+    film: bool = Field(
+        False, description="keep how filters, activations and classes form from step to step, for the report to play"
+    )
 
 
 class Config(Strict):
     """The whole file. `dataset`, `model`, `loss`, `optimizer` and `schedule` are looked up by name (see `parts`)."""
 
-    seed: int = Field(0, ge=0, lt=2**32, description="decides every random choice: initial weights, order, dropout, augmentation")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="decides every random choice: initial weights, order, dropout, augmentation"
+    )
     dataset: SerializeAsAny[Part] = Field(description="what to learn from")
     model: SerializeAsAny[Part] = Field(description="the architecture")
     loss: SerializeAsAny[Part] = Field(description="what to minimise")
@@ -119,9 +140,15 @@ class Config(Strict):
     schedule: SerializeAsAny[Part] = Field(description="how the learning rate moves")
     train: Train = Field(default_factory=Train, description="how long and in what steps")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the arithmetic; weights stay float32")
-    compile: Compile = Field("auto", description="make a step faster: what pays off (auto), torch.compile (true), or plain PyTorch (false)")
-    deterministic: bool = Field(False, description="equal bits on CUDA too, which costs time; on a CPU they are equal anyway")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the arithmetic; weights stay float32"
+    )
+    compile: Compile = Field(
+        "auto", description="make a step faster: what pays off (auto), torch.compile (true), or plain PyTorch (false)"
+    )
+    deterministic: bool = Field(
+        False, description="equal bits on CUDA too, which costs time; on a CPU they are equal anyway"
+    )
     threads: Threads = Field("auto", description="of the CPU; equal numbers give equal bits")
 
     _source: Source = PrivateAttr(default_factory=Source)
@@ -165,7 +192,8 @@ def recipes() -> dict[str, Path]:
 
 
 def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None) -> Config:
-    """A config file, or the name of a shipped recipe, with `a.b=value` overrides and flags ({"device": "cpu"}) laid over it.
+    """A config file, or the name of a shipped recipe, with `a.b=value` overrides and flags ({"device": "cpu"}) laid
+    over it.
 
     Raises ConfigError for all mistakes of the file at once.
     """
@@ -182,7 +210,9 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
         with open(path, "rb") as file:  # not by the size that the system tells, which is 0 for all of /proc
             raw = file.read(yaml_source.MAX_BYTES + 1)
         if len(raw) > yaml_source.MAX_BYTES:
-            raise ConfigError(Problem("", f"larger than {yaml_source.MAX_BYTES // 1024} kB, which no config needs", str(path)))
+            raise ConfigError(
+                Problem("", f"larger than {yaml_source.MAX_BYTES // 1024} kB, which no config needs", str(path))
+            )
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(Problem("", "not UTF-8 text; is it a config?", str(path))) from None
@@ -205,7 +235,9 @@ def from_dict(data: Any, name: str, overrides: Sequence[str] = (), flags: Mappin
 def _build(data: Any, where: Source, overrides: Sequence[str], flags: Mapping[str, str] | None) -> Config:
     if not isinstance(data, dict):
         what = "empty" if data is None else "not a mapping of keys to values"
-        raise ConfigError(Problem("", f"{what}; a config needs at least `dataset: digits` and `model: mlp`", where.name))
+        raise ConfigError(
+            Problem("", f"{what}; a config needs at least `dataset: digits` and `model: mlp`", where.name)
+        )
     data = {key: _expand(key, value) for key, value in copy.deepcopy(data).items()}
     for text in overrides:
         _override(data, where, text, yaml_source.short(f"--set {text[: yaml_source.MAX_BYTES]}"))
@@ -243,7 +275,11 @@ def _override(data: dict[str, Any], where: Source, text: str, label: str) -> Non
     for depth, step in enumerate(path[:-1]):
         if not isinstance(target, dict) or not isinstance(target.setdefault(step, {}), dict):
             raise ConfigError(
-                Problem(yaml_source.short(".".join(path[: depth + 1])), "is not a mapping, so nothing can be set inside it", label)
+                Problem(
+                    yaml_source.short(".".join(path[: depth + 1])),
+                    "is not a mapping, so nothing can be set inside it",
+                    label,
+                )
             )
         target = target[step]
     if isinstance(target.get(path[-1]), dict):  # what was set inside it goes with it
@@ -263,11 +299,20 @@ def _resolve_parts(data: dict[str, Any], where: Source) -> tuple[dict[str, Any],
         section = data.get(kind, {"name": DEFAULTS[kind]} if kind in DEFAULTS else None)
         if section is None and kind not in data:
             continue  # reported as missing by the whole
-        built[kind] = Part.model_construct(name="")  # stands in where the section is wrong, so that the rest is still checked
+        built[kind] = Part.model_construct(
+            name=""
+        )  # stands in where the section is wrong, so that the rest is still checked
         if not isinstance(section, dict):
-            problems.append(((kind,), where.problem((kind,), f"expected a name, or a mapping with one, e.g. {{name: {_example(kind)}}}")))
+            problems.append(
+                (
+                    (kind,),
+                    where.problem((kind,), f"expected a name, or a mapping with one, e.g. {{name: {_example(kind)}}}"),
+                )
+            )
         elif "name" not in section and kind not in DEFAULTS:
-            problems.append(((kind,), where.problem((kind,), f"needs a name, one of: {', '.join(registry.names(kind))}")))
+            problems.append(
+                ((kind,), where.problem((kind,), f"needs a name, one of: {', '.join(registry.names(kind))}"))
+            )
         else:
             name = section.get("name", DEFAULTS.get(kind))
             try:
@@ -345,7 +390,9 @@ def _message(details: ErrorDetails) -> str:
         return f"needs {bound.format(**context)} values, has {context['actual_length']}"
     if kind == "nnx":
         return f"{details['msg']}, not {shown}"
-    return yaml_source.short(details["msg"].removeprefix("Value error, "), 300)  # a part's own words, which may quote a value of any length
+    return yaml_source.short(
+        details["msg"].removeprefix("Value error, "), 300
+    )  # a part's own words, which may quote a value of any length
 
 
 def _cure(kind: str, value: Any) -> str:
@@ -384,7 +431,9 @@ def json_schema() -> dict[str, Any]:
             definitions.update(part.pop("$defs", {}))
             part["required"] = ["name", *part.get("required", [])]
             forms.append(part)
-        alone = [part["properties"]["name"]["default"] for part in forms if part["required"] == ["name"]]  # what a name says all of
+        alone = [
+            part["properties"]["name"]["default"] for part in forms if part["required"] == ["name"]
+        ]  # what a name says all of
         text = schema["properties"][kind].get("description", "")
         schema["properties"][kind] = {"description": text, "anyOf": [{"enum": alone}, *forms]}
     return schema

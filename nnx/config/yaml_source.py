@@ -1,8 +1,9 @@
 """YAML text to plain values, with the line and column of every key and value.
 
 The YAML is deliberately small, so that a config means what it looks like and a hostile one costs nothing:
-numbers and booleans by the YAML 1.2 core schema (`1e-3` is a number; `no` and `on` are text; `010` is ten), no duplicate
-keys, anchors, aliases, merge keys, tags or second documents, at most 64 kB, 16 levels, 5,000 values and 4,096 characters a value.
+numbers and booleans by the YAML 1.2 core schema (`1e-3` is a number; `no` and `on` are text; `010` is ten), no
+duplicate keys, anchors, aliases, merge keys, tags or second documents, at most 64 kB, 16 levels, 5,000 values and 4,096
+characters a value.
 """
 
 import re
@@ -19,13 +20,16 @@ Path = tuple[str | int, ...]
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
 MAX_NODES = 5000
-MAX_TEXT = 4096  # characters of a key or value, as of a path on Linux. Written out escaped that is 40 kB, so that it can be read again
+# characters of a key or value, as of a path on Linux. Written out escaped that is 40 kB, so that it can be read again
+MAX_TEXT = 4096
 
 # https://yaml.org/spec/1.2.2/#103-core-schema, without octal and hexadecimal: a config has no use for them
 NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 INT = re.compile(r"^[-+]?[0-9]{1,40}$")
-FLOAT = re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
+FLOAT = re.compile(
+    r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
 
 _SCALARS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
     (NULL, lambda text: None),
@@ -50,7 +54,8 @@ def short(text: str, most: int = 80) -> str:
 
 @dataclass
 class Source:
-    """Where a config came from: its file, its lines, the place of every key and value, and what `--set` laid over it."""
+    """Where a config came from: its file, its lines, the place of every key and value, and what `--set` laid over
+    it."""
 
     name: str = field(default="", compare=False)
     lines: list[str] = field(default_factory=list, compare=False)
@@ -59,7 +64,8 @@ class Source:
     overrides: dict[Path, str] = field(default_factory=dict, compare=False)  # path -> "--set model.hidden=[64]"
 
     def problem(self, path: Path, message: str, *, key: bool = False) -> Problem:
-        """A Problem at `path`: at its key where `key`, else at its value, else at the closest parent that is written down."""
+        """A Problem at `path`: at its key where `key`, else at its value, else at the closest parent that is written
+        down."""
         dotted = short(".".join(map(str, path)))
         if path in self.overrides:  # before the search below, which takes 1 s for 3,000 of 3,000
             return Problem(dotted, message, self.overrides[path])
@@ -105,7 +111,9 @@ def parse(text: str, name: str) -> tuple[Any, Source]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-        raise ConfigError(source._at("", "a character that YAML does not allow; save the file as plain UTF-8 text", line, column)) from None
+        raise ConfigError(
+            source._at("", "a character that YAML does not allow; save the file as plain UTF-8 text", line, column)
+        ) from None
     except (ValueError, OverflowError) as error:  # e.g. "\U99999999", which PyYAML hands to chr()
         raise ConfigError(Problem("", f"not readable as YAML ({error})", name)) from None
     return value, source
@@ -154,9 +162,13 @@ def _value(node: yaml.Node, path: Path, source: Source) -> Any:
                 raise yaml.MarkedYAMLError(problem="a key must be a single word", problem_mark=key_node.start_mark)
             key = _text_of(key_node)
             if key in mapping:
-                raise yaml.MarkedYAMLError(problem=f"duplicate key {short(repr(key))}", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"duplicate key {short(repr(key))}", problem_mark=key_node.start_mark
+                )
             if key == "<<":
-                raise yaml.MarkedYAMLError(problem="merge keys (<<) are not supported", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="merge keys (<<) are not supported", problem_mark=key_node.start_mark
+                )
             source.keys[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             mapping[key] = _value(value_node, (*path, key), source)
         return mapping
@@ -169,14 +181,19 @@ def _text_of(node: yaml.ScalarNode) -> str:
     """What is written in a key or value, which must be whole characters and not too many."""
     text = str(node.value)
     if re.search("[\ud800-\udfff]", text):
-        raise yaml.MarkedYAMLError(problem="half a character (a surrogate); write it whole", problem_mark=node.start_mark)
+        raise yaml.MarkedYAMLError(
+            problem="half a character (a surrogate); write it whole", problem_mark=node.start_mark
+        )
     if len(text) > MAX_TEXT:
-        raise yaml.MarkedYAMLError(problem=f"longer than {MAX_TEXT} characters, which no config needs", problem_mark=node.start_mark)
+        raise yaml.MarkedYAMLError(
+            problem=f"longer than {MAX_TEXT} characters, which no config needs", problem_mark=node.start_mark
+        )
     return text
 
 
 def _yaml_problem(error: yaml.MarkedYAMLError, source: Source) -> Problem:
-    """PyYAML's error in our words: where a bracket or quote was opened, if it is not closed on its line, else where it gave up."""
+    """PyYAML's error in our words: where a bracket or quote was opened, if it is not closed on its line, else where it
+    gave up."""
     opened, mark = error.context_mark, error.problem_mark
     message = error.problem or error.context or "not readable as YAML"
     if (
@@ -207,7 +224,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     """Line breaks other than \\n are folded into spaces unless they are escaped, which only double quotes do."""
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if re.search("[\\r\x85\u2028\u2029]", text) else None)
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if re.search("[\\r\x85\u2028\u2029]", text) else None
+    )
 
 
 _Dumper.add_representer(str, _text)

@@ -1,6 +1,7 @@
 """Datasets, one file each: a `Config`, and `load(config, folder) -> Source`. The file's name is the dataset's.
 
-Whatever the source, the result is one uint8 array of images (N, C, H, W), or one float32 array of rows (N, F), with int64 labels.
+Whatever the source, the result is one uint8 array of images (N, C, H, W), or one float32 array of rows (N, F), with
+int64 labels.
 
     dataset = load(config.dataset, seed=config.seed)
     dataset.spec, dataset.train, dataset.validation, dataset.test()
@@ -55,20 +56,27 @@ class DatasetConfig(Part):
     """What every dataset can be told."""
 
     packaged: ClassVar[bool] = False  # whether it comes with a library, or is computed: no folder is looked at
-    root: str | None = Field(None, description="folder of the data; else --data-dir, NNX_DATA_DIR, or the user's cache folder")
-    validation: CountOrFraction = Field(0.1, description="how much of the training data to set aside: a count or a fraction")
+    root: str | None = Field(
+        None, description="folder of the data; else --data-dir, NNX_DATA_DIR, or the user's cache folder"
+    )
+    validation: CountOrFraction = Field(
+        0.1, description="how much of the training data to set aside: a count or a fraction"
+    )
     balance: Literal["none", "oversample"] = Field(
         "none", description="oversample: repeat training samples until classes have equal numbers"
     )
     mean: Numbers | None = Field(
         None, description="what to subtract, for each channel, in units of [0, 1], or feature; else the training data's"
     )
-    std: Numbers | None = Field(None, description="what to divide by, likewise; else the training data's standard deviation")
+    std: Numbers | None = Field(
+        None, description="what to divide by, likewise; else the training data's standard deviation"
+    )
 
 
 @dataclass(frozen=True)
 class Split:
-    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K). A table's rows are float64 until prepared."""
+    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K). A table's rows are float64
+    until prepared."""
 
     inputs: NDArray[Any] | Mapped
     labels: NDArray[np.int64]
@@ -88,9 +96,10 @@ class Split:
 class Source:
     """A dataset as its file gives it: all training data, the test data unopened, and the names of the K classes.
 
-    `verified` waits for a check of the training files that still goes on, and raises DataError where they are damaged. `validation` is
-    there where the data has such a part of its own. `columns`, of a table, are not fitted yet: its splits then hold (N, columns) float64
-    as `Columns.code` gives them. `notes` say what was chosen for the user, and why.
+    `verified` waits for a check of the training files that still goes on, and raises DataError where they are damaged.
+    `validation` is there where the data has such a part of its own. `columns`, of a table, are not fitted yet: its
+    splits then hold (N, columns) float64 as `Columns.code` gives them. `notes` say what was chosen for the user, and
+    why.
     """
 
     train: Split
@@ -116,7 +125,11 @@ class Dataset:
 
     def split(self, name: str) -> Split:
         """The split by its name: train, validation or test."""
-        splits: dict[str, Callable[[], Split]] = {"train": lambda: self.train, "validation": lambda: self.validation, "test": self.test}
+        splits: dict[str, Callable[[], Split]] = {
+            "train": lambda: self.train,
+            "validation": lambda: self.validation,
+            "test": self.test,
+        }
         return splits[name]()
 
 
@@ -131,11 +144,11 @@ def load(
     """The dataset that `config` names, with a validation part cut from its training data. Downloads what is missing.
 
     `seed` decides which samples are set aside. `data_dir` is `--data-dir`. `progress` is told of a download (see
-    `_progress.Progress`); by default it shows on stderr. With `like`, of a trained network, everything is prepared as that says, and
-    nothing is measured.
+    `_progress.Progress`); by default it shows on stderr. With `like`, of a trained network, everything is prepared as
+    that says, and nothing is measured.
 
-    Raises DataError where files are missing and can't be downloaded, or are broken; ConfigError where `validation` leaves
-    nothing to train on; MachineError where the machine fails at reading or writing.
+    Raises DataError where files are missing and can't be downloaded, or are broken; ConfigError where `validation`
+    leaves nothing to train on; MachineError where the machine fails at reading or writing.
     """
     folder = find_folder(config, data_dir)
     with _progress.reporting(progress) if progress else nullcontext():
@@ -144,7 +157,9 @@ def load(
     source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)
     _check_names(source.classes, where)
     if classes < 2:
-        raise DataError(f"{where}: all samples are of one class, {source.classes[0]!r}; a classifier needs samples of two at least")
+        raise DataError(
+            f"{where}: all samples are of one class, {source.classes[0]!r}; a classifier needs samples of two at least"
+        )
     whole = checked(source.train, classes, where)
     hold = _in_memory if fits(whole.inputs.nbytes) else _left
     rows, train, validation, shape = np.arange(len(whole)), whole, source.validation, whole.inputs.shape[1:]
@@ -182,27 +197,36 @@ def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
 
 
 def place(config: DatasetConfig, folder: Path) -> str:
-    """Where the data lies, for a message: the path that `config` names, or the dataset's name and its folder, if it needs one."""
+    """Where the data lies, for a message: the path that `config` names, or the dataset's name and its folder, if it
+    needs one."""
     return getattr(config, "path", None) or f"dataset {config.name}{'' if config.packaged else f' in {folder}'}"
 
 
 def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, ...] | None = None) -> Split:
-    """The split itself, if it is one: some samples, a label in [0, K) for each, inputs of `shape`. Else DataError naming `where`."""
+    """The split itself, if it is one: some samples, a label in [0, K) for each, inputs of `shape`. Else DataError
+    naming `where`."""
     inputs, labels = split.inputs, split.labels
     cure = "put the right files there, or delete them and run again to get them afresh"
     if len(inputs) != len(labels) or not len(labels):
-        raise DataError(f"{where}: {len(inputs):,} inputs and {len(labels):,} labels; there must be one label for each, and some; {cure}")
+        raise DataError(
+            f"{where}: {len(inputs):,} inputs and {len(labels):,} labels; there must be one label for each, and some; {cure}"
+        )
     low, high = labels.min(), labels.max()
     if low < 0 or high >= classes:
         raise DataError(f"{where}: labels run from {low} to {high}, but must lie within 0 to {classes - 1}; {cure}")
     if shape and inputs.shape[1:] != shape:
-        raise DataError(f"{where}: test inputs of shape {inputs.shape[1:]}, but training inputs of shape {shape}; {cure}")
+        raise DataError(
+            f"{where}: test inputs of shape {inputs.shape[1:]}, but training inputs of shape {shape}; {cure}"
+        )
     return split
 
 
 def _check_names(classes: tuple[str, ...], where: str | Path) -> None:
-    """Raises DataError for a class whose name would break up what it is written into: with line ends, escape codes, or not Unicode."""
-    if odd := [name for name in classes if not name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in name)]:
+    """Raises DataError for a class whose name would break up what it is written into: with line ends, escape codes, or
+    not Unicode."""
+    if odd := [
+        name for name in classes if not name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
+    ]:
         raise DataError(f"{where}: the name of the class {odd[0]!r} has characters that can't be shown; rename it")
 
 
@@ -222,10 +246,14 @@ def _measured(config: DatasetConfig, source: Source, train: Split, columns: Colu
     shape: tuple[int, ...] = train.inputs.shape[1:]
     for key, given in (("mean", config.mean), ("std", config.std)):
         if given and columns:
-            raise ConfigError.at(f"dataset.{key}", "is not for a table, whose columns are standardised each by itself; leave it away")
+            raise ConfigError.at(
+                f"dataset.{key}", "is not for a table, whose columns are standardised each by itself; leave it away"
+            )
         if given and len(given) != shape[0]:
             what = "channels" if len(shape) == 3 else "features"
-            raise ConfigError.at(f"dataset.{key}", f"has {len(given)} values, the data has {shape[0]} {what}; give one for each")
+            raise ConfigError.at(
+                f"dataset.{key}", f"has {len(given)} values, the data has {shape[0]} {what}; give one for each"
+            )
     if config.std and min(config.std) <= 0:
         raise ConfigError.at("dataset.std", "holds a value that is not above 0, as a standard deviation is")
     if columns:
@@ -246,19 +274,24 @@ def _left(split: Split) -> Split:
 
 
 def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
-    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it does not know.
+    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it
+    does not know.
 
     Raises it, too, where only one of the two is a table.
     """
     if like and (source.columns is None) != (like.columns is None):
         was, now = ("a table", "is no table") if like.columns else ("what is none", "is a table")
-        raise DataError(f"{where}: {now}, but the network was trained on {was}; name data of the kind that it was trained on")
+        raise DataError(
+            f"{where}: {now}, but the network was trained on {was}; name data of the kind that it was trained on"
+        )
     if like is None or source.classes == like.classes:
         return source
     known_as = {name: k for k, name in enumerate(like.classes)}
     if unknown := [name for name in source.classes if name not in known_as]:
         known = f"{', '.join(like.classes[:5])}{', ...' if len(like.classes) > 5 else ''}"
-        raise DataError(f"{where}: has the class {unknown[0]!r}, which the network does not know; it knows {len(like.classes)}: {known}")
+        raise DataError(
+            f"{where}: has the class {unknown[0]!r}, which the network does not know; it knows {len(like.classes)}: {known}"
+        )
     number = np.array([known_as[name] for name in source.classes], np.int64)
 
     def renumbered(split: Split) -> Split:
@@ -266,7 +299,11 @@ def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
 
     validation = source.validation and renumbered(source.validation)
     return replace(
-        source, train=renumbered(source.train), test=lambda: renumbered(source.test()), validation=validation, classes=like.classes
+        source,
+        train=renumbered(source.train),
+        test=lambda: renumbered(source.test()),
+        validation=validation,
+        classes=like.classes,
     )
 
 

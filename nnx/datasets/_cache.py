@@ -1,10 +1,12 @@
-"""Sources that were decoded once: their arrays lie in the cache folder, under a hash of all they depend on, and are opened memory-mapped.
+"""Sources that were decoded once: their arrays lie in the cache folder, under a hash of all they depend on, and are
+opened memory-mapped.
 
     kept = cached("folder", depends, decode, {"train": ("uint8", 4)})  # decode(writer) is called where there is nothing for `depends` yet
     kept.arrays["train"], kept.facts, kept.note
 
-An entry is a folder, `<name>-<hash>`: `<array>.bin` each, as it lies in memory, and `meta.json`, which says what they are. It is made
-beside and renamed when it is complete and on the disk. What was cut short, or is of another form than it should have, is made anew.
+An entry is a folder, `<name>-<hash>`: `<array>.bin` each, as it lies in memory, and `meta.json`, which says what they
+are. It is made beside and renamed when it is complete and on the disk. What was cut short, or is of another form than
+it should have, is made anew.
 """
 
 import contextlib
@@ -39,7 +41,8 @@ Arrays = Mapping[str, tuple[str, int]]
 
 @dataclass(frozen=True)
 class Depends:
-    """What a decoded source depends on: the place it was named by, the options of its decoding, and its files as they are now."""
+    """What a decoded source depends on: the place it was named by, the options of its decoding, and its files as they
+    are now."""
 
     source: str
     options: dict[str, Any]
@@ -99,7 +102,8 @@ class Writer:
         self._pieces.clear()
 
     def close(self, *, durably: bool = False) -> None:
-        """Close the files; `durably`: once they are on the disk, so that a machine that stops now leaves no holes in them."""
+        """Close the files; `durably`: once they are on the disk, so that a machine that stops now leaves no holes in
+        them."""
         while self._files:
             with self._files.popitem()[1] as file:
                 if durably:
@@ -138,12 +142,17 @@ def stamp_of(files: Iterable[Path]) -> str:
 
 
 def cached(
-    name: str, depends: Depends, decode: Callable[[Writer], dict[str, Any]], arrays: Arrays, facts: Mapping[str, type] | None = None
+    name: str,
+    depends: Depends,
+    decode: Callable[[Writer], dict[str, Any]],
+    arrays: Arrays,
+    facts: Mapping[str, type] | None = None,
 ) -> Kept:
-    """The arrays and facts of `depends`, from the cache or, where they are not there, by `decode`, which may raise DataError.
+    """The arrays and facts of `depends`, from the cache or, where they are not there, by `decode`, which may raise
+    DataError.
 
-    It gives the `arrays` to the writer, and returns the `facts`, of these types. Where the cache can't be written, they are decoded into
-    memory. Raises MachineError where the disk is full.
+    It gives the `arrays` to the writer, and returns the `facts`, of these types. Where the cache can't be written, they
+    are decoded into memory. Raises MachineError where the disk is full.
     """
     place = folder() / f"{name}-{depends.key}"
     if kept := _opened(place, depends, arrays, facts or {}):
@@ -164,7 +173,11 @@ def cached(
     made = _opened(place, depends, arrays, facts or {})
     if made is None:
         raise MachineError(f"{place}: was written, but can't be read again; {CURE}")
-    why = "the source has changed since it was decoded" if changed else "kept for later runs; nnx list cache shows what there is"
+    why = (
+        "the source has changed since it was decoded"
+        if changed
+        else "kept for later runs; nnx list cache shows what there is"
+    )
     return Kept(made.arrays, made.facts, Choice("cache", "decoded anew" if changed else "decoded", why))
 
 
@@ -176,7 +189,9 @@ def entries() -> list[Entry]:
             if ENTRY.fullmatch(path.name):
                 size = sum(file.lstat().st_size for file in path.iterdir())
                 meta = _meta(path / "meta.json")
-                found.append(Entry(path, meta["source"] if meta else "(can't be read any more)", size, path.stat().st_mtime))
+                found.append(
+                    Entry(path, meta["source"] if meta else "(can't be read any more)", size, path.stat().st_mtime)
+                )
     return sorted(found, key=lambda entry: -entry.size)
 
 
@@ -207,7 +222,13 @@ def _make(place: Path, depends: Depends, decode: Callable[[Writer], dict[str, An
         beside.mkdir()
         facts = decode(writer)
         writer.close(durably=True)
-        meta = {"format": FORMAT, "source": depends.source, "options": depends.options, "shapes": writer.shapes, "facts": facts}
+        meta = {
+            "format": FORMAT,
+            "source": depends.source,
+            "options": depends.options,
+            "shapes": writer.shapes,
+            "facts": facts,
+        }
         with (beside / "meta.json").open("w") as file:
             json.dump(meta, file)
             file.flush()
@@ -245,18 +266,26 @@ def _opened(place: Path, depends: Depends, wanted: Arrays, facts: Mapping[str, t
     arrays: dict[str, NDArray[Any]] = {}
     for name, (dtype, dimensions) in wanted.items():
         shape, file = meta["shapes"].get(name), place / f"{name}.bin"
-        if type(shape) is not list or len(shape) != dimensions or not all(type(side) is int and side >= 0 for side in shape):
+        if (
+            type(shape) is not list
+            or len(shape) != dimensions
+            or not all(type(side) is int and side >= 0 for side in shape)
+        ):
             return None
         try:
             if file.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
                 return None
-            arrays[name] = np.memmap(file, dtype, "r", shape=tuple(shape)) if math.prod(shape) else np.zeros(shape, dtype)
+            arrays[name] = (
+                np.memmap(file, dtype, "r", shape=tuple(shape)) if math.prod(shape) else np.zeros(shape, dtype)
+            )
         except (OSError, ValueError, OverflowError):
             return None
     with contextlib.suppress(OSError):
         os.utime(place, (time.time(), time.time()))
     return Kept(
-        arrays, meta["facts"], Choice("cache", "used", f"{depends.source} was decoded by an earlier run, and has not changed since")
+        arrays,
+        meta["facts"],
+        Choice("cache", "used", f"{depends.source} was decoded by an earlier run, and has not changed since"),
     )
 
 
@@ -265,7 +294,8 @@ def _opened(place: Path, depends: Depends, wanted: Arrays, facts: Mapping[str, t
 
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """Of several processes one is inside; the others wait, and say so. The kernel lets go of the lock however that one ends."""
+    """Of several processes one is inside; the others wait, and say so. The kernel lets go of the lock however that one
+    ends."""
     lock = _lock(place, wait=False)
     if lock is None:
         print(f"waiting for another process, which decodes the same data ({place})", file=sys.stderr)  # noqa: T201
@@ -297,7 +327,8 @@ def _lock(place: Path, *, wait: bool) -> IO[str] | None:
 
 
 def _sweep(cache: Path) -> None:
-    """Remove what processes that are no more left half-made. By the lock, not by a process's number: others may be on other machines."""
+    """Remove what processes that are no more left half-made. By the lock, not by a process's number: others may be on
+    other machines."""
     for path in cache.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             if lock := _lock(path.with_name(path.name[1:].removesuffix(".tmp")), wait=False):
@@ -313,7 +344,11 @@ def _swept(place: Path, depends: Depends) -> bool:
     changed = False
     for path in place.parent.glob(f"{place.name.partition('-')[0]}-*/meta.json"):
         meta = _meta(path)
-        if meta and path.parent != place and [meta["source"], meta["options"]] == json.loads(json.dumps([depends.source, depends.options])):
+        if (
+            meta
+            and path.parent != place
+            and [meta["source"], meta["options"]] == json.loads(json.dumps([depends.source, depends.options]))
+        ):
             _remove(path.parent)
             changed = True
     return changed

@@ -21,7 +21,8 @@ TINT = 2  # gray levels: what differs by no more from channel to channel is gray
 
 
 class How(NamedTuple):
-    """What becomes of an image: `channels` None is one, unless it has a colour; others than of `size` are refused unless `fit` is given."""
+    """What becomes of an image: `channels` None is one, unless it has a colour; others than of `size` are refused
+    unless `fit` is given."""
 
     size: tuple[int, int]
     fit: Fit | None
@@ -58,7 +59,11 @@ def decoded(paths: Sequence[str], how: How) -> Generator[Chunk, None, None]:
     size = max(1, min(CHUNK, CHUNK_BYTES // (how.size[0] * how.size[1] * (how.channels or 3))))
     chunks = [(start, paths[start : start + size], how) for start in range(0, len(paths), size)]
     cores = workers.cores()
-    with counted("decoding", len(paths), "images") if len(paths) >= WORTH_PROCESSES else nullcontext(lambda done: None) as progress:
+    with (
+        counted("decoding", len(paths), "images")
+        if len(paths) >= WORTH_PROCESSES
+        else nullcontext(lambda done: None) as progress
+    ):
         several = len(paths) >= WORTH_PROCESSES and cores > 1
         for made, places, bad in workers.in_processes(_some, chunks, cores) if several else starmap(_some, chunks):
             progress(len(places) + len(bad))

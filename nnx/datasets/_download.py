@@ -1,4 +1,5 @@
-"""Downloads a file over http, with mirrors and time-outs; goes on where a try before was cut or killed; checks the SHA-256.
+"""Downloads a file over http, with mirrors and time-outs; goes on where a try before was cut or killed; checks the
+SHA-256.
 
 torchvision's own downloader is not used: it has no time-out, always starts over, and reports only to its own bar.
 """
@@ -24,8 +25,9 @@ TRIES = 5  # of one mirror, as long as each try changes something
 def fetch(archive: Archive, part: Path, progress: Progress) -> None:
     """Make `part` the whole of `archive`, from the first of its mirrors to have the right content.
 
-    What `part` holds already, of a download that was cut or killed, is gone on from where the server can. No more is written
-    than the archive is long. Raises DataError with each mirror's reason where none has it: then `part` is a beginning, or missing.
+    What `part` holds already, of a download that was cut or killed, is gone on from where the server can. No more is
+    written than the archive is long. Raises DataError with each mirror's reason where none has it: then `part` is a
+    beginning, or missing.
     """
     reasons = []
     for url in archive.urls:
@@ -61,7 +63,8 @@ def _length(part: Path) -> int:
 
 
 def _continue(url: str, part: Path, size: int | None, progress: Progress) -> None:
-    """Append to `part` what it lacks, up to `size`. What has arrived is written at once, so that a kill loses none of it."""
+    """Append to `part` what it lacks, up to `size`. What has arrived is written at once, so that a kill loses none of
+    it."""
     done = _length(part)
     if done == size:
         return
@@ -84,7 +87,9 @@ def _continue(url: str, part: Path, size: int | None, progress: Progress) -> Non
             raise _NetworkError("it sent another range than it was asked for")
         total = size or offered
         if total is None or offered not in (None, total):
-            raise _NetworkError(f"it has {offered:,} bytes, not {total:,}" if total else "it does not say how many bytes it has")
+            raise _NetworkError(
+                f"it has {offered:,} bytes, not {total:,}" if total else "it does not say how many bytes it has"
+            )
         progress(url, done, total)
         with part.open("ab") as file:
             file.truncate(done)

@@ -1,4 +1,5 @@
-"""Reads IDX, the format of MNIST and its relatives: two zero bytes, a type, the number of dimensions, sizes, values; big-endian.
+"""Reads IDX, the format of MNIST and its relatives: two zero bytes, a type, the number of dimensions, sizes, values;
+big-endian.
 
 http://yann.lecun.com/exdb/mnist/. Strict: what a file's header promises is what it must hold, to the byte.
 """
@@ -32,7 +33,10 @@ class Pin(NamedTuple):
     sha256: str
 
 
-MNIST_FILES = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"))
+MNIST_FILES = (
+    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
 
 
 def source(
@@ -48,8 +52,8 @@ def source(
 ) -> Source:
     """The dataset whose (images, labels) `files`, for training and for test, lie in `folder`/`cls`/raw, plain or .gz.
 
-    That is where torchvision's class `cls` keeps them; what is missing is downloaded (see `_provide.ensure`). The files that
-    `pinned` names are checked by their SHA-256, whoever put them there (see `verify`).
+    That is where torchvision's class `cls` keeps them; what is missing is downloaded (see `_provide.ensure`). The files
+    that `pinned` names are checked by their SHA-256, whoever put them there (see `verify`).
     """
     raw = folder / cls / "raw"
     _provide.ensure(name, raw, [file for pair in files for file in pair])
@@ -81,10 +85,11 @@ def _there(path: Path) -> Path:
 
 
 def verify(arrays: Mapping[Path, NDArray[Any]], pinned: Mapping[str, Pin]) -> None:
-    """Raises DataError where a file that was read as one of `arrays` is as long as the one `pinned` by its name, but not the same.
+    """Raises DataError where a file that was read as one of `arrays` is as long as the one `pinned` by its name, but
+    not the same.
 
-    A header is a function of its array, so what is hashed is what was read, not the file once more. A file of another length
-    is not the pinned one damaged, as `read` has seen to it that header and length agree: it is somebody's own.
+    A header is a function of its array, so what is hashed is what was read, not the file once more. A file of another
+    length is not the pinned one damaged, as `read` has seen to it that header and length agree: it is somebody's own.
     """
     for path, array in arrays.items():
         head = struct.pack(f">HBB{array.ndim}I", 0, 0x08, array.ndim, *array.shape)
@@ -93,14 +98,16 @@ def verify(arrays: Mapping[Path, NDArray[Any]], pinned: Mapping[str, Pin]) -> No
             digest = hashlib.sha256(head)
             digest.update(array.data)
             if digest.hexdigest() != pin.sha256:
-                raise DataError(f"{path}: damaged: the SHA-256 of its content is {digest.hexdigest()}, not {pin.sha256}; {CURE}")
+                raise DataError(
+                    f"{path}: damaged: the SHA-256 of its content is {digest.hexdigest()}, not {pin.sha256}; {CURE}"
+                )
 
 
 def read(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str = CURE) -> NDArray[Any]:
     """The array in the IDX file `path`, packed if its name ends in .gz.
 
-    Raises DataError where the file is not IDX, holds another type or number of dimensions, no values, too few or too many;
-    MachineError where it can't be read, or not into memory.
+    Raises DataError where the file is not IDX, holds another type or number of dimensions, no values, too few or too
+    many; MachineError where it can't be read, or not into memory.
     """
     with _opened(path, dtype, dimensions, cure) as (file, shape, found):
         return _next(file, shape, found, path, cure)
@@ -118,7 +125,9 @@ def mapped(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: st
         return array
 
 
-def pieces(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str = CURE, size: int = 2**24) -> Iterator[NDArray[Any]]:
+def pieces(
+    path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: str = CURE, size: int = 2**24
+) -> Iterator[NDArray[Any]]:
     """As `read`, but about `size` bytes at a time, along the first dimension."""
     with _opened(path, dtype, dimensions, cure) as (file, shape, found):
         rows = max(1, size // (math.prod(shape[1:]) * found.itemsize))
@@ -127,8 +136,11 @@ def pieces(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cure: st
 
 
 @contextmanager
-def _opened(path: Path, dtype: type[np.generic], dimensions: int, cure: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
-    """The file behind its header, the shape of its array and its type; inside, all of it is to be read. Raises as `read`."""
+def _opened(
+    path: Path, dtype: type[np.generic], dimensions: int, cure: str
+) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
+    """The file behind its header, the shape of its array and its type; inside, all of it is to be read. Raises as
+    `read`."""
     packed = path.suffix == ".gz"
     try:
         with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
@@ -152,7 +164,9 @@ def _opened(path: Path, dtype: type[np.generic], dimensions: int, cure: str) -> 
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}); {cure}") from None
     except OSError as error:
-        raise MachineError(f"{path}: can't be read ({error.strerror}); check the file's permissions and the disk") from None
+        raise MachineError(
+            f"{path}: can't be read ({error.strerror}); check the file's permissions and the disk"
+        ) from None
     except MemoryError as error:
         raise MachineError(f"{path}: can't be read ({error}); free memory, or use a larger machine") from None
 

@@ -11,7 +11,8 @@ SHARE = 0.5  # of the free memory that data may take; the rest is for the networ
 
 
 class Mapped:
-    """N samples, those at `rows` of the memory-mapped array `whole`, in that order: as an array of shape (N, *whole.shape[1:])."""
+    """N samples, those at `rows` of the memory-mapped array `whole`, in that order: as an array of shape (N,
+    *whole.shape[1:])."""
 
     def __init__(self, whole: NDArray[Any], rows: NDArray[np.int64]) -> None:
         self.whole, self.rows = whole, rows
@@ -44,9 +45,13 @@ def is_mapped(array: Any) -> bool:
 
 
 def free_memory() -> int:
-    """Bytes that this process can still get: what the machine has free, less where its container or its limits allow less."""
+    """Bytes that this process can still get: what the machine has free, less where its container or its limits allow
+    less."""
     free = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         most, now = ("".join(_lines(f"/sys/fs/cgroup/{name}")).strip() for name in (limit, used))
         if most.isdigit() and now.isdigit():
             free.append(int(most) - int(now))

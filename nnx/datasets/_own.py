@@ -49,21 +49,27 @@ def existing(path: str, key: str = "dataset.path") -> Path:
     except (OSError, ValueError):  # too long a name, say
         pass
     where = "" if found.is_absolute() else f" in {Path.cwd()}"
-    raise ConfigError.at(key, f"there is no {path}{where}; name the file or folder of the data, from where nnx is started or from /")
+    raise ConfigError.at(
+        key, f"there is no {path}{where}; name the file or folder of the data, from where nnx is started or from /"
+    )
 
 
 def cut(everything: Split, test: int | float, classes: tuple[str, ...], where: object, **known: Any) -> Source:
-    """A source of one lot of samples, `test` of them set aside as test data: the same ones whatever the seed of a run."""
+    """A source of one lot of samples, `test` of them set aside as test data: the same ones whatever the seed of a
+    run."""
     count = test if isinstance(test, int) else round(test * len(everything))
     most = len(everything) - len(np.unique(everything.labels))
     if not 1 <= count <= most:
         raise ConfigError.at(
-            "dataset.test", f"{test} of the {len(everything):,} samples in {where} can't be set aside; at most {most:,} can"
+            "dataset.test",
+            f"{test} of the {len(everything):,} samples in {where} can't be set aside; at most {most:,} can",
         )
     aside = stratified(everything.labels, count, seed=0)
     train = everything.take(np.delete(np.arange(len(everything)), aside))
     note = Choice(
-        "test data", f"{count:,} of {len(everything):,} samples", "set aside evenly by class, the same for every seed (dataset.test)"
+        "test data",
+        f"{count:,} of {len(everything):,} samples",
+        "set aside evenly by class, the same for every seed (dataset.test)",
     )
     return Source(train, lambda: everything.take(aside), classes, notes=(note, *known.pop("notes", ())), **known)
 
@@ -71,18 +77,23 @@ def cut(everything: Split, test: int | float, classes: tuple[str, ...], where: o
 def refuse(mistakes: Sequence[str], more: str = "") -> DataError:
     """One error for all that is wrong, the first of them in full. `more` is the cure for all."""
     room = MAX_LINES - bool(more)
-    shown = list(mistakes) if len(mistakes) <= room else [*mistakes[: room - 1], f"... and {len(mistakes) - room + 1:,} more"]
+    shown = (
+        list(mistakes)
+        if len(mistakes) <= room
+        else [*mistakes[: room - 1], f"... and {len(mistakes) - room + 1:,} more"]
+    )
     return DataError("\nerror: ".join(shown) + (f"\nerror: {more}" if more else ""))
 
 
 def numbered(
     labels: NDArray[Any], where: object, *, names: Sequence[str] | None = None, among: Mapping[str, int] | None = None
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """(N,) labels, whole numbers or names -> (N,) class numbers, and the number of each label. (N, 1) is taken for (N,).
+    """(N,) labels, whole numbers or names -> (N,) class numbers, and the number of each label. (N, 1) is taken for
+    (N,).
 
-    With the `names` of the classes from the config, a number is a place among them, a word is one of them. Else the labels are numbered
-    as in `among`, those of training data, or in their natural order. Raises DataError, naming the row (from 0), for what is no label, or
-    none of these.
+    With the `names` of the classes from the config, a number is a place among them, a word is one of them. Else the
+    labels are numbered as in `among`, those of training data, or in their natural order. Raises DataError, naming the
+    row (from 0), for what is no label, or none of these.
     """
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or labels.dtype.kind not in "USiubf":
@@ -96,7 +107,9 @@ def numbered(
     found, codes = np.unique(labels, return_inverse=True)
     texts = [str(label) for label in found]
     if len(texts) > MOST_CLASSES:
-        raise DataError(f"{where}: {len(texts):,} different labels, more than {MOST_CLASSES:,}; are they labels of classes?")
+        raise DataError(
+            f"{where}: {len(texts):,} different labels, more than {MOST_CLASSES:,}; are they labels of classes?"
+        )
     numbers = dict(among or {label: k for k, label in enumerate(naturally(texts))})
     if unknown := [k for k, label in enumerate(texts) if label not in numbers]:
         row = int(np.nonzero(codes == unknown[0])[0][0])
@@ -109,13 +122,18 @@ def numbered(
 
 def _whole(labels: NDArray[Any], where: object) -> NDArray[np.int64]:
     """Labels that are numbers as int64. Raises DataError, naming the row, for one that is not whole."""
-    if labels.dtype.kind == "f" and len(odd := np.nonzero(~((np.abs(labels) < 2**53) & (labels == np.rint(labels))))[0]):  # nor NaN
-        raise DataError(f"{where}: the label of row {odd[0]} is {labels[odd[0]]:g}, not a whole number; correct it, or drop the row")
+    if labels.dtype.kind == "f" and len(
+        odd := np.nonzero(~((np.abs(labels) < 2**53) & (labels == np.rint(labels))))[0]
+    ):  # nor NaN
+        raise DataError(
+            f"{where}: the label of row {odd[0]} is {labels[odd[0]]:g}, not a whole number; correct it, or drop the row"
+        )
     return labels.astype(np.int64)
 
 
 def _words(labels: NDArray[Any], where: object) -> NDArray[np.str_]:
-    """Labels that are text. Raises DataError, naming the row, for none, and for a single word where nearly all are numbers: a slip."""
+    """Labels that are text. Raises DataError, naming the row, for none, and for a single word where nearly all are
+    numbers: a slip."""
     try:
         text = labels.astype(np.str_)
     except UnicodeDecodeError:
@@ -126,5 +144,7 @@ def _words(labels: NDArray[Any], where: object) -> NDArray[np.str_]:
     numbers = np.char.isdecimal(found)
     if times[numbers].sum() > 0.9 * len(text) and (times[~numbers] == 1).any():
         row = int(first[~numbers & (times == 1)].min())
-        raise DataError(f"{where}: the label of row {row} is {str(text[row])!r}, the others are numbers; correct it, or drop the row")
+        raise DataError(
+            f"{where}: the label of row {row} is {str(text[row])!r}, the others are numbers; correct it, or drop the row"
+        )
     return text

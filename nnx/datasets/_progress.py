@@ -1,4 +1,5 @@
-"""How far it is with what takes a while: downloads, decoding, measuring. On stderr, or told to a function of the caller's."""
+"""How far it is with what takes a while: downloads, decoding, measuring. On stderr, or told to a function of the
+caller's."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ if TYPE_CHECKING:
     from rich import progress as bars
 
 Progress = Callable[[str, int, int | None], None]
-"""`progress(url, done, total)`, in bytes, when a server answers and after each piece; it may raise to stop the download."""
+"""`progress(url, done, total)`, in bytes, when a server answers and after each piece; it may raise to stop the
+download."""
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
@@ -50,7 +52,12 @@ def downloads() -> Iterator[Progress]:
         from rich import progress as bars
         from rich.console import Console
 
-        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn(), bars.TransferSpeedColumn())
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.DownloadColumn(),
+            bars.TransferSpeedColumn(),
+        )
         with running(bars.Progress(*columns, console=Console(stderr=True))) as bar:
             tasks: dict[str, bars.TaskID] = {}
 
@@ -64,8 +71,8 @@ def downloads() -> Iterator[Progress]:
 
 @contextmanager
 def counted(doing: str, total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """What to tell of each so many done of `total`: a bar where stderr is a terminal, else a line, "decoding 70,000 images"; nothing where
-    `reporting` goes elsewhere, as with -q."""
+    """What to tell of each so many done of `total`: a bar where stderr is a terminal, else a line, "decoding 70,000
+    images"; nothing where `reporting` goes elsewhere, as with -q."""
     if _progress.get():
         yield lambda done: None
     elif not sys.stderr.isatty():
@@ -83,8 +90,8 @@ def counted(doing: str, total: int, what: str) -> Iterator[Callable[[int], None]
 
 @contextmanager
 def running(bar: "bars.Progress") -> Iterator["bars.Progress"]:
-    """`bar`, stopped however this ends: also where a signal comes while it starts, after which `with bar` would leave the cursor hidden and
-    stderr its own."""
+    """`bar`, stopped however this ends: also where a signal comes while it starts, after which `with bar` would leave
+    the cursor hidden and stderr its own."""
     try:
         bar.start()
         yield bar

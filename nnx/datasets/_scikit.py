@@ -20,7 +20,8 @@ def packaged(file: str) -> Path:
 
 
 def table(file: str, names: tuple[str, ...]) -> Source:
-    """The table in `file`: its first line names the classes, the others are rows of numbers, of the columns `names`, and the class.
+    """The table in `file`: its first line names the classes, the others are rows of numbers, of the columns `names`,
+    and the class.
 
     A fifth of the rows is the test part, the same for every seed.
     """

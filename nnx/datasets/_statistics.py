@@ -1,5 +1,5 @@
-"""What is counted and measured over a dataset: mean and deviation, the balance of its classes, a fair part of it, its fingerprint, and
-which of its test samples it has been trained on."""
+"""What is counted and measured over a dataset: mean and deviation, the balance of its classes, a fair part of it, its
+fingerprint, and which of its test samples it has been trained on."""
 
 import hashlib
 import math
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from nnx.datasets._mapped import Mapped
 
 UNEVEN = 3  # times as many samples of one class as of another: from there on it is said
-# bytes of samples in files: more are not read to look for duplicates, and while more are measured it is shown how far that is
+# bytes of samples in files: more are not read to look for duplicates, and while more are measured it is shown how far
+# that is
 READ = 2 * 10**9
-HASHED = 2**20  # bytes at a time, which then stay in the processor's cache: 8 ms for 60,000 MNIST images; with 2^23 it is 27
+HASHED = (
+    2**20
+)  # bytes at a time, which then stay in the processor's cache: 8 ms for 60,000 MNIST images; with 2^23 it is 27
 COMPARED = 2**26  # bytes of test samples at a time, of which as many again may be held for comparison
 
 
@@ -70,7 +73,8 @@ def mean_std(
 
 
 def _mean_std_of_images(images: "NDArray[Any] | Mapped") -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact, from how often each of the 256 values is there; a part at a time, as a memory-mapped array may be larger than memory."""
+    """Exact, from how often each of the 256 values is there; a part at a time, as a memory-mapped array may be larger
+    than memory."""
     import torch  # its histogram is three times as fast as numpy's
 
     C, means, stds = images.shape[1], [], []
@@ -98,7 +102,11 @@ def balanced(labels: NDArray[np.int64], classes: tuple[str, ...], *, oversample:
         return ()
     found = f"{counts[least]:,} ({classes[least]}) to {counts[most]:,} ({classes[most]}) samples"
     cure = "uneven: loss.class_weights: balanced, or dataset.balance: oversample, lets them count alike"
-    return (Choice("classes", found, "rare ones are repeated until all have as many (dataset.balance)" if oversample else cure),)
+    return (
+        Choice(
+            "classes", found, "rare ones are repeated until all have as many (dataset.balance)" if oversample else cure
+        ),
+    )
 
 
 def repeated(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
@@ -114,7 +122,8 @@ def repeated(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
 
 
 def fingerprint(split: "Split") -> str:
-    """SHA-256, in hex, of the samples and their labels in their order: equal where the data is equal. 0.03 s for MNIST."""
+    """SHA-256, in hex, of the samples and their labels in their order: equal where the data is equal. 0.03 s for
+    MNIST."""
     digest = hashlib.sha256()
     for array in (split.inputs, split.labels):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -124,10 +133,12 @@ def fingerprint(split: "Split") -> str:
 
 
 def duplicates(known: "Sequence[Split]", test: "Split") -> int | None:
-    """How many samples of `test` have inputs that a sample in `known`, the data to train and to validate with, has too, byte for byte.
+    """How many samples of `test` have inputs that a sample in `known`, the data to train and to validate with, has too,
+    byte for byte.
 
-    None where the samples lie in files and are more than READ bytes, which are not read for this. A 64-bit hash of each sample finds the
-    candidates, their bytes decide: 15 ms for MNIST's 60,000 and 10,000 images (one core of an AMD EPYC with AVX-512).
+    None where the samples lie in files and are more than READ bytes, which are not read for this. A 64-bit hash of each
+    sample finds the candidates, their bytes decide: 15 ms for MNIST's 60,000 and 10,000 images (one core of an AMD EPYC
+    with AVX-512).
     """
     splits = [*known, test]
     if any(is_mapped(split.inputs) for split in splits) and sum(split.inputs.nbytes for split in splits) > READ:
@@ -146,7 +157,8 @@ def duplicates(known: "Sequence[Split]", test: "Split") -> int | None:
 
 
 def _hashes(inputs: "NDArray[Any] | Mapped") -> NDArray[np.uint64]:
-    """(N,) hashes of (N, ...) inputs: of each, its 64-bit words times random odd numbers, summed modulo 2^64 (Carter and Wegman 1979)."""
+    """(N,) hashes of (N, ...) inputs: of each, its 64-bit words times random odd numbers, summed modulo 2^64 (Carter
+    and Wegman 1979)."""
     size = inputs[:1].nbytes
     words = -(-size // 8)
     factors = np.random.default_rng(0).integers(2**63, size=words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -158,7 +170,9 @@ def _hashes(inputs: "NDArray[Any] | Mapped") -> NDArray[np.uint64]:
         if size % 8:
             raw = np.pad(raw, ((0, 0), (0, words * 8 - size)))
         numbers = raw.view(np.uint64)
-        numbers = numbers ^ (numbers >> np.uint64(32))  # a product hands on no difference to lower bits, so the high half is laid over them
+        numbers = numbers ^ (
+            numbers >> np.uint64(32)
+        )  # a product hands on no difference to lower bits, so the high half is laid over them
         hashes[start : start + rows] = numbers @ factors
     return hashes
 

@@ -18,7 +18,9 @@ def read(cls: str, folder: Path, *, only: Mapping[str, Any] | None = None, **opt
     try:
         return type(cls, (_class(cls),), dict(only or {}))(folder, **options)
     except (PermissionError, MemoryError) as error:
-        raise MachineError(f"{folder}: {cls} can't be read ({error}); check the files' permissions and the memory") from None
+        raise MachineError(
+            f"{folder}: {cls} can't be read ({error}); check the files' permissions and the memory"
+        ) from None
     except Exception as error:  # its parsers trip over broken files in many ways
         raise DataError(
             f"{folder}: the files of {cls} can't be read ({error}); delete them and run again to download them afresh"
@@ -28,16 +30,21 @@ def read(cls: str, folder: Path, *, only: Mapping[str, Any] | None = None, **opt
 def cifar(name: str, cls: str, folder: Path, base: str, *, train: Sequence[str], test: str, meta: str) -> Source:
     """CIFAR in `folder`/`base`, from the files that hold its training data, test data and class names.
 
-    The files are pickles, which can run code when read: torchvision reads them only if their MD5s are those in its table.
+    The files are pickles, which can run code when read: torchvision reads them only if their MD5s are those in its
+    table.
     """
     _provide.ensure(name, folder / base, [*train, test, meta])
 
     def half(*, training: bool) -> Any:
-        other: dict[str, list[str]] = {"test_list" if training else "train_list": []}  # else torchvision opens the test data to hash it
+        other: dict[str, list[str]] = {
+            "test_list" if training else "train_list": []
+        }  # else torchvision opens the test data to hash it
         return read(cls, folder, only=other, train=training)
 
     def split(data: Any) -> Split:
-        return Split(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64))  # (N, 3, H, W)
+        return Split(
+            np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)
+        )  # (N, 3, H, W)
 
     training = half(training=True)
     return Source(split(training), lambda: split(half(training=False)), tuple(training.classes))

@@ -28,12 +28,17 @@ DEFLATE = 1032  # deflate packs no denser: an archive that claims more is a bomb
 
 
 class Config(DatasetConfig):
-    """x_train, y_train, x_test, ... (or train_images, train_labels, ...; or images, labels) of a .npz, a folder of .npy, or .npy files."""
+    """x_train, y_train, x_test, ... (or train_images, train_labels, ...; or images, labels) of a .npz, a folder of
+    .npy, or .npy files."""
 
     name: Literal["arrays"] = "arrays"
-    path: str = Field(examples=["data.npz"], description="the .npz; or the .npy of the inputs; or a folder of .npy files")
+    path: str = Field(
+        examples=["data.npz"], description="the .npz; or the .npy of the inputs; or a folder of .npy files"
+    )
     labels: str | None = Field(None, description="the .npy of the labels, where path is a .npy")
-    test: _own.PartOrPath = Field(0.2, description="test data where there is none in path: another such file, a count or a fraction")
+    test: _own.PartOrPath = Field(
+        0.2, description="test data where there is none in path: another such file, a count or a fraction"
+    )
     test_labels: str | None = Field(None, description="the .npy of its labels, where test is a .npy")
     classes: _own.Names | None = Field(None, description="names of the classes 0, 1, 2, ...")
 
@@ -52,8 +57,8 @@ class Stored:
 def load(config: Config, folder: Path) -> Source:
     """The arrays at `config.path`; `folder` is not looked at. Images become (N, C, H, W) uint8, rows (N, F) float32.
 
-    A .npy of one of these types is memory-mapped as it is; all else is converted once (see `_cache`). Nothing is ever unpickled.
-    Raises ConfigError, DataError, MachineError.
+    A .npy of one of these types is memory-mapped as it is; all else is converted once (see `_cache`). Nothing is ever
+    unpickled. Raises ConfigError, DataError, MachineError.
     """
     path = _own.existing(config.path)
     parts = _parts(_stored(path, config.labels, "dataset.labels"), path)
@@ -70,7 +75,9 @@ def load(config: Config, folder: Path) -> Source:
     arrays, notes = _inputs({part: pair[0] for part, pair in parts.items()}, path)
     splits = {part: Split(arrays[part], labels[part]) for part in parts}
     if "test" in splits:
-        return Source(splits["train"], lambda: splits["test"], classes, validation=splits.get("validation"), notes=tuple(notes))
+        return Source(
+            splits["train"], lambda: splits["test"], classes, validation=splits.get("validation"), notes=tuple(notes)
+        )
     assert not isinstance(config.test, str)
     return _own.cut(splits["train"], config.test, classes, path, validation=splits.get("validation"), notes=notes)
 
@@ -79,7 +86,8 @@ def load(config: Config, folder: Path) -> Source:
 
 
 def _stored(path: Path, labels: str | None, key: str) -> dict[str, Stored]:
-    """The arrays of a .npz, of a folder of .npy files, or a .npy and that of its labels, by name. Raises ConfigError, DataError."""
+    """The arrays of a .npz, of a folder of .npy files, or a .npy and that of its labels, by name. Raises ConfigError,
+    DataError."""
     if path.is_dir():
         if found := {file.stem: _npy(file) for file in sorted(path.glob("*.npy"))}:
             return found
@@ -110,7 +118,8 @@ def _npy(path: Path) -> Stored:
 
 
 def _npz(path: Path) -> dict[str, Stored]:
-    """The arrays of an archive. What claims more than can be packed into its bytes, or needs more than there is of memory, is refused."""
+    """The arrays of an archive. What claims more than can be packed into its bytes, or needs more than there is of
+    memory, is refused."""
     _check_file(path)
 
     def member(info: zipfile.ZipInfo) -> Stored:
@@ -140,7 +149,9 @@ def _npz(path: Path) -> dict[str, Stored]:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise DataError(f"{path}: is no .npz, .npy or folder of .npy files; save arrays by numpy.savez_compressed") from None
+        raise DataError(
+            f"{path}: is no .npz, .npy or folder of .npy files; save arrays by numpy.savez_compressed"
+        ) from None
     return {info.filename.removesuffix(".npy"): member(info) for info in infos}
 
 
@@ -159,21 +170,25 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _guarded(where: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives. Raises DataError for what is damaged or would have to be unpickled, MachineError for what can't be read."""
+    """What `read` gives. Raises DataError for what is damaged or would have to be unpickled, MachineError for what
+    can't be read."""
     try:
         found = read()
     except (DataError, MachineError, MemoryError):
         raise
     except Exception as error:  # numpy's parsers trip over what is damaged in many ways
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the latter by a place in it that can't be
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # the latter by a place in it that can't be
             raise MachineError(f"{where}: can't be read ({error.strerror})") from None
         raise DataError(f"{where}: is damaged or cut short; save it again") from None
     return found
 
 
 def _parts(arrays: Mapping[str, Stored], path: Path, to: str = "train") -> dict[str, tuple[Stored, Stored]]:
-    """(inputs, labels) of train, validation and test, as far as they are there, by their usual names. Raises DataError where there are none
-    to train on or, if it is `to` test, neither those nor others to test on."""
+    """(inputs, labels) of train, validation and test, as far as they are there, by their usual names. Raises DataError
+    where there are none to train on or, if it is `to` test, neither those nor others to test on."""
     plain = {name.lower(): stored for name, stored in arrays.items()}
 
     def first(kinds: tuple[str, ...], words: tuple[str, ...]) -> Stored | None:
@@ -193,7 +208,9 @@ def _parts(arrays: Mapping[str, Stored], path: Path, to: str = "train") -> dict[
             pairs[part] = inputs, labels
         elif inputs or labels or (part == to and "train" not in pairs):
             there = ", ".join(sorted(plain)[:10]) or "nothing"
-            raise DataError(f"{path}: holds {there}; {part} data is to be called x_{part} and y_{part}, or {part}_images and {part}_labels")
+            raise DataError(
+                f"{path}: holds {there}; {part} data is to be called x_{part} and y_{part}, or {part}_images and {part}_labels"
+            )
     return pairs
 
 
@@ -201,13 +218,16 @@ def _parts(arrays: Mapping[str, Stored], path: Path, to: str = "train") -> dict[
 
 
 def _inputs(stored: dict[str, Stored], path: Path) -> tuple[dict[str, NDArray[Any]], list[Choice]]:
-    """The inputs of each part as (N, C, H, W) uint8 or (N, F) float32: mapped as they are, or converted once; and what was chosen."""
+    """The inputs of each part as (N, C, H, W) uint8 or (N, F) float32: mapped as they are, or converted once; and what
+    was chosen."""
     _check_forms(stored)
     shape = stored["train"].shape
     axis, notes = 1, []
     if len(shape) == 4:
         axis = 3 if shape[3] <= shape[1] else 1
-        notes = [Choice("layout", "N x H x W x C" if axis == 3 else "N x C x H x W", "the shorter axis has the channels")]
+        notes = [
+            Choice("layout", "N x H x W x C" if axis == 3 else "N x C x H x W", "the shorter axis has the channels")
+        ]
     rows = len(shape) == 2
     ready = np.dtype(np.float32 if rows else np.uint8)
     plain = all(array.file.suffix == ".npy" and array.dtype == ready for array in stored.values())
@@ -227,13 +247,19 @@ def _inputs(stored: dict[str, Stored], path: Path) -> tuple[dict[str, NDArray[An
         return {"scale": scale}
 
     files = sorted({array.file for array in stored.values()})
-    depends = _cache.Depends(os.path.abspath(path), {part: array.where for part, array in stored.items()}, _cache.stamp_of(files))
+    depends = _cache.Depends(
+        os.path.abspath(path), {part: array.where for part, array in stored.items()}, _cache.stamp_of(files)
+    )
     arrays = {} if plain else dict.fromkeys(stored, (ready.name, 2 if rows else 4))
     kept = _cache.cached("arrays", depends, convert, arrays, {"scale": float})
     if plain:  # looked through once, for what is no number
         return {part: array.read() for part, array in stored.items()}, notes
     scale = kept.facts["scale"]
-    gray = [] if scale == 1 else [Choice("gray levels", f"times {scale:.4g}", f"so that 0 to {255 / scale:g} become 0 to 255")]
+    gray = (
+        []
+        if scale == 1
+        else [Choice("gray levels", f"times {scale:.4g}", f"so that 0 to {255 / scale:g} become 0 to 255")]
+    )
     return kept.arrays, [*notes, kept.note, *gray]
 
 
@@ -250,7 +276,9 @@ def _check_forms(stored: dict[str, Stored]) -> None:
 
 def _arranged(array: NDArray[Any], axis: int) -> NDArray[Any]:
     """(N, C, H, W) of images whose channels lie along `axis`, or that have none; rows as they are. A view."""
-    return array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2) if array.ndim == 4 and axis == 3 else array
+    return (
+        array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2) if array.ndim == 4 and axis == 3 else array
+    )
 
 
 def _scale(images: NDArray[Any], where: str) -> float:
@@ -266,19 +294,25 @@ def _scale(images: NDArray[Any], where: str) -> float:
         return 255.0
     if 255 < high < 4096:  # of which 16 bits to 8 would leave 16 levels
         cure = "divide them by what white is, so that they run from 0 to 1"
-        raise DataError(f"{where}: holds gray levels from {low:g} to {high:g}, neither those of 8 bits nor those of 16; {cure}")
+        raise DataError(
+            f"{where}: holds gray levels from {low:g} to {high:g}, neither those of 8 bits nor those of 16; {cure}"
+        )
     return 1.0 if high <= 255 else 1 / 257
 
 
 def _converted(values: NDArray[Any], scale: float, where: str, start: int) -> NDArray[Any]:
-    """A block of images as uint8, or of rows as float32. Raises DataError, naming the row, for what is no number or out of range."""
+    """A block of images as uint8, or of rows as float32. Raises DataError, naming the row, for what is no number or out
+    of range."""
     if values.ndim == 2:
         with np.errstate(over="ignore"):
             done = values.astype(np.float32)
         wrong, what = ~np.isfinite(done).all(1), "an infinite number or NaN"
     else:
         wide = np.rint(values.astype(np.float64) * scale)
-        wrong, what = ~((wide >= 0) & (wide <= 255)).all((1, 2, 3)), f"gray levels beyond 0 to {255 / scale:g}, unlike the first part"
+        wrong, what = (
+            ~((wide >= 0) & (wide <= 255)).all((1, 2, 3)),
+            f"gray levels beyond 0 to {255 / scale:g}, unlike the first part",
+        )
         with np.errstate(invalid="ignore"):
             done = wide.astype(np.uint8)
     if wrong.any():

@@ -1,4 +1,5 @@
-"""Breast cancer: 569 tumours, malignant or benign, by 30 measures of nuclei (Street et al. 1993, UCI; from scikit-learn). No download."""
+"""Breast cancer: 569 tumours, malignant or benign, by 30 measures of nuclei (Street et al. 1993, UCI; from
+scikit-learn). No download."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,7 +18,8 @@ MEASURES = (
     "symmetry",
     "fractal dimension",
 )
-COLUMNS = (  # of each measure, over the nuclei in a picture: its mean, the error of that, and the mean of the three largest
+# of each measure, over the nuclei in a picture: its mean, the error of that, and the mean of the three largest
+COLUMNS = (
     *(f"mean {measure}" for measure in MEASURES),
     *(f"{measure} error" for measure in MEASURES),
     *(f"worst {measure}" for measure in MEASURES),

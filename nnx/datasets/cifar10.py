@@ -16,4 +16,6 @@ class Config(DatasetConfig):
 
 def load(config: Config, folder: Path) -> Source:
     """CIFAR-10 from `folder`/cifar-10-batches-py."""
-    return _torchvision.cifar("cifar10", "CIFAR10", folder, "cifar-10-batches-py", train=TRAIN, test="test_batch", meta="batches.meta")
+    return _torchvision.cifar(
+        "cifar10", "CIFAR10", folder, "cifar-10-batches-py", train=TRAIN, test="test_batch", meta="batches.meta"
+    )

@@ -14,4 +14,6 @@ class Config(DatasetConfig):
 
 def load(config: Config, folder: Path) -> Source:
     """CIFAR-100, with its fine labels, from `folder`/cifar-100-python."""
-    return _torchvision.cifar("cifar100", "CIFAR100", folder, "cifar-100-python", train=["train"], test="test", meta="meta")
+    return _torchvision.cifar(
+        "cifar100", "CIFAR100", folder, "cifar-100-python", train=["train"], test="test", meta="meta"
+    )

@@ -1,6 +1,7 @@
 """Digits: the 1,797 handwritten digits, 8x8, that scikit-learn ships (Alpaydin and Kaynak 1998, UCI). No download.
 
-They are the test set of the UCI data: 13 writers, none named, so its own test part here shares writers with the training data.
+They are the test set of the UCI data: 13 writers, none named, so its own test part here shares writers with the
+training data.
 """
 
 from pathlib import Path

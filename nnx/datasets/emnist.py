@@ -24,7 +24,9 @@ class Config(DatasetConfig):
     """Handwritten letters and digits, 28x28."""
 
     name: Literal["emnist"] = "emnist"
-    split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = Field("balanced", description="which classes")
+    split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = Field(
+        "balanced", description="which classes"
+    )
 
 
 def load(config: Config, folder: Path) -> Source:
@@ -33,7 +35,8 @@ def load(config: Config, folder: Path) -> Source:
     The labels of letters, 1..26 in the file, become 0..25.
     """
     train, test = (
-        (f"emnist-{config.split}-{half}-images-idx3-ubyte", f"emnist-{config.split}-{half}-labels-idx1-ubyte") for half in ("train", "test")
+        (f"emnist-{config.split}-{half}-images-idx3-ubyte", f"emnist-{config.split}-{half}-labels-idx1-ubyte")
+        for half in ("train", "test")
     )
     first = 1 if config.split == "letters" else 0
     classes = CLASSES[config.split]

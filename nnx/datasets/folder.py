@@ -40,24 +40,28 @@ Size = Annotated[int | list[int], PlainValidator(_size, json_schema_input_type=i
 
 
 class Config(DatasetConfig):
-    """Images in a folder for each class (perhaps under train/, val/, test/), or listed in a CSV file with the columns file and label."""
+    """Images in a folder for each class (perhaps under train/, val/, test/), or listed in a CSV file with the columns
+    file and label."""
 
     name: Literal["folder"] = "folder"
     path: str = Field(examples=["pictures"], description="the folder, or the CSV file")
     test: _own.PartOrPath = Field(
         0.2, description="test data where there is no folder test/: another folder or list, a count or a fraction"
     )
-    size: Size | None = Field(None, description="height and width of the images, 28 or [28, 32]; else all must have the same")
+    size: Size | None = Field(
+        None, description="height and width of the images, 28 or [28, 32]; else all must have the same"
+    )
     fit: Fit = Field("pad", description="pad: keep the aspect, fill with the border's colour; stretch: do not")
     grayscale: Literal["auto"] | bool = Field("auto", description="auto: where no image has a colour")
     skip_bad: bool = Field(False, description="leave out files that can't be read, instead of refusing them all")
 
 
 class Part(NamedTuple):
-    """The files of a part of the data, and the class of each. Lists, as there may be millions of files, and every run looks at them all.
+    """The files of a part of the data, and the class of each. Lists, as there may be millions of files, and every run
+    looks at them all.
 
-    A name is that inside the folder of its class or, of a listed one, beside the list. Sizes are in bytes, -1 where there is no file, times
-    of change in ns.
+    A name is that inside the folder of its class or, of a listed one, beside the list. Sizes are in bytes, -1 where
+    there is no file, times of change in ns.
     """
 
     root: str  # the folder of the class folders, or of the list
@@ -72,14 +76,19 @@ class Part(NamedTuple):
         return os.path.join(self.root, *([] if self.listed else [self.labels[place]]), self.names[place])
 
     def order(self) -> list[int]:
-        """The places in the order of training: a list's own, else that of the names, whatever their class. Names that count keep the
-        order of counting, padded by zeros or not, as shorter ones come first."""
+        """The places in the order of training: a list's own, else that of the names, whatever their class. Names that
+        count keep the order of counting, padded by zeros or not, as shorter ones come first."""
         places, names, labels = range(len(self.names)), self.names, self.labels
-        return [*places] if self.listed else sorted(places, key=lambda place: (len(names[place]), names[place], labels[place]))
+        return (
+            [*places]
+            if self.listed
+            else sorted(places, key=lambda place: (len(names[place]), names[place], labels[place]))
+        )
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The images under `config.path`, decoded once (see `_cache`); `folder` is not looked at. Their order: see `Part.order`.
+    """The images under `config.path`, decoded once (see `_cache`); `folder` is not looked at. Their order: see
+    `Part.order`.
 
     Raises ConfigError, DataError, MachineError.
     """
@@ -95,9 +104,16 @@ def load(config: Config, folder: Path) -> Source:
     for part in parts.values():
         if unknown := {*part.labels} - known:
             first = next(place for place, label in enumerate(part.labels) if label in unknown)
-            label, hint = part.labels[first], f" ({suggest(part.labels[first], classes)[2:]})" if len(classes) <= 100 else ""
-            raise DataError(f"{part.path(first)}: is of the class {label!r}, which has no training images{hint}; rename it, or add some")
-    arrays = {f"{name}-{what}": form for name in parts for what, form in (("inputs", ("uint8", 4)), ("labels", ("int64", 1)))}
+            label, hint = (
+                part.labels[first],
+                f" ({suggest(part.labels[first], classes)[2:]})" if len(classes) <= 100 else "",
+            )
+            raise DataError(
+                f"{part.path(first)}: is of the class {label!r}, which has no training images{hint}; rename it, or add some"
+            )
+    arrays = {
+        f"{name}-{what}": form for name in parts for what, form in (("inputs", ("uint8", 4)), ("labels", ("int64", 1)))
+    }
     decode = partial(_decoded, config, parts, classes)
     kept = _cache.cached("folder", _depends(config, path, parts), decode, arrays, {"bad": int, "skipped": str})
 
@@ -106,7 +122,10 @@ def load(config: Config, folder: Path) -> Source:
 
     notes = (*notes, kept.note)
     if kept.facts["bad"]:
-        notes = (*notes, Choice("left out", f"{kept.facts['bad']:,} files", f"as dataset.skip_bad says: {kept.facts['skipped']}"))
+        notes = (
+            *notes,
+            Choice("left out", f"{kept.facts['bad']:,} files", f"as dataset.skip_bad says: {kept.facts['skipped']}"),
+        )
     whole, validation = split(ALL if ALL in parts else "train"), split("validation") if "validation" in parts else None
     fit = config.fit if config.size else None
     if "test" in parts:
@@ -131,24 +150,32 @@ def _depends(config: Config, path: Path, parts: dict[str, Part]) -> _cache.Depen
 
 
 def _parts(path: Path, to: str = "train") -> tuple[dict[str, Part], tuple[Choice, ...]]:
-    """The files of train, validation and test, as far as they are there, or of ALL; and what there is to say. Raises DataError where there
-    are none to train on, if it is `to` train."""
+    """The files of train, validation and test, as far as they are there, or of ALL; and what there is to say. Raises
+    DataError where there are none to train on, if it is `to` train."""
     if not path.is_dir():
         return {ALL: _of_csv(path)}, ()
     folders = _folders(path)
     named = [name for name in folders if name.lower() in PARTS]
     others = [name for name in folders if name.lower() not in PARTS]
-    if not named or (others and not any(_folders(path / name) for name in named)):  # classes may be called train and test, too
+    if not named or (
+        others and not any(_folders(path / name) for name in named)
+    ):  # classes may be called train and test, too
         return {ALL: _of_classes(path, folders)}, ()
     found: dict[str, str] = {}
     for name in named:
         if (part := PARTS[name.lower()]) in found:
-            raise DataError(f"{path}: has the folders {found[part]} and {name}, both of {part} data; put their files into one")
+            raise DataError(
+                f"{path}: has the folders {found[part]} and {name}, both of {part} data; put their files into one"
+            )
         found[part] = name
     if "train" not in found and to == "train":
         raise DataError(f"{path}: has a folder {named[0]}, but none called train; add it")
-    note = Choice("not looked at", ", ".join(others[:5]) + ", ..." * (len(others) > 5), "as the classes are in train, beside it")
-    return {part: _of_classes(path / found[part]) for part in ("train", "validation", "test") if part in found}, (note,) if others else ()
+    note = Choice(
+        "not looked at", ", ".join(others[:5]) + ", ..." * (len(others) > 5), "as the classes are in train, beside it"
+    )
+    return {part: _of_classes(path / found[part]) for part in ("train", "validation", "test") if part in found}, (
+        note,
+    ) if others else ()
 
 
 def _folders(path: Path) -> list[str]:
@@ -171,16 +198,20 @@ def _of_classes(path: Path, classes: Sequence[str] = ()) -> Part:
             raise _unreadable(path / name, error) from None
         if not (found := len(part.names) - before):
             kinds = " ".join(ENDINGS)
-            raise DataError(f"{path / name}: holds no images ({kinds}); add some for the class {name!r}, or remove the folder")
+            raise DataError(
+                f"{path / name}: holds no images ({kinds}); add some for the class {name!r}, or remove the folder"
+            )
         part.labels.extend([name] * found)
     if not part.names:
-        raise DataError(f"{path}: holds no folders; put the images of each class into a folder of its own, called as the class")
+        raise DataError(
+            f"{path}: holds no folders; put the images of each class into a folder of its own, called as the class"
+        )
     return part
 
 
 def _look(folder: str, part: Part) -> None:
-    """Add to `part` the image files in `folder` and in those inside it; hidden ones are left out. Links are followed, but each folder is
-    looked into once, as a link may lead back. Raises OSError.
+    """Add to `part` the image files in `folder` and in those inside it; hidden ones are left out. Links are followed,
+    but each folder is looked into once, as a link may lead back. Raises OSError.
 
     Names relative to an open folder: 60,000 take 0.19 s of one core's time, os.scandir with its entries' stat 0.26 s.
     """
@@ -210,7 +241,8 @@ def _look(folder: str, part: Part) -> None:
 
 
 def _stamped(name: str, folder: int | None = None) -> tuple[int, int, bool]:
-    """A file's size and time of change, -1 and 0 where it is not there, and whether it is a folder. `name` is as seen from that folder."""
+    """A file's size and time of change, -1 and 0 where it is not there, and whether it is a folder. `name` is as seen
+    from that folder."""
     try:
         status = os.stat(name, dir_fd=folder)
         return status.st_size, status.st_mtime_ns, stat.S_ISDIR(status.st_mode)
@@ -223,7 +255,8 @@ def _unreadable(path: Path, error: OSError) -> MachineError:
 
 
 def _of_csv(path: Path) -> Part:
-    """The images that a table of files and labels names, relative to where it lies, in its order. Raises DataError, naming the line."""
+    """The images that a table of files and labels names, relative to where it lies, in its order. Raises DataError,
+    naming the line."""
     what = "is not a folder, nor a CSV file of images and labels in UTF-8; name one of these"
     if not path.is_file():  # to open a FIFO would wait for a writer
         raise DataError(f"{path}: {what}")
@@ -232,7 +265,10 @@ def _of_csv(path: Path) -> Part:
             head = file.readline(MAX_HEAD)
             delimiter = max(",;\t", key=head.count)
             header = [name.strip().lower() for name in next(csv.reader([head], delimiter=delimiter), [])]
-            columns = [next((header.index(name) for name in names if name in header), None) for names in (FILE_COLUMNS, LABEL_COLUMNS)]
+            columns = [
+                next((header.index(name) for name in names if name in header), None)
+                for names in (FILE_COLUMNS, LABEL_COLUMNS)
+            ]
             if None in columns:
                 raise DataError(f"{path}:1: has the columns {', '.join(header)[:200]}; it needs file and label")
             names, labels = [], []
@@ -241,7 +277,9 @@ def _of_csv(path: Path) -> Part:
                 if not row:
                     continue
                 if len(row) != len(header) or not all(row[column or 0].strip() for column in columns):
-                    raise DataError(f"{path}:{reader.line_num + 1}: has no file, no label, or too many values; correct or remove the line")
+                    raise DataError(
+                        f"{path}:{reader.line_num + 1}: has no file, no label, or too many values; correct or remove the line"
+                    )
                 names.append(row[columns[0] or 0].strip())
                 labels.append(row[columns[1] or 0].strip())
     except (UnicodeDecodeError, csv.Error):
@@ -259,8 +297,13 @@ def _of_csv(path: Path) -> Part:
 
 
 def _decoded(config: Config, parts: dict[str, Part], classes: tuple[str, ...], writer: _cache.Writer) -> dict[str, Any]:
-    """All parts into `writer`: arrays PART-inputs (N, C, H, W) and PART-labels (N,). Raises DataError where files can't be read."""
-    size = (config.size, config.size) if isinstance(config.size, int) else config.size or _size_of_first(next(iter(parts.values())))
+    """All parts into `writer`: arrays PART-inputs (N, C, H, W) and PART-labels (N,). Raises DataError where files can't
+    be read."""
+    size = (
+        (config.size, config.size)
+        if isinstance(config.size, int)
+        else config.size or _size_of_first(next(iter(parts.values())))
+    )
     channels = {"auto": None, True: 1, False: 3}[config.grayscale]
     how = _decode.How((size[0], size[1]), config.fit if config.size else None, channels)
     with suppress(_Coloured):
@@ -273,7 +316,9 @@ class _Coloured(Exception):
     """An image with a colour came after gray ones had been written."""
 
 
-def _write(how: _decode.How, skip_bad: bool, parts: dict[str, Part], classes: tuple[str, ...], writer: _cache.Writer) -> dict[str, Any]:
+def _write(
+    how: _decode.How, skip_bad: bool, parts: dict[str, Part], classes: tuple[str, ...], writer: _cache.Writer
+) -> dict[str, Any]:
     orders = {name: part.order() for name, part in parts.items()}
     paths = [part.path(place) for name, part in parts.items() for place in orders[name]]
     number = {name: k for k, name in enumerate(classes)}
@@ -292,7 +337,9 @@ def _write(how: _decode.How, skip_bad: bool, parts: dict[str, Part], classes: tu
             for part, piece in zip(parts, np.split(pixels, np.searchsorted(places, ends[:-1])), strict=True):
                 writer.add(f"{part}-inputs", piece)
     if bad and not skip_bad:
-        raise _own.refuse(bad, f"{len(bad):,} of {len(paths):,} images can't be used; dataset.skip_bad: true leaves them out")
+        raise _own.refuse(
+            bad, f"{len(bad):,} of {len(paths):,} images can't be used; dataset.skip_bad: true leaves them out"
+        )
     for name, kept in zip(parts, np.split(there, ends[:-1]), strict=True):
         labels = np.array([number[parts[name].labels[place]] for place in orders[name]], np.int64)
         if lost := sorted({*labels.tolist()} - {*labels[kept].tolist()}):

@@ -15,12 +15,19 @@ from nnx.events import Choice
 
 
 class Config(DatasetConfig):
-    """IDX files: a folder with train-images-idx3-ubyte and so on, or the file of the images and that of their labels."""
+    """IDX files: a folder with train-images-idx3-ubyte and so on, or the file of the images and that of their
+    labels."""
 
     name: Literal["idx"] = "idx"
-    path: str = Field(examples=["images-idx3-ubyte"], description="the file of the images, or a folder that holds MNIST's four names")
-    labels: str | None = Field(None, description="the file of their labels; else found by its name: images -> labels, idx3 -> idx1")
-    test: _own.PartOrPath = Field(0.2, description="test data where there is none in path: its images, a count or a fraction")
+    path: str = Field(
+        examples=["images-idx3-ubyte"], description="the file of the images, or a folder that holds MNIST's four names"
+    )
+    labels: str | None = Field(
+        None, description="the file of their labels; else found by its name: images -> labels, idx3 -> idx1"
+    )
+    test: _own.PartOrPath = Field(
+        0.2, description="test data where there is none in path: its images, a count or a fraction"
+    )
     test_labels: str | None = Field(None, description="the file of its labels; else found by its name")
     classes: _own.Names | None = Field(None, description="names of the classes 0, 1, 2, ...")
 
@@ -33,14 +40,18 @@ def load(config: Config, folder: Path) -> Source:
     if isinstance(config.test, str):
         images = _own.existing(config.test, "dataset.test")
         pairs["test"] = (
-            _of_folder(images, "test") if images.is_dir() else (images, _labels(images, config.test_labels, "dataset.test_labels"))
+            _of_folder(images, "test")
+            if images.is_dir()
+            else (images, _labels(images, config.test_labels, "dataset.test_labels"))
         )
     elif inside and _find(path, "test", "images"):
         pairs["test"] = _of_folder(path, "test")
     inputs, labels, among = {}, {}, None
     notes: list[Choice] = []
     for part, (images_at, labels_at) in pairs.items():
-        if missing := [file for file in (images_at, labels_at) if not file.is_file()]:  # to open a FIFO would wait for a writer
+        if missing := [
+            file for file in (images_at, labels_at) if not file.is_file()
+        ]:  # to open a FIFO would wait for a writer
             raise DataError(f"{missing[0]}: is no file; name an IDX file, plain or .gz")
         images_found, kept = _images(images_at)
         inputs[part], notes = images_found[:, None], [*notes, *kept]  # (N, 1, H, W)
@@ -68,7 +79,11 @@ def _find(folder: Path, part: str, what: str) -> Path | None:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise MachineError(f"{folder}: can't be read ({error.strerror}); check its permissions") from None
-    named = [name for name in names if re.search(WORDS[part], name) and re.search(rf"{what}.*idx", name) and not name.startswith(".")]
+    named = [
+        name
+        for name in names
+        if re.search(WORDS[part], name) and re.search(rf"{what}.*idx", name) and not name.startswith(".")
+    ]
     return folder / named[0] if named else None
 
 
@@ -76,12 +91,15 @@ def _of_folder(folder: Path, part: str) -> tuple[Path, Path]:
     images, labels = (_find(folder, part, what) for what in ("images", "labels"))
     if images is None or labels is None:
         first = WORDS[part].partition("|")[0]
-        raise DataError(f"{folder}: holds no {part} data; put {first}-images-idx3-ubyte and {first}-labels-idx1-ubyte there, plain or .gz")
+        raise DataError(
+            f"{folder}: holds no {part} data; put {first}-images-idx3-ubyte and {first}-labels-idx1-ubyte there, plain or .gz"
+        )
     return images, labels
 
 
 def _labels(images: Path, named: str | None, key: str) -> Path:
-    """The file of the labels: the one named, else the one whose name goes with that of the images. Raises ConfigError."""
+    """The file of the labels: the one named, else the one whose name goes with that of the images. Raises
+    ConfigError."""
     if named:
         return _own.existing(named, key)
     usual = images.name.replace("images", "labels").replace("idx3", "idx1")
@@ -92,7 +110,8 @@ def _labels(images: Path, named: str | None, key: str) -> Path:
 
 
 def _images(path: Path) -> tuple[NDArray[np.uint8], list[Choice]]:
-    """(N, H, W), memory-mapped: as they are, or, of a packed file, out of the cache (see `_cache`); and what there is to say."""
+    """(N, H, W), memory-mapped: as they are, or, of a packed file, out of the cache (see `_cache`); and what there is
+    to say."""
     if path.suffix != ".gz":
         return _idx.mapped(path, np.uint8, dimensions=3, cure=CURE), []
 

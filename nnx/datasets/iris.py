@@ -1,4 +1,5 @@
-"""Iris: 150 flowers of three species, by four measures of their petals and sepals (Fisher 1936, as scikit-learn ships it). No download."""
+"""Iris: 150 flowers of three species, by four measures of their petals and sepals (Fisher 1936, as scikit-learn ships
+it). No download."""
 
 from pathlib import Path
 from typing import ClassVar, Literal

@@ -18,5 +18,6 @@ class Config(DatasetConfig):
 
 
 def load(config: Config, folder: Path) -> Source:
-    """QMNIST from `folder`/QMNIST/raw. Of the eight columns of its labels (class, writer, form, ...) the class is taken."""
+    """QMNIST from `folder`/QMNIST/raw. Of the eight columns of its labels (class, writer, form, ...) the class is
+    taken."""
     return _idx.source("qmnist", "QMNIST", folder, "0123456789", files=FILES)

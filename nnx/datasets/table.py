@@ -1,4 +1,5 @@
-"""A table of your own: a .csv, .tsv or .parquet file, a row a sample, a column that holds the class. Values may be missing."""
+"""A table of your own: a .csv, .tsv or .parquet file, a row a sample, a column that holds the class. Values may be
+missing."""
 
 import os
 from collections.abc import Sequence
@@ -28,17 +29,24 @@ class Config(DatasetConfig):
     """Rows of a .csv, .tsv or .parquet file."""
 
     name: Literal["table"] = "table"
-    path: str = Field(examples=["data.csv"], description="a .csv, .tsv or .parquet file, relative to the folder that nnx is started in")
+    path: str = Field(
+        examples=["data.csv"],
+        description="a .csv, .tsv or .parquet file, relative to the folder that nnx is started in",
+    )
     target: str = Field(examples=["species"], description="the column that holds the class")
     drop: list[str] = Field([], description="columns to leave out")
-    categorical: list[str] = Field([], description="columns that are categories though they hold numbers, as of zip codes")
+    categorical: list[str] = Field(
+        [], description="columns that are categories though they hold numbers, as of zip codes"
+    )
     test: _own.PartOrPath = Field(0.2, description="rows to test on: another file, a count or a fraction")
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The table that `config.path` names. Which rows are set aside to test on is the same for every seed. `folder` is not looked at.
+    """The table that `config.path` names. Which rows are set aside to test on is the same for every seed. `folder` is
+    not looked at.
 
-    Raises ConfigError for columns that are not there, DataError for what is no table to learn classes from, with its line.
+    Raises ConfigError for columns that are not there, DataError for what is no table to learn classes from, with its
+    line.
     """
     where = str(_own.existing(config.path))
     there = str(_own.existing(config.test, "dataset.test")) if isinstance(config.test, str) else None
@@ -52,7 +60,8 @@ def load(config: Config, folder: Path) -> Source:
 
 @dataclass(frozen=True)
 class Coded:
-    """A table in numbers: rows (N, columns) float64 as `Columns.code` gives them, test rows where they have a file of their own."""
+    """A table in numbers: rows (N, columns) float64 as `Columns.code` gives them, test rows where they have a file of
+    their own."""
 
     train: Split
     test: Split | None
@@ -62,7 +71,8 @@ class Coded:
 
 
 def _kept(config: Config, where: str, there: str | None) -> Coded | None:
-    """A large table out of the cache (see `_cache`), where it is read and coded once; None of a small one, which is read as quickly."""
+    """A large table out of the cache (see `_cache`), where it is read and coded once; None of a small one, which is
+    read as quickly."""
     files = [Path(file) for file in (where, there) if file]
     if sum(file.stat().st_size for file in files) < WORTH_KEEPING:
         return None
@@ -76,14 +86,24 @@ def _kept(config: Config, where: str, there: str | None) -> Coded | None:
         return {"classes": list(coded.classes), "columns": coded.columns.to_dict(), "notes": notes}
 
     options = config.model_dump(include={"target", "drop", "categorical"}) | {"test": there and os.path.abspath(there)}
-    arrays = {f"{part}-{what}": form for part in ("train", "test") for what, form in (("rows", ("float64", 2)), ("labels", ("int64", 1)))}
+    arrays = {
+        f"{part}-{what}": form
+        for part in ("train", "test")
+        for what, form in (("rows", ("float64", 2)), ("labels", ("int64", 1)))
+    }
     depends = _cache.Depends(os.path.abspath(where), options, _cache.stamp_of(files))
     kept = _cache.cached("table", depends, code, arrays, {"classes": list, "columns": dict, "notes": list})
-    train, test = (Split(kept.arrays[f"{part}-rows"], np.array(kept.arrays[f"{part}-labels"])) for part in ("train", "test"))
+    train, test = (
+        Split(kept.arrays[f"{part}-rows"], np.array(kept.arrays[f"{part}-labels"])) for part in ("train", "test")
+    )
     try:
         notes = tuple(Choice(*note) for note in kept.facts["notes"])
         return Coded(
-            train, test if there else None, tuple(kept.facts["classes"]), Columns.from_dict(kept.facts["columns"]), (*notes, kept.note)
+            train,
+            test if there else None,
+            tuple(kept.facts["classes"]),
+            Columns.from_dict(kept.facts["columns"]),
+            (*notes, kept.note),
         )
     except (ValueError, KeyError, TypeError):  # damaged, or with more categories than a checkpoint would take
         return None
@@ -110,7 +130,8 @@ def _coded(config: Config, where: str, there: str | None) -> Coded:
 
 
 def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
-    """Raises ConfigError for a column that the config names and the table has not, or that is both the target and something else."""
+    """Raises ConfigError for a column that the config names and the table has not, or that is both the target and
+    something else."""
     for key, names in (("target", [config.target]), ("drop", config.drop), ("categorical", config.categorical)):
         for name in names:
             if name not in frame.columns:
@@ -123,7 +144,9 @@ def _test_frame(config: Config, where: str, there: str) -> "pl.DataFrame":
     """What is in the file to test on. Raises ConfigError, DataError."""
     frame = tables.read(there)
     if os.path.samefile(where, there):
-        raise ConfigError.at("dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)")
+        raise ConfigError.at(
+            "dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)"
+        )
     if config.target not in frame.columns:
         raise DataError(f"{there}: {lacks(config.target, frame.columns)}, which is the target of {where}")
     return frame
@@ -138,9 +161,13 @@ def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
         raise _no_value(name, absent, where)
     classes = naturally(texts.unique().to_list())
     numbers = texts.cast(pl.Float64, strict=False)
-    regression = "looks like a regression target, and a classifier learns classes; name another column, or make classes of it"
+    regression = (
+        "looks like a regression target, and a classifier learns classes; name another column, or make classes of it"
+    )
     if not numbers.has_nulls() and (fractions := (numbers % 1 != 0).arg_true().to_list()):
-        raise DataError(f"{places(where, fractions)}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}")
+        raise DataError(
+            f"{places(where, fractions)}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}"
+        )
     if len(classes) > MAX_CLASSES:
         what = f"the target column {name!r} has {len(classes):,} different values, more than the {MAX_CLASSES:,} classes there may be"
         raise DataError(f"{where}: {what}; {'it ' + regression if not numbers.has_nulls() else 'name another column'}")
@@ -175,10 +202,14 @@ def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: st
 
 def _kinds(found: Columns, dropped: Sequence[str]) -> Choice:
     """Which columns are taken for numbers, and which for categories."""
-    categories = [f"{column.name} ({len(column.categories)})" for column in found.columns if isinstance(column, Category)]
+    categories = [
+        f"{column.name} ({len(column.categories)})" for column in found.columns if isinstance(column, Category)
+    ]
     numbers = [column.name for column in found.columns if not isinstance(column, Category)]
     parts = [
-        f"{title}: {_listed(names)}" for title, names in (("numbers", numbers), ("categories", categories), ("left out", dropped)) if names
+        f"{title}: {_listed(names)}"
+        for title, names in (("numbers", numbers), ("categories", categories), ("left out", dropped))
+        if names
     ]
     return Choice("columns", f"{len(numbers)} of numbers, {len(categories)} of categories", "; ".join(parts))
 

@@ -1,4 +1,5 @@
-"""Toy problems in two dimensions, x and y, that can be drawn: two moons, circles in each other, spirals, blobs. No download."""
+"""Toy problems in two dimensions, x and y, that can be drawn: two moons, circles in each other, spirals, blobs. No
+download."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -24,22 +25,30 @@ class Config(DatasetConfig):
     kind: Literal["moons", "circles", "spirals", "blobs"] = Field("moons", description="how the classes lie")
     samples: int = Field(1000, ge=10, le=1_000_000, description="points in all, a fifth of which are the test part")
     noise: float = Field(
-        0.1, ge=0, le=10, description="standard deviation of what is added to x and y; of spirals to the angle, in radians"
+        0.1,
+        ge=0,
+        le=10,
+        description="standard deviation of what is added to x and y; of spirals to the angle, in radians",
     )
     classes: int | None = Field(None, ge=2, le=10, description="of spirals and blobs, else 3; moons and circles have 2")
     seed: int = Field(0, ge=0, lt=2**32, description="decides the noise, whatever the run's seed is")
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The points, about as far from the origin as 1. `folder` is not looked at. Raises ConfigError for too many classes."""
+    """The points, about as far from the origin as 1. `folder` is not looked at. Raises ConfigError for too many
+    classes."""
     fixed = FIXED.get(config.kind)
     if fixed and config.classes not in (None, fixed):
-        raise ConfigError.at("dataset.classes", f"{config.classes} is not for {config.kind}, of which there are {fixed}; leave it away")
+        raise ConfigError.at(
+            "dataset.classes", f"{config.classes} is not for {config.kind}, of which there are {fixed}; leave it away"
+        )
     K = fixed or config.classes or 3
     if config.samples < 5 * K:
         raise ConfigError.at("dataset.samples", f"{config.samples} is too few for {K} classes; give {5 * K} at least")
     points, labels = _points(config, K)
-    return _own.cut(Split(points, labels), TEST, tuple(map(str, range(K))), config.kind, columns=Columns((Number("x"), Number("y"))))
+    return _own.cut(
+        Split(points, labels), TEST, tuple(map(str, range(K))), config.kind, columns=Columns((Number("x"), Number("y")))
+    )
 
 
 def _points(config: Config, K: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -59,12 +68,15 @@ def _points(config: Config, K: int) -> tuple[NDArray[np.float64], NDArray[np.int
     return points, labels.astype(np.int64)
 
 
-def spirals(samples: int, K: int, noise: float, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def spirals(
+    samples: int, K: int, noise: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(N, 2) points on K arms that wind out of the origin to a distance of 1, and their (N,) classes.
 
-    r (sin t, cos t), where r goes from 0 to 1 and t, with it, through TURN radians, with noise: as in Karpathy's CS231n, "Generating
-    some data" (cs231n.github.io/neural-networks-case-study), but that the arms begin at equal angles: there each begins, 4 radians
-    further, where the one before it ends. And r is never 0: the origin would be a point of all classes.
+    r (sin t, cos t), where r goes from 0 to 1 and t, with it, through TURN radians, with noise: as in Karpathy's
+    CS231n, "Generating some data" (cs231n.github.io/neural-networks-case-study), but that the arms begin at equal
+    angles: there each begins, 4 radians further, where the one before it ends. And r is never 0: the origin would be a
+    point of all classes.
     """
     labels = np.sort(np.arange(samples) % K)
     sizes = np.bincount(labels)

@@ -1,4 +1,5 @@
-"""Wine: 178 wines of three growers, by 13 chemical measures (Forina et al. 1988, UCI, as scikit-learn ships it). No download."""
+"""Wine: 178 wines of three growers, by 13 chemical measures (Forina et al. 1988, UCI, as scikit-learn ships it). No
+download."""
 
 from pathlib import Path
 from typing import ClassVar, Literal

@@ -1,4 +1,5 @@
-"""An image, what is done to it before a network sees it, and how the answer moves with each repair: in the terminal, and as a picture.
+"""An image, what is done to it before a network sees it, and how the answer moves with each repair: in the terminal,
+and as a picture.
 
 stages = diagnose(pixels, classifier, runtime)
 for line in drawn(stages, classifier.spec, console):
@@ -74,7 +75,9 @@ def newest(runs: Path = Path("runs")) -> Path:
     """The checkpoint that was written last in a folder of runs. Raises InputError where there is none."""
     found = sorted(runs.glob("*/checkpoint.pt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise InputError(f"{runs}: holds no run with a checkpoint.pt; name one by --checkpoint, or train one: nnx train digits_cnn")
+        raise InputError(
+            f"{runs}: holds no run with a checkpoint.pt; name one by --checkpoint, or train one: nnx train digits_cnn"
+        )
     return found[-1]
 
 
@@ -87,7 +90,8 @@ def table(stages: Sequence[Stage]) -> Table:
 
 
 def drawn(stages: Sequence[Stage], spec: Spec, console: Console | None = None) -> list[Text]:
-    """Lines for the terminal: the training average and each stage side by side, as many as fit, each with its answer."""
+    """Lines for the terminal: the training average and each stage side by side, as many as fit, each with its
+    answer."""
     console = console or Console(width=None if sys.stdout.isatty() else PIPED)
     mean = average(spec)
     blocks = [_block(AVERAGE, mean[:, :, None], "", console)] if mean is not None else []
@@ -98,7 +102,9 @@ def drawn(stages: Sequence[Stage], spec: Spec, console: Console | None = None) -
     for start in range(0, len(blocks), across):
         row = blocks[start : start + across]
         heights = max(_heading(block) for block in row)
-        level = [[Text("".ljust(wide))] * (heights - _heading(block)) + block for block in row]  # pictures stand on one line
+        level = [
+            [Text("".ljust(wide))] * (heights - _heading(block)) + block for block in row
+        ]  # pictures stand on one line
         lines += [*draw.beside(*level), Text("")]
     return lines[:-1]
 
@@ -120,7 +126,8 @@ def _heading(block: list[Text]) -> int:
 
 
 def picture(path: Path, stages: Sequence[Stage], spec: Spec) -> None:
-    """Write the same as an image file, whose ending decides on the format: the average, then each stage with its likeliest classes.
+    """Write the same as an image file, whose ending decides on the format: the average, then each stage with its
+    likeliest classes.
 
     Raises InputError for an ending that is none, and MachineError where it can't be written.
     """
@@ -143,9 +150,13 @@ def picture(path: Path, stages: Sequence[Stage], spec: Spec) -> None:
         pixels = stage.image.transpose(1, 2, 0) if stage else mean
         assert pixels is not None
         image = axes[2 * row, column]
-        image.imshow(pixels if pixels.shape[-1] == 3 else pixels.reshape(pixels.shape[:2]), cmap="gray", vmin=0, vmax=255)
+        image.imshow(
+            pixels if pixels.shape[-1] == 3 else pixels.reshape(pixels.shape[:2]), cmap="gray", vmin=0, vmax=255
+        )
         title = textwrap.wrap(stage.text if stage else AVERAGE, 24)
-        image.set_title("\n".join([*title, ""][: max(2, len(title))]), fontsize=9, color="black" if stage else "#666666")
+        image.set_title(
+            "\n".join([*title, ""][: max(2, len(title))]), fontsize=9, color="black" if stage else "#666666"
+        )
         if stage:
             _bars(axes[2 * row + 1, column], stage, last=n == len(shown) - 1)
     data = io.BytesIO()
@@ -158,7 +169,9 @@ def _bars(axes: Any, stage: Stage, *, last: bool) -> None:
     axes.set_axis_on()
     labels = [textwrap.shorten(printable(each["label"]), 12, placeholder="…") for each in stage.top]
     values = [each["probability"] for each in stage.top]
-    axes.barh(range(len(values)), values, color=["#0072b2" if last else "#56b4e9", *["#bbbbbb"] * (len(values) - 1)])  # Okabe and Ito 2008
+    axes.barh(
+        range(len(values)), values, color=["#0072b2" if last else "#56b4e9", *["#bbbbbb"] * (len(values) - 1)]
+    )  # Okabe and Ito 2008
     axes.set_xlim(0, 1)
     axes.set_ylim(SHOWN - 0.4, -0.6)
     axes.set_yticks(range(len(values)), labels, fontsize=9)

@@ -26,7 +26,12 @@ State = Literal["ok", "note", "warning", "error"]
 
 PYTHON = (3, 11)
 ROOM = 2**30  # bytes of disk and of memory, at least
-SIGNS = {"ok": ("✓", "+", "green"), "note": ("·", "-", "dim"), "warning": ("!", "!", "yellow"), "error": ("✗", "x", "bold red")}
+SIGNS = {
+    "ok": ("✓", "+", "green"),
+    "note": ("·", "-", "dim"),
+    "warning": ("!", "!", "yellow"),
+    "error": ("✗", "x", "bold red"),
+}
 NARROW = 80  # columns of a terminal: what nnx prints is made for so many
 
 
@@ -59,7 +64,10 @@ def checks() -> list[Check]:
         except Exception as error:  # a broken installation fails in any way
             found.append(
                 Check(
-                    name, "error", f"{type(error).__name__}: {error}".splitlines()[0], "install nnx anew: pip install --force-reinstall nnx"
+                    name,
+                    "error",
+                    f"{type(error).__name__}: {error}".splitlines()[0],
+                    "install nnx anew: pip install --force-reinstall nnx",
                 )
             )
     return found
@@ -87,7 +95,11 @@ def _python() -> Iterator[Check]:
     version = platform.python_version()
     what = f"{version} on {platform.system()} {platform.machine()}"
     needed = ".".join(map(str, PYTHON))
-    yield Check("python", "ok", what) if sys.version_info >= PYTHON else Check("python", "error", what, f"install Python {needed} or newer")
+    yield (
+        Check("python", "ok", what)
+        if sys.version_info >= PYTHON
+        else Check("python", "error", what, f"install Python {needed} or newer")
+    )
 
 
 def _packages() -> Iterator[Check]:
@@ -135,7 +147,9 @@ def _requirements() -> dict[str, dict[str, str]]:
     except metadata.PackageNotFoundError:
         lines = []
     for line in lines:
-        if match := re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*(?:>=\s*([0-9.]+))?[^;]*(?:;.*extra == ['\"]([^'\"]+)['\"])?", line):
+        if match := re.match(
+            r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*(?:>=\s*([0-9.]+))?[^;]*(?:;.*extra == ['\"]([^'\"]+)['\"])?", line
+        ):
             found[match[3] or ""][match[1]] = match[2] or "0"
     return found
 
@@ -162,9 +176,13 @@ def _torch() -> Iterator[Check]:
     variable = os.environ.get("OMP_NUM_THREADS")
     what = f"{cores} core{'s' * (cores != 1)} to be had, {threads} thread{'s' * (threads != 1)}, {instructions}"
     if variable and threads < cores:
-        yield Check("cpu", "note", what, f"OMP_NUM_THREADS={variable} holds torch to {threads}; unset it to let nnx choose")
+        yield Check(
+            "cpu", "note", what, f"OMP_NUM_THREADS={variable} holds torch to {threads}; unset it to let nnx choose"
+        )
     elif threads > cores:
-        yield Check("cpu", "warning", what, f"more threads than cores slow each other down; set OMP_NUM_THREADS={cores}")
+        yield Check(
+            "cpu", "warning", what, f"more threads than cores slow each other down; set OMP_NUM_THREADS={cores}"
+        )
     else:
         yield Check("cpu", "ok", what)
     yield _computes(chosen.device)
@@ -179,7 +197,12 @@ def _computes(device: "object") -> Check:
     assert x.grad is not None
     if x.grad.tolist() == [2.0, 4.0, 6.0, 8.0]:
         return Check("gradient", "ok", f"right, on {device}")
-    return Check("gradient", "error", f"wrong, on {device}: {x.grad.tolist()}", "install torch anew, for this machine: https://pytorch.org")
+    return Check(
+        "gradient",
+        "error",
+        f"wrong, on {device}: {x.grad.tolist()}",
+        "install torch anew, for this machine: https://pytorch.org",
+    )
 
 
 def _memory() -> Iterator[Check]:
@@ -187,7 +210,11 @@ def _memory() -> Iterator[Check]:
 
     free = free_memory()
     what = f"{_size(free)} free"
-    yield Check("memory", "ok", what) if free >= ROOM else Check("memory", "warning", what, "close what else runs, or use a larger machine")
+    yield (
+        Check("memory", "ok", what)
+        if free >= ROOM
+        else Check("memory", "warning", what, "close what else runs, or use a larger machine")
+    )
 
 
 def _disk() -> Iterator[Check]:
@@ -203,8 +230,14 @@ def _folders() -> Iterator[Check]:
     named = os.environ.get("NNX_DATA_DIR")
     data = Path(named).expanduser() if named else platformdirs.user_cache_path("nnx") / "data"
     by = "NNX_DATA_DIR" if named else "the user's cache folder; NNX_DATA_DIR names another"
-    check = _room("data", data, f"nothing can be downloaded there; name another folder as NNX_DATA_DIR ({by})", only_read="note")
-    inside = [path.name for path in sorted(data.iterdir()) if path.is_dir() and not path.name.startswith(".")] if data.is_dir() else []
+    check = _room(
+        "data", data, f"nothing can be downloaded there; name another folder as NNX_DATA_DIR ({by})", only_read="note"
+    )
+    inside = (
+        [path.name for path in sorted(data.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        if data.is_dir()
+        else []
+    )
     holds = f"; holds {', '.join(inside[:8])}{', ...' if len(inside) > 8 else ''}" if inside else ""
     yield replace(check, found=check.found + holds)
     yield _room("cache", _cache.folder(), "what is decoded can't be kept; name another folder as NNX_CACHE_DIR")
@@ -239,7 +272,12 @@ def _terminal() -> Iterator[Check]:
     colours = {"truecolor": "16 million colours", "256": "256 colours", "standard": "16 colours", None: "no colours"}
     what = f"{console.width} columns, {colours.get(console.color_system, console.color_system)}, {console.encoding}"
     if console.options.ascii_only:
-        yield Check("terminal", "warning", what, "curves and pictures are drawn in ASCII; set LANG to a UTF-8 locale, such as C.UTF-8")
+        yield Check(
+            "terminal",
+            "warning",
+            what,
+            "curves and pictures are drawn in ASCII; set LANG to a UTF-8 locale, such as C.UTF-8",
+        )
     elif console.width < NARROW:
         yield Check("terminal", "note", what, f"tables need {NARROW} columns")
     else:

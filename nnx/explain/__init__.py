@@ -38,8 +38,8 @@ from nnx.system.device import mix
 class Subject:
     """What is explained: a network, and N samples that it is asked about, as the dataset holds them: raw.
 
-    `network` is in evaluation mode, on the device that `prepare` puts its inputs on. `data` gives a split by its name (train,
-    validation, test); it is called when a split is first asked for, and what it gave is kept.
+    `network` is in evaluation mode, on the device that `prepare` puts its inputs on. `data` gives a split by its name
+    (train, validation, test); it is called when a split is first asked for, and what it gave is kept.
     """
 
     kept: Checkpoint
@@ -65,7 +65,11 @@ class Subject:
     @property
     def features(self) -> list[str]:
         """What each number of a table's row is called."""
-        return list(self.spec.columns.feature_names) if self.spec.columns else [f"feature {n}" for n in range(self.spec.size)]
+        return (
+            list(self.spec.columns.feature_names)
+            if self.spec.columns
+            else [f"feature {n}" for n in range(self.spec.size)]
+        )
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +79,8 @@ class Subject:
     def control(self) -> nn.Module:
         """The same architecture with freshly drawn weights, which has learned nothing. Equal seeds draw equal weights.
 
-        Not those that the training began with: much of them is still there in the trained network, and would make the two alike.
+        Not those that the training began with: much of them is still there in the trained network, and would make the
+        two alike.
         """
         config = self.kept.config
         with torch.random.fork_rng(devices=[]):
@@ -85,7 +90,9 @@ class Subject:
 
     def inputs(self, images: NDArray[Any] | None = None) -> Tensor:
         """Raw samples, by default the subject's own -> what the network takes: normalised, float32, on its device."""
-        return self.prepare(torch.from_numpy(np.ascontiguousarray(self.images if images is None else images)).to(self.device))
+        return self.prepare(
+            torch.from_numpy(np.ascontiguousarray(self.images if images is None else images)).to(self.device)
+        )
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
@@ -128,15 +135,24 @@ def new(
     *,
     device: str | torch.device = "cpu",
 ) -> Subject:
-    """The network of a checkpoint, on the device, and what it is asked about. Raises CheckpointError where its weights don't fit."""
+    """The network of a checkpoint, on the device, and what it is asked about. Raises CheckpointError where its weights
+    don't fit."""
     where = torch.device(device)
     return Subject(
-        kept, network(kept).to(where).eval(), Normalise(kept.spec, where), images, labels, list(names), data, seed=kept.config.seed
+        kept,
+        network(kept).to(where).eval(),
+        Normalise(kept.spec, where),
+        images,
+        labels,
+        list(names),
+        data,
+        seed=kept.config.seed,
     )
 
 
 def one_of_each(split: Split, classes: int, most: int = 10) -> NDArray[np.int64]:
-    """The places of the first sample of each class, of `most` classes: what is explained where nothing else is asked."""
+    """The places of the first sample of each class, of `most` classes: what is explained where nothing else is
+    asked."""
     found, first = np.unique(split.labels, return_index=True)
     return first[found < classes][:most].astype(np.int64)
 
@@ -171,8 +187,8 @@ def choose(kept: Checkpoint, only: Sequence[str] | None = None) -> dict[str, str
 def explain(subject: Subject, only: Sequence[str] | None = None) -> Iterator[tuple[str, Explanation | str]]:
     """Run each explainer, or `only` some; each name with what it found, or why there is nothing.
 
-    An explainer that can't have what it needs, a dataset that is not there, say, is passed over with the reason; one that was asked for by
-    name raises that InputError.
+    An explainer that can't have what it needs, a dataset that is not there, say, is passed over with the reason; one
+    that was asked for by name raises that InputError.
     """
     for name, why in choose(subject.kept, only).items():
         if why:

@@ -73,15 +73,16 @@ def style() -> Iterator[None]:
 
 
 def new(width: float, height: float) -> "Figure":
-    """An empty figure, `width` and `height` in inches. Without pyplot, so that nothing is kept and no window is looked for."""
+    """An empty figure, `width` and `height` in inches. Without pyplot, so that nothing is kept and no window is looked
+    for."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure, cut to what is drawn, as a PNG with a transparent background, in 256 colours: a third of the bytes. Equal figures give
-    equal bytes.
+    """The figure, cut to what is drawn, as a PNG with a transparent background, in 256 colours: a third of the bytes.
+    Equal figures give equal bytes.
 
     Drawn once and not by `savefig`, which draws it twice to cut it and packs the PNG that is unpacked here: 0.11 s of a
     core instead of 0.18 for an MLP's activations (medians of 10, A B A B, an AMD EPYC).
@@ -91,19 +92,28 @@ def png(figure: "Figure") -> bytes:
 
     canvas: Any = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names of classes in letters that the font lacks: boxes, as everywhere
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing"
+        )  # names of classes in letters that the font lacks: boxes, as everywhere
         canvas.draw()
     pixels = _cut(np.asarray(canvas.buffer_rgba()), round(0.05 * figure.dpi))
     alpha = pixels[..., 3]
     image = Image.fromarray(pixels)
-    # Pillow has one method that knows of transparency, which leaves 58 colours of a colour map's 256, and better ones that don't
+    # Pillow has one method that knows of transparency, which leaves 58 colours of a colour map's 256, and better ones
+    # that don't
     seen = image.convert("RGB")
     # of photographs, with their many colours, that takes seconds; this 20 ms, and nobody misses a shade
-    how = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 2} if seen.getcolors(MANY) else {"method": Image.Quantize.FASTOCTREE}
+    how = (
+        {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 2}
+        if seen.getcolors(MANY)
+        else {"method": Image.Quantize.FASTOCTREE}
+    )
     solid = seen.quantize(SOLID, **how, dither=Image.Dither.NONE)
     image.putalpha(Image.fromarray(np.where(alpha == 255, 0, alpha).astype(np.uint8)))
     soft = image.quantize(256 - SOLID, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    small = Image.fromarray(np.where(alpha == 255, np.asarray(solid), np.asarray(soft) + np.uint8(SOLID)).astype(np.uint8), "P")
+    small = Image.fromarray(
+        np.where(alpha == 255, np.asarray(solid), np.asarray(soft) + np.uint8(SOLID)).astype(np.uint8), "P"
+    )
     colours = np.zeros((256, 4), np.uint8)
     for start, part in ((0, solid), (SOLID, soft)):
         of_part = np.array(part.getpalette("RGBA"), np.uint8).reshape(-1, 4)
@@ -115,9 +125,12 @@ def png(figure: "Figure") -> bytes:
 
 
 def _cut(pixels: NDArray[np.uint8], margin: int) -> NDArray[np.uint8]:
-    """(H, W, 4) without the rows and columns around it that are transparent, but for `margin` of them, added where there are fewer."""
+    """(H, W, 4) without the rows and columns around it that are transparent, but for `margin` of them, added where
+    there are fewer."""
     there = pixels[..., 3] > 0
-    (top, bottom), (left, right) = ((lines[0], lines[-1] + 1) for lines in (np.flatnonzero(there.any(axis)) for axis in (1, 0)))
+    (top, bottom), (left, right) = (
+        (lines[0], lines[-1] + 1) for lines in (np.flatnonzero(there.any(axis)) for axis in (1, 0))
+    )
     return np.pad(pixels[top:bottom, left:right], ((margin, margin), (margin, margin), (0, 0)))
 
 
@@ -133,8 +146,8 @@ def grid(
 ) -> "Figure":
     """(H, W) or (H, W, 3) images of one size, side by side in rows on one scale, the titles above them.
 
-    Signed: from -`limit` to `limit`, by default the largest magnitude, with zero white; else from 0 to it. `scale`, what the colours
-    measure, adds a colour bar. Colour images are taken as they are, in [0, 1].
+    Signed: from -`limit` to `limit`, by default the largest magnitude, with zero white; else from 0 to it. `scale`,
+    what the colours measure, adds a colour bar. Colour images are taken as they are, in [0, 1].
     """
     columns = columns or min(len(images), 16)
     sheet, places = _laid(images, columns, 0.19 * columns / width if any(titles) else 0.0)  # 0.19 inches for a title
@@ -150,11 +163,14 @@ def grid(
 
 
 def tiled(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int) -> NDArray[Any]:
-    """(H, W) or (H, W, 3) images of one size in one, for `show`: side by side in rows, with gaps between them that stay transparent."""
+    """(H, W) or (H, W, 3) images of one size in one, for `show`: side by side in rows, with gaps between them that stay
+    transparent."""
     return _laid(images, columns, 0.0)[0]
 
 
-def _laid(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int, above: float) -> tuple[NDArray[Any], list[tuple[int, float]]]:
+def _laid(
+    images: Sequence[NDArray[Any]] | NDArray[Any], columns: int, above: float
+) -> tuple[NDArray[Any], list[tuple[int, float]]]:
     """The images in one, with room `above` each in widths of an image, and where each has its top and its middle."""
     # small ones are enlarged, so that what is between them can be narrower than a pixel
     fine = max(1, math.ceil(48 / max(images[0].shape[:2])))
@@ -171,7 +187,8 @@ def _laid(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int, above: fl
 
 
 def asked(axes: "Axes", subject: "Subject", n: int, **options: Any) -> None:
-    """A sample of the subject, with its name: the image, or a bar for each feature of a row, in deviations from the mean."""
+    """A sample of the subject, with its name: the image, or a bar for each feature of a row, in deviations from the
+    mean."""
     if subject.spec.is_image:
         axes.imshow(sample(subject.images[n]), cmap="gray", vmin=0, vmax=1, **options)
     else:
@@ -182,7 +199,8 @@ def asked(axes: "Axes", subject: "Subject", n: int, **options: Any) -> None:
 
 
 def title(subject: "Subject", n: int) -> str:
-    """A sample's name and its class, where that is known; of all of them on two lines where one would be wide for some."""
+    """A sample's name and its class, where that is known; of all of them on two lines where one would be wide for
+    some."""
     names = [shortened(name, tail=True) for name in subject.names]
     if subject.labels is None:
         return names[n]
@@ -216,7 +234,8 @@ def shortened(text: str, most: int = WIDE, *, tail: bool = False) -> str:
 
 
 def bars(names: Sequence[str], series: dict[str, NDArray[Any]], label: str) -> "Figure":
-    """Horizontal bars, a group a name, from top to bottom; each series in its own colour, with its name in a legend where it has one."""
+    """Horizontal bars, a group a name, from top to bottom; each series in its own colour, with its name in a legend
+    where it has one."""
     figure = new(6, 0.6 + len(names) * (0.12 + 0.1 * len(series)))
     axes = figure.add_subplot()
     thick = 0.8 / len(series)
@@ -277,5 +296,6 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def as_image(x: NDArray[Any]) -> NDArray[Any]:
-    """A sample or a difference (C, H, W) -> (H, W), or (H, W, 3) of three channels: what `grid` and `show` take. Other C: their mean."""
+    """A sample or a difference (C, H, W) -> (H, W), or (H, W, 3) of three channels: what `grid` and `show` take. Other
+    C: their mean."""
     return x[0] if len(x) == 1 else x.transpose(1, 2, 0) if len(x) == 3 else x.mean(0)

@@ -33,7 +33,8 @@ pre { overflow-x: auto; font-size: .78rem; line-height: 1.35; max-height: 24rem;
 
 
 def render(subject: Subject, found: Mapping[str, Explanation | str]) -> str:
-    """The page: what was explained, each explanation with its reading, pictures and figures, and what there is none of, with the reason."""
+    """The page: what was explained, each explanation with its reading, pictures and figures, and what there is none of,
+    with the reason."""
     config = subject.kept.config
     title = f"What a network learned: {config.model.name} on {config.dataset.name}"
     made = {name: each for name, each in found.items() if isinstance(each, Explanation)}
@@ -48,14 +49,20 @@ def render(subject: Subject, found: Mapping[str, Explanation | str]) -> str:
         f"<section><h2>Not here</h2><ul>{reasons}</ul></section>" if reasons else "",
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body>\n'
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
 
 
 def section(name: str, explanation: Explanation) -> str:
     """One explainer's part of a page: what it shows, how to read it, its pictures, and its figures folded away."""
     figures = json.dumps(explanation.figures, indent=1, allow_nan=False)
     if len(figures) > FIGURES:
-        figures = f"{figures[:FIGURES]}\n... and {len(figures) - FIGURES:,} more characters, which nnx explain --json prints"
+        figures = (
+            f"{figures[:FIGURES]}\n... and {len(figures) - FIGURES:,} more characters, which nnx explain --json prints"
+        )
     return "\n".join(
         [
             f'<section id="{escape(name)}"><h2>{escape(name)}</h2>',
@@ -68,8 +75,11 @@ def section(name: str, explanation: Explanation) -> str:
 
 
 def figure(picture: Picture) -> str:
-    """A picture inside the page, at the size that it was drawn for, with its caption; on a phone a wide one can be moved sideways."""
-    width, height = (round(int.from_bytes(picture.png[start : start + 4]) * 96 / _draw.DOTS) for start in (16, 20))  # of the PNG's header
+    """A picture inside the page, at the size that it was drawn for, with its caption; on a phone a wide one can be
+    moved sideways."""
+    width, height = (
+        round(int.from_bytes(picture.png[start : start + 4]) * 96 / _draw.DOTS) for start in (16, 20)
+    )  # of the PNG's header
     data = base64.b64encode(picture.png).decode()
     wide = ' class="wide"' if width > 500 else ""
     image = f'<img{wide} width="{width}" height="{height}" alt="{escape(picture.caption)}" src="data:image/png;base64,{data}">'
@@ -84,7 +94,9 @@ def first_line(name: str) -> str:
 
 def _facts(subject: Subject) -> str:
     record = subject.kept.record
-    accuracy = f"; {record['val_accuracy']:.2%} right in validation".replace("%", " %") if "val_accuracy" in record else ""
+    accuracy = (
+        f"; {record['val_accuracy']:.2%} right in validation".replace("%", " %") if "val_accuracy" in record else ""
+    )
     epoch = f"after epoch {record['epoch']}" if "epoch" in record else "before any training"
     asked = ", ".join(subject.names[:10]) + (", …" if len(subject.names) > 10 else "")
     return f"The network {epoch}{accuracy}. Asked about: {asked}."

@@ -1,4 +1,5 @@
-"""Ridge regression by its closed form, for probes: a layer's numbers to a property, fitted to some samples and scored on others.
+"""Ridge regression by its closed form, for probes: a layer's numbers to a property, fitted to some samples and scored
+on others.
 
 The weights w minimise |Xw - y|² + penalty |w|² (Hoerl & Kennard 1970), X and y centred.
 """
@@ -51,12 +52,17 @@ class Probed:
 
 
 def probe(
-    fit: NDArray[np.float32], test: NDArray[np.float32], properties: Sequence[Property], seed: int, shuffles: int = SHUFFLES
+    fit: NDArray[np.float32],
+    test: NDArray[np.float32],
+    properties: Sequence[Property],
+    seed: int,
+    shuffles: int = SHUFFLES,
 ) -> list[Probed]:
-    """A layer of (N, D) samples to fit to, in random order, and (M, D) to score on -> for each property how well it can be told.
+    """A layer of (N, D) samples to fit to, in random order, and (M, D) to score on -> for each property how well it can
+    be told.
 
-    The penalty is that of `PENALTIES` which does best on the last quarter of the N when fitted to the others, for each property by itself,
-    and for the shuffled ones, too: the control is the whole procedure.
+    The penalty is that of `PENALTIES` which does best on the last quarter of the N when fitted to the others, for each
+    property by itself, and for the shuffled ones, too: the control is the whole procedure.
     """
     x, z = torch.from_numpy(fit), torch.from_numpy(test)
     mean = x.mean(0)
@@ -68,12 +74,15 @@ def probe(
     shuffled = [drawing.permutation(len(x)) for _ in range(shuffles)]
 
     def scores(each: Property, orders: list[NDArray[np.int64]]) -> tuple[NDArray[np.float64], float, Tensor]:
-        """Of the test samples, for each order of the samples to fit to; the penalty; and what is said of them in the first order."""
+        """Of the test samples, for each order of the samples to fit to; the penalty; and what is said of them in the
+        first order."""
         targets = torch.cat([each.targets(order) for order in orders], 1)
 
         def held_out(penalty: float) -> float:
             told = trial.told(targets[:cut], penalty).chunk(len(orders), 1)
-            return float(np.mean([score(each, said, each.fit[order[cut:]]) for said, order in zip(told, orders, strict=True)]))
+            return float(
+                np.mean([score(each, said, each.fit[order[cut:]]) for said, order in zip(told, orders, strict=True)])
+            )
 
         penalty = max(PENALTIES, key=held_out)
         told = final.told(targets, penalty).chunk(len(orders), 1)
@@ -88,8 +97,9 @@ def probe(
 
 
 def score(each: Property, said: Tensor, truth: NDArray[np.int64] | NDArray[np.float64]) -> float:
-    """Of a class: the share of right answers among the samples of each class, averaged over classes, so that chance is one in K however
-    frequent each is. Of a number: R², the share of its variance that is told; 0 where always the mean is said, less where worse.
+    """Of a class: the share of right answers among the samples of each class, averaged over classes, so that chance is
+    one in K however frequent each is. Of a number: R², the share of its variance that is told; 0 where always the mean
+    is said, less where worse.
     """
     if each.classes:
         right = said.argmax(1).numpy() == truth
@@ -107,13 +117,17 @@ class _Ridge:
     def __init__(self, x: Tensor, others: Tensor) -> None:
         self.wide = x.shape[1] > len(x)
         self.unit = max(float(x.square().sum(1).mean()), 1e-30)
-        self.products = (x @ x.T if self.wide else x.double().T @ x.double()).double()  # the large ones in float32: half the time
+        self.products = (
+            x @ x.T if self.wide else x.double().T @ x.double()
+        ).double()  # the large ones in float32: half the time
         self.before = None if self.wide else x.double().T
         self.after = (others @ x.T if self.wide else others).double()
         self.factor = cache(self._factor)  # the same for all targets
 
     def _factor(self, penalty: float) -> Tensor:
-        factor: Tensor = torch.linalg.cholesky(self.products + penalty * self.unit * torch.eye(len(self.products), dtype=torch.float64))
+        factor: Tensor = torch.linalg.cholesky(
+            self.products + penalty * self.unit * torch.eye(len(self.products), dtype=torch.float64)
+        )
         return factor
 
     def told(self, targets: Tensor, penalty: float) -> Tensor:

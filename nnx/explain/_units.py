@@ -1,7 +1,7 @@
 """Units of a layer, whatever the architecture: where each is, and which pixels it can see at all.
 
-A unit is a neuron, a filter, or one number of a state or token; it has a value at each of P places: one of a neuron, every position of a
-filter's map, every step of a recurrent network, every token of a transformer.
+A unit is a neuron, a filter, or one number of a state or token; it has a value at each of P places: one of a neuron,
+every position of a filter's map, every step of a recurrent network, every token of a transformer.
 """
 
 import copy
@@ -46,10 +46,11 @@ def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def features(network: nn.Module, subject: Subject, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    """What the layers make of N raw samples, by their names, first to last: (N, D), beginning with the normalised input.
+    """What the layers make of N raw samples, by their names, first to last: (N, D), beginning with the normalised
+    input.
 
-    Where there are more than `LAYERS`, so many evenly spread ones; where one has more than `WIDEST` numbers for a sample, neighbouring
-    places are averaged until it hasn't: all layers of all samples may be more than memory holds.
+    Where there are more than `LAYERS`, so many evenly spread ones; where one has more than `WIDEST` numbers for a
+    sample, neighbouring places are averaged until it hasn't: all layers of all samples may be more than memory holds.
     """
     parts: dict[str, list[NDArray[np.float32]]] = {}
     for x in batches(subject, images):
@@ -83,7 +84,8 @@ def _narrowed(output: Tensor) -> Tensor:
 
 
 def with_other_parts(network: nn.Module, other: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """A copy of the network in which each part that `other` gives something for is that. The copy's parameters take no gradients."""
+    """A copy of the network in which each part that `other` gives something for is that. The copy's parameters take no
+    gradients."""
     changed = copy.deepcopy(network).requires_grad_(False)
     for name, part in list(changed.named_modules()):
         if name and (new := other(part)) is not None:
@@ -94,9 +96,10 @@ def with_other_parts(network: nn.Module, other: Callable[[nn.Module], nn.Module 
 def receptive_field(network: nn.Module, spec: Spec, layer: str, places: list[int]) -> NDArray[np.bool_]:
     """(P, H, W) for P places of a layer: True where some change of the image's pixel can change what units say there.
 
-    The gradient at a pixel can be zero by chance: a ReLU is off, another pixel won the maximum, two paths cancel. So paths are followed
-    through a copy of the network in which none of that happens: activations are left out, averages stand for maxima, and weights are
-    positive. There the gradient is zero only where there is no path. The field is that of every unit and every image.
+    The gradient at a pixel can be zero by chance: a ReLU is off, another pixel won the maximum, two paths cancel. So
+    paths are followed through a copy of the network in which none of that happens: activations are left out, averages
+    stand for maxima, and weights are positive. There the gradient is zero only where there is no path. The field is
+    that of every unit and every image.
     """
     paths = with_other_parts(network, _linear).cpu().double()
     drawing = torch.Generator().manual_seed(0)

@@ -39,7 +39,9 @@ def applies(kept: Checkpoint) -> str | None:
 
 
 def explain(subject: Subject) -> Explanation:
-    outputs = {name: output.numpy() for name, output in _layer_outputs.outputs(subject.network, subject.inputs()).items()}
+    outputs = {
+        name: output.numpy() for name, output in _layer_outputs.outputs(subject.network, subject.inputs()).items()
+    }
     logits = outputs.pop(_layer_outputs.LOGITS)
     figures: dict[str, Any] = {
         "layers": {name: _facts(output) for name, output in outputs.items()},
@@ -49,7 +51,9 @@ def explain(subject: Subject) -> Explanation:
     kind = _kind(subject, outputs)
     if kind == "steps":
         beliefs = belief(subject)
-        figures["belief"] = {name: np.round(each, 4).tolist() for name, each in zip(subject.names, beliefs, strict=True)}
+        figures["belief"] = {
+            name: np.round(each, 4).tolist() for name, each in zip(subject.names, beliefs, strict=True)
+        }
         figures["decided_at"] = {name: decided(each) for name, each in zip(subject.names, beliefs, strict=True)}
         pictures = [_steps(subject, outputs, beliefs[n], n) for n in shown]
     elif kind == "tokens":
@@ -60,7 +64,8 @@ def explain(subject: Subject) -> Explanation:
 
 
 def belief(subject: Subject) -> NDArray[np.float32]:
-    """(N, T, K): what a recurrent network says after each of the T rows of an image, or features of a table: it reads no further.
+    """(N, T, K): what a recurrent network says after each of the T rows of an image, or features of a table: it reads
+    no further.
 
     Of more than 64 it is asked after 64 of them, evenly spread, and in between stays with what it said.
     """
@@ -68,7 +73,10 @@ def belief(subject: Subject) -> NDArray[np.float32]:
     T = x.shape[2] if subject.spec.is_image else x.shape[1]
     asked = np.array(_draw.spread(T, ROWS))
     with torch.no_grad():
-        said = [losses.probabilities(subject.network(x[:, :, : t + 1] if x.ndim == 4 else x[:, : t + 1])) for t in asked.tolist()]
+        said = [
+            losses.probabilities(subject.network(x[:, :, : t + 1] if x.ndim == 4 else x[:, : t + 1]))
+            for t in asked.tolist()
+        ]
     latest = np.searchsorted(asked, np.arange(T), side="right") - 1
     after: NDArray[np.float32] = torch.stack(said, dim=1).cpu().numpy()[:, latest]
     return after
@@ -89,8 +97,14 @@ def _kind(subject: Subject, outputs: dict[str, NDArray[Any]]) -> str:
 
 
 def _facts(output: NDArray[Any]) -> dict[str, Any]:
-    """A layer's output for the samples: its shape for one, mean, deviation, and the share that is exactly zero, as a ReLU makes it."""
-    return {"shape": list(output.shape[1:]), "mean": float(output.mean()), "std": float(output.std()), "zero": float((output == 0).mean())}
+    """A layer's output for the samples: its shape for one, mean, deviation, and the share that is exactly zero, as a
+    ReLU makes it."""
+    return {
+        "shape": list(output.shape[1:]),
+        "mean": float(output.mean()),
+        "std": float(output.std()),
+        "zero": float((output == 0).mean()),
+    }
 
 
 # ---------------------------------------------------------------- pictures
@@ -119,7 +133,9 @@ def _sheet(output: NDArray[Any], n: int) -> tuple[NDArray[Any], bool, str]:
     """A layer's answer to sample `n` as one image, whether it has signs to show, and in words what of it is there."""
     signed = bool(output.min() < -0.1 * output.max())
     if output.ndim == 4:
-        loudest = np.sort(np.argsort(-np.abs(output).max((0, 2, 3)), kind="stable")[:CHANNELS])  # the same in every sample's picture
+        loudest = np.sort(
+            np.argsort(-np.abs(output).max((0, 2, 3)), kind="stable")[:CHANNELS]
+        )  # the same in every sample's picture
         _, C, H, W = output.shape
         most = f"{len(loudest)} loudest of {C} maps" if len(loudest) < C else f"{C} maps"
         return _draw.tiled(output[n][loudest], min(16, len(loudest))), signed, f"{most} of {H}×{W}"
@@ -140,7 +156,9 @@ def _steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[n
     """The image, the states beside it, and the belief after each row, all on one axis from top to bottom."""
     states = {name: output for name, output in outputs.items() if output.ndim == 3}
     T = len(belief)
-    classes = np.unique(belief.argsort(axis=1)[:, -3:]) if len(subject.classes) > 20 else np.arange(len(subject.classes))
+    classes = (
+        np.unique(belief.argsort(axis=1)[:, -3:]) if len(subject.classes) > 20 else np.arange(len(subject.classes))
+    )
     figure = _draw.new(8, 0.6 + 2.6 * max(0.8, _draw.shape(subject)))
     left, *middle, right = figure.subplots(1, 2 + len(states), width_ratios=[1, *[1.3] * len(states), 0.6])
     if subject.spec.is_image:
@@ -148,10 +166,17 @@ def _steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[n
         left.set(xlabel="column", ylabel="row")
     else:
         left.barh(range(T), subject.inputs()[n].cpu().numpy())
-        left.set(ylim=(T - 0.5, -0.5), title=_draw.title(subject, n), xlabel="deviations from the mean", ylabel="feature")
+        left.set(
+            ylim=(T - 0.5, -0.5), title=_draw.title(subject, n), xlabel="deviations from the mean", ylabel="feature"
+        )
     for axes, (name, state) in zip(middle, states.items(), strict=True):
         _draw.show(axes, state[n][:, _by_time(state)], signed=True, limit=float(np.abs(state).max()), aspect="auto")
-        axes.set(title=f"state of {state.shape[2]} units ({name})", xlabel="unit, sorted by when it changes most", xticks=[], yticks=[])
+        axes.set(
+            title=f"state of {state.shape[2]} units ({name})",
+            xlabel="unit, sorted by when it changes most",
+            xticks=[],
+            yticks=[],
+        )
     _draw.show(right, belief[:, classes], limit=1, aspect="auto")
     row = decided(belief)
     right.axhline(row - 1.5, color="white", linewidth=1)
@@ -166,14 +191,18 @@ def _steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[n
 def _by_time(state: NDArray[Any]) -> NDArray[np.int64]:
     """(N, T, units) -> the units in the order of the time at which they change, on average over samples and steps."""
     change = np.abs(np.diff(state, axis=1, prepend=0)).sum(0)  # (T, units)
-    when: NDArray[np.int64] = np.argsort((change * np.arange(len(change))[:, None]).sum(0) / change.sum(0).clip(1e-12), kind="stable")
+    when: NDArray[np.int64] = np.argsort(
+        (change * np.arange(len(change))[:, None]).sum(0) / change.sum(0).clip(1e-12), kind="stable"
+    )
     return when
 
 
 def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) -> Picture:
     """A line a sample: the image, how long its tokens are behind each block, and what the network says."""
     blocks = [name for name, output in outputs.items() if output.ndim == 3]
-    tokens = {blocks[place]: np.linalg.norm(outputs[blocks[place]], axis=2) for place in _draw.spread(len(blocks), BLOCKS)}
+    tokens = {
+        blocks[place]: np.linalg.norm(outputs[blocks[place]], axis=2) for place in _draw.spread(len(blocks), BLOCKS)
+    }
     figure = _draw.new(8, 0.3 + samples * max(1.35, 1.35 * _draw.shape(subject)))
     table = figure.subplots(samples, 2 + len(tokens), squeeze=False)
     for n, line in enumerate(table):
@@ -193,5 +222,7 @@ def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) ->
         _draw.said(line[-1], subject.classes, subject.probabilities[n], most=3)
     longest = ", ".join(f"{name} {norms.max():.1f}" for name, norms in tokens.items())
     return Picture(
-        "activations", f"How long the tokens are; the brightest in each column is the longest there ({longest}).", _draw.png(figure)
+        "activations",
+        f"How long the tokens are; the brightest in each column is the longest there ({longest}).",
+        _draw.png(figure),
     )

@@ -1,4 +1,5 @@
-"""Attention: which patches each head of a transformer looks at, and, through all blocks, which the answer goes back to."""
+"""Attention: which patches each head of a transformer looks at, and, through all blocks, which the answer goes back
+to."""
 
 from typing import Any
 
@@ -42,13 +43,16 @@ def explain(subject: Subject) -> Explanation:
 def attention(network: nn.Module, x: Tensor) -> list[Tensor]:
     """(N, heads, T, T) of each block: how much of each token (last index) goes into each token; every row adds up to 1.
 
-    softmax(q k^T / sqrt(D / heads)) of the network's own queries and keys, as its fused attention does not give it (Vaswani et al. 2017).
+    softmax(q k^T / sqrt(D / heads)) of the network's own queries and keys, as its fused attention does not give it
+    (Vaswani et al. 2017).
     """
     found: list[Tensor] = []
 
     def note(block: Any) -> Any:  # a transformer.Block
         def hook(module: nn.Module, _: object, qkv: Tensor) -> None:
-            q, k, _v = qkv.view(*qkv.shape[:2], 3, block.heads, -1).permute(2, 0, 3, 1, 4)  # each (N, heads, T, D / heads)
+            q, k, _v = qkv.view(*qkv.shape[:2], 3, block.heads, -1).permute(
+                2, 0, 3, 1, 4
+            )  # each (N, heads, T, D / heads)
             found.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).cpu())
 
         return hook
@@ -60,7 +64,8 @@ def attention(network: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def rollout(blocks: list[NDArray[Any]]) -> NDArray[Any]:
-    """(N, T, T): how much of each token of the input is in each token at the end, were attention and the way past it all there is.
+    """(N, T, T): how much of each token of the input is in each token at the end, were attention and the way past it
+    all there is.
 
     The product over blocks of (mean over heads + identity) / 2, from the first (Abnar & Zuidema 2020).
     """
@@ -72,7 +77,8 @@ def rollout(blocks: list[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _by_reader(A: NDArray[Any], subject: Subject) -> NDArray[Any]:
-    """(..., T, T) -> (..., T): what the token that the classifier reads looks at, or, where it reads the mean of all, what they look at."""
+    """(..., T, T) -> (..., T): what the token that the classifier reads looks at, or, where it reads the mean of all,
+    what they look at."""
     return A[..., 0, :] if _reads_class_token(subject) else A.mean(-2)
 
 
@@ -81,9 +87,11 @@ def _reads_class_token(subject: Subject) -> bool:
 
 
 def _facts(A: NDArray[Any], subject: Subject) -> dict[str, float]:
-    """Of a head's (N, T, T): its mean entropy, from 0 (it looks at one token) to 1 (at all alike), and how far away it looks, in pixels.
+    """Of a head's (N, T, T): its mean entropy, from 0 (it looks at one token) to 1 (at all alike), and how far away it
+    looks, in pixels.
 
-    The distance is from the middle of a patch to that of the one looked at, weighted by attention (Dosovitskiy et al. 2021, figure 7).
+    The distance is from the middle of a patch to that of the one looked at, weighted by attention (Dosovitskiy et al.
+    2021, figure 7).
     """
     T = A.shape[-1]
     entropy = -(A * np.log(A.clip(1e-12))).sum(-1).mean() / np.log(T) if T > 1 else 0.0

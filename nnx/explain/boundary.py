@@ -75,8 +75,8 @@ def ask(network: nn.Module, prepare: Normalise, rows: NDArray[Any]) -> NDArray[n
 
 
 def regions(network: nn.Module, prepare: Normalise, shown: Extent, side: int = SIDE) -> NDArray[np.float32]:
-    """(side, side, K): what the network says in the middle of each of side x side cells. The first feature grows with the column, the
-    second with the row."""
+    """(side, side, K): what the network says in the middle of each of side x side cells. The first feature grows with
+    the column, the second with the row."""
     x0, x1, y0, y1 = shown
     middle = (np.arange(side) + 0.5) / side
     y, x = np.meshgrid(y0 + (y1 - y0) * middle, x0 + (x1 - x0) * middle, indexing="ij")
@@ -84,10 +84,14 @@ def regions(network: nn.Module, prepare: Normalise, shown: Extent, side: int = S
 
 
 def film(
-    snapshots: Iterable[tuple[str, nn.Module]], prepare: Normalise, data: Split, classes: tuple[str, ...], features: Sequence[str]
+    snapshots: Iterable[tuple[str, nn.Module]],
+    prepare: Normalise,
+    data: Split,
+    classes: tuple[str, ...],
+    features: Sequence[str],
 ) -> Iterator[bytes]:
-    """A PNG of the regions for each snapshot of a network, the snapshot's name and the share of right answers above it: all of the same
-    plane with the same samples, and of one size."""
+    """A PNG of the regions for each snapshot of a network, the snapshot's name and the share of right answers above it:
+    all of the same plane with the same samples, and of one size."""
     points = np.asarray(data.inputs)
     shown = extent(points)
     for name, network in snapshots:
@@ -100,7 +104,8 @@ def film(
 
 
 def coloured(said: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(H, W, K) probabilities -> (H, W, 3) in [0, 1]: the colour of the most probable class, the stronger the more probable it is."""
+    """(H, W, K) probabilities -> (H, W, 3) in [0, 1]: the colour of the most probable class, the stronger the more
+    probable it is."""
     K = said.shape[2]
     colours = np.array([_rgb(k) for k in range(K)])
     strength = ((said.max(2) - 1 / K) / (1 - 1 / K))[..., None]
@@ -134,7 +139,9 @@ def picture(
 def _lines(axes: "Axes", said: NDArray[np.float32], shown: Extent) -> None:
     """Where the answer changes: of each class where it is as probable as the next one."""
     side = len(said)
-    x, y = (np.linspace(*ends, side, endpoint=False) + (ends[1] - ends[0]) / side / 2 for ends in (shown[:2], shown[2:]))
+    x, y = (
+        np.linspace(*ends, side, endpoint=False) + (ends[1] - ends[0]) / side / 2 for ends in (shown[:2], shown[2:])
+    )
     for k in range(said.shape[2] if said.shape[2] > 2 else 1):
         lead = said[:, :, k] - np.delete(said, k, 2).max(2)
         if lead.min() < 0 < lead.max():

@@ -40,7 +40,9 @@ def explain(subject: Subject) -> Explanation:
     chosen = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:SAMPLES])
     labels = test.labels[chosen]
     if len(chosen) < LEAST or len(np.unique(labels)) < 2:
-        raise DataError(f"embedding: needs {LEAST} test samples of two classes, there are {len(chosen)}; use a larger test set")
+        raise DataError(
+            f"embedding: needs {LEAST} test samples of two classes, there are {len(chosen)}; use a larger test set"
+        )
     both = (subject.network, subject.control)
     layers, untrained = (components(_units.features(network, subject, test.inputs[chosen])) for network in both)
     found: dict[str, Any] = {}
@@ -60,7 +62,11 @@ def explain(subject: Subject) -> Explanation:
             f"By t-SNE, which keeps neighbours together. {said}",
             _picture(maps, labels, subject.classes, found, 3 if len(maps) == 3 else 2),
         ),
-        Picture("embedding-pca", "The two directions in which samples differ most.", _picture(flat, labels, subject.classes, found, 3)),
+        Picture(
+            "embedding-pca",
+            "The two directions in which samples differ most.",
+            _picture(flat, labels, subject.classes, found, 3),
+        ),
     )
     return Explanation(READING, pictures, figures)
 
@@ -78,21 +84,28 @@ def components(features: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np
 
 
 def separation(points: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    """How far apart classes are among (N, D) points. `neighbours`: the share of points whose class is the most frequent among the ten
-    nearest others. `silhouette`, from -1 to 1: how much nearer a point is to its own class than to the next one (Rousseeuw 1987).
+    """How far apart classes are among (N, D) points. `neighbours`: the share of points whose class is the most frequent
+    among the ten nearest others. `silhouette`, from -1 to 1: how much nearer a point is to its own class than to the
+    next one (Rousseeuw 1987).
     """
     from sklearn.metrics import silhouette_score
     from sklearn.neighbors import NearestNeighbors
 
-    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points) - 1)).fit(points).kneighbors(return_distance=False)
+    nearest = (
+        NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points) - 1)).fit(points).kneighbors(return_distance=False)
+    )
     votes = np.zeros((len(points), labels.max() + 1), dtype=int)
     np.add.at(votes, (np.arange(len(points))[:, None], labels[nearest]), 1)
-    return {"neighbours": float((votes.argmax(1) == labels).mean()), "silhouette": float(silhouette_score(points, labels))}
+    return {
+        "neighbours": float((votes.argmax(1) == labels).mean()),
+        "silhouette": float(silhouette_score(points, labels)),
+    }
 
 
 def tsne(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """(N, D) principal components -> (N, 2): a map on which near points stay near (van der Maaten & Hinton 2008), begun at the first two
-    components, as Kobak & Berens 2019 advise: then large distances mean a little more than nothing, and chance plays no part."""
+    """(N, D) principal components -> (N, 2): a map on which near points stay near (van der Maaten & Hinton 2008), begun
+    at the first two components, as Kobak & Berens 2019 advise: then large distances mean a little more than nothing,
+    and chance plays no part."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
@@ -106,7 +119,8 @@ def tsne(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         max_iter=TSNE_STEPS,
         random_state=seed % 2**32,
     )
-    # one thread a map: its own threads wait for each other 20 times a step, which takes minutes where something else runs on their cores
+    # one thread a map: its own threads wait for each other 20 times a step, which takes minutes where something else
+    # runs on their cores
     with threadpool_limits(1, "openmp"):
         found: NDArray[np.float32] = method.fit_transform(points[:, :TSNE_COMPONENTS])
     return found
@@ -115,7 +129,9 @@ def tsne(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
 def _said(found: dict[str, Any], samples: int) -> str:
     deep = list(found)[-2] if len(found) > 2 else list(found)[-1]
     first, last = found[_units.INPUT], found[deep]
-    own, other, control = (100 * value for value in (first["neighbours"], last["neighbours"], last["neighbours_untrained"]))
+    own, other, control = (
+        100 * value for value in (first["neighbours"], last["neighbours"], last["neighbours_untrained"])
+    )
     return (
         f"Of {samples:,} samples, {own:.1f} % are of the class of most of their ten nearest in the {_units.INPUT}, and {other:.1f} % in "
         f"{deep} ({control:.1f} % with random weights)."
@@ -126,7 +142,11 @@ def _said(found: dict[str, Any], samples: int) -> str:
 
 
 def _picture(
-    maps: dict[str, NDArray[np.float32]], labels: NDArray[np.int64], classes: tuple[str, ...], found: dict[str, Any], columns: int
+    maps: dict[str, NDArray[np.float32]],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    found: dict[str, Any],
+    columns: int,
 ) -> bytes:
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
@@ -141,14 +161,22 @@ def _picture(
     if len(names) <= 40:
         across = max(2, 64 // (4 + max(map(len, names))))
         figure.legend(
-            handles, names, loc="outside lower center", ncols=min(10, across), markerscale=2.5, handletextpad=0.1, columnspacing=1.2
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=min(10, across),
+            markerscale=2.5,
+            handletextpad=0.1,
+            columnspacing=1.2,
         )
     return _draw.png(figure)
 
 
-def _scatter(axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], apart: float) -> None:
-    """The points in the colours of their classes; where there are few, each with its name in the middle of its points, and names at least
-    `apart` from each other, as a share of half of the map."""
+def _scatter(
+    axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], apart: float
+) -> None:
+    """The points in the colours of their classes; where there are few, each with its name in the middle of its points,
+    and names at least `apart` from each other, as a share of half of the map."""
     _draw.bare(axes)
     low, high = points.min(0), points.max(0)
     middle, reach = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-6)
@@ -166,13 +194,20 @@ def _scatter(axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64
     middles = (_apart(middles / wide, apart * reach) * wide).clip(middle - reach, middle + reach)
     for k, name, (x, y) in zip(present, names, middles, strict=True):
         shape = "circle,pad=0.25" if len(name) < 3 else "round,pad=0.2"
-        box = {"boxstyle": shape, "facecolor": "white", "edgecolor": _draw.COLOURS[k % len(_draw.COLOURS)], "alpha": 0.85}
+        box = {
+            "boxstyle": shape,
+            "facecolor": "white",
+            "edgecolor": _draw.COLOURS[k % len(_draw.COLOURS)],
+            "alpha": 0.85,
+        }
         axes.text(x, y, name, ha="center", va="center", fontsize=8, color="black", bbox=box)
 
 
 def _apart(places: NDArray[Any], least: float) -> NDArray[Any]:
     """(K, 2) places of names, those nearer than `least` pushed apart, so that each can be read."""
-    places = places + 1e-3 * least * np.random.default_rng(0).standard_normal(places.shape)  # two at one place have a direction, too
+    places = places + 1e-3 * least * np.random.default_rng(0).standard_normal(
+        places.shape
+    )  # two at one place have a direction, too
     for _ in range(50):
         between = places[:, None] - places[None]
         distance = np.linalg.norm(between, axis=2) + np.eye(len(places)) * 1e9

@@ -15,7 +15,10 @@ from nnx.preprocessing.spec import Spec
 
 MOST = 64  # filters in a picture
 COLUMNS = 8
-GATES = {"LSTM": ("input gate", "forget gate", "candidate", "output gate"), "GRU": ("reset gate", "update gate", "candidate")}
+GATES = {
+    "LSTM": ("input gate", "forget gate", "candidate", "output gate"),
+    "GRU": ("reset gate", "update gate", "candidate"),
+}
 READING = {
     "whole": "Each square is one neuron of the first layer: what is bright below red adds to its weighted sum, below blue it takes away, "
     "so it looks for red strokes and against blue ones; speckle is what is left of the random start.",
@@ -42,7 +45,9 @@ IN_COLOUR = {
 def applies(kept: Checkpoint) -> str | None:
     one_by_one = not kept.spec.is_image and kept.config.model.name in ("rnn", "transformer")
     return (
-        f"the {kept.config.model.name} reads a table one feature at a time: one weight a unit, and nothing to see" if one_by_one else None
+        f"the {kept.config.model.name} reads a table one feature at a time: one weight a unit, and nothing to see"
+        if one_by_one
+        else None
     )
 
 
@@ -50,7 +55,12 @@ def explain(subject: Subject) -> Explanation:
     name, module = first(subject.network, subject.inputs()[:1])
     weight = _weight(module)
     kind, images = _as_images(weight, module, subject.spec)
-    figures: dict[str, Any] = {"layer": name, "kind": kind, "filters": len(weight), "largest": float(weight.abs().max())}
+    figures: dict[str, Any] = {
+        "layer": name,
+        "kind": kind,
+        "filters": len(weight),
+        "largest": float(weight.abs().max()),
+    }
     if kind == "feature":
         pictures = [_features(subject, weight, figures)]
     elif kind == "row":
@@ -72,7 +82,11 @@ def explain(subject: Subject) -> Explanation:
 def first(network: nn.Module, x: Tensor) -> tuple[str, nn.Module]:
     """The module with a weight matrix of its own that is called first with the input `x`, and its name."""
     called: list[tuple[str, nn.Module]] = []
-    weighing = ((name, module) for name, module in network.named_modules() if any(p.ndim > 1 for p in module.parameters(recurse=False)))
+    weighing = (
+        (name, module)
+        for name, module in network.named_modules()
+        if any(p.ndim > 1 for p in module.parameters(recurse=False))
+    )
     handles = (
         module.register_forward_pre_hook(lambda module, _, name=name: called.append((name, module)))
         for name, module in weighing
@@ -84,16 +98,16 @@ def first(network: nn.Module, x: Tensor) -> tuple[str, nn.Module]:
 
 
 def neighbours(images: NDArray[Any]) -> float:
-    """How alike a weight is to the ones right of it and below it, as a correlation: near 0 where weights are drawn at random, and towards 1
-    where they form smooth strokes. (N, C, h, w)."""
+    """How alike a weight is to the ones right of it and below it, as a correlation: near 0 where weights are drawn at
+    random, and towards 1 where they form smooth strokes. (N, C, h, w)."""
     pairs = [(images[..., 1:], images[..., :-1]), (images[..., 1:, :], images[..., :-1, :])]
     one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
     return float(np.corrcoef(one, other)[0, 1]) if one.size > 1 and one.std() and other.std() else 0.0
 
 
 def seen(network: nn.Module, x: Tensor, spec: Spec) -> tuple[str, NDArray[Any]]:
-    """What the first layer sees, a key of READING, and its weights on that: as images (filters, C, h, w), or, where they are none, as a
-    matrix (units, numbers); of a recurrent layer those of its candidate."""
+    """What the first layer sees, a key of READING, and its weights on that: as images (filters, C, h, w), or, where
+    they are none, as a matrix (units, numbers); of a recurrent layer those of its candidate."""
     _, module = first(network, x)
     weight = _weight(module)
     kind, images = _as_images(weight, module, spec)
@@ -105,7 +119,11 @@ def seen(network: nn.Module, x: Tensor, spec: Spec) -> tuple[str, NDArray[Any]]:
 def _weight(module: nn.Module) -> Tensor:
     """The weights on the input, (filters, ...)."""
     own = dict(module.named_parameters(recurse=False))
-    return next(p for p in (own.get("weight"), own.get("weight_ih_l0"), *own.values()) if p is not None and p.ndim > 1).detach().cpu()
+    return (
+        next(p for p in (own.get("weight"), own.get("weight_ih_l0"), *own.values()) if p is not None and p.ndim > 1)
+        .detach()
+        .cpu()
+    )
 
 
 def _as_images(weight: Tensor, module: nn.Module, spec: Spec) -> tuple[str, NDArray[Any] | None]:
@@ -168,9 +186,16 @@ def _rows(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture:
         shown = _draw.show(axes, panel[order], signed=True, limit=limit, aspect="auto")
         axes.set(title=gate, xlabel="column of the image" if subject.spec.shape[0] == 1 else "channels × columns")
         axes.spines[:].set_visible(False)
-    each[0].set(ylabel="unit, sorted by where its candidate looks" if "candidate" in gates else "unit, sorted by where it looks", yticks=[])
+    each[0].set(
+        ylabel="unit, sorted by where its candidate looks"
+        if "candidate" in gates
+        else "unit, sorted by where it looks",
+        yticks=[],
+    )
     _draw.bar(figure, shown, list(each), "weight")
-    return Picture("filters", f"What each of {module.hidden_size} units sees of a row of the image, by gate.", _draw.png(figure))
+    return Picture(
+        "filters", f"What each of {module.hidden_size} units sees of a row of the image, by gate.", _draw.png(figure)
+    )
 
 
 def _features(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:
@@ -191,7 +216,9 @@ def _matrix(weight: Tensor) -> Picture:
     image = _draw.show(axes, weight.flatten(1).numpy()[shown], signed=True, aspect="auto")
     axes.set(xlabel="what it sees", ylabel="unit")
     _draw.bar(figure, image, axes, "weight")
-    return Picture("filters", f"The weights of the first layer: {len(shown)} of {len(weight)} units.", _draw.png(figure))
+    return Picture(
+        "filters", f"The weights of the first layer: {len(shown)} of {len(weight)} units.", _draw.png(figure)
+    )
 
 
 def _positions(subject: Subject, patch: int) -> Picture:
@@ -201,7 +228,9 @@ def _positions(subject: Subject, patch: int) -> Picture:
     vectors = cast(Tensor, subject.network.positions).detach().cpu()[0, -rows * columns :]  # a class token stands first
     unit = nn.functional.normalize(vectors, dim=1)
     maps = (unit @ unit.T).reshape(-1, rows, columns).numpy()
-    figure = _draw.grid(maps, columns=columns, signed=True, limit=1, scale="cosine similarity", width=min(6, 0.6 * columns + 1.5))
+    figure = _draw.grid(
+        maps, columns=columns, signed=True, limit=1, scale="cosine similarity", width=min(6, 0.6 * columns + 1.5)
+    )
     caption = (
         "The learned positions: the map at a place shows how alike its vector is to that of every other place. It was told nothing of rows "
         "and columns: where those are red, it found out by itself what lies beside what."

@@ -37,7 +37,11 @@ def explain(subject: Subject) -> Explanation:
     for layer in layers:
         layer.see(subject, below)
     made = _ascent.maximise(
-        subject.network, subject.prepare, images.mean(0) / 255, [target for layer in layers for target in layer.targets], subject.seed
+        subject.network,
+        subject.prepare,
+        images.mean(0) / 255,
+        [target for layer in layers for target in layer.targets],
+        subject.seed,
     )
     figures: dict[str, Any] = {"images": len(images), "layers": {}}
     pictures = []
@@ -51,7 +55,8 @@ def explain(subject: Subject) -> Explanation:
 
 @dataclass
 class Layer:
-    """How much images excite the units of a layer: (N, U) the most at any place, and (N, U) at which. `units` are those that are shown."""
+    """How much images excite the units of a layer: (N, U) the most at any place, and (N, U) at which. `units` are those
+    that are shown."""
 
     name: str
     shape: tuple[int, ...]  # of its output for one image
@@ -61,14 +66,22 @@ class Layer:
     def __post_init__(self) -> None:
         by_spread = np.argsort(-self.most.var(0), kind="stable")
         self.units = np.arange(min(self.most.shape[1], 10)) if self.name == _layer_outputs.LOGITS else by_spread[:UNITS]
-        self.best = np.argsort(-self.most[:, self.units], axis=0, kind="stable")[:BEST].T  # (units shown, 9), strongest first
+        self.best = np.argsort(-self.most[:, self.units], axis=0, kind="stable")[
+            :BEST
+        ].T  # (units shown, 9), strongest first
         self.places = self.where[self.best, self.units[:, None]]
-        middle = [self.shape[1] // 2 * self.shape[2] + self.shape[2] // 2] * len(self.units) if len(self.shape) == 3 else None
-        self.own_places = np.array(middle) if middle else self.places[:, 0]  # of a map, whose middle sees most; else where the best has it
+        middle = (
+            [self.shape[1] // 2 * self.shape[2] + self.shape[2] // 2] * len(self.units)
+            if len(self.shape) == 3
+            else None
+        )
+        self.own_places = (
+            np.array(middle) if middle else self.places[:, 0]
+        )  # of a map, whose middle sees most; else where the best has it
 
     def see(self, subject: Subject, below: "Layer") -> None:
-        """Find what the shown units can see at the places where they are shown; where that is the whole image and units are of tokens, also
-        each token's own patch: what it was made of in the layer `below`, the first of tokens."""
+        """Find what the shown units can see at the places where they are shown; where that is the whole image and units
+        are of tokens, also each token's own patch: what it was made of in the layer `below`, the first of tokens."""
         places = np.unique(np.append(self.places, self.own_places)).tolist()
         found = _units.receptive_field(subject.network, subject.spec, self.name, places)
         self.fields = dict(zip(places, found, strict=True))
@@ -78,13 +91,19 @@ class Layer:
         if below is not self and len(self.shape) == len(below.shape) == 2 and found.all():
             others = self.shape[0] - below.shape[0]  # a class token stands before those of patches
             if own := [place for place in places if place >= others]:
-                patches = _units.receptive_field(subject.network, subject.spec, below.name, [place - others for place in own])
+                patches = _units.receptive_field(
+                    subject.network, subject.spec, below.name, [place - others for place in own]
+                )
                 self.patches = dict(zip(own, patches, strict=True))
 
     @property
     def targets(self) -> list[_ascent.Target]:
         side = min(self.size)
-        regular = {"shift": side // 10, "blur": BLUR * side**0.5, "pull": min(1, side / 28)}  # a field of few pixels has no room for noise
+        regular = {
+            "shift": side // 10,
+            "blur": BLUR * side**0.5,
+            "pull": min(1, side / 28),
+        }  # a field of few pixels has no room for noise
         pairs = zip(self.units.tolist(), self.own_places.tolist(), strict=True)
         return [_ascent.Target(self.name, unit, place, **regular) for unit, place in pairs]
 
@@ -98,7 +117,10 @@ def excited(network: nn.Module, subject: Subject, images: NDArray[Any]) -> list[
             most, where = _units.by_place(output).max(2)
             parts.setdefault(name, []).append((most.numpy(), where.numpy()))
             shapes[name] = tuple(output.shape[1:])
-    return [Layer(name, shapes[name], *(np.concatenate(side) for side in zip(*found, strict=True))) for name, found in parts.items()]
+    return [
+        Layer(name, shapes[name], *(np.concatenate(side) for side in zip(*found, strict=True)))
+        for name, found in parts.items()
+    ]
 
 
 def _same_class(layer: Layer, labels: NDArray[np.int64]) -> float:
@@ -126,7 +148,9 @@ def _figures(layer: Layer, subject: Subject, made: NDArray[np.float32], labels: 
 # ---------------------------------------------------------------- pictures
 
 
-def _picture(layer: Layer, subject: Subject, made: NDArray[np.float32], images: NDArray[Any], found: dict[str, Any]) -> Picture:
+def _picture(
+    layer: Layer, subject: Subject, made: NDArray[np.float32], images: NDArray[Any], found: dict[str, Any]
+) -> Picture:
     """A line a unit: its optimised input, and the images that excite it most."""
     first = [_tile(image, layer, place) for image, place in zip(made, layer.own_places, strict=True)]
     best = [
@@ -154,14 +178,20 @@ def _picture(layer: Layer, subject: Subject, made: NDArray[np.float32], images: 
 
 def _caption(layer: Layer, found: dict[str, Any]) -> str:
     shown, of = len(layer.units), found["units"]
-    which = f"all {of} units" if shown == of else f"{shown} of {of} units, those whose answers differ most from image to image"
+    which = (
+        f"all {of} units"
+        if shown == of
+        else f"{shown} of {of} units, those whose answers differ most from image to image"
+    )
     if layer.name == _layer_outputs.LOGITS:
         which = f"{shown} of {of} classes" if shown < of else f"all {of} classes"
     height, width = layer.size
     marked = ""
     if layer.patches:
         marked = ", of which the frame is its own patch"
-    elif len(layer.shape) == 2 and any(field.shape == layer.size and not field.all() for field in layer.fields.values()):
+    elif len(layer.shape) == 2 and any(
+        field.shape == layer.size and not field.all() for field in layer.fields.values()
+    ):
         marked = " at most: what comes later in the image it did not know yet"
     return (
         f"{layer.name}: {which}. A unit sees {height}×{width} pixels{marked}. Of its nine images {100 * found['same_class']:.0f} % are of "
@@ -176,13 +206,16 @@ def _box(field: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _tile(image: NDArray[Any], layer: Layer, place: int) -> NDArray[Any]:
-    """What a unit sees of an image (C, H, W) in [0, 1] at a place, as (h, w, 3) of the layer's size; the rest is transparent.
+    """What a unit sees of an image (C, H, W) in [0, 1] at a place, as (h, w, 3) of the layer's size; the rest is
+    transparent.
 
     At the edge of the image a unit sees less, and that stands where it would in the whole field.
     """
     field = layer.fields[place]
     grey = _draw.as_image(image)
-    seen = np.where(field[:, :, None], grey if grey.ndim == 3 else grey[:, :, None], np.nan).repeat(3 if grey.ndim == 2 else 1, 2)
+    seen = np.where(field[:, :, None], grey if grey.ndim == 3 else grey[:, :, None], np.nan).repeat(
+        3 if grey.ndim == 2 else 1, 2
+    )
     tile = np.full((*layer.size, 3), np.nan)
     source, target = [], []
     for span, size, whole in zip(_box(field), layer.size, field.shape, strict=True):

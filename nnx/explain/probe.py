@@ -1,4 +1,5 @@
-"""Probe: what can be read off each layer by a weighted sum: the class, and of drawings stroke width, slant and holes."""
+"""Probe: what can be read off each layer by a weighted sum: the class, and of drawings stroke width, slant and
+holes."""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,16 @@ def applies(kept: Checkpoint) -> str | None:
 
 
 def explain(subject: Subject) -> Explanation:
-    """Linear probes (Alain & Bengio 2017), each beside two controls: the same layer with random weights, and shuffled properties, of
-    which nothing can be told (Hewitt & Liang 2019)."""
+    """Linear probes (Alain & Bengio 2017), each beside two controls: the same layer with random weights, and shuffled
+    properties, of which nothing can be told (Hewitt & Liang 2019)."""
     fit, test, source = _samples(subject)
     properties, missing = properties_of(fit, test, subject.classes)
     of_fit, of_test = (_units.features(subject.network, subject, np.asarray(split.inputs)) for split in (fit, test))
     trained = {name: _ridge.probe(layer, of_test[name], properties, subject.seed) for name, layer in of_fit.items()}
     of_fit, of_test = (_units.features(subject.control, subject, np.asarray(split.inputs)) for split in (fit, test))
-    untrained = {name: _ridge.probe(layer, of_test[name], properties, subject.seed, shuffles=0) for name, layer in of_fit.items()}
+    untrained = {
+        name: _ridge.probe(layer, of_test[name], properties, subject.seed, shuffles=0) for name, layer in of_fit.items()
+    }
     figures = {
         "fitted_to": {"split": source, "samples": len(fit)},
         "scored_on": {"split": "test", "samples": len(test)},
@@ -60,21 +63,33 @@ def properties_of(fit: Split, test: Split, classes: tuple[str, ...]) -> tuple[li
     found = [Property("class", fit.labels, test.labels, len(classes))]
     both = [_strokes.ink(np.asarray(split.inputs)) if split.inputs.ndim == 4 else None for split in (fit, test)]
     if both[0] is None or both[1] is None:
-        what = "The images have no plain background to tell strokes from" if fit.inputs.ndim == 4 else "There are no images"
+        what = (
+            "The images have no plain background to tell strokes from"
+            if fit.inputs.ndim == 4
+            else "There are no images"
+        )
         return found, f"{what}: only the class is probed."
     of_fit, of_test = both[0], both[1]
     measures = {"stroke width": _strokes.stroke_width, "slant": _strokes.slant, "holes": _strokes.holes}
-    found += [Property(name, measure(of_fit).astype(float), measure(of_test).astype(float)) for name, measure in measures.items()]
+    found += [
+        Property(name, measure(of_fit).astype(float), measure(of_test).astype(float))
+        for name, measure in measures.items()
+    ]
     return [each for each in found if np.ptp(each.fit) and np.ptp(each.test)], ""
 
 
 def _samples(subject: Subject) -> tuple[Split, Split, str]:
-    """Samples to fit to, those the network was not trained on where they are enough, and to score on, in random order. Raises DataError."""
+    """Samples to fit to, those the network was not trained on where they are enough, and to score on, in random order.
+    Raises DataError."""
     order = np.random.default_rng(subject.seed)
     source = "validation" if len(subject.data("validation")) >= SAMPLES else "train"
-    fit, test = (split.take(order.permutation(len(split))[:SAMPLES]) for split in (subject.data(source), subject.data("test")))
+    fit, test = (
+        split.take(order.permutation(len(split))[:SAMPLES]) for split in (subject.data(source), subject.data("test"))
+    )
     if min(len(fit), len(test)) < LEAST or min(len(np.unique(split.labels)) for split in (fit, test)) < 2:
-        raise DataError(f"probe: needs {LEAST} training and {LEAST} test samples of two classes, there are {len(fit)} and {len(test)}")
+        raise DataError(
+            f"probe: needs {LEAST} training and {LEAST} test samples of two classes, there are {len(fit)} and {len(test)}"
+        )
     return fit, test, source
 
 
@@ -95,10 +110,16 @@ def _with_depth(layers: dict[str, Probed], untrained: dict[str, list[Probed]], l
 
     def gain(before: Probed, after: Probed) -> dict[str, Any]:
         """How much more of the class is told, its standard error, and whether that is more than chance."""
-        weight = 1 / (len(np.unique(label.test)) * np.bincount(label.test, minlength=label.classes)[label.test])  # a sample's in the score
+        weight = 1 / (
+            len(np.unique(label.test)) * np.bincount(label.test, minlength=label.classes)[label.test]
+        )  # a sample's in the score
         difference = after.right.astype(float) - before.right
         error = float(np.sqrt((weight**2 * (difference - difference.mean()) ** 2).sum()))
-        return {"gain": after.score - before.score, "error": error, "certain": abs(after.score - before.score) > CERTAIN * error}
+        return {
+            "gain": after.score - before.score,
+            "error": error,
+            "certain": abs(after.score - before.score) > CERTAIN * error,
+        }
 
     steps = {name: gain(layers[before], layers[name]) for before, name in pairwise(names)}
     whole = gain(layers[names[0]], layers[last])
@@ -120,7 +141,13 @@ def _caption(figures: dict[str, Any]) -> str:
     verdict = "does not change for certain"
     if whole["certain"]:
         verdict = "falls" if whole["gain"] < 0 else "grows"
-    steps = "" if verdict != "grows" else ", at no layer less than before" if found["never_falls"] else ", though not at every layer"
+    steps = (
+        ""
+        if verdict != "grows"
+        else ", at no layer less than before"
+        if found["never_falls"]
+        else ", though not at every layer"
+    )
     return (
         f"How well the class can be told {verdict} with depth{steps}: from {100 * scores[_units.INPUT]['trained']:.1f} % in the input to "
         f"{100 * scores[last]['trained']:.1f} % in {last}, with random weights {100 * scores[last]['untrained']:.1f} %. Fitted to "
@@ -140,7 +167,10 @@ def _picture(trained: dict[str, list[Probed]], untrained: dict[str, list[Probed]
     for axes, (n, each) in zip(table, enumerate(properties), strict=False):
         _lines(axes, [found[n] for found in trained.values()], [found[n] for found in untrained.values()], each)
         axes.set_xticks(
-            range(len(trained)), list(trained), rotation=30 if len(trained) > 3 else 0, ha="right" if len(trained) > 3 else "center"
+            range(len(trained)),
+            list(trained),
+            rotation=30 if len(trained) > 3 else 0,
+            ha="right" if len(trained) > 3 else "center",
         )
         axes.tick_params(labelbottom=n + columns >= len(properties))  # the last of its column
     for axes in table[len(properties) :]:
@@ -153,7 +183,9 @@ def _picture(trained: dict[str, list[Probed]], untrained: dict[str, list[Probed]
 def _lines(axes: "Axes", trained: list[Probed], untrained: list[Probed], each: Property) -> None:
     depth = range(len(trained))
     axes.plot(depth, [found.score for found in trained], "o-", color=_draw.COLOURS[0], label="trained")
-    axes.plot(depth, [found.score for found in untrained], "s--", color=_draw.COLOURS[1], markersize=4, label="random weights")
+    axes.plot(
+        depth, [found.score for found in untrained], "s--", color=_draw.COLOURS[1], markersize=4, label="random weights"
+    )
     axes.plot(depth, [found.shuffled.mean() for found in trained], "x", color=_draw.INK, label="labels shuffled")
     axes.axhline(each.chance, color=_draw.INK, linestyle=":", linewidth=1, label="chance")
     axes.set(ylim=(-0.05, 1.05), xlim=(-0.3, len(trained) - 0.7))

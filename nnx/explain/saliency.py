@@ -1,4 +1,5 @@
-"""Saliency: which pixels or features spoke for the answer, beside the same picture of a network that has learned nothing."""
+"""Saliency: which pixels or features spoke for the answer, beside the same picture of a network that has learned
+nothing."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -26,13 +27,17 @@ READING = {
 
 
 def applies(kept: Checkpoint) -> str | None:
-    return None if importlib.util.find_spec("captum") else "needs captum, which is not installed; pip install 'nnx[explain]'"
+    return (
+        None
+        if importlib.util.find_spec("captum")
+        else "needs captum, which is not installed; pip install 'nnx[explain]'"
+    )
 
 
 @dataclass(frozen=True)
 class Credits:
-    """Of N samples, what each number of the input has added to the logit of its class (N, ...), in how many steps (N,), how much of
-    the logit's difference is missing, as a share of it (N,), and that difference (N,)."""
+    """Of N samples, what each number of the input has added to the logit of its class (N, ...), in how many steps (N,),
+    how much of the logit's difference is missing, as a share of it (N,), and that difference (N,)."""
 
     values: NDArray[np.float32]
     steps: NDArray[np.int64]
@@ -75,7 +80,8 @@ def baseline(subject: Subject) -> Tensor:
 
 
 def integrated_gradients(network: nn.Module, x: Tensor, targets: Tensor, black: Tensor) -> Credits:
-    """`credits` that add up to the difference of the logits, but for 1 % of it: in 64 steps, doubled up to 8,192 for samples in need."""
+    """`credits` that add up to the difference of the logits, but for 1 % of it: in 64 steps, doubled up to 8,192 for
+    samples in need."""
     found = credits(network, x, targets, black, np.full(len(x), STEPS))
     while len(short := np.flatnonzero((found.missing >= COMPLETE) & (found.steps < MOST_STEPS))):
         finer = credits(network, x[short], targets[short], black, found.steps[short] * 2)
@@ -84,8 +90,8 @@ def integrated_gradients(network: nn.Module, x: Tensor, targets: Tensor, black: 
 
 
 def credits(network: nn.Module, x: Tensor, targets: Tensor, black: Tensor, steps: NDArray[np.int64]) -> Credits:
-    """The gradient of each sample's logit of its class, averaged over so many places on the way from `black` to `x`, times the difference
-    (Sundararajan et al. 2017)."""
+    """The gradient of each sample's logit of its class, averaged over so many places on the way from `black` to `x`,
+    times the difference (Sundararajan et al. 2017)."""
     from captum.attr import IntegratedGradients
 
     method = IntegratedGradients(lambda inputs, k: _logit(network, inputs, k))
@@ -108,8 +114,8 @@ def credits(network: nn.Module, x: Tensor, targets: Tensor, black: Tensor, steps
 
 
 def grad_cam(network: nn.Module, x: Tensor, targets: Tensor) -> NDArray[Any]:
-    """(N, H, W): where the last stage's maps speak for the class: each weighted by the mean gradient of the class's logit, summed, what is
-    below zero left out (Selvaraju et al. 2017), and enlarged to the image."""
+    """(N, H, W): where the last stage's maps speak for the class: each weighted by the mean gradient of the class's
+    logit, summed, what is below zero left out (Selvaraju et al. 2017), and enlarged to the image."""
     from captum.attr import LayerGradCam
 
     maps = [name for name, output in _layer_outputs.outputs(network, x[:1]).items() if output.ndim == 4]
@@ -129,7 +135,8 @@ def alike(one: NDArray[Any], other: NDArray[Any]) -> float | None:
 
 
 def _logit(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    """(N,) each sample's logit of the class; where there is one logit for two classes, it speaks for the second and against the first."""
+    """(N,) each sample's logit of the class; where there is one logit for two classes, it speaks for the second and
+    against the first."""
     logits: Tensor = network(x)
     if logits.shape[1] == 1:
         logits = torch.cat([-logits, logits], dim=1)
@@ -137,10 +144,11 @@ def _logit(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
 
 
 def _agreement(ours: NDArray[Any], control: NDArray[Any], where: NDArray[Any]) -> dict[str, Any]:
-    """How alike the pictures of the trained and of the untrained network are, as rank correlations (Adebayo et al. 2018).
+    """How alike the pictures of the trained and of the untrained network are, as rank correlations (Adebayo et al.
+    2018).
 
-    `looks`: of magnitudes over the whole picture, which is how alike they look; high where both show little but the input. `says`: of the
-    signed values where there is something to say, which is how alike they mean it.
+    `looks`: of magnitudes over the whole picture, which is how alike they look; high where both show little but the
+    input. `says`: of the signed values where there is something to say, which is how alike they mean it.
     """
     looks = [alike(np.abs(a), np.abs(b)) for a, b in zip(ours, control, strict=True)]
     says = [alike(a[mask], b[mask]) for a, b, mask in zip(ours, control, where, strict=True)]
@@ -156,7 +164,10 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _picture(
-    subject: Subject, signed: list[tuple[str, NDArray[Any]]], warm: list[tuple[str, NDArray[Any]]], figures: dict[str, Any]
+    subject: Subject,
+    signed: list[tuple[str, NDArray[Any]]],
+    warm: list[tuple[str, NDArray[Any]]],
+    figures: dict[str, Any],
 ) -> Picture:
     """A column a sample; below each the credits of both networks, then Grad-CAM of both."""
     N = len(figures["samples"])
@@ -164,7 +175,10 @@ def _picture(
     table = figure.subplots(1 + len(signed) + len(warm), N, squeeze=False)
     for n, axes in enumerate(table[0]):
         _draw.bare(axes).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(f"{_draw.shortened(subject.names[n], 10, tail=True)}\nsays {_draw.shortened(figures['classes'][n], 6)}", fontsize=8)
+        axes.set_title(
+            f"{_draw.shortened(subject.names[n], 10, tail=True)}\nsays {_draw.shortened(figures['classes'][n], 6)}",
+            fontsize=8,
+        )
     for line, (name, values) in zip(table[1:], [*signed, *warm], strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for n, axes in enumerate(line):
@@ -182,7 +196,11 @@ def _picture(
     )
     if warm:
         caption += f" Grad-CAM, of the last stage, agrees to {_number(figures['grad_cam']['says'])}."
-        caption += "" if all(values.any((1, 2)).all() for _, values in warm) else " Where it is dark all over, no map speaks for the class."
+        caption += (
+            ""
+            if all(values.any((1, 2)).all() for _, values in warm)
+            else " Where it is dark all over, no map speaks for the class."
+        )
     caption += " Each picture has its own scale."
     return Picture("saliency", caption, _draw.png(figure))
 
@@ -190,7 +208,9 @@ def _picture(
 def _hardly(figures: dict[str, Any]) -> str:
     """Why more than a hundredth of the difference may be missing."""
     least = min(map(abs, figures["rise"]))
-    return f", as the least of these differences is only {least:.2g}" if figures["completeness_error"] >= COMPLETE else ""
+    return (
+        f", as the least of these differences is only {least:.2g}" if figures["completeness_error"] >= COMPLETE else ""
+    )
 
 
 def _number(value: float | None) -> str:

@@ -18,7 +18,8 @@ from nnx.system.device import Runtime
 
 
 def network(kept: Checkpoint) -> nn.Module:
-    """The network of a checkpoint, with its weights, on the CPU. Raises CheckpointError where they don't fit together."""
+    """The network of a checkpoint, with its weights, on the CPU. Raises CheckpointError where they don't fit
+    together."""
     name = kept.config.model.name
     try:
         model = models.build(kept.config.model, kept.spec, losses.outputs(kept.config.loss, len(kept.spec.classes)))
@@ -29,7 +30,9 @@ def network(kept: Checkpoint) -> nn.Module:
     except ConfigError as error:
         raise CheckpointError(f"its config is not valid: {error}") from None
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError):
-        raise CheckpointError(f"its weights do not fit the {name} that its config describes; it is damaged or was changed") from None
+        raise CheckpointError(
+            f"its weights do not fit the {name} that its config describes; it is damaged or was changed"
+        ) from None
     return model
 
 
@@ -64,7 +67,8 @@ def load(path: str | Path, device: str = "cpu") -> Classifier:
 
 
 def ask(classifier: Classifier, batches: Iterable[Batch], runtime: Runtime, *, top: int) -> Iterator[dict[str, Any]]:
-    """What the classifier says of each sample, as plain values: its label, how probable that is, and the `top` classes, likeliest first."""
+    """What the classifier says of each sample, as plain values: its label, how probable that is, and the `top` classes,
+    likeliest first."""
     classes = classifier.classes
     for batch in batches:
         with torch.inference_mode(), runtime.autocast():

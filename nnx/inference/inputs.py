@@ -1,4 +1,5 @@
-"""What a network is asked about: image files, folders of them, arrays, rows of tables, standard input -> samples, a batch at a time.
+"""What a network is asked about: image files, folders of them, arrays, rows of tables, standard input -> samples, a
+batch at a time.
 
 asked = Asked(["seven.png", "more/", "x.npz"], classifier.spec)
 for batch in asked.batches():
@@ -47,7 +48,8 @@ class Batch(NamedTuple):
 class Asked:
     """What `paths` name, for a network of that spec. What is wrong with any of it is said when all has been looked at.
 
-    With `auto`, images are prepared (see handwriting); else they must have the right size. `notes` say what was left out or chosen.
+    With `auto`, images are prepared (see handwriting); else they must have the right size. `notes` say what was left
+    out or chosen.
     """
 
     paths: Sequence[str]
@@ -87,7 +89,8 @@ class Asked:
             yield path  # whoever reads it says that it is not there
 
     def _inside(self, folder: str) -> Iterator[str]:
-        """The image files in a folder and the folders in it, in the order of their names; hidden ones are passed over."""
+        """The image files in a folder and the folders in it, in the order of their names; hidden ones are passed
+        over."""
         found, others = [], 0
         for place, folders, files in os.walk(folder, onerror=lambda error: self.mistakes.append(_unreadable(error))):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -97,7 +100,9 @@ class Asked:
                 else:
                     others += 1
         if others:
-            self.notes.append(f"{folder}: {others:,} file{'s' * (others > 1)} passed over that {'are' if others > 1 else 'is'} no image")
+            self.notes.append(
+                f"{folder}: {others:,} file{'s' * (others > 1)} passed over that {'are' if others > 1 else 'is'} no image"
+            )
         if not found:
             self.mistakes.append(f"{folder}: is a folder without images ({' '.join(ENDINGS)}); name another")
         yield from found
@@ -116,7 +121,9 @@ class Asked:
                 elif thing.lower().endswith(ARRAYS):
                     yield from self._array(Path(thing))
                 else:
-                    raise DataError(f"{thing}: the network was trained on rows of numbers; give it a .npy or .npz file of such")
+                    raise DataError(
+                        f"{thing}: the network was trained on rows of numbers; give it a .npy or .npz file of such"
+                    )
             except DataError as error:
                 self.mistakes.append(str(error))
             progress(done, len(self.things))
@@ -128,7 +135,9 @@ class Asked:
         """The rows of a table, by the columns that the network was trained on."""
         assert self.spec.columns
         if path.lower().endswith(ARRAYS):
-            raise DataError(f"{path}: has no names for its columns, as the table has that the network was trained on; give it a .csv")
+            raise DataError(
+                f"{path}: has no names for its columns, as the table has that the network was trained on; give it a .csv"
+            )
         name = "standard input" if path == STDIN else path
         table = _standard_input(MAX_TABLE) if path == STDIN else path
         frame = columns.read(table, name)
@@ -151,7 +160,14 @@ class Asked:
             block = arrays._converted(values[start : start + BATCH], scale, stored.where, start)
             for n, each in enumerate(block, start):
                 name = f"{path}[{n}]"
-                yield name, *(_prepared(each.transpose(1, 2, 0), self.spec, self.auto, name) if self.spec.is_image else (each, ()))
+                yield (
+                    name,
+                    *(
+                        _prepared(each.transpose(1, 2, 0), self.spec, self.auto, name)
+                        if self.spec.is_image
+                        else (each, ())
+                    ),
+                )
             start += BATCH
 
     def _chosen(self, there: dict[str, Any], path: Path) -> Any:
@@ -164,7 +180,9 @@ class Asked:
         name = next((plain[each] for each in wanted if each in plain), inputs[0] if len(inputs) == 1 else None)
         if name is None:
             listed = ", ".join(sorted(there)[:10]) or "nothing"
-            raise DataError(f"{path}: holds {listed}; call what is asked about x_test, test_images or images, or save it alone")
+            raise DataError(
+                f"{path}: holds {listed}; call what is asked about x_test, test_images or images, or save it alone"
+            )
         if len(there) > 1:
             self.notes.append(f"{path}: {name} is asked about, of {', '.join(sorted(there)[:10])}")
         return there[name]
@@ -174,7 +192,8 @@ class Asked:
 
 
 def _read_all(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sample | None, str]]:
-    """`_read` of each file, in order: where that takes long, by all cores. (A generator: of the next call each begins with its file.)"""
+    """`_read` of each file, in order: where that takes long, by all cores. (A generator: of the next call each begins
+    with its file.)"""
     begun, cores = time.perf_counter(), workers.cores()
     for n, file in enumerate(files):
         taken = time.perf_counter() - begun
@@ -188,7 +207,9 @@ def _read_all(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sa
 
 def decoded(file: str, spec: Spec) -> NDArray[np.uint8]:
     """An image file, or standard input, as (h, w, 1 or 3) pixels for a network of images. Raises DataError."""
-    pixels = images.decode(_standard_input(images.MAX_BYTES), "standard input") if file == STDIN else images.decode(file)
+    pixels = (
+        images.decode(_standard_input(images.MAX_BYTES), "standard input") if file == STDIN else images.decode(file)
+    )
     _check_channels(pixels, spec, file)
     return pixels
 
@@ -205,13 +226,18 @@ def _read(file: str, spec: Spec, auto: bool) -> tuple[Sample | None, str]:
         return None, str(error)
 
 
-def _prepared(pixels: NDArray[np.uint8], spec: Spec, auto: bool, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """(h, w, c) as an input of the network, and what was done to it. Raises DataError where that can't be, or shall not."""
+def _prepared(
+    pixels: NDArray[np.uint8], spec: Spec, auto: bool, name: str
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """(h, w, c) as an input of the network, and what was done to it. Raises DataError where that can't be, or shall
+    not."""
     _, H, W = spec.shape
     _check_channels(pixels, spec, name)
     if pixels.shape[:2] != (H, W) and not (auto or spec.fit):
         found, wanted = (f"{width} wide and {height} high" for height, width in (pixels.shape[:2], (H, W)))
-        raise DataError(f"{name}: is {found}, but the network was trained on images {wanted}; save it in that size, or use --prepare auto")
+        raise DataError(
+            f"{name}: is {found}, but the network was trained on images {wanted}; save it in that size, or use --prepare auto"
+        )
     if not auto:
         return handwriting.fitted(pixels, spec), ()
     image, steps = handwriting.prepare(pixels, spec)
@@ -221,19 +247,24 @@ def _prepared(pixels: NDArray[np.uint8], spec: Spec, auto: bool, name: str) -> t
 def _check_channels(pixels: NDArray[np.uint8], spec: Spec, name: str) -> None:
     c, C = pixels.shape[2], spec.shape[0]
     if c != C and {c, C} != {1, 3}:
-        raise DataError(f"{name}: has {c} channel{'s' * (c > 1)}, but the network was trained on images with {C}; give it such")
+        raise DataError(
+            f"{name}: has {c} channel{'s' * (c > 1)}, but the network was trained on images with {C}; give it such"
+        )
 
 
 # ---------------------------------------------------------------- arrays
 
 
 def _as_samples(values: NDArray[Any], spec: Spec, where: str) -> NDArray[Any]:
-    """Whatever an array holds as (N, C, H, W) images of any size, or (N, F) rows of the right length. Raises DataError."""
+    """Whatever an array holds as (N, C, H, W) images of any size, or (N, F) rows of the right length. Raises
+    DataError."""
     from nnx.datasets import arrays
 
     shape = values.shape
     if values.dtype.kind not in "uifb" or not values.size:
-        raise DataError(f"{where}: holds {'no values' if not values.size else f'values of type {values.dtype}'}; give it numbers")
+        raise DataError(
+            f"{where}: holds {'no values' if not values.size else f'values of type {values.dtype}'}; give it numbers"
+        )
     if not spec.is_image:
         if len(shape) == 2 and shape[1] == spec.size:
             return values
@@ -248,7 +279,9 @@ def _as_samples(values: NDArray[Any], spec: Spec, where: str) -> NDArray[Any]:
         return arrays._arranged(values, 3 if last else 1)
     else:
         wanted = f"images (N x H x W, N x H x W x C or N x C x H x W), or N x {spec.size}"
-    raise DataError(f"{where}: has the shape {' x '.join(map(str, shape)) or 'of a number'}; the network was trained on {wanted}")
+    raise DataError(
+        f"{where}: has the shape {' x '.join(map(str, shape)) or 'of a number'}; the network was trained on {wanted}"
+    )
 
 
 # ---------------------------------------------------------------- standard input
@@ -257,7 +290,9 @@ def _as_samples(values: NDArray[Any], spec: Spec, where: str) -> NDArray[Any]:
 def _standard_input(most: int) -> bytes:
     """All that comes, but hardly more than so many bytes. Raises DataError where that would be what somebody types."""
     if sys.stdin.isatty():
-        raise DataError("standard input: is the keyboard; send a file into it, as in: nnx predict checkpoint.pt - < seven.png")
+        raise DataError(
+            "standard input: is the keyboard; send a file into it, as in: nnx predict checkpoint.pt - < seven.png"
+        )
     return sys.stdin.buffer.read(most + 1)
 
 

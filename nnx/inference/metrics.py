@@ -39,8 +39,8 @@ class Predictions:
 
 
 def evaluate(model: nn.Module, batches: Resident, criterion: Criterion, runtime: Runtime) -> Predictions:
-    """Run `model` over every sample once, in order; of several ranks each over its share. Draws no random numbers; leaves the model in
-    evaluation mode."""
+    """Run `model` over every sample once, in order; of several ranks each over its share. Draws no random numbers;
+    leaves the model in evaluation mode."""
     begun = time.perf_counter()
     model.eval()
     total, said, labels = 0.0, [], []
@@ -48,24 +48,31 @@ def evaluate(model: nn.Module, batches: Resident, criterion: Criterion, runtime:
         with torch.no_grad(), runtime.autocast():
             logits = model(inputs)
         logits = logits.float()
-        total += float(criterion(logits, targets)) * len(targets) if len(targets) else 0.0  # of few samples, a rank may have none
+        total += (
+            float(criterion(logits, targets)) * len(targets) if len(targets) else 0.0
+        )  # of few samples, a rank may have none
         said.append(probabilities(logits).cpu())
         labels.append(targets.cpu())
     probable, right = (distributed.whole(torch.cat(parts), len(batches)) for parts in (said, labels))
-    loss = float(distributed.whole(torch.tensor([total], dtype=torch.float64), distributed.here().world).sum()) / len(batches)
+    loss = float(distributed.whole(torch.tensor([total], dtype=torch.float64), distributed.here().world).sum()) / len(
+        batches
+    )
     return Predictions(probable.numpy(), right.numpy(), loss, time.perf_counter() - begun)
 
 
 def metrics(predictions: Predictions, classes: tuple[str, ...], split: str) -> dict[str, Any]:
     """The figures of `nnx eval`, as plain values. Confusion matrix: rows are true classes, columns predicted ones.
 
-    Precision, recall and F1 are 0 where there is nothing to divide by, as in scikit-learn, whose figures these are (tested). Not by
-    scikit-learn itself, which takes 0.9 s to import: a third of a short run, which writes them into its report.
+    Precision, recall and F1 are 0 where there is nothing to divide by, as in scikit-learn, whose figures these are
+    (tested). Not by scikit-learn itself, which takes 0.9 s to import: a third of a short run, which writes them into
+    its report.
     """
     K, labels = len(classes), predictions.labels
     confusions = np.bincount(labels * K + predictions.predicted, minlength=K * K).reshape(K, K)
     right, support, said = confusions.diagonal(), confusions.sum(1), confusions.sum(0)
-    precision, recall, f1 = (right * times / np.maximum(of, 1) for times, of in ((1, said), (1, support), (2, said + support)))
+    precision, recall, f1 = (
+        right * times / np.maximum(of, 1) for times, of in ((1, said), (1, support), (2, said + support))
+    )
     return {
         "split": split,
         "samples": len(labels),
@@ -85,8 +92,8 @@ def metrics(predictions: Predictions, classes: tuple[str, ...], split: str) -> d
 
 @dataclass(frozen=True)
 class Calibration:
-    """For each of the BINS bins of confidence, b / 15 to (b + 1) / 15: its samples, how many are right, and their mean confidence, which
-    is 0 where there are none."""
+    """For each of the BINS bins of confidence, b / 15 to (b + 1) / 15: its samples, how many are right, and their mean
+    confidence, which is 0 where there are none."""
 
     samples: NDArray[np.int64]
     right: NDArray[np.int64]
@@ -103,6 +110,7 @@ def calibration(predictions: Predictions) -> Calibration:
 
 
 def expected_calibration_error(predictions: Predictions) -> float:
-    """Mean |accuracy - confidence| over 15 equal-width bins of confidence, weighted by their samples (Guo et al. 2017)."""
+    """Mean |accuracy - confidence| over 15 equal-width bins of confidence, weighted by their samples (Guo et al.
+    2017)."""
     bins = calibration(predictions)
     return float(np.abs(bins.right - bins.samples * bins.confidence).sum() / len(predictions.labels))

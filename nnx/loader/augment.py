@@ -1,4 +1,5 @@
-"""Random changes to a batch of training images, drawn anew for each image: on the batch's device, without a loop over samples.
+"""Random changes to a batch of training images, drawn anew for each image: on the batch's device, without a loop over
+samples.
 
     images = augment(images, config.train.augment, generator)
     images, targets = mixup(images, targets, config.train.mixup, generator)
@@ -42,35 +43,42 @@ def augment(images: Tensor, config: Augment, generator: Generator) -> Tensor:
     return images
 
 
-def warp(images: Tensor, *, shift: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, bend: Tensor | None = None) -> Tensor:
+def warp(
+    images: Tensor, *, shift: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, bend: Tensor | None = None
+) -> Tensor:
     """Slant, scale, turn and shift each image about its centre in one bilinear look-up; zeros come in from outside.
 
-    shift: (B, 2) pixels right and down. angle: (B,) degrees clockwise. scale: (B,) above 0, and 1 keeps the size. shear: (B,)
-    degrees by which upright lines lean. These are torchvision's `affine`. bend: (B, 2, H, W) pixels right and down by which
-    each look-up is moved besides.
+    shift: (B, 2) pixels right and down. angle: (B,) degrees clockwise. scale: (B,) above 0, and 1 keeps the size.
+    shear: (B,) degrees by which upright lines lean. These are torchvision's `affine`. bend: (B, 2, H, W) pixels right
+    and down by which each look-up is moved besides.
     """
     H, W = images.shape[-2:]
     right, down = shift.unbind(1)
     turn, slant = angle.deg2rad(), shear.deg2rad().tan()
     cos, sin = turn.cos() / scale, turn.sin() / scale
-    # From an output pixel to where it looks in the input: the inverse of scale * rotation @ [[1, -slant], [0, 1]], in pixels
-    # from the centre. grid_sample's units run from -1 to 1 along either axis. With align_corners=False these span the whole of
-    # the W or H pixels, so a pixel is 2 / W or 2 / H at any size; True would span W - 1, which a width of 1 divides by zero.
+    # From an output pixel to where it looks in the input: the inverse of scale * rotation @ [[1, -slant], [0, 1]], in
+    # pixels from the centre. grid_sample's units run from -1 to 1 along either axis. With align_corners=False these
+    # span the whole of the W or H pixels, so a pixel is 2 / W or 2 / H at any size; True would span W - 1, which a
+    # width of 1 divides by zero.
     xx, xy, yx, yy = cos - slant * sin, sin + slant * cos, -sin, cos
     x = [xx, xy * (H / W), (xx * right + xy * down) * (-2 / W)]
     y = [yx * (W / H), yy, (yx * right + yy * down) * (-2 / H)]
-    grid = F.affine_grid(torch.stack(x + y, dim=1).view(-1, 2, 3), list(images.shape), align_corners=False)  # (B, H, W, 2)
+    grid = F.affine_grid(
+        torch.stack(x + y, dim=1).view(-1, 2, 3), list(images.shape), align_corners=False
+    )  # (B, H, W, 2)
     if bend is not None:
         grid[..., 0].add_(bend[:, 0], alpha=2 / W)
         grid[..., 1].add_(bend[:, 1], alpha=2 / H)
-    return F.grid_sample(images.float(), grid, align_corners=False).to(images.dtype)  # float: half precision misplaces pixels
+    return F.grid_sample(images.float(), grid, align_corners=False).to(
+        images.dtype
+    )  # float: half precision misplaces pixels
 
 
 def shift_pixels(images: Tensor, shift: Tensor, limit: int) -> Tensor:
     """Shift each image by whole pixels, (B, 2) right and down, none beyond `limit`; zeros come in from outside.
 
-    It blurs nothing and takes a quarter of the time of `warp`: 212,000 images of 28 x 28 a second against 50,000 (median of 20,
-    batches of 512, one core of a 2.5 GHz Xeon, torch 2.15).
+    It blurs nothing and takes a quarter of the time of `warp`: 212,000 images of 28 x 28 a second against 50,000
+    (median of 20, batches of 512, one core of a 2.5 GHz Xeon, torch 2.15).
     """
     H, W = images.shape[-2:]
     windows = F.pad(images, [limit] * 4).unfold(2, H, 1).unfold(3, W, 1)  # (B, C, 2*limit+1, 2*limit+1, H, W), a view
@@ -81,8 +89,9 @@ def shift_pixels(images: Tensor, shift: Tensor, limit: int) -> Tensor:
 def bends(images: Tensor, pixels: float, generator: Generator) -> Tensor:
     """(B, 2, H, W) smooth random displacements, each coordinate within `pixels` 95 % of the time.
 
-    Elastic distortion after Simard et al. 2003: noise smoothed by a Gaussian, whose sigma of 4 pixels in their 29 x 29 becomes a
-    seventh of the longer side. They scale the field of an image by its norm; here its expected spread is fixed, at every pixel.
+    Elastic distortion after Simard et al. 2003: noise smoothed by a Gaussian, whose sigma of 4 pixels in their 29 x 29
+    becomes a seventh of the longer side. They scale the field of an image by its norm; here its expected spread is
+    fixed, at every pixel.
     """
     sigma = max(images.shape[-2:]) / 7
     rows, columns = (_smoother(size, sigma, images.device) for size in images.shape[-2:])
@@ -91,7 +100,8 @@ def bends(images: Tensor, pixels: float, generator: Generator) -> Tensor:
 
 
 def _smoother(size: int, sigma: float, device: torch.device) -> Tensor:
-    """(size, n) Gaussian weights that turn n independent values, sigma / 2 apart, into `size` smooth ones of the same variance."""
+    """(size, n) Gaussian weights that turn n independent values, sigma / 2 apart, into `size` smooth ones of the same
+    variance."""
     sources = torch.arange(0, size, sigma / 2, device=device)
     distance = torch.arange(size, device=device)[:, None] - sources
     return F.normalize((-((distance / sigma) ** 2) / 2).exp(), dim=1)
@@ -100,8 +110,8 @@ def _smoother(size: int, sigma: float, device: torch.device) -> Tensor:
 def erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
     """Blank a random rectangle in some of the images, after Zhong et al. 2017.
 
-    Their aspect is uniform, which makes most rectangles tall; here its logarithm is, as in torchvision. They draw again where
-    a rectangle sticks out; here it is cut to the image.
+    Their aspect is uniform, which makes most rectangles tall; here its logarithm is, as in torchvision. They draw again
+    where a rectangle sticks out; here it is cut to the image.
     """
     B, _, H, W = images.shape
     chance, area, aspect, top, left = torch.rand(5, B, 1, generator=generator, device=images.device)
@@ -123,8 +133,8 @@ def mixup(images: Tensor, targets: Tensor, alpha: float, generator: Generator) -
     One weight a batch, drawn from Beta(alpha, alpha) where alpha is above 0.
     """
     u, v = torch.rand(2, generator=generator, device=images.device)
-    # Beta(alpha, alpha) from two uniforms: Student's t with 2 alpha degrees of freedom (Bailey 1994), squashed (Devroye 1996).
-    # torch's own Gamma sampler takes a generator only in private, and one on the CPU would make the device wait.
+    # Beta(alpha, alpha) from two uniforms: Student's t with 2 alpha degrees of freedom (Bailey 1994), squashed (Devroye
+    # 1996). torch's own Gamma sampler takes a generator only in private, and one on the CPU would make the device wait.
     u, v = u ** (1 / alpha), (2 * math.pi * v).cos()
     weight = (1 + v * (1 - u).sqrt() / (u + (1 - u) * v**2).sqrt()) / 2
     other = torch.randperm(len(images), generator=generator, device=images.device)

@@ -1,4 +1,5 @@
-"""A split that lies in memory as it came, uint8 or float32: the device's, where it fits; or in its file. A batch is one gather."""
+"""A split that lies in memory as it came, uint8 or float32: the device's, where it fits; or in its file. A batch is one
+gather."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,8 +25,8 @@ Gather = Callable[[Tensor, Tensor], Tensor]  # (N, *shape) inputs and (B,) place
 def cuts(samples: int, train: Train) -> list[tuple[int, int]]:
     """Where each step of an epoch of so many samples begins and ends in the epoch's order.
 
-    The last step is smaller where the samples don't divide evenly. None is left out, but for a lone last one: batch normalisation
-    needs two.
+    The last step is smaller where the samples don't divide evenly. None is left out, but for a lone last one: batch
+    normalisation needs two.
     """
     size = train.batch_size * train.accumulate
     if samples > 1 and train.batch_size > 1 and samples % train.batch_size == 1:
@@ -51,10 +52,11 @@ class Resident:
         return len(self.labels)
 
     def epoch(self, epoch: int, train: Train, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of `epoch` from number `start` on: inputs (B, *shape) float32, targets (B,) or, with mixup, (B, K).
+        """The batches of `epoch` from number `start` on: inputs (B, *shape) float32, targets (B,) or, with mixup, (B,
+        K).
 
-        The order is a function of (seed, epoch), drawn on the CPU so that every device sees the same one; augmentation is one of
-        (seed, epoch, batch). Any batch can be reached without those before it.
+        The order is a function of (seed, epoch), drawn on the CPU so that every device sees the same one; augmentation
+        is one of (seed, epoch, batch). Any batch can be reached without those before it.
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch)))
         places, labels = self._places(order), self.labels.index_select(0, order.to(self.labels.device))
@@ -85,7 +87,8 @@ class Resident:
 
 
 def _tensor(inputs: Any) -> tuple[Tensor, Tensor | None]:
-    """An array as a tensor in the same memory or, of samples in a file, that file and their rows in it. Nothing writes to it."""
+    """An array as a tensor in the same memory or, of samples in a file, that file and their rows in it. Nothing writes
+    to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         if isinstance(inputs, Mapped):
@@ -99,14 +102,16 @@ def fits(size: int, device: torch.device) -> bool:
 
 
 def ferry(device: torch.device) -> Gather:
-    """A gather from the computer's memory to a CUDA device, through two pinned buffers in turn: while the device copies one batch and
-    works on it, the next is gathered. Not run yet: no GPU was there."""
+    """A gather from the computer's memory to a CUDA device, through two pinned buffers in turn: while the device copies
+    one batch and works on it, the next is gathered. Not run yet: no GPU was there."""
     buffers: list[Tensor] = []
     copied: list[Any] = [torch.cuda.Event(), torch.cuda.Event()]  # type: ignore[no-untyped-call]
 
     def gather(inputs: Tensor, index: Tensor) -> Tensor:
         if not buffers or len(buffers[0]) < len(index):
-            buffers[:] = [torch.empty(len(index), *inputs.shape[1:], dtype=inputs.dtype, pin_memory=True) for _ in copied]
+            buffers[:] = [
+                torch.empty(len(index), *inputs.shape[1:], dtype=inputs.dtype, pin_memory=True) for _ in copied
+            ]
         buffers.reverse()
         copied.reverse()
         copied[0].synchronize()  # what lay in this buffer has arrived
@@ -122,7 +127,17 @@ def data_path(name: str, train: Split, batches: Resident) -> Choice:
     """Where the dataset of this name lies while it is trained on, and why."""
     size, device = f"{formatting.size(train.inputs.nbytes)}, as {train.inputs.dtype},", batches.inputs.device
     if batches.rows is not None:
-        return Choice("data path", f"{name} in its file, memory-mapped", f"its {size} are more than half of the memory that is free")
+        return Choice(
+            "data path",
+            f"{name} in its file, memory-mapped",
+            f"its {size} are more than half of the memory that is free",
+        )
     if device == batches.labels.device:
-        return Choice("data path", f"{name} in memory{'' if device.type == 'cpu' else f' of {device}'}", f"its {size} fit")
-    return Choice("data path", f"{name} in memory", f"its {size} are more than half of the memory that is free on {batches.labels.device}")
+        return Choice(
+            "data path", f"{name} in memory{'' if device.type == 'cpu' else f' of {device}'}", f"its {size} fit"
+        )
+    return Choice(
+        "data path",
+        f"{name} in memory",
+        f"its {size} are more than half of the memory that is free on {batches.labels.device}",
+    )

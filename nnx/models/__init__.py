@@ -1,6 +1,7 @@
 """Architectures, one file each: a `Config`, and `Model(config, spec, outputs)` from normalised inputs to logits.
 
-The file's name is the architecture's. `forward` takes (B, C, H, W) images or (B, F) rows, and gives (B, outputs) logits.
+The file's name is the architecture's. `forward` takes (B, C, H, W) images or (B, F) rows, and gives (B, outputs)
+logits.
 """
 
 import os
@@ -56,7 +57,8 @@ def outline(config: Part, spec: Spec, outputs: int) -> nn.Module:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Inside, nothing of torch.nn.init is done. Drawing weights that have no memory would import torch._dynamo, which takes 1.3 s."""
+    """Inside, nothing of torch.nn.init is done. Drawing weights that have no memory would import torch._dynamo, which
+    takes 1.3 s."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -72,7 +74,8 @@ def count(model: nn.Module) -> int:
 
 
 def multiply_adds(model: nn.Module, spec: Spec) -> int:
-    """Of a forward pass of one sample, as far as they are matrix products or convolutions: each weight times the places it is used at."""
+    """Of a forward pass of one sample, as far as they are matrix products or convolutions: each weight times the places
+    it is used at."""
     total = 0
 
     def note(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -89,7 +92,8 @@ def multiply_adds(model: nn.Module, spec: Spec) -> int:
 def layers(model: nn.Module, spec: Spec) -> tuple[Layer, ...]:
     """The model table: each layer's name, kind, output shape for one sample, and trainable parameters.
 
-    Containers are opened (Sequential, ModuleList), all else is one row; parameters that a model holds itself come first.
+    Containers are opened (Sequential, ModuleList), all else is one row; parameters that a model holds itself come
+    first.
     """
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
@@ -99,15 +103,19 @@ def layers(model: nn.Module, spec: Spec) -> tuple[Layer, ...]:
     table = rows(model)
     _forward(model, spec, {module: note for _, module in table})
     own = [Layer(name, "Parameter", tuple(p.shape), p.numel()) for name, p in model.named_parameters(recurse=False)]
-    return (*own, *(Layer(name, type(module).__name__, shapes.get(module, ()), count(module)) for name, module in table))
+    return (
+        *own,
+        *(Layer(name, type(module).__name__, shapes.get(module, ()), count(module)) for name, module in table),
+    )
 
 
 def flops(config: Part, spec: Spec, outputs: int) -> dict[str, int]:
     """Floating-point operations of a forward pass of one sample, by the names of `layers`; "" is the whole.
 
-    torch's own count (FlopCounterMode): two for each multiply-add of matrix products, convolutions and attention, nothing for the rest.
-    Counted on the outline of the network: on a real device torch does not see into some fused kernels, an LSTM's or attention's, there
-    they are matrix products. Brings torch._dynamo along, which takes 1 s and 170 MB.
+    torch's own count (FlopCounterMode): two for each multiply-add of matrix products, convolutions and attention,
+    nothing for the rest. Counted on the outline of the network: on a real device torch does not see into some fused
+    kernels, an LSTM's or attention's, there they are matrix products. Brings torch._dynamo along, which takes 1 s and
+    170 MB.
     """
     whole_torch()
     from torch.utils.flop_counter import FlopCounterMode

@@ -1,4 +1,5 @@
-"""What each layer of a network gives out for a batch, by forward hooks: for any architecture, as it asks nothing about it."""
+"""What each layer of a network gives out for a batch, by forward hooks: for any architecture, as it asks nothing about
+it."""
 
 import math
 from typing import Any
@@ -15,11 +16,11 @@ LOGITS = "logits"
 
 
 def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """(N, ...) normalised inputs -> each layer's output (N, ...), first to last, on the CPU, by the name of the row of the model
-    table that it begins with; the last are the logits.
+    """(N, ...) normalised inputs -> each layer's output (N, ...), first to last, on the CPU, by the name of the row of
+    the model table that it begins with; the last are the logits.
 
-    An MLP gives its activations, a CNN the maps of each stage, an RNN the states (N, T, hidden), a transformer the tokens (N, T, D) behind
-    each block.
+    An MLP gives its activations, a CNN the maps of each stage, an RNN the states (N, T, hidden), a transformer the
+    tokens (N, T, D) behind each block.
     """
     parts: list[dict[str, Tensor]] = []
     with torch.no_grad():
@@ -42,8 +43,8 @@ def layers(network: nn.Module, x: Tensor) -> dict[str, nn.Module]:
 
 
 def patches(spec: Spec, tokens: int) -> tuple[int, int, int] | None:
-    """Rows and columns of the patches that a transformer's tokens are, and how many tokens stand before them (a class token); of a table
-    one row of features. None where they are no patches."""
+    """Rows and columns of the patches that a transformer's tokens are, and how many tokens stand before them (a class
+    token); of a table one row of features. None where they are no patches."""
     if not spec.is_image:
         return (1, spec.size, tokens - spec.size) if tokens in (spec.size, spec.size + 1) else None
     _, H, W = spec.shape
@@ -60,7 +61,9 @@ def _seen(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            seen[name] = output if isinstance(output, Tensor) else output[0]  # of an RNN the states, without the last one apart
+            seen[name] = (
+                output if isinstance(output, Tensor) else output[0]
+            )  # of an RNN the states, without the last one apart
 
         return hook
 
@@ -69,11 +72,12 @@ def _seen(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def _named(network: nn.Module, seen: dict[str, Tensor], logits: Tensor) -> dict[str, str]:
-    """The layers as a person sees them, a weighted sum together with the norm and activation behind it, or a whole block: the row that
-    each begins with, and the row whose output is the layer's.
+    """The layers as a person sees them, a weighted sum together with the norm and activation behind it, or a whole
+    block: the row that each begins with, and the row whose output is the layer's.
 
-    A layer begins at each row with weights (a parameter of two dimensions or more). Where that row is a single operation, the rows behind
-    it that keep its shape belong to it, and their output is the layer's; where it is a block of several, it is complete.
+    A layer begins at each row with weights (a parameter of two dimensions or more). Where that row is a single
+    operation, the rows behind it that keep its shape belong to it, and their output is the layer's; where it is a block
+    of several, it is complete.
     """
     found: dict[str, str] = {}
     for name, module in models.rows(network):

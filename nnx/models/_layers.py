@@ -18,20 +18,28 @@ _OTHER = {"MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Soft
 @cache
 def activations() -> dict[str, Callable[[], nn.Module]]:
     """torch's activations by the names of torch.nn.functional: relu, leaky_relu, gelu, silu, hardswish, ..."""
-    functions = {name.replace("_", ""): name for name in dir(nn.functional) if not name.startswith("_") and not name.endswith("_")}
+    functions = {
+        name.replace("_", ""): name
+        for name in dir(nn.functional)
+        if not name.startswith("_") and not name.endswith("_")
+    }
     kinds = [getattr(nn, name) for name in nn.modules.activation.__all__ if name not in _OTHER]
     return {functions.get(kind.__name__.lower(), kind.__name__.lower()): kind for kind in kinds}
 
 
 def _known(name: str) -> str:
     if name not in activations():
-        raise PydanticCustomError("activation", "unknown activation '{name}'{hint}", {"name": name, "hint": suggest(name, activations())})
+        raise PydanticCustomError(
+            "activation", "unknown activation '{name}'{hint}", {"name": name, "hint": suggest(name, activations())}
+        )
     return name
 
 
 Activation = Annotated[str, AfterValidator(_known)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
-Dropout = Annotated[float, Field(ge=0, lt=1, description="share of activations zeroed in training (Srivastava et al. 2014)")]
+Dropout = Annotated[
+    float, Field(ge=0, lt=1, description="share of activations zeroed in training (Srivastava et al. 2014)")
+]
 
 
 def activation(name: str) -> nn.Module:
@@ -40,7 +48,8 @@ def activation(name: str) -> nn.Module:
 
 
 def begin(layer: Any, activation: str | None = None) -> Any:
-    """Draw a linear or convolutional layer's weights for the activation that follows it, and return the layer. Biases begin at zero.
+    """Draw a linear or convolutional layer's weights for the activation that follows it, and return the layer. Biases
+    begin at zero.
 
     normal(0, gain / sqrt(fan_in)), which keeps the scale of the signal through depth: gain sqrt(2) for the ReLU family
     (He et al. 2015), 1 otherwise, and for the output layer, so that the first loss is near ln K (LeCun et al. 1998).

@@ -1,4 +1,5 @@
-"""The convolutional network: the same small filters slid over the whole image, stage after stage, each stage coarser."""
+"""The convolutional network: the same small filters slid over the whole image, stage after stage, each stage
+coarser."""
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +17,9 @@ Value = TypeVar("Value")
 
 def OneOrEach(kind: Any) -> BeforeValidator:  # noqa: N802 - stands among types
     """A list with a value for each stage; one value stands for a list of one, which is for all stages."""
-    return BeforeValidator(lambda value: value if isinstance(value, list) else [value], json_schema_input_type=kind | list[kind])
+    return BeforeValidator(
+        lambda value: value if isinstance(value, list) else [value], json_schema_input_type=kind | list[kind]
+    )
 
 
 Kernel = Annotated[int, Field(ge=1, le=63)]
@@ -27,40 +30,53 @@ class Config(Part):
     """`channels: [32, 64]` is two stages: 32 filters, pooling, 64 filters, pooling; then the classifier."""
 
     name: Literal["cnn"] = "cnn"
-    channels: Annotated[list[Width], Field(min_length=1, max_length=100)] = Field([32, 64], description="filters of each stage")
+    channels: Annotated[list[Width], Field(min_length=1, max_length=100)] = Field(
+        [32, 64], description="filters of each stage"
+    )
     depth: int = Field(1, ge=1, le=100, description="convolutions a stage")
     kernel: Annotated[list[Kernel], Field(min_length=1, max_length=100), OneOrEach(Kernel)] = Field(
         [3], description="width and height of a filter, in pixels; one for all stages, or one for each"
     )
     padding: Literal["same", "valid"] = Field(
-        "same", description="zeros around the map, so that it keeps its size; valid: none, so that it shrinks by kernel - 1"
+        "same",
+        description="zeros around the map, so that it keeps its size; valid: none, so that it shrinks by kernel - 1",
     )
     activation: Activation = Field("relu", description="any elementwise activation of torch.nn, by its functional name")
-    norm: Literal["none", "batch"] = Field("batch", description="batch normalisation after each convolution (Ioffe & Szegedy 2015)")
+    norm: Literal["none", "batch"] = Field(
+        "batch", description="batch normalisation after each convolution (Ioffe & Szegedy 2015)"
+    )
     residual: bool = Field(False, description="add each block's input to its output (He et al. 2016)")
     pool: Annotated[list[Pool], Field(min_length=1, max_length=100), OneOrEach(Pool)] = Field(
         ["max"],
         description="how a stage halves the map, after its first convolution; stride: that convolution skips every other place; "
         "none: it does not; one for all stages, or one for each",
     )
-    head: Literal["flatten", "average"] = Field("flatten", description="what the classifier sees: every position, or their average")
-    hidden: Annotated[list[Width], Field(max_length=100)] = Field([], description="units of hidden layers after the stages")
-    dropout: Dropout = Field(0, description="share of activations zeroed in training, before each linear layer (Srivastava et al. 2014)")
+    head: Literal["flatten", "average"] = Field(
+        "flatten", description="what the classifier sees: every position, or their average"
+    )
+    hidden: Annotated[list[Width], Field(max_length=100)] = Field(
+        [], description="units of hidden layers after the stages"
+    )
+    dropout: Dropout = Field(
+        0, description="share of activations zeroed in training, before each linear layer (Srivastava et al. 2014)"
+    )
 
 
 class Block(nn.Module):
     """activation(norm(pool(convolution(x)))), plus x before the activation where residual.
 
-    Pooling comes before the norm, as in airbench (Jordan 2024): max pooling and the activations that rise commute, so it is nearly the same
-    function, with a quarter of the numbers to normalise and activate: a step of mnist_cnn's stages takes 45 ms instead of 55 (median of
-    50 pairs, A B A B, two cores of a 2.5 GHz Xeon, torch 2.15).
+    Pooling comes before the norm, as in airbench (Jordan 2024): max pooling and the activations that rise commute, so
+    it is nearly the same function, with a quarter of the numbers to normalise and activate: a step of mnist_cnn's
+    stages takes 45 ms instead of 55 (median of 50 pairs, A B A B, two cores of a 2.5 GHz Xeon, torch 2.15).
     """
 
     def __init__(self, inputs: int, outputs: int, config: Config, kernel: int, pool: str) -> None:
         super().__init__()
         bias = config.norm == "none"  # a norm subtracts any bias again
         stride = 2 if pool == "stride" else 1
-        padding = (kernel - 1) // 2 if stride == 2 and config.padding == "same" else config.padding  # torch has no "same" with a stride
+        padding = (
+            (kernel - 1) // 2 if stride == 2 and config.padding == "same" else config.padding
+        )  # torch has no "same" with a stride
         self.conv = begin(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias), config.activation)
         self.pool = {"max": nn.MaxPool2d(2), "average": nn.AvgPool2d(2)}.get(pool, nn.Identity())
         self.norm = nn.BatchNorm2d(outputs) if config.norm == "batch" else nn.Identity()
@@ -82,20 +98,29 @@ class Model(nn.Module):
     def __init__(self, config: Config, spec: Spec, outputs: int) -> None:
         super().__init__()
         if not spec.is_image:
-            raise ConfigError.at("model.name", "a cnn needs images, this dataset has feature rows; use mlp, rnn or transformer")
+            raise ConfigError.at(
+                "model.name", "a cnn needs images, this dataset has feature rows; use mlp, rnn or transformer"
+            )
         C, H, W = spec.shape
         kernels, pools = _each("kernel", config.kernel, config), _each("pool", config.pool, config)
         if config.residual and (config.padding == "valid" or "stride" in pools):
-            raise ConfigError.at("model.residual", "adds a block's input to its output, which padding: valid and pool: stride make smaller")
+            raise ConfigError.at(
+                "model.residual",
+                "adds a block's input to its output, which padding: valid and pool: stride make smaller",
+            )
         blocks: list[nn.Module] = []
         for stage, (before, after) in enumerate(pairwise([C, *config.channels])):
             blocks.append(Block(before, after, config, kernels[stage], pools[stage]))
             blocks += [Block(after, after, config, kernels[stage], "none") for _ in range(config.depth - 1)]
             H, W = (_size(size, config, kernels[stage], pools[stage]) for size in (H, W))
             if min(H, W) < 1:
-                cure = f"at most {stage} stages, or pool: none{' and padding: same' if config.padding == 'valid' else ''}"
+                cure = (
+                    f"at most {stage} stages, or pool: none{' and padding: same' if config.padding == 'valid' else ''}"
+                )
                 size = "x".join(map(str, spec.shape[1:]))
-                raise ConfigError.at("model.channels", f"{len(config.channels)} stages shrink {size} to nothing; {cure}")
+                raise ConfigError.at(
+                    "model.channels", f"{len(config.channels)} stages shrink {size} to nothing; {cure}"
+                )
         self.stages = nn.Sequential(*blocks)
 
         head: list[nn.Module] = [nn.Flatten()] if config.head == "flatten" else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
@@ -114,11 +139,13 @@ class Model(nn.Module):
 
 
 def _each(key: str, values: list[Value], config: Config) -> list[Value]:
-    """The value of each stage; a single one is for all. Raises ConfigError where there is another number of values than of stages."""
+    """The value of each stage; a single one is for all. Raises ConfigError where there is another number of values than
+    of stages."""
     stages = len(config.channels)
     if len(values) not in (1, stages):
         raise ConfigError.at(
-            f"model.{key}", f"has {len(values)} values, model.channels has {stages} stages; give one for each, or one for all"
+            f"model.{key}",
+            f"has {len(values)} values, model.channels has {stages} stages; give one for each, or one for all",
         )
     return values if len(values) == stages else values * stages
 

@@ -17,7 +17,9 @@ class Config(Part):
     name: Literal["mlp"] = "mlp"
     hidden: Annotated[list[Width], Field(max_length=1000)] = Field([256, 128], description="units of each hidden layer")
     activation: Activation = Field("relu", description="any elementwise activation of torch.nn, by its functional name")
-    norm: Literal["none", "batch", "layer"] = Field("none", description="normalise each weighted sum before its activation")
+    norm: Literal["none", "batch", "layer"] = Field(
+        "none", description="normalise each weighted sum before its activation"
+    )
     dropout: Dropout = 0
 
 

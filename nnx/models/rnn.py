@@ -21,8 +21,12 @@ class Config(Part):
     hidden: Width = Field(128, description="units of the state")
     layers: int = Field(1, ge=1, le=100, description="recurrent layers, one above the other")
     bidirectional: bool = Field(False, description="read from the last row to the first as well")
-    read: Literal["last", "mean"] = Field("last", description="what the classifier sees: the last state, or the mean of all")
-    dropout: Dropout = Field(0, description="share of activations zeroed in training, between layers and before the classifier")
+    read: Literal["last", "mean"] = Field(
+        "last", description="what the classifier sees: the last state, or the mean of all"
+    )
+    dropout: Dropout = Field(
+        0, description="share of activations zeroed in training, between layers and before the classifier"
+    )
 
 
 class Model(nn.Module):
@@ -34,7 +38,14 @@ class Model(nn.Module):
         self.read, self.hidden = config.read, config.hidden
         kind = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[config.cell]
         between = config.dropout if config.layers > 1 else 0.0
-        self.recurrent = kind(features, config.hidden, config.layers, batch_first=True, dropout=between, bidirectional=config.bidirectional)
+        self.recurrent = kind(
+            features,
+            config.hidden,
+            config.layers,
+            batch_first=True,
+            dropout=between,
+            bidirectional=config.bidirectional,
+        )
         _begin_recurrent(self.recurrent)
         self.dropout = nn.Dropout(config.dropout)
         self.output = begin(nn.Linear(config.hidden * (2 if config.bidirectional else 1), outputs))
@@ -55,13 +66,15 @@ class Model(nn.Module):
 
 
 def _begin_recurrent(recurrent: nn.RNNBase) -> None:
-    """Xavier uniform from below (Glorot & Bengio 2010), orthogonal from the past (Saxe et al. 2014), biases zero but for
-    the LSTM's forget gate, which begins open at 1 (Jozefowicz et al. 2015). Each gate is drawn by itself."""
+    """Xavier uniform from below (Glorot & Bengio 2010), orthogonal from the past (Saxe et al. 2014), biases zero but
+    for the LSTM's forget gate, which begins open at 1 (Jozefowicz et al. 2015). Each gate is drawn by itself."""
     for name, parameter in recurrent.named_parameters():
         if name.startswith("bias"):
             nn.init.zeros_(parameter)
             if recurrent.mode == "LSTM" and "_ih" in name:
-                nn.init.ones_(parameter.data[recurrent.hidden_size : 2 * recurrent.hidden_size])  # gates: in, forget, cell, out
+                nn.init.ones_(
+                    parameter.data[recurrent.hidden_size : 2 * recurrent.hidden_size]
+                )  # gates: in, forget, cell, out
         else:
             for gate in torch.split(parameter.data, recurrent.hidden_size):
                 (nn.init.xavier_uniform_ if "_ih" in name else nn.init.orthogonal_)(gate)

@@ -1,4 +1,5 @@
-"""The transformer: an image cut into patches, each looking at all the others (Vaswani et al. 2017; Dosovitskiy et al. 2021)."""
+"""The transformer: an image cut into patches, each looking at all the others (Vaswani et al. 2017; Dosovitskiy et al.
+2021)."""
 
 from typing import Literal
 
@@ -23,7 +24,9 @@ class Config(Part):
     heads: int = Field(4, ge=1, le=1024, description="attention heads a block")
     mlp_ratio: float = Field(2, gt=0, le=64, description="hidden units of a block's MLP, as a multiple of width")
     dropout: Dropout = 0
-    read: Literal["class_token", "mean"] = Field("class_token", description="what the classifier sees: an added token, or the mean of all")
+    read: Literal["class_token", "mean"] = Field(
+        "class_token", description="what the classifier sees: an added token, or the mean of all"
+    )
     positions: Literal["learned", "sincos"] = Field("learned", description="how a token knows its place")
 
 
@@ -47,7 +50,9 @@ class Block(nn.Module):
     def attention(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D): softmax(q k^T / sqrt(D / heads)) v in each head."""
         B, T, D = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
+        q, k, v = (
+            self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, T, D / heads)
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         return self.project(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
 
@@ -76,8 +81,9 @@ class Model(nn.Module):
         self._begin()
 
     def _begin(self) -> None:
-        """Xavier uniform weights (Glorot & Bengio 2010), as in the transformers of Vaswani and Dosovitskiy, biases zero; what sees pixels
-        and what gives logits begins as in `begin`; the class token and learned positions are normal with std 0.02."""
+        """Xavier uniform weights (Glorot & Bengio 2010), as in the transformers of Vaswani and Dosovitskiy, biases
+        zero; what sees pixels and what gives logits begins as in `begin`; the class token and learned positions are
+        normal with std 0.02."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -113,16 +119,21 @@ def _check(config: Config, spec: Spec) -> None:
     """Sizes that can't work are ConfigErrors that say what would."""
     if config.width % config.heads:
         fits = [heads for heads in range(1, min(config.width, 64) + 1) if config.width % heads == 0]
-        raise ConfigError.at("model.heads", f"{config.heads} heads don't divide the width {config.width}; these do: {_list(fits)}")
+        raise ConfigError.at(
+            "model.heads", f"{config.heads} heads don't divide the width {config.width}; these do: {_list(fits)}"
+        )
     if config.positions == "sincos" and config.width % 4:
         raise ConfigError.at(
-            "model.width", f"sincos positions need a width divisible by 4, not {config.width}; e.g. {config.width // 4 * 4 + 4}"
+            "model.width",
+            f"sincos positions need a width divisible by 4, not {config.width}; e.g. {config.width // 4 * 4 + 4}",
         )
     if spec.is_image:
         _, H, W = spec.shape
         if H % config.patch or W % config.patch:
             fits = [patch for patch in range(1, min(H, W) + 1) if H % patch == 0 and W % patch == 0]
-            raise ConfigError.at("model.patch", f"patches of {config.patch} don't divide a {H}x{W} image; these do: {_list(fits)}")
+            raise ConfigError.at(
+                "model.patch", f"patches of {config.patch} don't divide a {H}x{W} image; these do: {_list(fits)}"
+            )
 
 
 def _list(numbers: list[int]) -> str:
@@ -130,7 +141,8 @@ def _list(numbers: list[int]) -> str:
 
 
 def _sincos(rows: int, columns: int, D: int, T: int) -> Tensor:
-    """(1, T, D): half of D tells the row, half the column, by sines and cosines of falling frequency (Vaswani et al. 2017, in 2-D).
+    """(1, T, D): half of D tells the row, half the column, by sines and cosines of falling frequency (Vaswani et al.
+    2017, in 2-D).
 
     A class token, where T leaves room for one, stands first and has no place: zeros.
     """

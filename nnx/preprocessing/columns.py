@@ -5,8 +5,9 @@
     fitted = columns.fitted(coded[training_rows])  # means, deviations, medians, the categories that are there
     fitted.apply(coded, columns)  # (N, F) float32
 
-Numbers are standardised, categories one-hot. A missing number is the median of the training rows and says so in a feature of its own; a
-missing category is a category. What was not in the training rows can't be known: an unseen category has all of its features 0.
+Numbers are standardised, categories one-hot. A missing number is the median of the training rows and says so in a
+feature of its own; a missing category is a category. What was not in the training rows can't be known: an unseen
+category has all of its features 0.
 """
 
 import math
@@ -34,13 +35,15 @@ MAX_CATEGORIES_IN_ALL = 100_000
 MAX_LENGTH = 200  # characters of a name
 LARGEST = 1e100  # beyond it the sum of squares of a column may be infinite
 MOSTLY = 0.9  # numbers among the values of a column, from which on the others are taken for mistakes
-CLIP = 1e6  # deviations from the mean: in fewer than 10^12 training rows none is so far off, as |x - mean| <= sqrt(N) * std
+# deviations from the mean: in fewer than 10^12 training rows none is so far off, as |x - mean| <= sqrt(N) * std
+CLIP = 1e6
 UNSEEN = -1  # codes a category that the columns don't list
 
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers. What is learned from the training rows: mean and deviation once missing ones are filled in, and the filling."""
+    """A column of numbers. What is learned from the training rows: mean and deviation once missing ones are filled in,
+    and the filling."""
 
     name: str
     mean: float = 0.0
@@ -62,8 +65,14 @@ class Number:
             raise DataError(f"{places(where, wrong)}: {what}; correct it, or leave it empty")
         values: NDArray[np.float64] = np.asarray(numbers.to_numpy(), np.float64)
         if len(large := np.flatnonzero(np.abs(values) > LARGEST)):
-            what = "an infinite number" if np.isinf(values[large[0]]) else f"{values[large[0]]:g}, too large to compute with"
-            raise DataError(f"{places(where, large.tolist())}: column {self.name!r} holds {what}; correct it, or leave it empty")
+            what = (
+                "an infinite number"
+                if np.isinf(values[large[0]])
+                else f"{values[large[0]]:g}, too large to compute with"
+            )
+            raise DataError(
+                f"{places(where, large.tolist())}: column {self.name!r} holds {what}; correct it, or leave it empty"
+            )
         return values
 
     def fitted(self, values: NDArray[np.float64]) -> "Number":
@@ -85,7 +94,9 @@ class Number:
         for text in by.categories:
             value = number(text)
             if value is None or abs(value) > LARGEST:
-                raise DataError(f"column {self.name!r} holds {_shown(text)}, but was numbers when the network was trained; correct it")
+                raise DataError(
+                    f"column {self.name!r} holds {_shown(text)}, but was numbers when the network was trained; correct it"
+                )
             numbers.append(value)
         return _looked_up(numbers, values, unseen=math.nan)
 
@@ -100,7 +111,8 @@ class Number:
 
 @dataclass(frozen=True)
 class Category:
-    """A column of categories. What is learned from the training rows: those that are in them, and whether some were missing."""
+    """A column of categories. What is learned from the training rows: those that are in them, and whether some were
+    missing."""
 
     name: str
     categories: tuple[str, ...] = ()
@@ -125,14 +137,19 @@ class Category:
     def fitted(self, values: NDArray[np.float64]) -> "Category":
         """This column with the categories that (N,) training values have."""
         found = np.unique(values[values >= 0]).astype(int)
-        return replace(self, categories=tuple(self.categories[index] for index in found), indicator=bool(np.isnan(values).any()))
+        return replace(
+            self, categories=tuple(self.categories[index] for index in found), indicator=bool(np.isnan(values).any())
+        )
 
     def recoded(self, values: NDArray[np.float64], by: "Number | Category") -> NDArray[np.float64]:
         """Values that `by`, a column of the same name, has coded, as this one would."""
         index = {category: float(place) for place, category in enumerate(self.categories)}
         if isinstance(by, Number):
             found, inverse = np.unique(values, return_inverse=True)
-            codes = [math.nan if np.isnan(value) else index.get(_WHOLE.sub(r"\1", repr(float(value))), UNSEEN) for value in found]
+            codes = [
+                math.nan if np.isnan(value) else index.get(_WHOLE.sub(r"\1", repr(float(value))), UNSEEN)
+                for value in found
+            ]
             return _looked_up(codes, inverse.astype(np.float64), unseen=UNSEEN)
         return _looked_up([index.get(category, UNSEEN) for category in by.categories], values, unseen=UNSEEN)
 
@@ -146,7 +163,8 @@ class Category:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that a network sees, in its order. Fitted on the training rows, they are kept in the checkpoint."""
+    """The columns of a table that a network sees, in its order. Fitted on the training rows, they are kept in the
+    checkpoint."""
 
     columns: tuple[Number | Category, ...]
 
@@ -157,7 +175,8 @@ class Columns:
 
     @property
     def units(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(F,) offsets and (F,) scales: features * scales + offsets are values as the table has them; what is one-hot stays so."""
+        """(F,) offsets and (F,) scales: features * scales + offsets are values as the table has them; what is one-hot
+        stays so."""
         pairs = [
             (column.mean, column.std) if isinstance(column, Number) and place == 0 else (0.0, 1.0)
             for column in self.columns
@@ -172,9 +191,11 @@ class Columns:
         return sum(len(column.feature_names) for column in self.columns)
 
     def code(self, frame: "pl.DataFrame", where: str) -> NDArray[np.float64]:
-        """The rows of `frame`, of the table `where`, as (N, columns): numbers as they are, the index of a category, NaN where missing.
+        """The rows of `frame`, of the table `where`, as (N, columns): numbers as they are, the index of a category, NaN
+        where missing.
 
-        Other columns don't matter. Raises DataError for one that is not there, and for text among numbers, with its line.
+        Other columns don't matter. Raises DataError for one that is not there, and for text among numbers, with its
+        line.
         """
         for column in self.columns:
             if column.name not in frame.columns:
@@ -182,16 +203,20 @@ class Columns:
         return np.stack([column.code(frame[column.name], where) for column in self.columns], axis=1)
 
     def remarks(self, coded: NDArray[np.float64], frame: "pl.DataFrame") -> list[str]:
-        """What there is to say of (N, columns) rows that are coded out of `frame`: values that are missing, and categories that these
-        columns don't list, of which a network sees nothing."""
+        """What there is to say of (N, columns) rows that are coded out of `frame`: values that are missing, and
+        categories that these columns don't list, of which a network sees nothing."""
         missing, unseen = [], []
         for column, values in zip(self.columns, coded.T, strict=True):
             if count := int(np.isnan(values).sum()):
                 missing.append(f"{column.name} {count:,}")
             if isinstance(column, Category) and len(rows := np.flatnonzero(values == UNSEEN)):
-                unseen.append(f"{column.name} {len(rows):,}, {_shown(as_text(frame[column.name])[int(rows[0])])} for instance")
+                unseen.append(
+                    f"{column.name} {len(rows):,}, {_shown(as_text(frame[column.name])[int(rows[0])])} for instance"
+                )
         said = [f"values are missing and filled in as in the training: {', '.join(missing)}"] if missing else []
-        return said + ([f"values are none that the training data had, and count as none: {'; '.join(unseen)}"] if unseen else [])
+        return said + (
+            [f"values are none that the training data had, and count as none: {'; '.join(unseen)}"] if unseen else []
+        )
 
     def fitted(self, coded: NDArray[np.float64]) -> "Columns":
         """These columns with what is to be learned from (N, columns) training rows, coded by them."""
@@ -200,7 +225,8 @@ class Columns:
     def apply(self, coded: NDArray[np.float64], by: "Columns") -> NDArray[np.float32]:
         """(N, columns) rows as `by` has coded them -> (N, F) features.
 
-        Columns and categories are matched by their names. Raises DataError where `by` lacks a column, or has text where numbers were.
+        Columns and categories are matched by their names. Raises DataError where `by` lacks a column, or has text where
+        numbers were.
         """
         theirs = {column.name: (column, values) for column, values in zip(by.columns, coded.T, strict=True)}
         features = np.empty((len(coded), self.features), np.float32)
@@ -227,7 +253,12 @@ class Columns:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the checkpoint's JSON."""
         plain = [{"kind": column.kind, **asdict(column)} for column in self.columns]
-        return {"columns": [{key: list(value) if isinstance(value, tuple) else value for key, value in each.items()} for each in plain]}
+        return {
+            "columns": [
+                {key: list(value) if isinstance(value, tuple) else value for key, value in each.items()}
+                for each in plain
+            ]
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Columns":
@@ -244,21 +275,27 @@ class Columns:
 
 
 def infer(frame: "pl.DataFrame", where: str, categorical: Sequence[str] = ()) -> Columns:
-    """The columns of `frame`, of the table `where`: categories are those named in `categorical`, and those of text; the rest are numbers.
+    """The columns of `frame`, of the table `where`: categories are those named in `categorical`, and those of text; the
+    rest are numbers.
 
     Raises DataError for a column of neither kind, with its line where it can be told.
     """
     if frame.width > MAX_COLUMNS:
-        raise DataError(f"{where}: has {frame.width:,} columns, at most {MAX_COLUMNS:,} can be used; put others under drop")
+        raise DataError(
+            f"{where}: has {frame.width:,} columns, at most {MAX_COLUMNS:,} can be used; put others under drop"
+        )
     columns = Columns(tuple(_infer(frame[name], where, name in categorical) for name in frame.columns))
     count = sum(len(column.categories) for column in columns.columns if isinstance(column, Category))
     if count > MAX_CATEGORIES_IN_ALL:
-        raise DataError(f"{where}: has {count:,} categories in all, at most {MAX_CATEGORIES_IN_ALL:,} can be used; put columns under drop")
+        raise DataError(
+            f"{where}: has {count:,} categories in all, at most {MAX_CATEGORIES_IN_ALL:,} can be used; put columns under drop"
+        )
     return columns
 
 
 def as_text(series: "pl.Series") -> "pl.Series":
-    """Values as names: 1.0 is 1, as a whole number is written with a fraction where others of its column are missing."""
+    """Values as names: 1.0 is 1, as a whole number is written with a fraction where others of its column are
+    missing."""
     import polars as pl
 
     return series.cast(pl.String).str.replace(_WHOLE.pattern, "$1")
@@ -269,7 +306,9 @@ def naturally(names: Iterable[str]) -> tuple[str, ...]:
     names = list(names)
     if all(number(name) is not None for name in names):
         return tuple(sorted(names, key=lambda name: (number(name), name)))
-    return tuple(sorted(names, key=lambda name: ([(text, int(digits or 0)) for text, digits in _PIECES.findall(name)], name)))
+    return tuple(
+        sorted(names, key=lambda name: ([(text, int(digits or 0)) for text, digits in _PIECES.findall(name)], name))
+    )
 
 
 def lacks(name: str, columns: Iterable[str]) -> str:
@@ -296,9 +335,13 @@ def _infer(series: "pl.Series", where: str, categorical: bool) -> Number | Categ
 
     name = series.name
     if not name:
-        raise DataError(f"{where}: a column has no name, as of an index that was written along; drop it with drop: [''], or give it one")
+        raise DataError(
+            f"{where}: a column has no name, as of an index that was written along; drop it with drop: [''], or give it one"
+        )
     if len(name) > MAX_LENGTH:
-        raise DataError(f"{where}: the column {_shown(name)} has a name of {len(name):,} characters; shorten it to at most {MAX_LENGTH}")
+        raise DataError(
+            f"{where}: the column {_shown(name)} has a name of {len(name):,} characters; shorten it to at most {MAX_LENGTH}"
+        )
     if not series.dtype.is_numeric() and series.dtype != pl.String:
         raise DataError(f"{where}: column {name!r} holds {series.dtype}, neither numbers nor text; put it under drop")
     known = len(series) - series.null_count()
@@ -311,7 +354,9 @@ def _infer(series: "pl.Series", where: str, categorical: bool) -> Number | Categ
         if count >= MOSTLY * known:
             wrong = (_as_numbers(series).is_null() & series.is_not_null()).arg_true().to_list()
             what = f"column {name!r} holds {_shown(series[wrong[0]])} but is otherwise numbers"
-            raise DataError(f"{places(where, wrong)}: {what}; correct it, leave it empty, or name the column under categorical")
+            raise DataError(
+                f"{places(where, wrong)}: {what}; correct it, leave it empty, or name the column under categorical"
+            )
     categories = _categories(series)
     if len(categories) > MAX_CATEGORIES or (len(categories) == known >= 20 and not categorical):
         what = f"column {name!r} has {len(categories):,} different values in {known:,} rows"
@@ -351,12 +396,20 @@ def _from_dict(data: dict[str, Any]) -> Number | Category:
     column: Number | Category
     if kind == Number.kind:
         mean, std, missing = (data[key] for key in ("mean", "std", "missing"))
-        right = right and all(type(value) in (int, float) and abs(value) <= LARGEST for value in (mean, std, missing)) and std >= 0
+        right = (
+            right
+            and all(type(value) in (int, float) and abs(value) <= LARGEST for value in (mean, std, missing))
+            and std >= 0
+        )
         column = Number(name, mean, std, missing, indicator)
     else:
         texts = data["categories"]
         right = right and kind == Category.kind and type(texts) is list and len(texts) <= MAX_CATEGORIES
-        right = right and all(type(text) is str and 0 < len(text) <= MAX_LENGTH for text in texts) and len(set(texts)) == len(texts)
+        right = (
+            right
+            and all(type(text) is str and 0 < len(text) <= MAX_LENGTH for text in texts)
+            and len(set(texts)) == len(texts)
+        )
         column = Category(name, tuple(texts), indicator)
     if not right or data.keys() != {"kind", *asdict(column)}:
         raise ValueError("not a column")

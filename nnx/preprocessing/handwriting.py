@@ -2,8 +2,9 @@
 
 array, steps = prepare(images.decode("note.jpg"), classifier.spec)  # (C, H, W) uint8, and what was done
 
-Where the training images are ink on a plain background (see image_statistics), the ink is found, separated from its paper, and made as
-large, as wide and as centred as theirs. Nothing here is assumed of digits. Other images only get the size and the channels.
+Where the training images are ink on a plain background (see image_statistics), the ink is found, separated from its
+paper, and made as large, as wide and as centred as theirs. Nothing here is assumed of digits. Other images only get the
+size and the channels.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +26,10 @@ MARGIN = 0.25  # round the ink, as a share of its larger side, where it is looke
 PAGES, PAGE_EDGE = 3, 0.02  # pages on pages, at most; how much of a page's edge is cut off, as a share of its side
 THIN, FAT = 0.8, 1.35  # times the training images' stroke width: beyond these strokes are changed
 PALE = 0.95  # of the ink's level: strokes that don't reach it, as they are narrower than a pixel, are made darker
-SAME_BOX, SAME_PLACE = 0.15, 0.06  # of the ink's size: so far from the training images' box and centre it stays where it is
+SAME_BOX, SAME_PLACE = (
+    0.15,
+    0.06,
+)  # of the ink's size: so far from the training images' box and centre it stays where it is
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ class Step:
 def prepare(pixels: Pixels, spec: Spec) -> tuple[Pixels, list[Step]]:
     """(h, w, 1 or 3) -> (C, H, W) as `spec` has it, and the steps that changed something.
 
-    An image that has the size and the polarity of the training images is taken as it is, as is one that gets the size in the way in which
-    they did (`spec.fit`), so that what was trained on is seen again as it was. Where the training images are no strokes of ink, or
-    nothing is known of them, an image of another size is only resized.
+    An image that has the size and the polarity of the training images is taken as it is, as is one that gets the size
+    in the way in which they did (`spec.fit`), so that what was trained on is seen again as it was. Where the training
+    images are no strokes of ink, or nothing is known of them, an image of another size is only resized.
     """
     _, H, W = spec.shape
     sized = images.to_size(pixels, H, W, spec.fit) if spec.fit else pixels
@@ -52,13 +56,18 @@ def prepare(pixels: Pixels, spec: Spec) -> tuple[Pixels, list[Step]]:
     if pixels.shape[:2] == (H, W):
         return found, []
     why = (
-        ", as in the training" if spec.fit else "" if spec.look else ", and no more: the checkpoint does not say what its images look like"
+        ", as in the training"
+        if spec.fit
+        else ""
+        if spec.look
+        else ", and no more: the checkpoint does not say what its images look like"
     )
     return found, [Step(f"resized from {_size(pixels)}{why}", np.ascontiguousarray(found.transpose(1, 2, 0)))]
 
 
 def fitted(pixels: Pixels, spec: Spec) -> Pixels:
-    """(h, w, 1 or 3) -> (C, H, W), with the channels of `spec`, and resized: all that is done where nothing is prepared."""
+    """(h, w, 1 or 3) -> (C, H, W), with the channels of `spec`, and resized: all that is done where nothing is
+    prepared."""
     C, H, W = spec.shape
     return images.to_size(images.to_channels(pixels, C), H, W, spec.fit or "pad").transpose(2, 0, 1)
 
@@ -92,7 +101,10 @@ def _as_ink(pixels: Pixels, spec: Spec, look: Look) -> list[Step]:
         steps.add("inverted", gray)
     top, bottom, left, right = (edge / scale for edge in found.box)
     margin = MARGIN * max(bottom - top, right - left) + 1
-    part = (slice(max(0, int(top - margin)), int(bottom + margin)), slice(max(0, int(left - margin)), int(right + margin)))
+    part = (
+        slice(max(0, int(top - margin)), int(bottom + margin)),
+        slice(max(0, int(left - margin)), int(right + margin)),
+    )
     besides = f", {found.others} other mark{'s' * (found.others > 1)} left aside" if found.others else ""
     steps.add(f"cropped to {_size(gray[part])}{besides}", gray[part])
 
@@ -123,13 +135,16 @@ class _Steps:
         self.latest = first
 
     def add(self, text: str, picture: Pixels) -> None:
-        if picture.shape[:2] != self.latest.shape[:2] or (picture != self.latest).any():  # gray in three channels is gray
+        if (
+            picture.shape[:2] != self.latest.shape[:2] or (picture != self.latest).any()
+        ):  # gray in three channels is gray
             self.taken.append(Step(text, picture))
             self.latest = picture
 
 
 def _looked_for(pixels: Pixels, steps: "_Steps") -> tuple[Ink | None, Pixels, float]:
-    """The ink; the picture that it is on, or the page on that; and how many pixels were looked at for one of the picture's."""
+    """The ink; the picture that it is on, or the page on that; and how many pixels were looked at for one of the
+    picture's."""
     for _ in range(PAGES):
         scale = min(1.0, LOOKED_AT / max(pixels.shape))
         found = segmentation.find(_scaled(pixels, scale))
@@ -178,12 +193,16 @@ def _as_wide(strokes: Floats, spec: Spec, look: Look, box: int) -> tuple[Floats,
         return strokes, ""
     pixel, more, changed = _side(strokes) / box, 0.0, strokes
     narrow = _narrow(strokes) if first > wanted else 0.0
-    for _ in range(4):  # as a stroke of less than a pixel does not look narrower than one, and the box grows with its strokes
+    for _ in range(
+        4
+    ):  # as a stroke of less than a pixel does not look narrower than one, and the box grows with its strokes
         if abs(now - wanted) < 0.1 * wanted:
             break
         more += (wanted - now) / 2 * pixel  # on each side
         if narrow:
-            more = max(more, min(0.0, wanted / 2 * pixel - narrow))  # loops may be filled; the narrow strokes say how fat the pen was
+            more = max(
+                more, min(0.0, wanted / 2 * pixel - narrow)
+            )  # loops may be filled; the narrow strokes say how fat the pen was
         changed = _grown(strokes, more)
         now = _width(changed, spec, look, box)
     if not more:
@@ -225,14 +244,18 @@ def _placed(strokes: Floats, spec: Spec, look: Look, box: int) -> Floats:
     small = _resized(part, height, width)
     centre = mass_centre(small[None])[0] if look.centred == "mass" and small.any() else (np.array(small.shape) - 1) / 2
     wanted = (np.array([H, W]) - 1) / 2 + look.centre
-    y, x = (int(min(max(round(float(n)), 0), room)) for n, room in zip(wanted - centre, (H - height, W - width), strict=True))
+    y, x = (
+        int(min(max(round(float(n)), 0), room))
+        for n, room in zip(wanted - centre, (H - height, W - width), strict=True)
+    )
     placed = np.zeros((H, W), np.float32)
     placed[y : y + height, x : x + width] = small
     return placed
 
 
 def _is_in_place(gray: Pixels, spec: Spec, look: Look) -> bool:
-    """Whether an image of the right size and polarity is as the training images are: its paper, its ink's box and centre."""
+    """Whether an image of the right size and polarity is as the training images are: its paper, its ink's box and
+    centre."""
     if gray.shape[:2] != spec.shape[1:]:
         return False
     share = contrast(gray[None, :, :, 0], look.background, look.ink)
@@ -241,7 +264,9 @@ def _is_in_place(gray: Pixels, spec: Spec, look: Look) -> bool:
     off = np.abs(centre - (np.array(share.shape[1:]) - 1) / 2 - look.centre).max()
     larger = max(box[1] - box[0], box[3] - box[2]) + 1
     clean = float(np.median(images.border(share[0]))) < 0.05 and float(share.max()) > 0.8
-    return clean and abs(larger - look.box) <= max(1, SAME_BOX * look.box) and bool(off <= max(1, SAME_PLACE * look.box))
+    return (
+        clean and abs(larger - look.box) <= max(1, SAME_BOX * look.box) and bool(off <= max(1, SAME_PLACE * look.box))
+    )
 
 
 def _side(strokes: Floats) -> float:

@@ -1,7 +1,7 @@
 """What the training images of a network have in common, so that others can be made to look like them.
 
-Digits of MNIST, say: bright strokes, 2.3 pixels wide, on black, 20 pixels large, their centre of mass in the middle of 28. All of that is
-measured from the images themselves, and kept with the network.
+Digits of MNIST, say: bright strokes, 2.3 pixels wide, on black, 20 pixels large, their centre of mass in the middle of
+28. All of that is measured from the images themselves, and kept with the network.
 """
 
 import math
@@ -21,13 +21,17 @@ NUMBERS = 600_000  # in them, at most
 LEVEL = 0.2  # of the contrast between background and ink: from there on it's ink
 CONTRAST = 40  # gray levels at least from the background to the ink
 PAPER = 0.6  # of the pixels of the borders, at least, are about the background's level (8x8 digits: 0.74)
-SLENDER, FULL = 0.25, 0.7  # strokes are at most so wide, as a share of their box's side, and cover so much of it (digits: 0.22, 0.6)
+SLENDER, FULL = (
+    0.25,
+    0.7,
+)  # strokes are at most so wide, as a share of their box's side, and cover so much of it (digits: 0.22, 0.6)
 AVERAGE = 32  # pixels a side, at most, of the average image
 
 
 @dataclass(frozen=True)
 class Look:
-    """Measured from training images. Kept in the checkpoint. Gray levels are 0 to 255, lengths in pixels of the training images."""
+    """Measured from training images. Kept in the checkpoint. Gray levels are 0 to 255, lengths in pixels of the
+    training images."""
 
     background: int  # of the border
     ink: int  # the level that is farthest from the background, in the usual image
@@ -36,11 +40,14 @@ class Look:
     stroke: float  # how wide the strokes are
     centred: Centred  # what keeps its place in the image: the ink's centre of mass, or the middle of its box
     centre: tuple[float, float]  # that place, down and right of the middle of the image
-    average: tuple[tuple[int, ...], ...]  # the mean of the images in gray, made smaller where they are larger than 32 x 32
+    average: tuple[
+        tuple[int, ...], ...
+    ]  # the mean of the images in gray, made smaller where they are larger than 32 x 32
 
     @classmethod
     def measured(cls, images: Any) -> "Look":
-        """The look of (N, C, H, W) uint8 training images, an array or Mapped, from 500 of them at most, evenly spaced: 6 ms."""
+        """The look of (N, C, H, W) uint8 training images, an array or Mapped, from 500 of them at most, evenly spaced:
+        6 ms."""
         count = max(1, min(SAMPLES, NUMBERS // math.prod(images.shape[1:])))
         some = np.asarray(images[:: -(-len(images) // count)])
         gray = some.mean(1, dtype=np.float32) if some.shape[1] > 1 else some[:, 0].astype(np.float32)
@@ -68,7 +75,8 @@ class Look:
         return replace(look, plain=plain)
 
     def is_inverted(self, edges: NDArray[Any]) -> NDArray[np.bool_]:
-        """(pixels, N) borders of N images -> whether most of each is of the ink's level rather than of the background's."""
+        """(pixels, N) borders of N images -> whether most of each is of the ink's level rather than of the
+        background's."""
         inverted: NDArray[np.bool_] = (contrast(edges, self.background, self.ink) > 0.5).mean(0) > 0.5
         return inverted
 
@@ -80,11 +88,18 @@ class Look:
     def from_dict(cls, data: dict[str, Any]) -> "Look":
         """Inverse of `to_dict`. Raises ValueError, KeyError or TypeError for anything else."""
         rows, most = data["average"], 2**26  # pixels a side: more than any input has
-        if not 1 <= len(rows) <= AVERAGE or not all(1 <= len(row) == len(rows[0]) <= AVERAGE for row in rows) or len(data["centre"]) != 2:
+        if (
+            not 1 <= len(rows) <= AVERAGE
+            or not all(1 <= len(row) == len(rows[0]) <= AVERAGE for row in rows)
+            or len(data["centre"]) != 2
+        ):
             raise ValueError("not a look")
         look = cls(**{**data, "centre": tuple(data["centre"]), "average": tuple(tuple(row) for row in rows)})
         right = (
-            all(type(level) is int and 0 <= level <= 255 for level in (look.background, look.ink, *sum(look.average, ())))
+            all(
+                type(level) is int and 0 <= level <= 255
+                for level in (look.background, look.ink, *sum(look.average, ()))
+            )
             and type(look.plain) is bool
             and type(look.box) is int
             and 0 < look.box <= most
@@ -108,11 +123,13 @@ def contrast(gray: NDArray[Any], background: float, ink: float) -> Floats:
 def stroke_width(strokes: Floats) -> Floats:
     """(N, H, W) ink from 0 to 1 -> (N,) how wide its strokes are, in pixels.
 
-    Twice the area over the length of the edge, as a stroke has two. The edge of soft ink is its total variation (the coarea formula), so
-    blurring it changes nothing, as long as a stroke stays as dark.
+    Twice the area over the length of the edge, as a stroke has two. The edge of soft ink is its total variation (the
+    coarea formula), so blurring it changes nothing, as long as a stroke stays as dark.
     """
     width = np.empty(len(strokes), np.float32)
-    for start in range(0, len(strokes), 50):  # as many as stay in the processor's cache: 3 ms instead of 9 for 500 of 28x28
+    for start in range(
+        0, len(strokes), 50
+    ):  # as many as stay in the processor's cache: 3 ms instead of 9 for 500 of 28x28
         part = np.pad(strokes[start : start + 50], ((0, 0), (1, 1), (1, 1)))
         down, right = part[:, 1:, :-1] - part[:, :-1, :-1], part[:, :-1, 1:] - part[:, :-1, :-1]
         edge = np.sqrt(down * down + right * right).sum((1, 2))
@@ -141,9 +158,13 @@ def ink_box(strokes: Floats) -> NDArray[np.float64]:
 
 
 def _centred(strokes: Floats, box: NDArray[np.float64]) -> tuple[Centred, tuple[float, float]]:
-    """Which centre varies less from one of (N, H, W) images to the next, and its mean distance from the middle, down and right."""
+    """Which centre varies less from one of (N, H, W) images to the next, and its mean distance from the middle, down
+    and right."""
     middle = (np.array(strokes.shape[1:]) - 1) / 2
-    offsets: dict[Centred, NDArray[np.float64]] = {"mass": mass_centre(strokes) - middle, "box": box.reshape(-1, 2, 2).mean(2) - middle}
+    offsets: dict[Centred, NDArray[np.float64]] = {
+        "mass": mass_centre(strokes) - middle,
+        "box": box.reshape(-1, 2, 2).mean(2) - middle,
+    }
     kind: Centred = "mass" if offsets["mass"].var(0).sum() < offsets["box"].var(0).sum() else "box"
     down, right = offsets[kind].mean(0).tolist()
     return kind, (round(down, 2), round(right, 2))

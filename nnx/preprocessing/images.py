@@ -17,7 +17,13 @@ from nnx.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")  # not all 43 that Pillow knows: each is a parser in C that a file may aim at
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "WEBP",
+    "TIFF",
+)  # not all 43 that Pillow knows: each is a parser in C that a file may aim at
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 16_000_000
 PHOTOMETRIC = 262  # TIFF's tag; 0 says that 0 is white, which Pillow heeds for 1 and 8 bits but not for 16
@@ -26,11 +32,12 @@ PHOTOMETRIC = 262  # TIFF's tag; 0 says that 0 is white, which Pillow heeds for 
 def decode(file: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
     """An image file, or the bytes of one called `name` -> (H, W, C) uint8, as a viewer on white paper shows it.
 
-    C is 1 where the file holds gray (or black and white), 3 where it holds colours (or a palette of them). 16 bits become 8, as do
-    floats from 0 to 1: black stays black, white white. What is transparent is white. EXIF's turns are done. Of several pictures it
-    is the first.
+    C is 1 where the file holds gray (or black and white), 3 where it holds colours (or a palette of them). 16 bits
+    become 8, as do floats from 0 to 1: black stays black, white white. What is transparent is white. EXIF's turns are
+    done. Of several pictures it is the first.
 
-    Raises DataError, naming the file, for what is not a whole PNG, JPEG, BMP, WebP or TIFF of at most 10 MiB and 16 megapixels.
+    Raises DataError, naming the file, for what is not a whole PNG, JPEG, BMP, WebP or TIFF of at most 10 MiB and 16
+    megapixels.
     """
     try:
         data = file if isinstance(file, bytes) else _read(Path(file))
@@ -46,7 +53,8 @@ def decode(file: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
 
 
 def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """(H, W, C) with C 1 or 3 -> (H, W, `channels`): gray repeated, or the luma of colours (ITU-R BT.601, as in Pillow and torchvision)."""
+    """(H, W, C) with C 1 or 3 -> (H, W, `channels`): gray repeated, or the luma of colours (ITU-R BT.601, as in Pillow
+    and torchvision)."""
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
@@ -59,9 +67,10 @@ def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
 def to_size(pixels: NDArray[np.uint8], height: int, width: int, fit: Literal["pad", "stretch"]) -> NDArray[np.uint8]:
     """(h, w, C) -> (height, width, C), antialiased; the very same array where it has that size already.
 
-    "pad" keeps the aspect: the image is scaled to fit and centred, and what is left at its sides has the median of its border, channel by
-    channel. "stretch" scales height and width each by itself. Pillow's bilinear filter, wider where it makes smaller, as in torchvision:
-    it rounds fixed-point sums, so the bytes are the same everywhere, and never leaves the range of what it averages.
+    "pad" keeps the aspect: the image is scaled to fit and centred, and what is left at its sides has the median of its
+    border, channel by channel. "stretch" scales height and width each by itself. Pillow's bilinear filter, wider where
+    it makes smaller, as in torchvision: it rounds fixed-point sums, so the bytes are the same everywhere, and never
+    leaves the range of what it averages.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -105,7 +114,9 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise DataError("no such file; check the name") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"can't be read ({getattr(error, 'strerror', None) or error}); check the name and its permissions") from None
+        raise DataError(
+            f"can't be read ({getattr(error, 'strerror', None) or error}); check the name and its permissions"
+        ) from None
 
 
 def _pixels(data: bytes) -> NDArray[np.uint8]:
@@ -125,7 +136,9 @@ def _pixels(data: bytes) -> NDArray[np.uint8]:
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError("is not an image that can be read (PNG, JPEG, BMP, WebP or TIFF), or a damaged one; save it as PNG") from None
+        raise DataError(
+            "is not an image that can be read (PNG, JPEG, BMP, WebP or TIFF), or a damaged one; save it as PNG"
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(_too_large("too many")) from None
     except Exception:  # of any kind, as Pillow's parsers meet anything: struct.error, zlib.error, KeyError, SyntaxError, MemoryError...
@@ -137,7 +150,8 @@ def _too_large(pixels: str) -> str:
 
 
 def _eight_bits(image: "Image") -> NDArray[np.uint8]:
-    """(H, W, 1 or 3): gray stays gray, everything else becomes RGB, on white. Raises DataError where it can't be told what white is."""
+    """(H, W, 1 or 3): gray stays gray, everything else becomes RGB, on white. Raises DataError where it can't be told
+    what white is."""
     from PIL import ImageChops
 
     if image.mode.startswith(("I", "F")):
@@ -160,7 +174,9 @@ def _scaled(image: "Image") -> NDArray[np.uint8]:
     values = np.asarray(image)
     white = 1.0 if image.mode == "F" else 65535
     if not (values.min() >= 0 and values.max() <= white):  # nor NaN
-        raise DataError(f"holds gray values from {values.min():g} to {values.max():g}, not 0 to {white:g}; save it with 8 or 16 bits")
+        raise DataError(
+            f"holds gray values from {values.min():g} to {values.max():g}, not 0 to {white:g}; save it with 8 or 16 bits"
+        )
     scaled = values * np.float32(255 / white)
     gray = np.rint(scaled, out=scaled).astype(np.uint8)
     if "transparency" in image.info:

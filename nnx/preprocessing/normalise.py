@@ -18,12 +18,15 @@ class Normalise:
         unit = 255 if spec.is_image else 1  # mean and std of images are in units of [0, 1]
         self.factor = (1 / (unit * std)).float().to(device)
         self.offset = (-mean / std).float().to(device)
-        # one channel needs no broadcasting, which takes twice the time: 42 -> 21 us for a batch of 128 (two cores of an AMD EPYC 7002)
+        # one channel needs no broadcasting, which takes twice the time: 42 -> 21 us for a batch of 128 (two cores of an
+        # AMD EPYC 7002)
         self.scale = self.factor.item() if self.factor.numel() == 1 else None
 
     def __call__(self, x: Tensor) -> Tensor:
         raw = x.float()
-        out = raw if x.dtype == torch.uint8 else None  # in place where that is our own copy: half of the memory to write
+        out = (
+            raw if x.dtype == torch.uint8 else None
+        )  # in place where that is our own copy: half of the memory to write
         if self.scale is not None:
             return torch.add(self.offset, raw, alpha=self.scale, out=out)
         return torch.addcmul(self.offset, raw, self.factor, out=out)

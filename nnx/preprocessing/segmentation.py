@@ -2,8 +2,9 @@
 
 found = find(pixels)  # (H, W, 1 or 3) -> how much of each pixel is ink, whether that is darker than its paper, its box
 
-What paper is, is tried out: one even colour; a smooth change of light; what is left when everything dark and narrow is filled up (the
-edge of a shadow stays), or everything bright and narrow. The simplest that explains the picture is taken (see `_doubt`).
+What paper is, is tried out: one even colour; a smooth change of light; what is left when everything dark and narrow is
+filled up (the edge of a shadow stays), or everything bright and narrow. The simplest that explains the picture is taken
+(see `_doubt`).
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +44,9 @@ class Ink:
     doubt: float
 
 
-def find(pixels: NDArray[np.uint8], papers: tuple[Paper, ...] = ("even", "smooth", "dark", "bright"), reach: int = 0) -> Ink | None:
+def find(
+    pixels: NDArray[np.uint8], papers: tuple[Paper, ...] = ("even", "smooth", "dark", "bright"), reach: int = 0
+) -> Ink | None:
     """The ink on a picture, of the simplest of these papers that explains it; None where nothing stands out.
 
     `reach` in pixels: what is narrower can be ink, on the last two papers.
@@ -73,7 +76,10 @@ def _papers(picture: Floats, wanted: tuple[Paper, ...], reach: int) -> Iterator[
         yield "even", np.median(images.border(picture), axis=0).astype(np.float32)[None, None]
     if "smooth" in wanted:
         yield "smooth", _smooth(picture)
-    kinds: tuple[tuple[Paper, Callable[..., Floats]], ...] = (("dark", ndimage.grey_closing), ("bright", ndimage.grey_opening))
+    kinds: tuple[tuple[Paper, Callable[..., Floats]], ...] = (
+        ("dark", ndimage.grey_closing),
+        ("bright", ndimage.grey_opening),
+    )
     for kind, filled in kinds:
         if kind in wanted:
             softened = ndimage.gaussian_filter(picture, (1, 1, 0))  # or its noise would lift the paper
@@ -81,9 +87,11 @@ def _papers(picture: Floats, wanted: tuple[Paper, ...], reach: int) -> Iterator[
 
 
 def _smooth(picture: Floats) -> Floats:
-    """Polynomials of the fourth degree through what is not ink, by least squares that leave out what is far off (Tukey's biweight).
+    """Polynomials of the fourth degree through what is not ink, by least squares that leave out what is far off
+    (Tukey's biweight).
 
-    Without BLAS, here and below: for so little its threads take seven times as long as one does, waiting for each other.
+    Without BLAS, here and below: for so little its threads take seven times as long as one does, waiting for each
+    other.
     """
     H, W, C = picture.shape
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (H, W))
@@ -105,11 +113,16 @@ def _smooth(picture: Floats) -> Floats:
     return np.clip(surface, 0, 255)
 
 
-def _fitted(terms: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, K) terms, (N, C) values -> the (K, C) factors of weighted least squares; where they are not determined, the smallest."""
+def _fitted(
+    terms: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N, K) terms, (N, C) values -> the (K, C) factors of weighted least squares; where they are not determined, the
+    smallest."""
     weighted = terms * weight[:, None]
     found: NDArray[np.float64]
-    found, *_ = np.linalg.lstsq(np.einsum("nk,nl->kl", weighted, terms), np.einsum("nk,nc->kc", weighted, values), rcond=1e-10)
+    found, *_ = np.linalg.lstsq(
+        np.einsum("nk,nl->kl", weighted, terms), np.einsum("nk,nc->kc", weighted, values), rcond=1e-10
+    )
     return found
 
 
@@ -136,11 +149,11 @@ def _on(picture: Floats, paper: Paper, surface: Floats) -> Ink | None:
 
 
 def _away(picture: Floats, surface: Floats) -> tuple[Floats, bool, Floats]:
-    """How far, in gray levels, each pixel is from the paper, in the direction in which most of what is far off is; whether that is
-    darker; and the picture along that direction.
+    """How far, in gray levels, each pixel is from the paper, in the direction in which most of what is far off is;
+    whether that is darker; and the picture along that direction.
 
-    Cubes decide on the direction, as noise is as often here as there, and ink only here. Darkness is relative to the paper, as light
-    multiplies: in half the light ink is half as far from its paper.
+    Cubes decide on the direction, as noise is as often here as there, and ink only here. Darkness is relative to the
+    paper, as light multiplies: in half the light ink is half as far from its paper.
     """
     off = picture - surface
     flat = off[::2, ::2].reshape(-1, off.shape[2])  # a quarter of it is enough
@@ -154,13 +167,15 @@ def _away(picture: Floats, surface: Floats) -> tuple[Floats, bool, Floats]:
 
 
 def _noise(off: Floats) -> float:
-    """The standard deviation of the noise, from what each square of four pixels is uneven by; edges are too few to count."""
+    """The standard deviation of the noise, from what each square of four pixels is uneven by; edges are too few to
+    count."""
     corners = off[1:, 1:] + off[:-1, :-1] - off[1:, :-1] - off[:-1, 1:]
     return 1.4826 / 2 * float(np.median(np.abs(corners))) if corners.size else 0.0
 
 
 def otsu(values: Floats) -> float:
-    """The threshold that leaves the least variance on both sides (Otsu 1979), from a histogram of 128 bins; of equal values, that value."""
+    """The threshold that leaves the least variance on both sides (Otsu 1979), from a histogram of 128 bins; of equal
+    values, that value."""
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return low
@@ -176,7 +191,8 @@ def otsu(values: Floats) -> float:
 
 
 def _marks(share: Floats) -> tuple[NDArray[np.bool_], Box, int] | None:
-    """What is more ink than paper, as marks that touch: the largest, those near it, their box; and how many others there are.
+    """What is more ink than paper, as marks that touch: the largest, those near it, their box; and how many others
+    there are.
 
     A mark that runs into the edge of the picture is a shadow, a table, or a line of the paper, where there is another.
     """
@@ -217,7 +233,8 @@ def _shape(kept: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
 
 
 def _is_page(kept: NDArray[np.bool_], box: Box) -> bool:
-    """Whether the marks fill their box, but for holes: a page with something written on it. (A zero fills 79 % of its box.)
+    """Whether the marks fill their box, but for holes: a page with something written on it. (A zero fills 79 % of its
+    box.)
 
     What touches three sides of the picture is rather half of it in a shadow.
     """
@@ -232,8 +249,8 @@ def _is_page(kept: NDArray[np.bool_], box: Box) -> bool:
 
 
 def _doubt(found: Ink, raw: Floats) -> float:
-    """How badly the paper explains the picture, from 0: what is left on it that is no ink; how much ink lies elsewhere; how much of the
-    ink's edge is no edge in the picture; and how fat the ink is, beyond what a pen can do.
+    """How badly the paper explains the picture, from 0: what is left on it that is no ink; how much ink lies elsewhere;
+    how much of the ink's edge is no edge in the picture; and how fat the ink is, beyond what a pen can do.
 
     `raw` is the picture along the ink's direction, in units of the ink's contrast.
     """

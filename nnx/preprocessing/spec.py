@@ -24,7 +24,9 @@ class Spec:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fit: Fit | None = None  # where it was trained on image files of any size: how they got this one, keeping their aspect or not
+    fit: Fit | None = (
+        None  # where it was trained on image files of any size: how they got this one, keeping their aspect or not
+    )
     look: Look | None = None  # of images: what the training images have in common
     columns: Columns | None = None  # of a table: how its rows become features
 
@@ -45,10 +47,16 @@ class Spec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Spec":
-        """Inverse of `to_dict`, also of what lacks the later keys. Raises ValueError, KeyError or TypeError for anything else."""
+        """Inverse of `to_dict`, also of what lacks the later keys. Raises ValueError, KeyError or TypeError for
+        anything else."""
         plain = {key: tuple(data[key]) for key in ("shape", "classes", "mean", "std")}
         look, columns = data.get("look"), data.get("columns")
-        spec = cls(**plain, fit=data.get("fit"), look=look and Look.from_dict(look), columns=columns and Columns.from_dict(columns))
+        spec = cls(
+            **plain,
+            fit=data.get("fit"),
+            look=look and Look.from_dict(look),
+            columns=columns and Columns.from_dict(columns),
+        )
         right = (
             len(spec.shape) in (1, 3)
             and all(type(n) is int and n > 0 for n in spec.shape)

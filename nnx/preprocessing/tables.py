@@ -1,9 +1,10 @@
-"""Table files to frames: CSV with any separator, and Parquet. polars reads them; what is wrong with them is said with its line.
+"""Table files to frames: CSV with any separator, and Parquet. polars reads them; what is wrong with them is said with
+its line.
 
     frame = read("plant.csv")  # columns of text, missing values null; of Parquet numbers, too
 
-The standard library's csv module goes over a file a second time, but only where it looks ragged or its lines have to be counted:
-polars fills short rows up with nulls, and names no line for long ones.
+The standard library's csv module goes over a file a second time, but only where it looks ragged or its lines have to be
+counted: polars fills short rows up with nulls, and names no line for long ones.
 """
 
 import codecs
@@ -37,7 +38,8 @@ _MARKS = {  # how the files begin that are taken for tables
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
 }
-# In a process of its own, as polars 2.1 takes the whole process down (SIGABRT) for some files with a single flipped bit.
+# In a process of its own, as polars 2.1 takes the whole process down (SIGABRT) for some files with a single flipped
+# bit.
 _PARQUET = f"""
 import io, sys, polars
 data = sys.stdin.buffer.read()
@@ -50,11 +52,12 @@ polars.read_parquet(io.BytesIO(data)).write_ipc_stream(sys.stdout.buffer)
 def read(file: str | Path | bytes, name: str = "") -> "pl.DataFrame":
     """A table file, or the bytes of one called `name`, as a frame with a row for each of its rows, in their order.
 
-    Of text, which may be gzipped, all columns are text without space around it. Separators are found out; .tsv has tabs. After
-    semicolons, 1,5 is 1.5. Of Parquet, numbers stay numbers, and what has a CSV form (truth values, times, categories) is text. MISSING
-    values are null.
+    Of text, which may be gzipped, all columns are text without space around it. Separators are found out; .tsv has
+    tabs. After semicolons, 1,5 is 1.5. Of Parquet, numbers stay numbers, and what has a CSV form (truth values, times,
+    categories) is text. MISSING values are null.
 
-    Raises DataError, naming the file and the line, for what is no table: empty, no text, no rows, ragged, two columns of one name.
+    Raises DataError, naming the file and the line, for what is no table: empty, no text, no rows, ragged, two columns
+    of one name.
     """
     name = name or (str(file) if not isinstance(file, bytes) else "table")
     data = file if isinstance(file, bytes) else _read(Path(file), name)
@@ -65,7 +68,8 @@ def read(file: str | Path | bytes, name: str = "") -> "pl.DataFrame":
 
 
 def place(name: str | Path, row: int) -> str:
-    """Where row `row` of the table `name` stands, counted from 0: "data.csv:57", or "data.parquet, row 56" where there are no lines."""
+    """Where row `row` of the table `name` stands, counted from 0: "data.csv:57", or "data.parquet, row 56" where there
+    are no lines."""
     try:
         data = _read(Path(name), str(name))
         if not data.startswith(b"PAR1"):
@@ -124,14 +128,20 @@ def _too_large(size: int) -> str:
 def _parquet(data: bytes, name: str) -> "pl.DataFrame":
     import polars as pl
 
-    done = subprocess.run([sys.executable, "-P", "-c", _PARQUET], input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _PARQUET], input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     if done.returncode == 3:
         raise DataError(f"{name}: holds more than {MAX_VALUES:,} values; take a sample of its rows, or fewer columns")
     if done.returncode:
         raise DataError(f"{name}: can't be read as Parquet; it is damaged, get it again")
     frame = pl.read_ipc_stream(io.BytesIO(done.stdout))
     _check_names(frame.columns, name)
-    texts = [column for column, kind in frame.schema.items() if not kind.is_numeric() and not kind.is_nested() and kind != pl.Binary]
+    texts = [
+        column
+        for column, kind in frame.schema.items()
+        if not kind.is_numeric() and not kind.is_nested() and kind != pl.Binary
+    ]
     floats = [column for column, kind in frame.schema.items() if kind.is_float()]
     return _with_nulls(frame.with_columns(pl.col(texts).cast(pl.String), pl.col(floats).fill_nan(None)), texts)
 
@@ -147,7 +157,8 @@ def _with_nulls(frame: "pl.DataFrame", texts: list[str]) -> "pl.DataFrame":
 
 
 def _plain(data: bytes, name: str) -> bytes:
-    """UTF-8 text out of a file's bytes: unpacked, without mark, lines ended by \\n. Raises DataError for what is no text."""
+    """UTF-8 text out of a file's bytes: unpacked, without mark, lines ended by \\n. Raises DataError for what is no
+    text."""
     if data.startswith(b"\x1f\x8b"):
         try:
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_BYTES + 1)
@@ -179,8 +190,12 @@ def _text(data: bytes, name: str) -> "pl.DataFrame":
         frame = pl.read_csv(codecs.BOM_UTF8 + data, has_header=False, separator=separator, infer_schema=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         _check_rows(data, name, separator)
-        raise DataError(f"{name}: can't be read as CSV; put text that holds quotes into quotes, and double those inside") from None
-    uneven = frame[:, -1].has_nulls() if b'"' in data else data.count(separator.encode()) != frame.height * (frame.width - 1)
+        raise DataError(
+            f"{name}: can't be read as CSV; put text that holds quotes into quotes, and double those inside"
+        ) from None
+    uneven = (
+        frame[:, -1].has_nulls() if b'"' in data else data.count(separator.encode()) != frame.height * (frame.width - 1)
+    )
     if uneven:
         filled = _check_rows(data, name, separator)
         if len(filled) != frame.height:
@@ -220,7 +235,8 @@ def _separator(data: bytes, name: str) -> str:
 
 
 def _records(data: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record of CSV text, with the line that it begins in; a blank line has no fields, unless the table has a single column.
+    """Each record of CSV text, with the line that it begins in; a blank line has no fields, unless the table has a
+    single column.
 
     Raises csv.Error(what, line), UnicodeDecodeError.
     """
@@ -239,7 +255,8 @@ def _records(data: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
 def _check_rows(data: bytes, name: str, separator: str) -> list[bool]:
     """Whether each record is more than a blank line.
 
-    Raises DataError for the first that has not as many values as the header, or is no UTF-8, or whose quotes don't match.
+    Raises DataError for the first that has not as many values as the header, or is no UTF-8, or whose quotes don't
+    match.
     """
     filled, width = [], 0
     try:
@@ -247,7 +264,11 @@ def _check_rows(data: bytes, name: str, separator: str) -> list[bool]:
             width = width or len(fields)
             filled.append(bool(fields))
             if fields and len(fields) != width:
-                cure = "add what is missing" if len(fields) < width else f"put values that hold a {separator!r} into quotes"
+                cure = (
+                    "add what is missing"
+                    if len(fields) < width
+                    else f"put values that hold a {separator!r} into quotes"
+                )
                 values = f"{len(fields)} value{'s' * (len(fields) != 1)}"
                 raise DataError(f"{name}:{line}: has {values}, but the header names {width} columns; {cure}")
     except UnicodeDecodeError:

@@ -1,9 +1,10 @@
-"""The report of a run or of an evaluation: one HTML page that needs nothing but itself, for the eye and for a colleague.
+"""The report of a run or of an evaluation: one HTML page that needs nothing but itself, for the eye and for a
+colleague.
 
     report.write(folder / "report.html", Content(kept, "test", samples, predictions, ...))
 
-Text that comes from elsewhere, the names of classes above all, is escaped by the template; what would get through has no script that
-runs: the page allows its own alone, by its hash, and loads nothing.
+Text that comes from elsewhere, the names of classes above all, is escaped by the template; what would get through has
+no script that runs: the page allows its own alone, by its hash, and loads nothing.
 """
 
 import base64
@@ -41,8 +42,9 @@ EPOCHS = 200  # that the table of epochs and the curves show; of more, every n-t
 class Content:
     """What a report is about: what a network says of a split's samples.
 
-    `records` are the lines of metrics.jsonl, where they are known. `run` is the summary of the run, or empty for an evaluation. `film` is
-    what nnx.training.film kept of the training, if it did. `duplicates` is how many samples of a test split are in the training data, too.
+    `records` are the lines of metrics.jsonl, where they are known. `run` is the summary of the run, or empty for an
+    evaluation. `film` is what nnx.training.film kept of the training, if it did. `duplicates` is how many samples of a
+    test split are in the training data, too.
     """
 
     kept: Checkpoint
@@ -66,7 +68,8 @@ class Content:
 
 
 class Verdict(NamedTuple):
-    """What the network says of a sample: its class, the predicted one, and the next, each with its name and probability."""
+    """What the network says of a sample: its class, the predicted one, and the next, each with its name and
+    probability."""
 
     truth: tuple[str, float]
     says: tuple[str, float]
@@ -85,8 +88,15 @@ def render(content: Content) -> str:
 
     script, style = ((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     loader = jinja2.FileSystemLoader(HERE)
-    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    pages.filters |= {"percent": formatting.percent, "share": _share, "loss": formatting.loss, "seconds": formatting.seconds}
+    pages = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    pages.filters |= {
+        "percent": formatting.percent,
+        "share": _share,
+        "loss": formatting.loss,
+        "seconds": formatting.seconds,
+    }
     records = _curves(content)
     return pages.get_template("page.html").render(
         content=content,
@@ -135,7 +145,9 @@ def _setting(content: Content) -> dict[str, Any]:
 
 def _film_of(content: Content) -> dict[str, Any] | None:
     """What the script draws of the film, if there is one, and it is of this network's classes."""
-    if content.film is None or not 0 <= content.film["labels"].min() <= content.film["labels"].max() < len(content.classes):
+    if content.film is None or not 0 <= content.film["labels"].min() <= content.film["labels"].max() < len(
+        content.classes
+    ):
         return None
     steps_per_epoch = content.records[0]["step"] / content.records[0]["epoch"] if content.records else None
     return _film.for_page(content.film, content.kept.spec, steps_per_epoch)
@@ -144,7 +156,11 @@ def _film_of(content: Content) -> dict[str, Any] | None:
 def _curves(content: Content) -> dict[str, Any]:
     """The lines of metrics.jsonl as charts and as a table."""
     every = -(-len(content.records) // EPOCHS)
-    records = [record for n, record in enumerate(content.records) if n % every == 0 or record["epoch"] == content.kept.record.get("epoch")]
+    records = [
+        record
+        for n, record in enumerate(content.records)
+        if n % every == 0 or record["epoch"] == content.kept.record.get("epoch")
+    ]
     best = content.kept.record.get("epoch")
 
     def line(name: str, kind: str, key: str) -> Line:
@@ -156,7 +172,9 @@ def _curves(content: Content) -> dict[str, Any]:
         "every": every,
         "best": best,
         "loss_curves": _charts.curves("Loss", losses, best=best, wide=True),
-        "accuracy_curve": _charts.curves("Accuracy", [line("validation", "validation", "val_accuracy")], best=best, percent=True),
+        "accuracy_curve": _charts.curves(
+            "Accuracy", [line("validation", "validation", "val_accuracy")], best=best, percent=True
+        ),
         "lr_curve": _charts.curves("Learning rate", [line("learning rate", "rate", "lr")]),
     }
 
@@ -172,7 +190,8 @@ def _classes(content: Content) -> dict[str, Any]:
 
 
 def _shown(content: Content) -> dict[str, Any]:
-    """Samples: behind each cell of the confusion matrix, the most confident mistakes, the least certain right answers."""
+    """Samples: behind each cell of the confusion matrix, the most confident mistakes, the least certain right
+    answers."""
     spec, predictions = content.kept.spec, content.predictions
     mistakes, hits = _samples.confident_mistakes(predictions), _samples.uncertain_hits(predictions)
     cells = _samples.cells(predictions)
@@ -200,8 +219,8 @@ def _shown(content: Content) -> dict[str, Any]:
 
 
 def _layers(content: Content) -> list[_pictures.Panel]:
-    """Pictures of the layers, with their answers to the first sample that is recognised and to the surest mistake, as far as there are
-    such."""
+    """Pictures of the layers, with their answers to the first sample that is recognised and to the surest mistake, as
+    far as there are such."""
     right = np.flatnonzero(content.predictions.predicted == content.predictions.labels)
     chosen = [*right[:1].tolist(), *_samples.confident_mistakes(content.predictions, 1)]
     named = [f"{content.split} {sample}" for sample in chosen]
@@ -222,7 +241,8 @@ def _values(content: Content, sample: int) -> list[str]:
 
 
 def _map(content: Content) -> str:
-    """The confusion matrix of many classes as an image, a pixel a cell: how opaque is the square root of its share of the true class."""
+    """The confusion matrix of many classes as an image, a pixel a cell: how opaque is the square root of its share of
+    the true class."""
     matrix = np.array(content.figures["confusion_matrix"], float)
     share = np.sqrt(matrix / np.maximum(matrix.sum(1, keepdims=True), 1))
     colours = np.where(np.eye(len(matrix))[:, :, None] > 0, (0, 114, 178), (213, 94, 0))

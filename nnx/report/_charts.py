@@ -1,6 +1,8 @@
-"""Charts as SVG: text the browser sets, colours from the page's style sheet, so that they are sharp on any screen, light or dark.
+"""Charts as SVG: text the browser sets, colours from the page's style sheet, so that they are sharp on any screen,
+light or dark.
 
-Every point says its figures when it is pointed at (`<title>`). Sizes are in units of which the page shows about one a pixel.
+Every point says its figures when it is pointed at (`<title>`). Sizes are in units of which the page shows about one a
+pixel.
 """
 
 import math
@@ -61,8 +63,11 @@ def nice(step: float) -> float:
     return next(n * power for n in NICE if n * power >= step * (1 - 1e-9))
 
 
-def curves(label: str, lines: Sequence[Line], *, best: int | None = None, percent: bool = False, wide: bool = False) -> Markup:
-    """Lines over the epochs; `best` is marked. Of `wide` values, by logarithm where they are above 0 and span more than a factor of 30."""
+def curves(
+    label: str, lines: Sequence[Line], *, best: int | None = None, percent: bool = False, wide: bool = False
+) -> Markup:
+    """Lines over the epochs; `best` is marked. Of `wide` values, by logarithm where they are above 0 and span more than
+    a factor of 30."""
     lines = [Line(line.name, line.kind, [point for point in line.points if math.isfinite(point[1])]) for line in lines]
     values = [y for line in lines for _, y in line.points]
     epochs = [x for line in lines for x, _ in line.points]
@@ -75,7 +80,9 @@ def curves(label: str, lines: Sequence[Line], *, best: int | None = None, percen
         top = y.end
         parts.append(f'<line class="best" x1="{x(best)}" x2="{x(best)}" y1="{y.start}" y2="{top}"/>')
         side, step = ("end", -4) if x(best) > WIDTH / 2 else ("", 4)
-        parts.append(_words(x(best) + step, y.start - 5 if percent else top + 9, "best", f"tick {side}"))  # where curves seldom are
+        parts.append(
+            _words(x(best) + step, y.start - 5 if percent else top + 9, "best", f"tick {side}")
+        )  # where curves seldom are
     for line in lines:
         places = [(x(epoch), y(value)) for epoch, value in line.points]
         parts.append(f'<polyline class="{line.kind}" points="{" ".join(f"{a},{b}" for a, b in places)}"/>')
@@ -89,7 +96,8 @@ def curves(label: str, lines: Sequence[Line], *, best: int | None = None, percen
 
 
 def reliability(calibration: Calibration) -> Markup:
-    """How often the network is right against how sure it was, by bins of confidence, with 95 % intervals; and how many samples each has."""
+    """How often the network is right against how sure it was, by bins of confidence, with 95 % intervals; and how many
+    samples each has."""
     size, strip = 300, 46
     foot, most, total = size - BOTTOM, int(calibration.samples.max()), int(calibration.samples.sum())
     x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, foot - strip - 10, TOP)
@@ -145,10 +153,17 @@ def _vertical(values: Sequence[float], percent: bool, wide: bool) -> Axis:
 
 def _grid(x: Axis, y: Axis, percent: bool, foot: float | None = None) -> str:
     """The frame's lines and their numbers."""
-    across = [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick)}" y2="{y(tick)}"/>' for tick in y.ticks()]
-    up = [_words(LEFT - 6, y(tick) + 4, f"{100 * tick:.4g} %" if percent else f"{tick:.4g}", "tick end") for tick in y.ticks()]
+    across = [
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick)}" y2="{y(tick)}"/>' for tick in y.ticks()
+    ]
+    up = [
+        _words(LEFT - 6, y(tick) + 4, f"{100 * tick:.4g} %" if percent else f"{tick:.4g}", "tick end")
+        for tick in y.ticks()
+    ]
     whole = [tick for tick in x.ticks() if tick == round(tick) or foot]
-    along = [_words(x(t), (foot or y.start) + 16, f"{100 * t:.0f} %" if foot else f"{t:.0f}", "tick middle") for t in whole]
+    along = [
+        _words(x(t), (foot or y.start) + 16, f"{100 * t:.0f} %" if foot else f"{t:.0f}", "tick middle") for t in whole
+    ]
     return "".join([*across, *up, *along])
 
 
@@ -159,4 +174,6 @@ def _words(x: float, y: float, text: str, kind: str, turn: float = 0) -> str:
 
 def _svg(label: str, parts: Sequence[str], height: int = HEIGHT) -> Markup:
     """`parts` hold numbers and words of this module only."""
-    return Markup(f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>')
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    )

@@ -14,8 +14,8 @@ BUDGET = 1_000_000  # bytes of all frames together; base64 adds a third
 
 
 def for_page(moving: Frame, spec: Spec, steps_per_epoch: float | None) -> dict[str, Any]:
-    """What page.js draws. Numbers are bytes: of what has signs, 1 to 255 with 128 for zero; of what has none, 0 to 255 from zero up. Each
-    kind is on one scale over all frames."""
+    """What page.js draws. Numbers are bytes: of what has signs, 1 to 255 with 128 for zero; of what has none, 0 to 255
+    from zero up. Each kind is on one scale over all frames."""
     chosen = _thinned(moving)
     steps = moving["step"][chosen]
     labels = moving["labels"]
@@ -30,7 +30,9 @@ def for_page(moving: Frame, spec: Spec, steps_per_epoch: float | None) -> dict[s
         "predicted": _bytes(said.astype("<u2")),
         "embedding": _bytes(_places(film.aligned(moving["embedding"][chosen]))),
         "filters": _pictures(moving["filters"][chosen], "filters"),
-        "layers": [_pictures(moving[key][chosen], key.removeprefix(film.LAYER)) for key in moving if key.startswith(film.LAYER)],
+        "layers": [
+            _pictures(moving[key][chosen], key.removeprefix(film.LAYER)) for key in moving if key.startswith(film.LAYER)
+        ],
     }
     if spec.is_image:
         shown["sample"] = _pictures(moving["sample"][None, None].astype(np.float32), spec.classes[labels[0]])
@@ -55,8 +57,8 @@ def _thinned(moving: Frame) -> NDArray[np.int64]:
 
 
 def _pictures(values: NDArray[Any], name: str) -> dict[str, Any]:
-    """(S, n, h, w) maps, (S, n, C, h, w) images or an (S, n, m) matrix -> S times n pictures of h x w, of C channels if that is 3; a
-    matrix is one picture, its longer side `across`."""
+    """(S, n, h, w) maps, (S, n, C, h, w) images or an (S, n, m) matrix -> S times n pictures of h x w, of C channels if
+    that is 3; a matrix is one picture, its longer side `across`."""
     across = ""
     if values.ndim == 3:
         across = "units" if values.shape[1] >= values.shape[2] else "what they see"

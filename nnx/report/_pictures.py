@@ -11,8 +11,8 @@ from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
 from nnx.explain import _page
 
-# The others take too long for every run, or need what a plain installation lacks. Nearly all of these two's second, on a CPU, is
-# matplotlib's: 0.3 s to import it, 0.2 s for each picture.
+# The others take too long for every run, or need what a plain installation lacks. Nearly all of these two's second, on
+# a CPU, is matplotlib's: 0.3 s to import it, 0.2 s for each picture.
 QUICK = ("filters", "activations")
 
 

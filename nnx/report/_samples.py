@@ -9,9 +9,9 @@ from nnx.inference.metrics import Predictions
 
 A_CELL = 24  # samples shown behind a cell, at most
 GALLERY = 24
-MATRIX = (
-    20  # classes whose confusion matrix can still be read, and clicked on a phone; of more, the pairs that are mixed up most are listed
-)
+# classes whose confusion matrix can still be read, and clicked on a phone; of more, the pairs that are mixed up most
+# are listed
+MATRIX = 20
 PAIRS = 40
 
 
@@ -52,16 +52,20 @@ def confidence(predictions: Predictions) -> NDArray[np.float32]:
 
 
 def cells(predictions: Predictions) -> list[Cell]:
-    """Every cell of the matrix that is not empty, or, of more than MATRIX classes, the PAIRS off its diagonal that hold most; the fullest
-    first. Mistakes show the surest first, what is right the least sure: A_CELL at most."""
+    """Every cell of the matrix that is not empty, or, of more than MATRIX classes, the PAIRS off its diagonal that hold
+    most; the fullest first. Mistakes show the surest first, what is right the least sure: A_CELL at most."""
     labels, predicted, sure = predictions.labels, predictions.predicted, confidence(predictions)
     K = predictions.probabilities.shape[1]
     order = np.lexsort((np.where(labels == predicted, sure, -sure), labels * K + predicted))
     numbers, begins, counts = np.unique((labels * K + predicted)[order], return_index=True, return_counts=True)
-    chosen = sorted(zip(counts.tolist(), numbers.tolist(), begins.tolist(), strict=True), key=lambda cell: (-cell[0], cell[1]))
+    chosen = sorted(
+        zip(counts.tolist(), numbers.tolist(), begins.tolist(), strict=True), key=lambda cell: (-cell[0], cell[1])
+    )
     if K > MATRIX:
         chosen = [cell for cell in chosen if cell[1] // K != cell[1] % K][:PAIRS]
-    return [Cell(n // K, n % K, count, order[begin : begin + min(count, A_CELL)].tolist()) for count, n, begin in chosen]
+    return [
+        Cell(n // K, n % K, count, order[begin : begin + min(count, A_CELL)].tolist()) for count, n, begin in chosen
+    ]
 
 
 def fitted(cells: list[Cell], room: int) -> list[Cell]:

@@ -1,4 +1,5 @@
-"""Thumbnails on one PNG, from which the page cuts every picture of a sample: each is stored once, however often it is shown."""
+"""Thumbnails on one PNG, from which the page cuts every picture of a sample: each is stored once, however often it is
+shown."""
 
 import base64
 import io
@@ -22,7 +23,8 @@ SHOWN = 60  # pixels on the screen that a thumbnail should be about as wide as, 
 
 @dataclass(frozen=True)
 class Sheet:
-    """N thumbnails in rows of `columns`, each (height, width) pixels, shown `scale` times as large. `places`: sample -> number on it."""
+    """N thumbnails in rows of `columns`, each (height, width) pixels, shown `scale` times as large. `places`: sample ->
+    number on it."""
 
     url: str  # data:image/png;base64,…
     height: int
@@ -80,11 +82,14 @@ def thumbnail(size: tuple[int, ...], longest: int) -> tuple[int, int]:
 
 
 def small(images: NDArray[Any], height: int, width: int) -> NDArray[np.uint8]:
-    """(n, C, H, W) uint8 -> (n, height, width, c) uint8, c 1 or 3: of four channels and more the first three, of two the first."""
+    """(n, C, H, W) uint8 -> (n, height, width, c) uint8, c 1 or 3: of four channels and more the first three, of two
+    the first."""
     shown = images[:, : 3 if images.shape[1] >= 3 else 1]
     if shown.shape[2:] != (height, width):
         one_by_one = (torch.from_numpy(np.ascontiguousarray(image)).float()[None] for image in shown)
-        shown = torch.cat([F.interpolate(image, (height, width), mode="area").round().byte() for image in one_by_one]).numpy()
+        shown = torch.cat(
+            [F.interpolate(image, (height, width), mode="area").round().byte() for image in one_by_one]
+        ).numpy()
     return shown.transpose(0, 2, 3, 1)
 
 

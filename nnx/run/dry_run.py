@@ -39,7 +39,8 @@ class Pace:
 
 
 def run(job: Job, batches: Resident, *, seconds: float = 2.0) -> Pace:
-    """Train for so many seconds after a warm-up, then predict some validation samples. The job is used up by that: its weights move."""
+    """Train for so many seconds after a warm-up, then predict some validation samples. The job is used up by that: its
+    weights move."""
     step = job.step()
 
     def go_on(enough: Callable[[], bool]) -> tuple[int, float, str]:
@@ -47,7 +48,10 @@ def run(job: Job, batches: Resident, *, seconds: float = 2.0) -> Pace:
         first, begun, trouble = job.state.step, time.perf_counter(), ""
         while not trouble:
             try:
-                if any(isinstance(event, Step) for event in train(job.state, batches, step, log_every=NEVER, pausing=enough)):
+                if any(
+                    isinstance(event, Step)
+                    for event in train(job.state, batches, step, log_every=NEVER, pausing=enough)
+                ):
                     break
                 job.state.epoch = 0  # that was the whole run already: once more
             except DivergedError as error:
@@ -60,7 +64,12 @@ def run(job: Job, batches: Resident, *, seconds: float = 2.0) -> Pace:
     begun = time.perf_counter()
     steps, took, late = go_on(lambda: time.perf_counter() - begun > seconds)
     some = job.dataset.validation.take(np.arange(min(PREDICTED, len(job.dataset.validation))))
-    evaluate(job.state.evaluated, job.feed(some.take(np.arange(min(EVALUATION_BATCH, len(some))))), job.criterion, job.runtime)
+    evaluate(
+        job.state.evaluated,
+        job.feed(some.take(np.arange(min(EVALUATION_BATCH, len(some))))),
+        job.criterion,
+        job.runtime,
+    )
     predicted = evaluate(job.state.evaluated, job.feed(some), job.criterion, job.runtime)
     device = job.runtime.device
     return Pace(

@@ -24,12 +24,22 @@ from typing import IO, Any
 from nnx.errors import InputError, MachineError
 from nnx.system import files
 
-FILES = ("config.yaml", "metrics.jsonl", "checkpoint.pt", "last.pt", "previous.pt", "summary.json", "report.html", "film.npz")
+FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoint.pt",
+    "last.pt",
+    "previous.pt",
+    "summary.json",
+    "report.html",
+    "film.npz",
+)
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network drives
 
 
 def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
-    """The folder for a new run, not made yet: `out`, or runs/<recipe>-<timestamp>, perhaps with a number behind it (see `created`).
+    """The folder for a new run, not made yet: `out`, or runs/<recipe>-<timestamp>, perhaps with a number behind it (see
+    `created`).
 
     Raises InputError where `out` is a file, or holds a run already and `force` is not given.
     """
@@ -44,20 +54,24 @@ def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
 def checkpoint_in(path: Path) -> Path:
     """The checkpoint that `path` is, or that of the run in the folder that it is."""
     within = path / "checkpoint.pt"
-    return within if os.path.isfile(within) else path  # unlike Path.is_file, it is quiet about names that are too long, or not to be read
+    return (
+        within if os.path.isfile(within) else path
+    )  # unlike Path.is_file, it is quiet about names that are too long, or not to be read
 
 
 def check_folder(out: Path) -> None:
     """Raises InputError where `out` can't be a folder, as it is a file or lies below one."""
     near = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not near.is_dir():
-        raise InputError(f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name")
+        raise InputError(
+            f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name"
+        )
 
 
 @contextmanager
 def created(folder: Path, *, force: bool, exactly: bool) -> Iterator[Path]:
-    """Make the folder, empty of an earlier run's files, and hold it (see `held`). Where it need not be `exactly` that one and another run
-    has it, as it began in the same second, it is that with -2, -3, ... behind it.
+    """Make the folder, empty of an earlier run's files, and hold it (see `held`). Where it need not be `exactly` that
+    one and another run has it, as it began in the same second, it is that with -2, -3, ... behind it.
 
     Raises MachineError, and InputError where another process made a run there in the meantime.
     """
@@ -105,16 +119,20 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl for the epochs of a state's `history`. What a crash has lost or left half-written is made up for from
-    there, without its times."""
+    """The lines of metrics.jsonl for the epochs of a state's `history`. What a crash has lost or left half-written is
+    made up for from there, without its times."""
     lines = _read_lines(folder)
     timeless = {"seconds": None, "samples_per_second": None}
     kept = (lines.get(record["epoch"], {}) for record in history)
-    return [line if line.items() >= record.items() else record | timeless for line, record in zip(kept, history, strict=True)]
+    return [
+        line if line.items() >= record.items() else record | timeless
+        for line, record in zip(kept, history, strict=True)
+    ]
 
 
 def records_of(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole, if they are of the run that a checkpoint is from: one of them is its epoch's `record`."""
+    """The lines of metrics.jsonl that are whole, if they are of the run that a checkpoint is from: one of them is its
+    epoch's `record`."""
     keys = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second")
     lines = [line for line in _read_lines(folder).values() if all(_is_number(line.get(key)) for key in keys)]
     is_theirs = any(record.items() <= line.items() for line in lines) if record else False
@@ -147,7 +165,9 @@ def _check_empty(out: Path) -> None:
             f"{out}: holds a run already ({found[0]}). Go on with it by --resume, replace it by --force, or name another --out"
         )
     if out.is_dir() and any(not path.name.endswith((".lock", ".tmp")) for path in out.iterdir()):
-        raise InputError(f"{out}: is not empty and not a run. Name another --out, or add the run's files to it by --force")
+        raise InputError(
+            f"{out}: is not empty and not a run. Name another --out, or add the run's files to it by --force"
+        )
 
 
 def _lock(folder: Path) -> IO[bytes]:
@@ -162,7 +182,9 @@ def _lock(folder: Path) -> IO[bytes]:
                 lock.seek(0)
                 owner = lock.read(20).decode(errors="replace").strip()
                 lock.close()
-                raise MachineError(f"{folder}: is in use by process {owner}; wait for it, or name another --out") from None
+                raise MachineError(
+                    f"{folder}: is in use by process {owner}; wait for it, or name another --out"
+                ) from None
             except OSError as error:
                 if error.errno not in WITHOUT_LOCKS:
                     raise

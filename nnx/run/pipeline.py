@@ -49,11 +49,11 @@ def run(
     watch: bool = False,
     signal: Callable[[], int] = lambda: 0,
 ) -> Iterator[Event]:
-    """Train `config` from start to end, yielding what happens. Once `signal()` is not 0, the state is saved and Stopped raised.
-    With `watch`, a Health follows Started and each Epoch.
+    """Train `config` from start to end, yielding what happens. Once `signal()` is not 0, the state is saved and Stopped
+    raised. With `watch`, a Health follows Started and each Epoch.
 
-    `resume` is the folder of a run to go on with, or a state in it: last.pt, previous.pt. Of several ranks, all go through this; rank 0
-    writes. Restarted by torchrun, they go on from what was saved.
+    `resume` is the folder of a run to go on with, or a state in it: last.pt, previous.pt. Of several ranks, all go
+    through this; rank 0 writes. Restarted by torchrun, they go on from what was saved.
 
     Raises InputError for wrong input before anything is written, MachineError, and DivergedError.
     """
@@ -127,13 +127,16 @@ def run(
 
 
 class _Keeper:
-    """Writes a run's metrics, its state, its best network and its film into its folder; of several ranks, rank 0 does."""
+    """Writes a run's metrics, its state, its best network and its film into its folder; of several ranks, rank 0
+    does."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
         self.metrics = runs.read_metrics(folder, job.state.history)
         distributed.first(lambda: runs.write_metrics(folder, self.metrics))
-        self.film = film.Recorder(job.state, job.dataset.spec, job.dataset.validation) if job.config.train.film else None
+        self.film = (
+            film.Recorder(job.state, job.dataset.spec, job.dataset.validation) if job.config.train.film else None
+        )
         self.step = job.state.step if job.saved else -1  # of the state that is there
         self._place = self._here if job.saved else None
 
@@ -151,7 +154,11 @@ class _Keeper:
     @property
     def kept(self) -> str:
         """What there is to go on from, in words."""
-        return "Nothing was saved yet" if self.step < 0 else f"The state of step {self.step}, still finite, is in {self.folder / 'last.pt'}"
+        return (
+            "Nothing was saved yet"
+            if self.step < 0
+            else f"The state of step {self.step}, still finite, is in {self.folder / 'last.pt'}"
+        )
 
     def keep_due(self) -> None:
         """What `due` asked for. Raises as `keep_state`."""
@@ -177,7 +184,8 @@ class _Keeper:
             return [f"{error}. The film begins anew at step {self.job.state.step}"]
 
     def keep_frame(self, *, last: bool = False) -> None:
-        """A frame of the film, where one is due, or as the run's last. It is written together with the state, the last at once.
+        """A frame of the film, where one is due, or as the run's last. It is written together with the state, the last
+        at once.
 
         Raises MachineError.
         """
@@ -187,14 +195,17 @@ class _Keeper:
             self.film.write(self.folder)
 
     def keep_state(self) -> None:
-        """Unless it is there already. Before the network: that can be had from the state (see `_stale`), not the other way round.
+        """Unless it is there already. Before the network: that can be had from the state (see `_stale`), not the other
+        way round.
 
         Raises DivergedError where the state is not finite, MachineError.
         """
         if self._here != self._place:
             self.job.state.check_finite()
             if self.film:
-                self.film.write(self.folder)  # first: a frame too many is dropped by a resume, one too few would never come again
+                self.film.write(
+                    self.folder
+                )  # first: a frame too many is dropped by a resume, one too few would never come again
             self._write("last.pt", self.job.snapshot, keep=self.folder / "previous.pt")
             self.step, self._place = self.job.state.step, self._here
 
@@ -212,7 +223,8 @@ class _Keeper:
 
 
 def resumed_config(resume: Path, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None) -> Config:
-    """The config of the run that `resume` names, with overrides and flags laid over it. Raises CheckpointError, ConfigError."""
+    """The config of the run that `resume` names, with overrides and flags laid over it. Raises CheckpointError,
+    ConfigError."""
     saved, source, _ = last_saved(resume)
     return configs.from_dict(saved.config.to_dict(), str(source), overrides, flags)
 
@@ -227,7 +239,8 @@ def run_folder(resume: Path) -> Path:
 def last_saved(resume: Path) -> tuple[Checkpoint, Path, list[str]]:
     """What a run goes on from, where that was read, and warnings. `resume` is its folder, or a state in it.
 
-    Of a folder it is last.pt, or, where that can't be read, the state before it: with a warning. Raises CheckpointError.
+    Of a folder it is last.pt, or, where that can't be read, the state before it: with a warning. Raises
+    CheckpointError.
     """
     if (folder := run_folder(resume)) != resume:
         return checkpoint.read(resume), resume, []
@@ -251,8 +264,8 @@ def evaluate_checkpoint(
     overrides: Sequence[str] = (),
     data_dir: str | None = None,
 ) -> report.Content:
-    """Measure the checkpoint that `path` is, or that of the run in that folder, on a split of its dataset, or of the dataset that
-    `overrides` make of it: `figures` of what comes back, or a report of it.
+    """Measure the checkpoint that `path` is, or that of the run in that folder, on a split of its dataset, or of the
+    dataset that `overrides` make of it: `figures` of what comes back, or a report of it.
 
     Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
     """
@@ -264,9 +277,13 @@ def evaluate_checkpoint(
     model = network(kept)
     chosen = workable(chosen, config, model, kept.spec)
     threads = runtime.set_threads(config.threads, models.multiply_adds(model, kept.spec) * EVALUATION_BATCH)
-    with runtime.enough_memory("Close what else runs, or use --device cpu where the device's memory is what is missing"):
+    with runtime.enough_memory(
+        "Close what else runs, or use --device cpu where the device's memory is what is missing"
+    ):
         samples = dataset.split(split)
-        predictions = _predict(kept, Resident(samples, kept.spec, chosen.device), chosen, build_criterion(config, dataset, chosen))
+        predictions = _predict(
+            kept, Resident(samples, kept.spec, chosen.device), chosen, build_criterion(config, dataset, chosen)
+        )
     records = runs.records_of(path.parent, kept.record)
     frames = film.of_run(path.parent) if records else None
     again = datasets.duplicates((dataset.train, dataset.validation), samples) if split == "test" else None
@@ -275,18 +292,20 @@ def evaluate_checkpoint(
 
 
 def settings_of(kept: Checkpoint, path: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
-    """The config of the checkpoint from `path`, pointed at another dataset or device. Raises InputError where `overrides` set anything
-    else, and ConfigError."""
+    """The config of the checkpoint from `path`, pointed at another dataset or device. Raises InputError where
+    `overrides` set anything else, and ConfigError."""
     if strange := [text for text in overrides if not text.startswith("dataset.")]:
         raise InputError(f"--set {strange[0]}: only dataset.… can be set here; the rest is the checkpoint's")
     return configs.from_dict(kept.config.to_dict(), str(path), overrides, {"device": device} if device else None)
 
 
 def dataset_of(kept: Checkpoint, config: Config, path: Path, data_dir: str | None = None) -> Dataset:
-    """The dataset of `config`, for the network from `path`. Raises CheckpointError where its inputs or classes are others than those that
-    the network was trained on, ConfigError, DataError, MachineError."""
+    """The dataset of `config`, for the network from `path`. Raises CheckpointError where its inputs or classes are
+    others than those that the network was trained on, ConfigError, DataError, MachineError."""
     with config.locate():
-        dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir, like=kept.spec)
+        dataset = datasets.load(
+            cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir, like=kept.spec
+        )
     if dataset.train.inputs.shape[1:] != kept.spec.shape:
         found, wanted = ("x".join(map(str, shape)) for shape in (dataset.train.inputs.shape[1:], kept.spec.shape))
         raise CheckpointError(f"{path}: was trained on inputs of {wanted}, the dataset has {found}")
@@ -300,7 +319,11 @@ _CHANGED = "the environment is not what it was when this state was saved, so the
 
 def _cure(config: Config) -> str:
     size = config.train.batch_size
-    halved = f"Halve train.batch_size (now {size}) and double train.accumulate, which makes the same steps" if size > 1 else ""
+    halved = (
+        f"Halve train.batch_size (now {size}) and double train.accumulate, which makes the same steps"
+        if size > 1
+        else ""
+    )
     return f"{halved}, or make the model smaller" if halved else "Make the model smaller"
 
 
@@ -324,11 +347,15 @@ def _stale(job: Job, folder: Path) -> bool:
         why = f"{path}: is of another run than {job.source}"
     except CheckpointError as error:
         record, why = {}, str(error)
-    if record == best or record.get("epoch", 0) > job.state.epoch:  # of a later save: the same training brings the same network about
+    if (
+        record == best or record.get("epoch", 0) > job.state.epoch
+    ):  # of a later save: the same training brings the same network about
         return False
     if best["epoch"] == job.state.epoch and not job.state.batch:
         return True
-    raise CheckpointError(f"{why}. The network of the best epoch, {best['epoch']}, is lost; start anew in another --out")
+    raise CheckpointError(
+        f"{why}. The network of the best epoch, {best['epoch']}, is lost; start anew in another --out"
+    )
 
 
 def _started(job: Job, folder: Path, batches: Resident, warnings: Sequence[str]) -> Started:
@@ -362,7 +389,13 @@ def _record(state: State, end: EpochEnd, validation: Predictions) -> Epoch:
     }
     state.history.append(record)
     over = state.over if state.epoch < state.config.train.epochs else None
-    return Epoch(**record, seconds=end.seconds, samples_per_second=end.samples / end.seconds, is_best=state.best is record, stopping=over)
+    return Epoch(
+        **record,
+        seconds=end.seconds,
+        samples_per_second=end.samples / end.seconds,
+        is_best=state.best is record,
+        stopping=over,
+    )
 
 
 def _watched(job: Job) -> Watch:
@@ -374,8 +407,11 @@ def _watched(job: Job) -> Watch:
 # ---------------------------------------------------------------- at the end
 
 
-def _tested(job: Job, folder: Path, choices: Sequence[Choice], metrics: list[dict[str, Any]], begun: float) -> report.Content:
-    """The best network on the test set, which is read here and nowhere else; with the run's summary, and all that its report shows."""
+def _tested(
+    job: Job, folder: Path, choices: Sequence[Choice], metrics: list[dict[str, Any]], begun: float
+) -> report.Content:
+    """The best network on the test set, which is read here and nowhere else; with the run's summary, and all that its
+    report shows."""
     best, test = _best_kept(job.state, folder), job.dataset.test()
     again = datasets.duplicates((job.dataset.train, job.dataset.validation), test)
     predictions = _predict(best, job.feed(test), job.runtime, job.criterion)
@@ -387,7 +423,9 @@ def _best_kept(state: State, folder: Path) -> Checkpoint:
     """The checkpoint of the best epoch. Raises CheckpointError where that is not the one in the folder."""
     kept = checkpoint.read(folder / "checkpoint.pt")
     if kept.record != state.best:
-        raise CheckpointError(f"{folder / 'checkpoint.pt'}: is not of this run's best epoch; something else has written there")
+        raise CheckpointError(
+            f"{folder / 'checkpoint.pt'}: is not of this run's best epoch; something else has written there"
+        )
     return kept
 
 
@@ -396,7 +434,13 @@ def _predict(kept: Checkpoint, feed: Resident, chosen: Runtime, criterion: Crite
 
 
 def _summary(
-    job: Job, folder: Path, kept: Checkpoint, test: Predictions, metrics: list[dict[str, Any]], seconds: float, again: int | None
+    job: Job,
+    folder: Path,
+    kept: Checkpoint,
+    test: Predictions,
+    metrics: list[dict[str, Any]],
+    seconds: float,
+    again: int | None,
 ) -> dict[str, Any]:
     known = [record for record in metrics if record["seconds"] is not None]
     trained = sum(record["seconds"] for record in known)

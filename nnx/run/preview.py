@@ -1,4 +1,5 @@
-"""What a config stands for, found without training it: its data, its network, what would be chosen, and how long a run would take.
+"""What a config stands for, found without training it: its data, its network, what would be chosen, and how long a run
+would take.
 
 shown = show(config)
 shown.data.samples, shown.flops, shown.forecast
@@ -36,11 +37,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset's facts. `path` is where it lies, None where it comes with a library. By split: `samples` how many, `size` in bytes. By
-    class: `counts` of the training and of the validation samples.
+    """A dataset's facts. `path` is where it lies, None where it comes with a library. By split: `samples` how many,
+    `size` in bytes. By class: `counts` of the training and of the validation samples.
 
-    `mean` and `std` are those that normalise, of each channel in units of [0, 1], or of each feature as it comes; `features` the names of
-    these. `duplicates` is the number of test samples that the training data holds too, None where that was not looked for.
+    `mean` and `std` are those that normalise, of each channel in units of [0, 1], or of each feature as it comes;
+    `features` the names of these. `duplicates` is the number of test samples that the training data holds too, None
+    where that was not looked for.
     """
 
     name: str
@@ -61,7 +63,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run needs, about: seconds, and bytes of memory at its peak. Told from so many `steps` on this machine, as busy as it was."""
+    """What a run needs, about: seconds, and bytes of memory at its peak. Told from so many `steps` on this machine, as
+    busy as it was."""
 
     steps: int
     start: float  # to the first step
@@ -95,11 +98,18 @@ class Shown:
         """Plain values, for JSON."""
         data, counts = asdict(replace(self.data, examples=())), self.data.counts
         del data["examples"], data["counts"]
-        data["classes"] = [{"label": label, **{split: counts[split][k] for split in counts}} for k, label in enumerate(self.data.classes)]
+        data["classes"] = [
+            {"label": label, **{split: counts[split][k] for split in counts}}
+            for k, label in enumerate(self.data.classes)
+        ]
         return {
             "config": self.config.to_dict(),
             "dataset": data,
-            "model": {"layers": [asdict(layer) for layer in self.layers], "parameters": self.parameters, "flops": self.flops},
+            "model": {
+                "layers": [asdict(layer) for layer in self.layers],
+                "parameters": self.parameters,
+                "flops": self.flops,
+            },
             "choices": [asdict(choice) for choice in self.choices],
             "forecast": self.forecast and asdict(self.forecast) | {"seconds": self.forecast.seconds},
             "warnings": list(self.warnings),
@@ -116,8 +126,9 @@ def show(
 ) -> Shown:
     """What `config` stands for. Nothing is written but data that has to be fetched or decoded first.
 
-    `seconds` are those of the trial; with 0 there is none. `begun` is when the process began, by time.perf_counter(). `trying` is called
-    where the trial begins. Raises what training raises at its start: ConfigError, DataError, DeviceError, MachineError.
+    `seconds` are those of the trial; with 0 there is none. `begun` is when the process began, by time.perf_counter().
+    `trying` is called where the trial begins. Raises what training raises at its start: ConfigError, DataError,
+    DeviceError, MachineError.
     """
     begun = time.perf_counter() if begun is None else begun
     with runtime.enough_memory("Make train.batch_size, or the model, smaller"):
@@ -146,7 +157,8 @@ def show(
 
 
 def facts(dataset: Dataset, config: DatasetConfig) -> Data:
-    """What there is to know of the dataset that `config` names. Of its test set: how many samples it has, and how many it repeats."""
+    """What there is to know of the dataset that `config` names. Of its test set: how many samples it has, and how many
+    it repeats."""
     spec, test = dataset.spec, dataset.test()
     splits = {"train": dataset.train, "validation": dataset.validation}
     everything = {**splits, "test": test}
@@ -159,7 +171,10 @@ def facts(dataset: Dataset, config: DatasetConfig) -> Data:
         path=getattr(config, "path", None) or (None if config.packaged else str(dataset.folder)),
         samples={split: len(samples) for split, samples in everything.items()},
         classes=spec.classes,
-        counts={split: tuple(np.bincount(part.labels, minlength=len(spec.classes)).tolist()) for split, part in splits.items()},
+        counts={
+            split: tuple(np.bincount(part.labels, minlength=len(spec.classes)).tolist())
+            for split, part in splits.items()
+        },
         shape=spec.shape,
         dtype=str(dataset.train.inputs.dtype),
         size={split: samples.inputs.nbytes for split, samples in everything.items()},
@@ -168,7 +183,10 @@ def facts(dataset: Dataset, config: DatasetConfig) -> Data:
         features=() if spec.is_image else _names(spec),
         duplicates=datasets.duplicates(tuple(splits.values()), test),
         notes=dataset.notes,
-        examples=tuple(Example(spec.classes[labels[place]], np.asarray(dataset.train.inputs[place]) * scales + offsets) for place in first),
+        examples=tuple(
+            Example(spec.classes[labels[place]], np.asarray(dataset.train.inputs[place]) * scales + offsets)
+            for place in first
+        ),
     )
 
 

@@ -24,7 +24,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verified:
-    """What came of training `steps` steps again. `changed` is what differs in the environment or the data: "torch: 2.14.1 → 2.15.0"."""
+    """What came of training `steps` steps again. `changed` is what differs in the environment or the data: "torch:
+    2.14.1 → 2.15.0"."""
 
     run: Path
     steps: int
@@ -33,9 +34,15 @@ class Verified:
 
 
 def verify(
-    run: Path, *, steps: int | None = None, device: str | None = None, data_dir: str | None = None, signal: Callable[[], int] = lambda: 0
+    run: Path,
+    *,
+    steps: int | None = None,
+    device: str | None = None,
+    data_dir: str | None = None,
+    signal: Callable[[], int] = lambda: 0,
 ) -> Verified:
-    """Train the first `steps` steps of the run in this folder again (all that were recorded: 100 at most), and compare their losses.
+    """Train the first `steps` steps of the run in this folder again (all that were recorded: 100 at most), and compare
+    their losses.
 
     Nothing is written. Raises CheckpointError where the folder holds no state with losses, and what training raises.
     """
@@ -44,7 +51,9 @@ def verify(
         raise CheckpointError(f"{source}: holds no losses of its first steps to compare with")
     began: dict[str, Any] = saved.environment["began"]
     recorded = saved.training["losses"][:steps]
-    epochs = f"train.epochs={began['train.epochs']}"  # a schedule counts on them; a resume may have asked for more since
+    epochs = (
+        f"train.epochs={began['train.epochs']}"  # a schedule counts on them; a resume may have asked for more since
+    )
     config = configs.from_dict(saved.config.to_dict(), str(source), [epochs], {"device": device} if device else None)
     job = prepare(config, data_dir=data_dir)
     state, history = job.state, (saved.counters or {})["history"]
@@ -57,7 +66,9 @@ def verify(
             if isinstance(event, EpochEnd):
                 state.history.append(history[state.epoch - 1])  # what a schedule may have looked at
             if number := signal():
-                raise Stopped(f"stopped at step {state.step} of {len(recorded)}: equal or not was not found out", signal=number)
+                raise Stopped(
+                    f"stopped at step {state.step} of {len(recorded)}: equal or not was not found out", signal=number
+                )
             if state.step >= len(recorded):
                 break
     now = state.losses[: len(recorded)].cpu()

@@ -1,4 +1,5 @@
-"""Where and how to compute: device, precision, threads, each with the reason for the choice; and the seed of every step."""
+"""Where and how to compute: device, precision, threads, each with the reason for the choice; and the seed of every
+step."""
 
 import ctypes
 import math
@@ -18,10 +19,14 @@ from nnx.events import Choice
 from nnx.system import distributed
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
-# Multiply-adds of a step, forward. Two threads instead of one gave 0.94 times the samples at 0.5 M, 0.98 at 7.1 M (digits_rnn), 1.06 at
-# 10 M (digits_cnn), 1.15 at 6.7 M, 1.22 at 7.5 M and 1.49 at 30 M (MLPs); medians of 4, in turns, two cores of an AMD EPYC 7002.
+# Multiply-adds of a step, forward. Two threads instead of one gave 0.94 times the samples at 0.5 M, 0.98 at 7.1 M
+# (digits_rnn), 1.06 at 10 M (digits_cnn), 1.15 at 6.7 M, 1.22 at 7.5 M and 1.49 at 30 M (MLPs); medians of 4, in turns,
+# two cores of an AMD EPYC 7002.
 WORTH_A_THREAD = 4_000_000
-BFLOAT16_GAIN = {"cnn": 1.7, "rnn": 1.6}  # two cores of an AMD EPYC with avx512_bf16, torch 2.15; the transformer and small MLPs lose
+BFLOAT16_GAIN = {
+    "cnn": 1.7,
+    "rnn": 1.6,
+}  # two cores of an AMD EPYC with avx512_bf16, torch 2.15; the transformer and small MLPs lose
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,7 +80,8 @@ def choose(device: str, precision: str, model: str = "") -> Runtime:
 
 
 def set_threads(wanted: int | Literal["auto"], multiply_adds: int) -> Choice:
-    """Have torch use so many threads for the CPU part of a step of so many `multiply_adds`, forward; auto: as many as pay off."""
+    """Have torch use so many threads for the CPU part of a step of so many `multiply_adds`, forward; auto: as many as
+    pay off."""
     processes = distributed.here().local_world
     cores = max(1, available_cores() // processes)
     if wanted != "auto":
@@ -93,8 +99,12 @@ def set_threads(wanted: int | Literal["auto"], multiply_adds: int) -> Choice:
 
 @cache
 def available_cores() -> int:
-    """Cores that this process may use: torch's count of physical cores, less where its affinity or its container's share is smaller."""
-    cores = [torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    """Cores that this process may use: torch's count of physical cores, less where its affinity or its container's
+    share is smaller."""
+    cores = [
+        torch.get_num_threads(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    ]
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:
             quota, period = file.read().split()
@@ -107,9 +117,9 @@ def available_cores() -> int:
 def keep_memory() -> None:
     """Have glibc keep freed memory instead of giving it back to the system and faulting it in again at the next step.
 
-    Large activations are otherwise mapped and unmapped at every step: with this, mnist_cnn trained 8,134 samples a second, not 6,684,
-    mnist_transformer 5,572, not 5,259, mnist_mlp 68,577, not 67,658 (medians of 4 processes, A B A B, two cores of an AMD EPYC 7002,
-    torch 2.14). Elsewhere than on glibc it does nothing.
+    Large activations are otherwise mapped and unmapped at every step: with this, mnist_cnn trained 8,134 samples a
+    second, not 6,684, mnist_transformer 5,572, not 5,259, mnist_mlp 68,577, not 67,658 (medians of 4 processes, A B A
+    B, two cores of an AMD EPYC 7002, torch 2.14). Elsewhere than on glibc it does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -120,24 +130,29 @@ def keep_memory() -> None:
 
 
 def whole_torch() -> None:
-    """Bring what the command line leaves out of torch at its start (see nnx.cli._start): shapes without computing, on the meta device."""
+    """Bring what the command line leaves out of torch at its start (see nnx.cli._start): shapes without computing, on
+    the meta device."""
     import torch._meta_registrations  # noqa: F401
 
 
 def seed_step(seed: int, step: int, device: torch.device) -> None:
     """Seed the device's generator for one step, so that its dropout depends on (seed, step) and on nothing before it.
 
-    `torch.manual_seed` would seed all devices, and first note down the whole call stack where CUDA is there but not in use.
+    `torch.manual_seed` would seed all devices, and first note down the whole call stack where CUDA is there but not in
+    use.
     """
     if device.type == "mps":
         torch.mps.manual_seed(mix(seed, step))
     else:
-        generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+        generator = (
+            torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+        )
         generator.manual_seed(mix(seed, step))
 
 
 def mix(seed: int, *counters: int) -> int:
-    """One 63-bit seed out of several small numbers, far apart for neighbours (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """One 63-bit seed out of several small numbers, far apart for neighbours (the finaliser of SplitMix64, Steele et
+    al. 2014)."""
     value = seed
     for counter in counters:
         value = (value + (counter + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
@@ -156,13 +171,18 @@ def fingerprint(chosen: Runtime) -> dict[str, str | int]:
 
 
 def be_deterministic(device: torch.device) -> Choice:
-    """Have a GPU compute equal bits from equal bits, which costs time; a CPU does anyway. Not run yet: no GPU was there."""
+    """Have a GPU compute equal bits from equal bits, which costs time; a CPU does anyway. Not run yet: no GPU was
+    there."""
     if device.type == "cpu":
         return Choice("deterministic", "true", "as it always is on a cpu: at no cost")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    return Choice("deterministic", "true", "as asked; kernels that add in a fixed order are slower, by how much was not measured")
+    return Choice(
+        "deterministic", "true", "as asked; kernels that add in a fixed order are slower, by how much was not measured"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -174,14 +194,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def enough_memory(cure: str) -> Iterator[None]:
-    """Inside, running out of memory is a MachineError that says how much was asked for, where that is known, and the `cure`."""
+    """Inside, running out of memory is a MachineError that says how much was asked for, where that is known, and the
+    `cure`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         asked = re.search(r"[Tt]ried to allocate ([0-9.]+) ?([KMG]i?B|bytes)", str(error))
-        size = "" if not asked else f"{int(asked[1]) / 2**20:,.0f} MiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
+        size = (
+            ""
+            if not asked
+            else f"{int(asked[1]) / 2**20:,.0f} MiB"
+            if asked[2] == "bytes"
+            else f"{asked[1]} {asked[2]}"
+        )
         raise MachineError(f"out of memory{f' at {size} more' if size else ''}. {cure}") from None
 
 
@@ -221,7 +248,9 @@ def _device_of_rank(name: str) -> tuple[torch.device, str]:
         return torch.device("cpu"), "as asked" if name == "cpu" else "no GPU found that several processes can use"
     if name in ("auto", "cuda") and processes <= gpus:
         return torch.device("cuda", local_rank), "a GPU for each process"
-    raise DeviceError(f"device {name!r}: {processes} processes need a GPU each (device: cuda), and there are {gpus}; or use device: cpu")
+    raise DeviceError(
+        f"device {name!r}: {processes} processes need a GPU each (device: cuda), and there are {gpus}; or use device: cpu"
+    )
 
 
 def _check_device(name: str) -> None:
@@ -243,7 +272,10 @@ def _precision(name: str, device: torch.device, model: str) -> tuple[torch.dtype
         if device.type == "cuda" and torch.cuda.is_bf16_supported():
             return torch.bfloat16, f"tensor cores of {device} take it"
         if device.type == "cpu" and model in BFLOAT16_GAIN and _multiplies_bfloat16():
-            return torch.bfloat16, f"measured {BFLOAT16_GAIN[model]}x faster for {model} on a CPU that multiplies it, as this one does"
+            return (
+                torch.bfloat16,
+                f"measured {BFLOAT16_GAIN[model]}x faster for {model} on a CPU that multiplies it, as this one does",
+            )
         return torch.float32, f"exact, and the safe choice on {device.type}"
     if name == "float16" and device.type == "cpu":
         raise DeviceError("precision float16 needs a GPU; on the CPU use bfloat16 or float32")

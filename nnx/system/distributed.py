@@ -5,8 +5,8 @@
         ranks.connect(device)                  # once all have come so far
         gradients = ranks.summing(backpropagation(..., fuse=ranks.sharing(model)), model)
 
-Every rank makes the same step from the same sums, so that all have the same weights; rank 0 speaks and writes for all. For one process
-alone, nothing here does anything.
+Every rank makes the same step from the same sums, so that all have the same weights; rank 0 speaks and writes for all.
+For one process alone, nothing here does anything.
 """
 
 import math
@@ -28,10 +28,12 @@ from torch.overrides import TorchFunctionMode
 
 from nnx.errors import InputError, MachineError, NnxError, Stopped
 
-PAUSE = 0.1  # seconds between two questions of `agreed`: each takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two cores)
+# seconds between two questions of `agreed`: each takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two cores)
+PAUSE = 0.1
 GRACE = 5.0  # seconds for a rank to notice by itself that another has left
 START = 20.0  # seconds for rank 0 to begin to listen: it may still be importing torch
-# A rank that hangs must end the run some day; a rank that saves to a slow disk, or evaluates on a slower machine, must not.
+# A rank that hangs must end the run some day; a rank that saves to a slow disk, or evaluates on a slower machine, must
+# not.
 PATIENCE = timedelta(minutes=10)
 FOREVER = timedelta(days=20)  # what fits the milliseconds of poll(2)
 
@@ -62,10 +64,12 @@ def here() -> Ranks:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Around all that torchrun's processes do, from reading the config on: when one leaves by an error, all do within seconds.
+    """Around all that torchrun's processes do, from reading the config on: when one leaves by an error, all do within
+    seconds.
 
-    Rank 0 then raises the cause, with "rank N:" before it where it is another's. The others write nothing to stdout and stderr any more.
-    Raises InputError where torchrun's environment is incomplete, MachineError where the others can't be reached.
+    Rank 0 then raises the cause, with "rank N:" before it where it is another's. The others write nothing to stdout and
+    stderr any more. Raises InputError where torchrun's environment is incomplete, MachineError where the others can't
+    be reached.
     """
     global _here, _job, _store
     _here = _environment()
@@ -134,7 +138,8 @@ def remembered() -> str | None:
 def agreed(signal: Callable[[], int]) -> Callable[[], int]:
     """`signal`, answered for all ranks at once: the highest of what theirs say. All must ask equally often.
 
-    They ask each other every PAUSE seconds or so, not each time: after as many calls as the fastest of them made in that time.
+    They ask each other every PAUSE seconds or so, not each time: after as many calls as the fastest of them made in
+    that time.
     """
     if _here.world == 1:
         return signal
@@ -175,11 +180,11 @@ Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def sharing(model: nn.Module) -> Callable[[Forward], Forward]:
-    """Makes of a forward pass one of this rank's share of the batch, which gives that share's part of the batch's mean loss: over all
-    ranks, these losses and their gradients add up to those of the batch (see `summing`).
+    """Makes of a forward pass one of this rank's share of the batch, which gives that share's part of the batch's mean
+    loss: over all ranks, these losses and their gradients add up to those of the batch (see `summing`).
 
-    Batch normalisation sees the whole batch, too, and dropout draws for the whole batch, as one process would. Where there are fewer
-    samples than ranks, each rank takes them all.
+    Batch normalisation sees the whole batch, too, and dropout draws for the whole batch, as one process would. Where
+    there are fewer samples than ranks, each rank takes them all.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     drops = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
@@ -201,15 +206,19 @@ def sharing(model: nn.Module) -> Callable[[Forward], Forward]:
 
 
 def summing(gradients: Gradients[Whose], model: nn.Module) -> Gradients[Whose]:
-    """Makes of what leaves its gradients in the parameters, and returns a loss, one that leaves the ranks' sum, and returns it.
+    """Makes of what leaves its gradients in the parameters, and returns a loss, one that leaves the ranks' sum, and
+    returns it.
 
-    Not DistributedDataParallel, which imports torch's compiler before its first step: 1.7 s in each process. To exchange some gradients
-    while others are computed, as it does, gains nothing for networks of some MB: 5.5 to 9.4 ms a step of mnist_mlp's network, this 4.7 to
-    8.7 (three turns, two ranks on two busy cores, torch 2.14). And it exchanges each part of an accumulated batch by itself.
+    Not DistributedDataParallel, which imports torch's compiler before its first step: 1.7 s in each process. To
+    exchange some gradients while others are computed, as it does, gains nothing for networks of some MB: 5.5 to 9.4 ms
+    a step of mnist_mlp's network, this 4.7 to 8.7 (three turns, two ranks on two busy cores, torch 2.14). And it
+    exchanges each part of an accumulated batch by itself.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for tensor in model.state_dict().values():
-        dist.broadcast(tensor, 0)  # equal seeds made equal weights already, but for ranks on machines of different kinds
+        dist.broadcast(
+            tensor, 0
+        )  # equal seeds made equal weights already, but for ranks on machines of different kinds
 
     def summed(whose: Whose, inputs: Tensor, targets: Tensor) -> Tensor:
         loss = gradients(whose, inputs, targets)
@@ -228,7 +237,8 @@ def summing(gradients: Gradients[Whose], model: nn.Module) -> Gradients[Whose]:
 
 
 class _Dropout(TorchFunctionMode):
-    """Inside, each rank draws for the `total` samples of the batch, from the same state of its generator, and uses its share of that."""
+    """Inside, each rank draws for the `total` samples of the batch, from the same state of its generator, and uses its
+    share of that."""
 
     def __init__(self, total: int, mine: slice) -> None:
         super().__init__()
@@ -238,13 +248,19 @@ class _Dropout(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is nn.functional.dropout:
             return self._dropout(*args, **kwargs)
-        if func is nn.functional.scaled_dot_product_attention and kwargs.keys() == {"dropout_p"} and kwargs["dropout_p"]:
+        if (
+            func is nn.functional.scaled_dot_product_attention
+            and kwargs.keys() == {"dropout_p"}
+            and kwargs["dropout_p"]
+        ):
             return self._attention(*args, **kwargs)
         if getattr(func, "__name__", "") in ("lstm", "gru", "rnn_tanh", "rnn_relu") and len(args) == 9:
             return self._recurrent(func, *args)
         return func(*args, **kwargs)
 
-    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, dim: int = 0) -> Tensor:
+    def _dropout(
+        self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, dim: int = 0
+    ) -> Tensor:
         """x, of which dimension `dim` is the samples -> the same; `inplace` saves memory, and may be ignored."""
         if not training or not p:
             return x
@@ -257,7 +273,15 @@ class _Dropout(TorchFunctionMode):
         return self._dropout(weights, dropout_p) @ v
 
     def _recurrent(
-        self, func: Callable[..., Any], x: Tensor, state: Any, weights: Sequence[Tensor], bias: bool, layers: int, p: float, *modes: bool
+        self,
+        func: Callable[..., Any],
+        x: Tensor,
+        state: Any,
+        weights: Sequence[Tensor],
+        bias: bool,
+        layers: int,
+        p: float,
+        *modes: bool,
     ) -> tuple[Tensor, ...]:
         """torch's own, layer by layer, as it draws between them: for (T, n, D)."""
         training, bidirectional, batch_first = modes
@@ -267,7 +291,9 @@ class _Dropout(TorchFunctionMode):
             x = self._dropout(x, p, training, dim=1) if layer else x
             mine = tuple(each.unflatten(0, (layers, -1))[layer] for each in states)
             own = weights[layer * len(weights) // layers : (layer + 1) * len(weights) // layers]
-            x, *last = func(x, mine if isinstance(state, tuple) else mine[0], own, bias, 1, 0.0, training, bidirectional, False)
+            x, *last = func(
+                x, mine if isinstance(state, tuple) else mine[0], own, bias, 1, 0.0, training, bidirectional, False
+            )
             ended.append(last)
         return x.transpose(0, 1) if batch_first else x, *(torch.cat(each) for each in zip(*ended, strict=True))
 
@@ -305,16 +331,23 @@ def _normalise(norm: Any, x: Tensor, part: float) -> Tensor:
 class _Normalise(torch.autograd.Function):
     """With m and v the whole batch's mean and variance: y = weight * xhat + bias, xhat = (x - m) / sqrt(v + eps).
 
-    Backward is that of fixed m and v, which torch has, less what reaches x through them (Ioffe & Szegedy 2015): with the means over the
-    whole batch of dy and dy * xhat, dx = weight / sqrt(v + eps) * (dy - mean(dy) - xhat * mean(dy * xhat)).
+    Backward is that of fixed m and v, which torch has, less what reaches x through them (Ioffe & Szegedy 2015): with
+    the means over the whole batch of dy and dy * xhat, dx = weight / sqrt(v + eps) * (dy - mean(dy) - xhat * mean(dy *
+    xhat)).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, part: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, part: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = torch.batch_norm_update_stats(x.float(), None, None, 0.0)
-        means, variances, parts = _gather(torch.stack([mean, variance, torch.full_like(mean, part)])).unbind(1)  # (world, C) each
+        means, variances, parts = _gather(torch.stack([mean, variance, torch.full_like(mean, part)])).unbind(
+            1
+        )  # (world, C) each
         mean = (parts * means).sum(0)
-        variance = (parts * (variances + (means - mean) ** 2)).sum(0)  # within the ranks and between them (Chan et al. 1979)
+        variance = (parts * (variances + (means - mean) ** 2)).sum(
+            0
+        )  # within the ranks and between them (Chan et al. 1979)
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.eps, ctx.part = eps, part
         ctx.mark_non_differentiable(mean, variance)
@@ -362,11 +395,14 @@ def _meet() -> Any:
         return dist.PrefixStore(f"nnx {next(_meetings)}", next(dist.rendezvous("env://", timeout=PATIENCE))[0])  # type: ignore[attr-defined]
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise MachineError(f"{where}: can't reach the other processes of this run ({str(error).splitlines()[0]})") from None
+        raise MachineError(
+            f"{where}: can't reach the other processes of this run ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def _wait(keys: Iterable[str]) -> None:
-    """Until all keys are in the store. Raises what another rank left with; lets signals be handled, which waiting in the store does not."""
+    """Until all keys are in the store. Raises what another rank left with; lets signals be handled, which waiting in
+    the store does not."""
     keys = list(keys)
     while not _store.check(keys):
         if word := _word():
@@ -375,16 +411,27 @@ def _wait(keys: Iterable[str]) -> None:
 
 
 def _cause(error: Exception) -> Exception:
-    """What this rank should leave by: `error`, or what made another rank leave where that is why this one fails. The others hear of it."""
+    """What this rank should leave by: `error`, or what made another rank leave where that is why this one fails. The
+    others hear of it."""
     if _here.rank == 0:
         with suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as another rank left; there is still the cause to be told
+            signal.signal(
+                signal.SIGTERM, signal.SIG_IGN
+            )  # torchrun's, as another rank left; there is still the cause to be told
     if (word := _word()) and (not isinstance(error, NnxError) or isinstance(error, Stopped)):
         return _another(word)
-    if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo raises a bare RuntimeError that names its source file
+    if isinstance(error, dist.DistError) or "gloo" in str(
+        error
+    ):  # gloo raises a bare RuntimeError that names its source file
         minutes = PATIENCE.seconds // 60
-        return MachineError(f"another of the {_here.world} processes died, or did not answer for {minutes} minutes. {SAVED}")
-    text = str(error) if isinstance(error, NnxError) else f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows where"
+        return MachineError(
+            f"another of the {_here.world} processes died, or did not answer for {minutes} minutes. {SAVED}"
+        )
+    text = (
+        str(error)
+        if isinstance(error, NnxError)
+        else f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows where"
+    )
     _leave_word(f"{getattr(error, 'exit_code', 1)} rank {_here.rank}: {text}")
     return error
 
@@ -423,7 +470,8 @@ def _word() -> str:
 
 
 def _watch(store: Any, over: threading.Event) -> None:
-    """End this process where another has left and this one has not noticed after GRACE seconds: it evaluates, say, or waits for a GPU."""
+    """End this process where another has left and this one has not noticed after GRACE seconds: it evaluates, say, or
+    waits for a GPU."""
     word = ""
     with suppress(RuntimeError):  # whoever serves the store is gone
         store.wait(["word"], FOREVER)

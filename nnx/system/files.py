@@ -13,8 +13,8 @@ WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # F
 def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
     """Write `data` beside `path`, make it durable, then put it in place of `path` in one step.
 
-    After a crash at any moment `path` is the old file or the new one. With `keep`, the old file goes on under that name.
-    Raises MachineError where the disk does not take it; the old file is then untouched.
+    After a crash at any moment `path` is the old file or the new one. With `keep`, the old file goes on under that
+    name. Raises MachineError where the disk does not take it; the old file is then untouched.
     """
     replaced = False
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -63,13 +63,15 @@ def sweep(folder: Path) -> None:
 
 
 def is_alive(temporary: Path) -> bool:
-    """Whether the process still runs that writes `temporary`, `.NAME.<pid>.tmp`; a name without a process is nobody's to remove."""
+    """Whether the process still runs that writes `temporary`, `.NAME.<pid>.tmp`; a name without a process is nobody's
+    to remove."""
     pid = temporary.name.split(".")[-2]
     return not pid.isdigit() or _alive(int(pid))
 
 
 def _keep(path: Path, kept: Path) -> None:
-    """Give the file at `path` the name `kept` too, in place of what had it. `path` is there all the time, where links are known."""
+    """Give the file at `path` the name `kept` too, in place of what had it. `path` is there all the time, where links
+    are known."""
     link = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first is noted, and the work ends where it can be taken up again; the second leaves at once.
+"""Ctrl-C, SIGTERM and SIGHUP: the first is noted, and the work ends where it can be taken up again; the second leaves
+at once.
 
 with noted() as signal:                     # around a command
     with at_once("nothing was written"):    # where there is nothing to save, it ends right there
@@ -57,7 +58,8 @@ def noted() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def at_once(message: str) -> Iterator[None]:
-    """Inside, a signal raises Stopped with `message` wherever the work is. So does one that was noted before, at the beginning.
+    """Inside, a signal raises Stopped with `message` wherever the work is. So does one that was noted before, at the
+    beginning.
 
     Whatever the code inside makes of that exception, it is Stopped that comes out.
     """
@@ -79,7 +81,8 @@ def at_once(message: str) -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Inside `at_once`, a signal that comes in here raises at its end: for what has to be whole before it can be ended."""
+    """Inside `at_once`, a signal that comes in here raises at its end: for what has to be whole before it can be
+    ended."""
     global _held
     before, _held = _held, True
     try:

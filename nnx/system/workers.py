@@ -1,4 +1,5 @@
-"""Work on all cores, in processes of its own: results in order, a few ahead of who takes them, and nobody left behind."""
+"""Work on all cores, in processes of its own: results in order, a few ahead of who takes them, and nobody left
+behind."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -24,8 +25,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], processes: int) -> Iterator[Result]:
-    """`function(*each)` of all arguments, in order, by so many processes; they are a few ahead of who takes the results, and no more.
+def in_processes(
+    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], processes: int
+) -> Iterator[Result]:
+    """`function(*each)` of all arguments, in order, by so many processes; they are a few ahead of who takes the
+    results, and no more.
 
     Raises what `function` raises, and MachineError where a process is killed.
     """
@@ -46,17 +50,24 @@ def in_processes(function: Callable[..., Result], arguments: Iterable[tuple[Any,
         except BaseException as error:  # a signal, too: nothing of it is wanted any more
             for process in {*multiprocessing.active_children()} - others:
                 process.terminate()
-            pool.shutdown(cancel_futures=True)  # and wait: else what it holds of the system is not given back, and Python warns of it
+            pool.shutdown(
+                cancel_futures=True
+            )  # and wait: else what it holds of the system is not given back, and Python warns of it
             if isinstance(error, BrokenExecutor | OSError):
-                raise MachineError("a process that helps was killed, or can't be started; free memory, and run again") from None
+                raise MachineError(
+                    "a process that helps was killed, or can't be started; free memory, and run again"
+                ) from None
             raise
 
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Processes that are started inside don't hear what a terminal sends, which their parent answers, and run no script of the user's."""
+    """Processes that are started inside don't hear what a terminal sends, which their parent answers, and run no script
+    of the user's."""
     main, mask = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
-    sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run it for what it defines, and much else with it
+    sys.modules["__main__"] = ModuleType(
+        "__main__"
+    )  # multiprocessing would run it for what it defines, and much else with it
     with signals.held():  # the mask is this thread's: by another one of torch's the signal may still come
         try:
             yield

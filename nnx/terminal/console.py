@@ -54,13 +54,19 @@ def print_lines(lines: Iterable[Text]) -> None:
 
 @contextmanager
 def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """What to tell of how many are done, of how many: a bar where stderr is a terminal and it takes a while, else nothing."""
+    """What to tell of how many are done, of how many: a bar where stderr is a terminal and it takes a while, else
+    nothing."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich import progress
 
-    columns = (progress.TextColumn(what), progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    columns = (
+        progress.TextColumn(what),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
     bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
     task, begun = bar.add_task("", total=None), time.monotonic()
 
@@ -91,7 +97,9 @@ def model_table(layers: Sequence[Layer], parameters: int, flops: int | None = No
     table = frameless(["layer", "kind"], ["output", "parameters", *(["FLOPs"] if counted else [])])
     for layer in layers:
         sizes = [layer.parameters, *([layer.flops or 0] if counted else [])]
-        table.add_row(Text(layer.name), Text(layer.kind), " × ".join(map(str, layer.shape)), *(f"{size:,}" for size in sizes))
+        table.add_row(
+            Text(layer.name), Text(layer.kind), " × ".join(map(str, layer.shape)), *(f"{size:,}" for size in sizes)
+        )
     table.add_row("total", "", "", f"{parameters:,}", *([f"{flops:,}"] if counted else []), style="bold")
     return table
 
@@ -106,7 +114,11 @@ def result_table(summary: dict[str, Any]) -> Text:
             *([("report", str(summary["report"]), "")] if summary["report"] else []),
             ("epochs", f"{summary['epochs']}, best {summary['best_epoch']}", ""),
             ("val accuracy", _percent(summary["val_accuracy"]), ""),
-            ("test accuracy", _percent(summary["test_accuracy"]), f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples"),
+            (
+                "test accuracy",
+                _percent(summary["test_accuracy"]),
+                f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples",
+            ),
             ("test loss", _loss(summary["test_loss"]), ""),
             *([("duplicates", repeated(again, samples), "")] if again else []),
             ("parameters", f"{summary['parameters']:,}", ""),
@@ -135,11 +147,17 @@ def metrics_table(metrics: dict[str, Any]) -> Group:
     figures = [
         ("accuracy", _percent(metrics["accuracy"]), _interval(metrics["accuracy"], metrics["samples"])),
         ("loss", _loss(metrics["loss"]), ""),
-        ("calibration error", _percent(metrics["expected_calibration_error"]), "expected: how far confidence is from accuracy"),
+        (
+            "calibration error",
+            _percent(metrics["expected_calibration_error"]),
+            "expected: how far confidence is from accuracy",
+        ),
     ]
     classes = frameless(["class"], ["precision", "recall", "F1", "support"])
     for label, row in zip(labels, metrics["per_class"], strict=True):
-        classes.add_row(Text(label), *(_percent(row[key]) for key in ("precision", "recall", "f1")), f"{row['support']:,}")
+        classes.add_row(
+            Text(label), *(_percent(row[key]) for key in ("precision", "recall", "f1")), f"{row['support']:,}"
+        )
     confusions = most_confused(labels, matrix)
     wide = [confusion_matrix(labels, matrix)] if len(labels) <= MATRIX else []
     return Group(head, "", aligned(figures), "", classes, "", _Fitting([*wide, confusions]))
@@ -151,14 +169,19 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
     names = labels if short else [f"{i}" for i in range(len(labels))]
     table = frameless(["true \\ predicted"], names)
     for i, (label, row) in enumerate(zip(labels, matrix, strict=True)):
-        counts = [Text(f"{n:,}" if n else ".", "bold green" if i == j else "red" if n else "dim") for j, n in enumerate(row)]
+        counts = [
+            Text(f"{n:,}" if n else ".", "bold green" if i == j else "red" if n else "dim") for j, n in enumerate(row)
+        ]
         table.add_row(Text(label if short else f"{i} {label}"), *counts)
     return table
 
 
 def most_confused(labels: Sequence[str], matrix: Sequence[Sequence[int]], most: int = 10) -> Table:
     """The pairs of classes that are taken for one another most often."""
-    pairs = sorted(((n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n), key=lambda pair: -pair[0])
+    pairs = sorted(
+        ((n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n),
+        key=lambda pair: -pair[0],
+    )
     table = frameless(["true", "predicted"], ["times", "of its class"])
     for n, i, j in pairs[:most]:
         table.add_row(Text(labels[i]), Text(labels[j]), f"{n:,}", _percent(n / sum(matrix[i])))
@@ -173,7 +196,9 @@ class _Fitting:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         free = options.update_width(10_000)
-        fitting = (choice for choice in self.choices if Measurement.get(console, free, choice).maximum <= options.max_width)
+        fitting = (
+            choice for choice in self.choices if Measurement.get(console, free, choice).maximum <= options.max_width
+        )
         yield next(fitting, self.choices[-1])
 
 
@@ -192,16 +217,21 @@ def stdout() -> Console:
 
 def rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
     """Choices for `aligned`."""
-    return [(choice.what, printable(choice.value), printable(choice.reason)) for choice in choices]  # which may hold names of files
+    return [
+        (choice.what, printable(choice.value), printable(choice.reason)) for choice in choices
+    ]  # which may hold names of files
 
 
 def aligned(rows: Sequence[tuple[str, str, str]], width: int | None = None) -> Text:
-    """Name, value and remark in columns, without padding at the end and without a frame. Remarks beyond `width` go on beneath."""
+    """Name, value and remark in columns, without padding at the end and without a frame. Remarks beyond `width` go on
+    beneath."""
     names, values = (max((len(row[i]) for row in rows if row[2] or i == 0), default=0) for i in (0, 1))
     room = max(20, (width or 0) - names - values - 4)
     lines = []
     for name, value, remark in rows:
-        first, *rest = (textwrap.wrap(remark, room, break_long_words=False, break_on_hyphens=False) if width else None) or [remark]
+        first, *rest = (
+            textwrap.wrap(remark, room, break_long_words=False, break_on_hyphens=False) if width else None
+        ) or [remark]
         behind = (f"{'':{values - len(value)}}  {first}", "dim") if first else ""
         lines.append(Text.assemble((name.ljust(names), "dim"), "  ", value, behind))
         lines += [Text(f"{'':{names + values + 4}}{more}", "dim") for more in rest]

@@ -46,17 +46,20 @@ def tinted(pixels: Pixels, window: tuple[int, int, int, int]) -> Pixels:
 
 
 def signed(values: NDArray[np.float64]) -> Pixels:
-    """(H, W) numbers of either sign, as weights are -> (H, W, 3): orange above 0, blue below, the brighter the larger."""
+    """(H, W) numbers of either sign, as weights are -> (H, W, 3): orange above 0, blue below, the brighter the
+    larger."""
     share = np.abs(values) / (np.abs(values).max() or 1.0)
     colours = np.where(values[:, :, None] > 0, POSITIVE, NEGATIVE)
     return (share[:, :, None] * colours).astype(np.uint8)
 
 
 def image(pixels: Pixels, width: int | None = None, *, console: Console | None = None) -> list[Text]:
-    """(H, W) gray or (H, W, 1 or 3) uint8 -> ceil(H / 2) lines of W characters; a character is two pixels, one above the other.
+    """(H, W) gray or (H, W, 1 or 3) uint8 -> ceil(H / 2) lines of W characters; a character is two pixels, one above
+    the other.
 
-    Wider images are made smaller, to `width` characters, aspect kept. In 24-bit colours, of which rich makes what the terminal has;
-    where `console`, by default stdout's, has none, each character says by its density how bright the two pixels are.
+    Wider images are made smaller, to `width` characters, aspect kept. In 24-bit colours, of which rich makes what the
+    terminal has; where `console`, by default stdout's, has none, each character says by its density how bright the two
+    pixels are.
     """
     console = console or Console()
     pixels = pixels.reshape(*pixels.shape[:2], -1)

@@ -1,4 +1,5 @@
-"""What a network answered, for people and for programs: a table, CSV, and what was done to the images before it was asked."""
+"""What a network answered, for people and for programs: a table, CSV, and what was done to the images before it was
+asked."""
 
 import csv
 import io
@@ -17,8 +18,13 @@ EACH = 10  # images whose preparation is told one by one; of more it's counted
 
 
 def as_csv(predictions: Sequence[dict[str, Any]]) -> str:
-    """A line for each: input, label, probability, then label_2, probability_2 and so on, and, of images, what was prepared."""
-    columns = [f"{name}{'' if n == 1 else f'_{n}'}" for n in range(1, len(predictions[0]["top"]) + 1) for name in ("label", "probability")]
+    """A line for each: input, label, probability, then label_2, probability_2 and so on, and, of images, what was
+    prepared."""
+    columns = [
+        f"{name}{'' if n == 1 else f'_{n}'}"
+        for n in range(1, len(predictions[0]["top"]) + 1)
+        for name in ("label", "probability")
+    ]
     of_images = "prepared" in predictions[0]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -30,7 +36,8 @@ def as_csv(predictions: Sequence[dict[str, Any]]) -> str:
 
 
 def as_table(predictions: Sequence[dict[str, Any]], first: str = "input") -> "Table":
-    """A line for each: its label, how probable that is, and what it might be instead. `first` is over the first column."""
+    """A line for each: its label, how probable that is, and what it might be instead. `first` is over the first
+    column."""
     from rich.table import Table
     from rich.text import Text
 
@@ -47,7 +54,8 @@ def as_table(predictions: Sequence[dict[str, Any]], first: str = "input") -> "Ta
 
 
 def preparation(predictions: Sequence[dict[str, Any]]) -> list[str]:
-    """What was done to the images, a line for each; of many how often, and the reason behind a colon. Nothing where nothing was."""
+    """What was done to the images, a line for each; of many how often, and the reason behind a colon. Nothing where
+    nothing was."""
     some = [each for each in predictions if each.get("prepared")]
     if len(some) <= EACH:
         return [f"prepared {printable(each['input'])}: {'; '.join(each['prepared'])}" for each in some]

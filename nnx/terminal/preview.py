@@ -1,4 +1,5 @@
-"""`nnx show` on stdout: sections, of which the first is a config to copy. A terminal gets what fits its width, a pipe whole lines."""
+"""`nnx show` on stdout: sections, of which the first is a config to copy. A terminal gets what fits its width, a pipe
+whole lines."""
 
 import statistics
 import sys
@@ -51,7 +52,11 @@ def sections(shown: "Shown", console: Console, wide: int | None) -> list[Rendera
         "",
         _title("run"),
         aligned(choices, wide),
-        *(["", *_forecast(shown.forecast, "at most " * bool(shown.config.train.patience), wide)] if shown.forecast else []),
+        *(
+            ["", *_forecast(shown.forecast, "at most " * bool(shown.config.train.patience), wide)]
+            if shown.forecast
+            else []
+        ),
     ]
 
 
@@ -96,11 +101,16 @@ def _classes(data: "Data") -> list[RenderableType]:
     if len(counts) > BARS:
         least, most = counts.index(min(counts)), counts.index(max(counts))
         spread = f"{counts[least]:,} ({data.classes[least]}) to {counts[most]:,} ({data.classes[most]})"
-        return [Text(f"{len(counts)} classes of {spread} training samples, median {statistics.median(counts):,.0f}"), ""]
+        return [
+            Text(f"{len(counts)} classes of {spread} training samples, median {statistics.median(counts):,.0f}"),
+            "",
+        ]
     table = frameless(["class"], ["train", "validation"])
     table.add_column("", no_wrap=True)
     for label, train, validation in zip(data.classes, counts, data.counts["validation"], strict=True):
-        table.add_row(Text(label), f"{train:,}", f"{validation:,}", Text("━" * round(BAR * train / max(counts)), "cyan"))
+        table.add_row(
+            Text(label), f"{train:,}", f"{validation:,}", Text("━" * round(BAR * train / max(counts)), "cyan")
+        )
     return [table, ""]
 
 
@@ -128,7 +138,11 @@ def _thumbnails(examples: "Sequence[Example]", console: Console, wide: int) -> l
         blocks.append([label, *draw.image(np.ascontiguousarray(pixels), width, console=console)])
     rows = -(-len(blocks) // max(1, (wide + 2) // (width + 2)))
     a_row = -(-len(blocks) // rows)
-    lines = [line for start in range(0, len(blocks), a_row) for line in (*draw.beside(*blocks[start : start + a_row]), Text())]
+    lines = [
+        line
+        for start in range(0, len(blocks), a_row)
+        for line in (*draw.beside(*blocks[start : start + a_row]), Text())
+    ]
     return lines[:-1]
 
 
@@ -138,8 +152,16 @@ def _thumbnails(examples: "Sequence[Example]", console: Console, wide: int) -> l
 def _forecast(forecast: "Forecast", at_most: str, wide: int | None) -> list[RenderableType]:
     epochs = f"{at_most}{forecast.epochs} epoch{'s' * (forecast.epochs != 1)}"
     rows = [
-        ("an epoch", _duration(forecast.training + forecast.validation), f"{_duration(forecast.validation)} of it validation"),
-        ("the run", _duration(forecast.seconds), f"{_duration(forecast.start)} to start, {epochs}, {_duration(forecast.end)} to test"),
+        (
+            "an epoch",
+            _duration(forecast.training + forecast.validation),
+            f"{_duration(forecast.validation)} of it validation",
+        ),
+        (
+            "the run",
+            _duration(forecast.seconds),
+            f"{_duration(forecast.start)} to start, {epochs}, {_duration(forecast.end)} to test",
+        ),
         ("memory", size(forecast.memory), "at its peak"),
     ]
     if forecast.device_memory is not None:

@@ -1,4 +1,5 @@
-"""A trace -> the story of one training step on stdout: the input, the sums, the answer, how wrong it is, and what is done about it.
+"""A trace -> the story of one training step on stdout: the input, the sums, the answer, how wrong it is, and what is
+done about it.
 
 story.tell(trace("digits_mlp"))
 """
@@ -56,7 +57,10 @@ def chapters(found: Trace, console: Console) -> Iterator[RenderableType]:
     width = console.width - INDENT
     yield _head(found)
     sections: list[tuple[str, Iterable[RenderableType]]] = [
-        (f'The input: sample {found.sample.index:,} of {found.sample.split}, a "{found.sample.label}"', _input(found, console)),
+        (
+            f'The input: sample {found.sample.index:,} of {found.sample.split}, a "{found.sample.label}"',
+            _input(found, console),
+        ),
         ("Forward: layer after layer", _forward(found, width)),
         ("The answer, and how wrong it is", _answer(found)),
         ("Backward: how the loss moves with each layer's weights", _backward(found)),
@@ -66,7 +70,11 @@ def chapters(found: Trace, console: Console) -> Iterator[RenderableType]:
     ]
     if found.neuron:
         sections.insert(
-            2, (f"One neuron in full: unit {found.neuron.unit} of layer {found.neuron.layer}, {found.neuron.name}", _neuron(found, width))
+            2,
+            (
+                f"One neuron in full: unit {found.neuron.unit} of layer {found.neuron.layer}, {found.neuron.name}",
+                _neuron(found, width),
+            ),
         )
     for number, (title, parts) in enumerate(sections, 1):
         yield Group(Text(f"{number}  {title}", "bold cyan"), Padding(Group(*parts), (0, 0, 0, INDENT)))
@@ -75,7 +83,9 @@ def chapters(found: Trace, console: Console) -> Iterator[RenderableType]:
 def _head(found: Trace) -> Text:
     weights = f"trained, of epoch {found.epoch}" if found.epoch is not None else f"freshly drawn with seed {found.seed}"
     line = f"\n{found.architecture}, {found.parameters:,} weights and biases, {weights}. {'. '.join(map(_sentence, found.notes))}."
-    return Text.assemble(("One training step of one sample, in real numbers: ", "bold"), (found.source, "bold"), (line, "dim"))
+    return Text.assemble(
+        ("One training step of one sample, in real numbers: ", "bold"), (found.source, "bold"), (line, "dim")
+    )
 
 
 def _sentence(note: str) -> str:
@@ -95,12 +105,22 @@ def _input(found: Trace, console: Console) -> Iterator[RenderableType]:
         if (left := len(sample.raw) - FEATURES) > 0:
             yield _more(left)
         return
-    levels, seen = f"{min(sample.raw):g} to {max(sample.raw):g}", f"{figure(min(sample.normalised))} to {figure(max(sample.normalised))}"
+    levels, seen = (
+        f"{min(sample.raw):g} to {max(sample.raw):g}",
+        f"{figure(min(sample.normalised))} to {figure(max(sample.normalised))}",
+    )
     line = f"{sample.dataset}, {' × '.join(map(str, sample.shape))} pixels of {levels}; normalised, as the network sees them, {seen}."
     C, H, W = sample.shape
     pixels = np.array(sample.raw, np.uint8).reshape(C, H, W).transpose(1, 2, 0)[:, :, : 3 if C == 3 else 1]
     shown, in_colour = [pixels], draw.has_colours(console)
-    if neuron and in_colour and C == 1 and len(neuron.terms) == H * W and neuron.uses == 1 and found.layers[0].name == neuron.name:
+    if (
+        neuron
+        and in_colour
+        and C == 1
+        and len(neuron.terms) == H * W
+        and neuron.uses == 1
+        and found.layers[0].name == neuron.name
+    ):
         line += f" Beside them the weights of unit {neuron.unit}, told below, each at its pixel: orange above 0, blue below."
         shown.append(draw.signed(np.array([term.weight for term in neuron.terms]).reshape(H, W)))
     elif neuron and in_colour and neuron.window:
@@ -115,25 +135,32 @@ def _input(found: Trace, console: Console) -> Iterator[RenderableType]:
 
 def _forward(found: Trace, width: int) -> Iterator[RenderableType]:
     yield Text(
-        "Numbered layers weigh what they get, inputs × weights + bias; an activation bends the sums, ReLU by making the negative 0.", "dim"
+        "Numbered layers weigh what they get, inputs × weights + bias; an activation bends the sums, ReLU by making the negative 0.",
+        "dim",
     )
     tables = [_layer_table(found, numbers) for numbers in (4, 3, 2, 1, 0)]
     yield next((table for table in tables if _width(table) <= width), tables[-1])
 
 
 def _layer_table(found: Trace, numbers: int) -> Table:
-    table = _table(["", "layer", "kind"], ["shape", "min", "mean", "max", "zero", *(["first values"] if numbers else [])])
+    table = _table(
+        ["", "layer", "kind"], ["shape", "min", "mean", "max", "zero", *(["first values"] if numbers else [])]
+    )
     for layer in _ends(found.layers, LAYERS):
         if isinstance(layer, int):
             table.add_row("", f"... and {layer} more", style="dim")
             continue
-        first = "  ".join(f"{figure(x):>6}" for x in layer.values[:numbers]) + (" ..." if len(layer.values) > numbers else "    ")
+        first = "  ".join(f"{figure(x):>6}" for x in layer.values[:numbers]) + (
+            " ..." if len(layer.values) > numbers else "    "
+        )
         table.add_row(
             str(layer.number or ""),
             layer.name,
             layer.kind,
             "×".join(map(str, layer.shape)),
-            *map(figure, (layer.minimum, layer.mean if abs(layer.mean) > ROUNDING * layer.maximum else 0, layer.maximum)),
+            *map(
+                figure, (layer.minimum, layer.mean if abs(layer.mean) > ROUNDING * layer.maximum else 0, layer.maximum)
+            ),
             f"{layer.zeros:.0%}" if layer.zeros else "",
             *([first] if numbers else []),
         )
@@ -174,9 +201,16 @@ def _sum(neuron: Neuron, rows: Sequence[Term], rest: Sequence[Term]) -> Table:
         shown = math.fsum(term.product for term in neuron.terms) - math.fsum(term.product for term in rest)
         table.add_row("the products above, together", "", "", figure(shown))
     if rest:
-        table.add_row(Text(f"... and {len(rest):,} more, together", "dim"), "", "", figure(math.fsum(term.product for term in rest)))
+        table.add_row(
+            Text(f"... and {len(rest):,} more, together", "dim"),
+            "",
+            "",
+            figure(math.fsum(term.product for term in rest)),
+        )
     for term in neuron.biases:
-        table.add_row(Text(term.label), figure(term.input) if term.input != 1 else "", figure(term.weight), figure(term.product))
+        table.add_row(
+            Text(term.label), figure(term.input) if term.input != 1 else "", figure(term.weight), figure(term.product)
+        )
     table.add_row("weighted sum", "", "", Text(figure(neuron.sum), "bold"))
     for stage in neuron.then:
         table.add_row(FOLLOWS.get(stage.name, stage.name), "", "", figure(stage.value))
@@ -217,7 +251,10 @@ def _gates(neuron: Neuron) -> Group:
     table = _table(["gate"], ["inputs", "+ past", "+ biases", "= sum"], [""], [""])
     for gate in neuron.gates:
         table.add_row(
-            gate.name, *map(figure, (gate.from_input, gate.from_state, gate.bias, gate.sum)), gate.activation, figure(gate.output)
+            gate.name,
+            *map(figure, (gate.from_input, gate.from_state, gate.bias, gate.sum)),
+            gate.activation,
+            figure(gate.output),
         )
     assert neuron.state is not None
     opened, (before, after) = [figure(gate.output) for gate in neuron.gates], map(figure, neuron.state)
@@ -241,7 +278,11 @@ def _looks(attention: Attention) -> Text:
     looked = [f"{attention.tokens[t].partition(',')[0]} ({attention.weights[t]:.0%})" for t in order[:LOOKS]]
     more = f", and {len(order) - LOOKS} more" if len(order) > LOOKS else ""
     who = attention.token.partition(",")[0]
-    return Text(f"Attention, head {attention.head} of {attention.block}: {who} looks at {', '.join(looked)}{more}.".replace("%", " %"))
+    return Text(
+        f"Attention, head {attention.head} of {attention.block}: {who} looks at {', '.join(looked)}{more}.".replace(
+            "%", " %"
+        )
+    )
 
 
 # ---------------------------------------------------------------- 4: the answer and the loss
@@ -271,7 +312,9 @@ def _answer(found: Trace) -> Iterator[RenderableType]:
 
 
 def _backward(found: Trace) -> Iterator[RenderableType]:
-    plain = " That is probability - target." if found.loss.name == "cross_entropy" and len(found.loss.steps) == 1 else ""
+    plain = (
+        " That is probability - target." if found.loss.name == "cross_entropy" and len(found.loss.steps) == 1 else ""
+    )
     yield Text(
         f"From dL/dlogit back through the layers, the last first, by the chain rule.{plain} |x| is a length: √ of the sum of squares.",
         "dim",
@@ -294,7 +337,10 @@ def _update(found: Trace) -> Iterator[RenderableType]:
     yield Text(f"learning_rate {update.learning_rate:.4g}: {update.schedule}.", "dim")
     if neuron:
         everywhere = f", added up over all {neuron.uses} places" if neuron.uses > 1 else ""
-        yield Text(f"dL/dsum of the neuron is {figure(neuron.slope)}; a weight's gradient is that times its input{everywhere}.", "dim")
+        yield Text(
+            f"dL/dsum of the neuron is {figure(neuron.slope)}; a weight's gradient is that times its input{everywhere}.",
+            "dim",
+        )
         if neuron.slope == 0:
             yield Text(
                 "It is 0: the activation is flat here, or nothing behind looks at it, so that nothing comes back and it can't learn."
@@ -304,19 +350,30 @@ def _update(found: Trace) -> Iterator[RenderableType]:
         yield Text(f"{update.optimizer} {update.says}.")
     if update.clipped:
         norm = f"The gradient of all weights together has the norm {figure(update.gradient_norm)}"
-        yield Text(f"{norm}; train.clip_grad_norm multiplies it by {figure(update.clipped)} before {update.optimizer} sees it.")
+        yield Text(
+            f"{norm}; train.clip_grad_norm multiplies it by {figure(update.clipped)} before {update.optimizer} sees it."
+        )
 
 
 def _moved(found: Trace, neuron: Neuron) -> Table:
     """The neuron's weights before and after, those first that had the largest products."""
     update = found.update
-    table = _table(["weight of"], ["gradient", "weight", "gradient descent", *([] if update.is_plain else [update.optimizer])])
+    table = _table(
+        ["weight of"], ["gradient", "weight", "gradient descent", *([] if update.is_plain else [update.optimizer])]
+    )
     shown = [*sorted(neuron.terms, key=lambda term: -abs(term.product))[:MOVED], *neuron.biases]
-    moves = [abs(after - t.weight) for t in shown for after in (t.after_descent, t.after_optimizer) if after != t.weight]
+    moves = [
+        abs(after - t.weight) for t in shown for after in (t.after_descent, t.after_optimizer) if after != t.weight
+    ]
     digits = min(10, max([3, *(2 - math.floor(math.log10(move)) for move in moves)]))
     for place, term in enumerate(shown, 1):
         after = (term.after_descent,) if update.is_plain else (term.after_descent, term.after_optimizer)
-        table.add_row(Text(term.label), figure(term.gradient), f"{term.weight:.{digits}f}", *(f"{weight:.{digits}f}" for weight in after))
+        table.add_row(
+            Text(term.label),
+            figure(term.gradient),
+            f"{term.weight:.{digits}f}",
+            *(f"{weight:.{digits}f}" for weight in after),
+        )
         if place == MOVED < len(neuron.terms):
             table.add_row(Text(f"... and {len(neuron.terms) - MOVED:,} more", "dim"))
     return table
@@ -332,8 +389,12 @@ def _after(found: Trace) -> Iterator[RenderableType]:
     yield table
     longer = [name for name, outcome in steps.items() if outcome.loss > found.loss.value]
     if longer:
-        rate = f"at this learning rate, {update.learning_rate:.4g}, it went too far, over the valley's bottom and up again"
-        yield Text(f"The loss rose by {' and by '.join(longer)}: {rate}; a smaller optimizer.lr would lower it.", "yellow")
+        rate = (
+            f"at this learning rate, {update.learning_rate:.4g}, it went too far, over the valley's bottom and up again"
+        )
+        yield Text(
+            f"The loss rose by {' and by '.join(longer)}: {rate}; a smaller optimizer.lr would lower it.", "yellow"
+        )
     else:
         yield Text("Smaller. Learning is this step, over and over, for one batch after another.", "dim")
 

@@ -26,7 +26,9 @@ from nnx.formatting import percent as _percent
 from nnx.formatting import seconds as _seconds
 from nnx.terminal.console import aligned, by_heart, model_table, rows
 
-REDRAW = 1 / 4  # seconds at least from one drawing to the next; at 20 steps a second that costs 0.9 % of a core of a 2.5 GHz Xeon
+REDRAW = (
+    1 / 4
+)  # seconds at least from one drawing to the next; at 20 steps a second that costs 0.9 % of a core of a 2.5 GHz Xeon
 COLUMNS, ROWS = 60, 6  # of the curve, at most
 DIM, CYAN, MAGENTA = Style(dim=True), Style(color="cyan"), Style(color="magenta")
 
@@ -41,7 +43,8 @@ def follow(events: Iterable[Event], *, quiet: bool = False) -> dict[str, Any]:
 
 
 def show(events: Iterable[Event], *, quiet: bool = False, console: Console | None = None) -> Iterator[Event]:
-    """Draw each event and pass it on. On stderr by default: live where that is a terminal, else one plain line an epoch.
+    """Draw each event and pass it on. On stderr by default: live where that is a terminal, else one plain line an
+    epoch.
 
     Warnings are also shown where `quiet` silences the rest.
     """
@@ -65,7 +68,11 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
         lines.clear()
 
     # Drawn on events, not by rich's thread: a step costs a look at the clock unless a drawing is due.
-    with Live(view, console=console, auto_refresh=False, redirect_stdout=False) if console.is_interactive else nullcontext() as live:
+    with (
+        Live(view, console=console, auto_refresh=False, redirect_stdout=False)
+        if console.is_interactive
+        else nullcontext() as live
+    ):
         try:
             for event in events:
                 view.take(event)
@@ -127,7 +134,8 @@ def health_line(event: Health, epochs: int) -> Text:
 
 
 def _health(event: Health) -> list[tuple[str, str]]:
-    """Dead ReLUs of each layer, or of the worst of many; how far steps went; the gradient of the first and the last layer."""
+    """Dead ReLUs of each layer, or of the worst of many; how far steps went; the gradient of the first and the last
+    layer."""
     shares, gradients = list(event.dead.values()), list(event.gradients.values())
     dead = ", ".join(f"{share:.0%}" for share in shares) if len(shares) <= 4 else f"{max(shares):.0%} at most"
     figures = [("dead", dead.replace("%", " %"))] if shares else []
@@ -180,15 +188,22 @@ class _View:
 
     def _progress(self, options: ConsoleOptions) -> Iterator[Segment]:
         steps = self.epochs * self.steps_per_epoch
-        epoch, batch = f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}", f"batch {self.batch}/{self.steps_per_epoch}"
+        epoch, batch = (
+            f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}",
+            f"batch {self.batch}/{self.steps_per_epoch}",
+        )
         label = max(len(epoch), len(batch))
         rate = (self.step - self.first) / max(time.monotonic() - self.begun, 1e-9)
         yield from _bar(epoch.ljust(label), self.step, steps, rate, options)
         yield from _bar(batch.ljust(label), self.batch, self.steps_per_epoch, rate, options)
         if step := self.latest:
-            yield from _figures(("loss", _loss(step.loss)), ("lr", f"{step.lr:.1e}"), ("samples/s", f"{step.samples_per_second:,.0f}"))
+            yield from _figures(
+                ("loss", _loss(step.loss)), ("lr", f"{step.lr:.1e}"), ("samples/s", f"{step.samples_per_second:,.0f}")
+            )
         if (latest := self.evaluated) and (best := self.best):
-            yield from _figures(("val", _percent(latest.val_accuracy)), ("best", f"{_percent(best.val_accuracy)} at epoch {best.epoch}"))
+            yield from _figures(
+                ("val", _percent(latest.val_accuracy)), ("best", f"{_percent(best.val_accuracy)} at epoch {best.epoch}")
+            )
         if self.health:
             yield from _figures(*_health(self.health))
 
@@ -200,7 +215,13 @@ def _bar(label: str, done: int, total: int, rate: float, options: ConsoleOptions
     width = max(0, min(COLUMNS, options.max_width - len(label) - len(end) - 2))
     full = round(width * min(done / total, 1))
     heavy, light = ("#", "-") if options.ascii_only else ("━", "─")
-    yield from (Segment(f"{label}  "), Segment(heavy * full, CYAN), Segment(light * (width - full), DIM), Segment(end), Segment.line())
+    yield from (
+        Segment(f"{label}  "),
+        Segment(heavy * full, CYAN),
+        Segment(light * (width - full), DIM),
+        Segment(end),
+        Segment.line(),
+    )
 
 
 def _figures(*figures: tuple[str, str]) -> Iterator[Segment]:
@@ -213,7 +234,8 @@ def _figures(*figures: tuple[str, str]) -> Iterator[Segment]:
 
 
 class _Curve:
-    """(step, ln loss) of a run of any length, thinned evenly to one point for each dot across. What is not finite is left out."""
+    """(step, ln loss) of a run of any length, thinned evenly to one point for each dot across. What is not finite is
+    left out."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
@@ -228,7 +250,10 @@ class _Curve:
             self._every *= 2
 
 
-BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # the bit of each of the 2 x 4 dots that share a character
+BRAILLE = (
+    (0x01, 0x02, 0x04, 0x40),
+    (0x08, 0x10, 0x20, 0x80),
+)  # the bit of each of the 2 x 4 dots that share a character
 EMPTY, MARK = 0x2800, ord("o")
 
 

@@ -1,11 +1,12 @@
-"""One training step of one sample in real numbers: weighted sums, activations, loss, gradients, update, and the loss after it.
+"""One training step of one sample in real numbers: weighted sums, activations, loss, gradients, update, and the loss
+after it.
 
     found = trace("digits_mlp", index=3)                   # a config, with freshly drawn weights
     found = trace("runs/mlp/checkpoint.pt", neuron="1:5")  # or a checkpoint, with trained ones
     found.neuron.sum, found.loss.value, found.update.descent.loss
 
-In float64 on the CPU, so that each number can be checked on the spot: gradients against finite differences, sums by hand, and a plain
-MLP against nnx.backprop. How it is drawn: see nnx.terminal.trace.
+In float64 on the CPU, so that each number can be checked on the spot: gradients against finite differences, sums by
+hand, and a plain MLP against nnx.backprop. How it is drawn: see nnx.terminal.trace.
 """
 
 import math
@@ -54,10 +55,12 @@ def trace(
     overrides: Sequence[str] = (),
     data_dir: str | None = None,
 ) -> Trace:
-    """One step of sample `index` of a split, by the network of a config or recipe, or of a checkpoint or a run's folder.
+    """One step of sample `index` of a split, by the network of a config or recipe, or of a checkpoint or a run's
+    folder.
 
-    `neuron` names the one to tell in full (see `nnx.trace.neuron.choose`). Whether a check held is in the result. Nothing is written.
-    Raises ConfigError, CheckpointError, DataError, InputError, MachineError, and DivergedError where numbers are not finite.
+    `neuron` names the one to tell in full (see `nnx.trace.neuron.choose`). Whether a check held is in the result.
+    Nothing is written. Raises ConfigError, CheckpointError, DataError, InputError, MachineError, and DivergedError
+    where numbers are not finite.
     """
     config, kept, name = _open(source, overrides)
     job = prepare(config, data_dir=data_dir)
@@ -74,8 +77,13 @@ def trace(
         question = Question(model, x, torch.tensor([label]), build_criterion(config, job.dataset, job.runtime))
         answer = question.learn()
         if not math.isfinite(answer.loss):
-            raise DivergedError(f"{name}: the loss of this sample is {answer.loss}; its numbers are beyond what can be computed with")
-        seen, weights = look(model, spec, x[0], answer.calls), {key: p.detach().clone() for key, p in model.named_parameters()}
+            raise DivergedError(
+                f"{name}: the loss of this sample is {answer.loss}; its numbers are beyond what can be computed with"
+            )
+        seen, weights = (
+            look(model, spec, x[0], answer.calls),
+            {key: p.detach().clone() for key, p in model.named_parameters()},
+        )
         choice = choose(seen, neuron)
         told = tell(seen, choice, weights, answer.gradients) if choice else None
         looked = attention(seen, choice)
@@ -129,13 +137,16 @@ def _take_over(job: Job, kept: Checkpoint, name: str) -> None:
     """Put the checkpoint's weights into the job's network. Raises CheckpointError where the data is of another kind."""
     ours, theirs = job.dataset.spec, kept.spec
     if (ours.shape, ours.classes) != (theirs.shape, theirs.classes):
-        was, has = (f"{'x'.join(map(str, spec.shape))} inputs and {len(spec.classes)} classes" for spec in (theirs, ours))
+        was, has = (
+            f"{'x'.join(map(str, spec.shape))} inputs and {len(spec.classes)} classes" for spec in (theirs, ours)
+        )
         raise CheckpointError(f"{name}: was trained on {was}, the dataset has {has}, or others of that number")
     job.state.model.load_state_dict(network(kept).state_dict())
 
 
 def _in_float64(model: nn.Module) -> nn.Module:
-    """The very parameters, which the optimizers hold, in float64 and in torch's usual layout; dropout off, running statistics on."""
+    """The very parameters, which the optimizers hold, in float64 and in torch's usual layout; dropout off, running
+    statistics on."""
     model.double().eval()
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
@@ -192,7 +203,9 @@ def _layers(seen: Seen) -> Iterator[Layer]:
             low, mean, high = float(output.min()), float(output.mean()), float(output.max())
             zeros = float((output == 0).double().mean())
             kind, shape = type(call.module).__name__, tuple(output.shape)
-            yield Layer(numbers.get(name), name, kind, shape, low, mean, high, zeros, output.detach().flatten().tolist())
+            yield Layer(
+                numbers.get(name), name, kind, shape, low, mean, high, zeros, output.detach().flatten().tolist()
+            )
 
 
 def _gradients(seen: Seen, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> Iterator[Gradient]:
@@ -204,8 +217,16 @@ def _gradients(seen: Seen, weights: dict[str, Tensor], gradients: dict[str, Tens
     numbers = {name: number for number, name in enumerate(seen.layers, 1)}
     modules: dict[str, Any] = dict(seen.model.named_modules())
     for name, members in groups.items():
-        gradient, weight = (torch.cat([tensors[member].flatten() for member in members]) for tensors in (gradients, weights))
+        gradient, weight = (
+            torch.cat([tensors[member].flatten() for member in members]) for tensors in (gradients, weights)
+        )
         kind = seen.layers[name].kind if name in seen.layers else type(modules.get(name, nn.Parameter())).__name__
         yield Gradient(
-            numbers.get(name), name, kind, len(weight), float(gradient.norm()), float(weight.norm()), float(gradient.abs().max())
+            numbers.get(name),
+            name,
+            kind,
+            len(weight),
+            float(gradient.norm()),
+            float(weight.norm()),
+            float(gradient.abs().max()),
         )

@@ -1,4 +1,5 @@
-"""What is computed twice, in two ways: the gradient against finite differences and against plain Python, sums against torch's."""
+"""What is computed twice, in two ways: the gradient against finite differences and against plain Python, sums against
+torch's."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,13 @@ from nnx.trace.question import Answer, Question
 from nnx.trace.result import Check, Loss, Neuron
 from nnx.trace.seen import Seen
 
-STEPS = (1e-5, 1e-6, 1e-4, 1e-3, 1e-7)  # of a finite difference: the first serves, the others where rounding or a kink is in its way
+STEPS = (
+    1e-5,
+    1e-6,
+    1e-4,
+    1e-3,
+    1e-7,
+)  # of a finite difference: the first serves, the others where rounding or a kink is in its way
 RELATIVE = 1e-5  # how far a finite difference may be from the gradient, of the larger of both
 EXACT = 1e-9  # how far the same sum may be in another order, of the largest of its numbers, or 1
 MOST_TENSORS = 60  # that are looked into, evenly spread, where a network has more
@@ -25,7 +32,8 @@ EPSILON = 2.0**-52
 
 
 def finite_differences(question: Question, answer: Answer, choice: Choice | None, seed: int) -> Check:
-    """The gradient of some weights of the chosen neuron, and of random ones of every layer, against what the loss does when they move."""
+    """The gradient of some weights of the chosen neuron, and of random ones of every layer, against what the loss does
+    when they move."""
     parameters, gradients = dict(question.model.named_parameters()), answer.gradients
     places = list(_places(gradients, choice, Random(seed)))
     seen = [_compare(parameters[name], i, float(gradients[name].flatten()[i]), question, answer) for name, i in places]
@@ -38,10 +46,13 @@ def finite_differences(question: Question, answer: Answer, choice: Choice | None
 
 
 def _places(gradients: dict[str, Tensor], choice: Choice | None, random: Random) -> Iterator[tuple[str, int]]:
-    """The neuron's five weights of the largest |gradient| and five others, its biases; and two weights of each tensor."""
+    """The neuron's five weights of the largest |gradient| and five others, its biases; and two weights of each
+    tensor."""
     chosen: list[tuple[str, int]] = []
     if choice:
-        weights = [(span.parameter, span.start + i) for span in choice.layer.weights(choice.unit) for i in range(span.count)]
+        weights = [
+            (span.parameter, span.start + i) for span in choice.layer.weights(choice.unit) for i in range(span.count)
+        ]
         by_size = sorted(weights, key=lambda place: -abs(float(gradients[place[0]].flatten()[place[1]])))
         chosen = by_size[:5] + random.sample(by_size[5:], min(5, len(by_size[5:])))
         chosen += [(span.parameter, span.start) for span in choice.layer.biases(choice.unit)]
@@ -54,15 +65,20 @@ def _places(gradients: dict[str, Tensor], choice: Choice | None, random: Random)
 
 
 @torch.no_grad()
-def _compare(parameter: nn.Parameter, place: int, gradient: float, question: Question, answer: Answer) -> tuple[float | None, bool]:
+def _compare(
+    parameter: nn.Parameter, place: int, gradient: float, question: Question, answer: Answer
+) -> tuple[float | None, bool]:
     """How far the gradient is from a finite difference, of the larger of both, and whether the loss has a kink there.
 
-    None where the difference drowns in rounding at every step that is short enough to reach no other kink: a loss of 10^-14 has no slope
-    to measure. At a kink, where a ReLU gets exactly 0, any slope between that to the left and that to the right is right.
+    None where the difference drowns in rounding at every step that is short enough to reach no other kink: a loss of
+    10^-14 has no slope to measure. At a kink, where a ReLU gets exactly 0, any slope between that to the left and that
+    to the right is right.
     """
     at = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), parameter.shape))
     weight, base = float(parameter[at]), answer.loss
-    magnitude = max(1.0, base) + float(answer.logits.abs().max() * answer.slopes.abs().sum())  # of what is rounded on the way to the loss
+    magnitude = max(1.0, base) + float(
+        answer.logits.abs().max() * answer.slopes.abs().sum()
+    )  # of what is rounded on the way to the loss
     errors: list[float] = []
     blurred = off = outside = False
     for h in STEPS:
@@ -90,9 +106,15 @@ def _compare(parameter: nn.Parameter, place: int, gradient: float, question: Que
 
 
 def by_hand(
-    seen: Seen, choice: Choice | None, neuron: Neuron | None, gradients: dict[str, Tensor], loss: Loss, attention: float | None
+    seen: Seen,
+    choice: Choice | None,
+    neuron: Neuron | None,
+    gradients: dict[str, Tensor],
+    loss: Loss,
+    attention: float | None,
 ) -> Iterator[Check]:
-    """Sums, in plain Python or written out, against what the network computed. `attention`: how far the latter is from the former."""
+    """Sums, in plain Python or written out, against what the network computed. `attention`: how far the latter is from
+    the former."""
     if choice and neuron:
         added = math.fsum(term.product for term in (*neuron.terms, *neuron.biases))
         yield _exact("weighted sum", "the neuron's products and biases, added up by hand", [added], [neuron.sum])
@@ -109,13 +131,23 @@ def by_hand(
 
 
 def plain_python(question: Question, answer: Answer, loss: Part, rate: float) -> Iterator[Check]:
-    """An MLP of relu or sigmoid against nnx.backprop: the loss, each gradient, each weight after a step. Nothing for other networks."""
+    """An MLP of relu or sigmoid against nnx.backprop: the loss, each gradient, each weight after a step. Nothing for
+    other networks."""
     model, gradients = question.model, list(answer.gradients.values())
     layers = list(model.layers)[1:] if isinstance(model, mlp.Model) else []  # without Flatten
-    linears, kinds = [layer for layer in layers[::2] if type(layer) is nn.Linear], {type(layer) for layer in layers[1::2]}
+    linears, kinds = (
+        [layer for layer in layers[::2] if type(layer) is nn.Linear],
+        {type(layer) for layer in layers[1::2]},
+    )
     names = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid"}
     size = sum(gradient.numel() for gradient in gradients)
-    if 2 * len(linears) - 1 != len(layers) or len(kinds) > 1 or kinds - names.keys() or not _is_told(loss) or size > PLAIN_PYTHON:
+    if (
+        2 * len(linears) - 1 != len(layers)
+        or len(kinds) > 1
+        or kinds - names.keys()
+        or not _is_told(loss)
+        or size > PLAIN_PYTHON
+    ):
         return
     sizes = [linears[0].in_features, *(layer.out_features for layer in linears)]
     network = Network(sizes, activation=names[kinds.pop()] if kinds else "identity")
@@ -123,7 +155,9 @@ def plain_python(question: Question, answer: Answer, loss: Part, rate: float) ->
     network.biases = [layer.bias.tolist() for layer in linears]
     found = network.gradients([question.x.flatten().tolist()], question.target.tolist(), loss.name)
     network.update(found, rate)
-    moved = [parameter.detach() - rate * gradient for parameter, gradient in zip(model.parameters(), gradients, strict=True)]
+    moved = [
+        parameter.detach() - rate * gradient for parameter, gradient in zip(model.parameters(), gradients, strict=True)
+    ]
     numbers = [*zip(found.weights, gradients[::2], strict=True), *zip(found.biases, gradients[1::2], strict=True)]
     numbers += [*zip(network.weights, moved[::2], strict=True), *zip(network.biases, moved[1::2], strict=True)]
     apart = [float((torch.tensor(ours, dtype=torch.float64) - other).abs().max()) for ours, other in numbers]

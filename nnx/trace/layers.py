@@ -1,4 +1,5 @@
-"""What each layer computes on the way to the logits, and, of those that weigh their inputs, every weighted sum with what it is made of."""
+"""What each layer computes on the way to the logits, and, of those that weigh their inputs, every weighted sum with
+what it is made of."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,14 @@ from torch.nn import functional as F
 
 from nnx import models
 
-SILENT = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)  # compute nothing in evaluation
+SILENT = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.AlphaDropout,
+)  # compute nothing in evaluation
 
 
 @dataclass(eq=False)
@@ -50,7 +58,9 @@ class Weighted:
     inputs: Callable[[int], Tensor]  # unit -> (P, n)
     weights: Callable[[int], Sequence[Span]]  # unit -> where its n weights are
     biases: Callable[[int], Sequence[Span]]
-    bias_inputs: Callable[[int], Tensor]  # unit -> (P, number of biases): what each bias is multiplied by, 1 but for a gate's
+    bias_inputs: Callable[
+        [int], Tensor
+    ]  # unit -> (P, number of biases): what each bias is multiplied by, 1 but for a gate's
     parameters: tuple[str, ...] = field(default=())  # of the whole layer
 
     @property
@@ -65,13 +75,19 @@ class Weighted:
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[Call]]:
-    """Inside, notes what each layer without children computes, in the order of happening, and what the loss then says of it."""
+    """Inside, notes what each layer without children computes, in the order of happening, and what the loss then says
+    of it."""
     calls: list[Call] = []
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
             result = output if isinstance(output, Tensor) else output[0]
-            if not inputs or not isinstance(inputs[0], Tensor) or not isinstance(result, Tensor) or isinstance(module, SILENT):
+            if (
+                not inputs
+                or not isinstance(inputs[0], Tensor)
+                or not isinstance(result, Tensor)
+                or isinstance(module, SILENT)
+            ):
                 return
             call = Call(name, module, _alone(module, inputs[0]), _alone(module, result))
             calls.append(call)
@@ -125,7 +141,9 @@ def convolution(call: Call) -> Weighted:
     height, width = module.kernel_size
     n = module.in_channels // module.groups * height * width
     padded = F.pad(call.input[None], _padding(module))  # zeros outside the image
-    patches = F.unfold(padded, module.kernel_size, module.dilation, 0, module.stride)[0].T  # (P, in_channels * height * width)
+    patches = F.unfold(padded, module.kernel_size, module.dilation, 0, module.stride)[
+        0
+    ].T  # (P, in_channels * height * width)
     units, *places = call.output.shape
     group = units // module.groups
 
@@ -150,7 +168,8 @@ def convolution(call: Call) -> Weighted:
 
 
 def corner(module: nn.Conv2d, place: Sequence[int]) -> tuple[int, int]:
-    """Row and column of its input, counted from 0, at which a filter's upper left corner lies; outside where it is negative."""
+    """Row and column of its input, counted from 0, at which a filter's upper left corner lies; outside where it is
+    negative."""
     left, _, top, _ = _padding(module)
     return place[0] * module.stride[0] - top, place[1] * module.stride[1] - left
 

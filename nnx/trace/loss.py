@@ -7,7 +7,9 @@ from nnx import losses
 from nnx.config.registry import Part
 
 
-def derive(config: Part, log_p: Sequence[float], label: int, name: str, counts: Sequence[int]) -> tuple[list[str], float | None]:
+def derive(
+    config: Part, log_p: Sequence[float], label: int, name: str, counts: Sequence[int]
+) -> tuple[list[str], float | None]:
     """The steps from K log-probabilities to the loss of the class `label`, called `name`, and what they come to.
 
     `counts` are the training samples of each class. None for a loss that is not of nnx itself.
@@ -33,7 +35,9 @@ def derive(config: Part, log_p: Sequence[float], label: int, name: str, counts: 
         case losses.MeanSquaredError():
             targets = [float(k == label) for k in range(len(p))]
             value = sum((each - target) ** 2 for each, target in zip(p, targets, strict=True)) / len(p)
-            return [f'mean over the classes of (p - target)², the target 1 for "{name}" and 0 for others: {_short(value)}'], value
+            return [
+                f'mean over the classes of (p - target)², the target 1 for "{name}" and 0 for others: {_short(value)}'
+            ], value
         case losses.Focal():
             wrong = -math.expm1(log_p[label])
             value = wrong**config.gamma * own
@@ -51,9 +55,10 @@ def _weights(config: Part, counts: Sequence[int]) -> list[float]:
 def _weighed(steps: list[str], value: float, weights: Sequence[float], label: int) -> tuple[list[str], float]:
     if not weights:
         return steps, value
-    return [*steps, f"times the class's weight: {_short(weights[label])} × {_short(value)} = {_short(weights[label] * value)}"], (
-        weights[label] * value
-    )
+    return [
+        *steps,
+        f"times the class's weight: {_short(weights[label])} × {_short(value)} = {_short(weights[label] * value)}",
+    ], (weights[label] * value)
 
 
 def _probable(log_p: float) -> str:

@@ -80,7 +80,12 @@ def _of_a_filter(seen: Seen, layer: Weighted, module: nn.Conv2d, place: Sequence
         return of + (f"row {row}, column {column}" if 0 <= row < H and 0 <= column < W else "outside")
 
     window = (top, left, top + (height - 1) * down + 1, left + (width - 1) * across + 1)
-    return Names(name, f"row {place[0]}, column {place[1]}", window if sees_image else None, (maps // module.groups, height, width))
+    return Names(
+        name,
+        f"row {place[0]}, column {place[1]}",
+        window if sees_image else None,
+        (maps // module.groups, height, width),
+    )
 
 
 def _of_a_step(seen: Seen, layer: Weighted, t: int) -> Names:
@@ -93,7 +98,11 @@ def _of_a_step(seen: Seen, layer: Weighted, t: int) -> Names:
             return f"unit {i - n} at {past}"
         if known.depth:
             return f"unit {i} of layer {known.depth} below"
-        return f"{_channel(spec.shape[0], i // spec.shape[2])}{where}, column {i % spec.shape[2]}" if spec.is_image else where
+        return (
+            f"{_channel(spec.shape[0], i // spec.shape[2])}{where}, column {i % spec.shape[2]}"
+            if spec.is_image
+            else where
+        )
 
     return Names(name, where, (t, 0, t + 1, spec.shape[2]) if spec.is_image and not known.depth else None)
 

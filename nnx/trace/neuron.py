@@ -45,10 +45,11 @@ class Choice:
 
 
 def choose(seen: Seen, wanted: str | None) -> Choice | None:
-    """The neuron that LAYER:UNIT or LAYER:UNIT@PLACE names; else, of the first layer, that on whose weights the loss depends most.
+    """The neuron that LAYER:UNIT or LAYER:UNIT@PLACE names; else, of the first layer, that on whose weights the loss
+    depends most.
 
-    LAYER is a number from 1 or a name, as the table of layers has them; UNIT and PLACE ("3", "3,4") count from 0, as in PyTorch.
-    None where no layer is known to weigh its inputs. Raises InputError.
+    LAYER is a number from 1 or a name, as the table of layers has them; UNIT and PLACE ("3", "3,4") count from 0, as in
+    PyTorch. None where no layer is known to weigh its inputs. Raises InputError.
     """
     if not seen.layers:
         if wanted:
@@ -57,19 +58,29 @@ def choose(seen: Seen, wanted: str | None) -> Choice | None:
     if wanted is None:
         layer = next(iter(seen.layers.values()))
         unit, p = divmod(int(layer.shares.argmax()), layer.shares.shape[1])
-        return Choice(layer, unit, _unfolded(layer, p), "of the first layer, the one on whose weights the loss depends most")
+        return Choice(
+            layer, unit, _unfolded(layer, p), "of the first layer, the one on whose weights the loss depends most"
+        )
     parsed = re.fullmatch(r"([^:@\s]+):(\d{1,9})(?:@(\d{1,9}(?:,\d{1,9})*))?", wanted)
     if not parsed:
-        raise InputError(f"--neuron {wanted}: expected LAYER:UNIT or LAYER:UNIT@PLACE, e.g. 1:5, {next(iter(seen.layers))}:5 or 1:5@3,4")
+        raise InputError(
+            f"--neuron {wanted}: expected LAYER:UNIT or LAYER:UNIT@PLACE, e.g. 1:5, {next(iter(seen.layers))}:5 or 1:5@3,4"
+        )
     layer, unit = _named(seen, parsed[1], wanted), int(parsed[2])
     if unit >= layer.units:
         raise InputError(f"--neuron {wanted}: {layer.name} has {layer.units} units, 0 to {layer.units - 1}")
     if parsed[3] is None:
         p = int(layer.shares[unit].argmax())
-        return Choice(layer, unit, _unfolded(layer, p), f"as asked{', where the loss depends on it most' if layer.places else ''}")
+        return Choice(
+            layer, unit, _unfolded(layer, p), f"as asked{', where the loss depends on it most' if layer.places else ''}"
+        )
     place = tuple(map(int, parsed[3].split(",")))
     if len(place) != len(layer.places) or any(at >= size for at, size in zip(place, layer.places, strict=True)):
-        there = f"places 0 to {','.join(str(size - 1) for size in layer.places)}" if layer.places else "one place; leave @ away"
+        there = (
+            f"places 0 to {','.join(str(size - 1) for size in layer.places)}"
+            if layer.places
+            else "one place; leave @ away"
+        )
         raise InputError(f"--neuron {wanted}: {layer.name} has {there}")
     return Choice(layer, unit, place, "as asked")
 
@@ -122,10 +133,16 @@ def tell(seen: Seen, choice: Choice, weights: Tensors, gradients: Tensors) -> Ne
 
 def pick(tensors: Tensors, spans: Sequence[Span]) -> list[float]:
     """The numbers at these spans."""
-    return [number for span in spans for number in tensors[span.parameter].flatten()[span.start : span.start + span.count].tolist()]
+    return [
+        number
+        for span in spans
+        for number in tensors[span.parameter].flatten()[span.start : span.start + span.count].tolist()
+    ]
 
 
-def _terms(inputs: Tensor, spans: Sequence[Span], weights: Tensors, gradients: Tensors, name: Callable[[int], str]) -> list[Term]:
+def _terms(
+    inputs: Tensor, spans: Sequence[Span], weights: Tensors, gradients: Tensors, name: Callable[[int], str]
+) -> list[Term]:
     columns = zip(inputs.tolist(), pick(weights, spans), pick(gradients, spans), strict=True)
     return [Term(name(i), x, weight, x * weight, gradient) for i, (x, weight, gradient) in enumerate(columns)]
 
@@ -161,8 +178,9 @@ def _stride(pool: nn.MaxPool2d | nn.AvgPool2d) -> int:
 
 
 def attention(seen: Seen, choice: Choice | None) -> tuple[Attention, float] | None:
-    """Where the chosen token looks, by that head of its block, or of the first block, which looks most at one; and how far attention
-    written out, softmax(q k^T / sqrt(D / heads)) v, is from what the block computed. None where there is none."""
+    """Where the chosen token looks, by that head of its block, or of the first block, which looks most at one; and how
+    far attention written out, softmax(q k^T / sqrt(D / heads)) v, is from what the block computed. None where there is
+    none."""
     blocks = {name: module for name, module in seen.model.named_modules() if isinstance(module, transformer.Block)}
     calls = {call.name: call for call in seen.calls}
     if choice is None or not any(f"{name}.qkv" in calls for name in blocks):
@@ -174,6 +192,8 @@ def attention(seen: Seen, choice: Choice | None) -> tuple[Attention, float] | No
     weights = (q @ k.transpose(1, 2) / math.sqrt(D // heads)).softmax(2)  # (heads, T, T)
     apart = float(((weights @ v).transpose(0, 1).reshape(T, D) - project.input).abs().max())
     names = tokens(seen, qkv.input)
-    token = choice.place[0] + T - choice.layer.places[0] if choice.layer.places else 0  # what embeds does not see the class token
+    token = (
+        choice.place[0] + T - choice.layer.places[0] if choice.layer.places else 0
+    )  # what embeds does not see the class token
     head = int(weights[:, token].max(1).values.argmax())
     return Attention(block, head, names[token], weights[head, token].tolist(), names), apart

@@ -39,7 +39,8 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Every layer's turn, the logits, the loss, dL/dlogits, and the gradient of each parameter that the loss depends on."""
+    """Every layer's turn, the logits, the loss, dL/dlogits, and the gradient of each parameter that the loss depends
+    on."""
 
     calls: Sequence[Call]
     logits: Tensor
@@ -49,7 +50,8 @@ class Answer:
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """(B, K) logits -> (B, K), or (B, 1) -> (B, 2): as `losses.probabilities`, whose float32 would be too coarse here."""
+    """(B, K) logits -> (B, K), or (B, 1) -> (B, 2): as `losses.probabilities`, whose float32 would be too coarse
+    here."""
     if logits.shape[1] == 1:
         return nn.functional.logsigmoid(torch.cat([-logits, logits], 1))
     return logits.log_softmax(1)

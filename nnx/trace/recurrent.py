@@ -1,6 +1,8 @@
-"""Recurrent layers written out, step by step: the sums of every gate at every step, which torch's own, faster layers keep to themselves.
+"""Recurrent layers written out, step by step: the sums of every gate at every step, which torch's own, faster layers
+keep to themselves.
 
-With x the row that is read, h the state before it, c an LSTM's cell, s = W x + b + U h + b', * by elements (as nn.RNN, nn.LSTM, nn.GRU):
+With x the row that is read, h the state before it, c an LSTM's cell, s = W x + b + U h + b', * by elements (as nn.RNN,
+nn.LSTM, nn.GRU):
 
     rnn    h = tanh(s)
     lstm   i, f, o = sigmoid(s_i), sigmoid(s_f), sigmoid(s_o);  g = tanh(s_g);  c = f * c + i * g;  h = o * tanh(c)
@@ -42,7 +44,8 @@ class Moment:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """A layer in one direction: a weighted layer that stands for its candidates, and its moments, in the order of the rows."""
+    """A layer in one direction: a weighted layer that stands for its candidates, and its moments, in the order of the
+    rows."""
 
     weighted: Weighted
     moments: Sequence[Moment]
@@ -61,7 +64,11 @@ class Cells:
         for g, name in enumerate(NAMES[self.mode]):
             x, b, past, b_past = (float(part[unit].detach()) for part in at.parts[g])
             kind = _activation(self.mode, g)
-            told.append(Gate(name, x, past, b + b_past, float(at.sums[g][unit].detach()), kind, float(at.gates[g][unit].detach())))
+            told.append(
+                Gate(
+                    name, x, past, b + b_past, float(at.sums[g][unit].detach()), kind, float(at.gates[g][unit].detach())
+                )
+            )
         return told
 
     def state(self, unit: int, t: int) -> tuple[float, float]:
@@ -78,7 +85,8 @@ def _pair(before: Tensor, after: Tensor, unit: int) -> tuple[float, float]:
 
 
 def cells(call: Call) -> tuple[list[Cells], float]:
-    """Each layer and direction of a recurrent module, and how far these states are, at most, from those that torch gave."""
+    """Each layer and direction of a recurrent module, and how far these states are, at most, from those that torch
+    gave."""
     module = call.module
     assert isinstance(module, nn.RNNBase)
     x = call.input  # (T, n)
@@ -93,7 +101,10 @@ def cells(call: Call) -> tuple[list[Cells], float]:
         slopes = iter(torch.autograd.grad(x, candidates, slopes_of(call), allow_unused=True))
     found = []
     for way, moments in layers:
-        of_each = [torch.zeros_like(moment.h) if slope is None else slope for moment, slope in zip(moments, slopes, strict=False)]
+        of_each = [
+            torch.zeros_like(moment.h) if slope is None else slope
+            for moment, slope in zip(moments, slopes, strict=False)
+        ]
         depth, backwards = int(way.removeprefix("l").removesuffix("_reverse")), way.endswith("_reverse")
         found.append(Cells(_weighted(call, way, moments, torch.stack(of_each)), moments, module.mode, depth, backwards))
     return found, float((x.detach() - call.output).abs().max())
@@ -143,7 +154,9 @@ def _weighted(call: Call, way: str, moments: Sequence[Moment], slopes: Tensor) -
     module = call.module
     assert isinstance(module, nn.RNNBase)
     H, gate = module.hidden_size, CANDIDATE[module.mode]
-    x, h, factor = (torch.stack([getattr(moment, name).detach() for moment in moments]) for name in ("x", "h_before", "factor"))
+    x, h, factor = (
+        torch.stack([getattr(moment, name).detach() for moment in moments]) for name in ("x", "h_before", "factor")
+    )
     n = x.shape[1]
 
     def weights(unit: int) -> list[Span]:
@@ -151,7 +164,11 @@ def _weighted(call: Call, way: str, moments: Sequence[Moment], slopes: Tensor) -
         return [Span(own(call, f"weight_ih_{way}"), row * n, n), Span(own(call, f"weight_hh_{way}"), row * H, H)]
 
     def biases(unit: int) -> list[Span]:
-        return [Span(own(call, f"bias_{which}_{way}"), gate * H + unit, 1) for which in ("ih", "hh")] if module.bias else []
+        return (
+            [Span(own(call, f"bias_{which}_{way}"), gate * H + unit, 1) for which in ("ih", "hh")]
+            if module.bias
+            else []
+        )
 
     return Weighted(
         name=f"{call.name}.{way}",
@@ -164,6 +181,8 @@ def _weighted(call: Call, way: str, moments: Sequence[Moment], slopes: Tensor) -
         inputs=lambda unit: torch.cat([x, h * factor[:, unit, None]], 1),
         weights=weights,
         biases=biases,
-        bias_inputs=lambda unit: torch.stack([torch.ones_like(factor[:, unit]), factor[:, unit]], 1)[:, : len(biases(unit))],
+        bias_inputs=lambda unit: torch.stack([torch.ones_like(factor[:, unit]), factor[:, unit]], 1)[
+            :, : len(biases(unit))
+        ],
         parameters=tuple(own(call, name) for name, _ in module.named_parameters() if name.endswith(f"_{way}")),
     )

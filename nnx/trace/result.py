@@ -27,7 +27,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's outputs for the sample, flat, of this `shape`. `number` counts, from 1, the layers that a neuron can be chosen from."""
+    """A layer's outputs for the sample, flat, of this `shape`. `number` counts, from 1, the layers that a neuron can be
+    chosen from."""
 
     number: int | None
     name: str
@@ -63,7 +64,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Gate:
-    """One of the weighted sums of a recurrent unit: what the row, the past and the biases bring, and the sum behind its activation."""
+    """One of the weighted sums of a recurrent unit: what the row, the past and the biases bring, and the sum behind its
+    activation."""
 
     name: str
     from_input: float
@@ -89,8 +91,8 @@ class Attention:
 class Neuron:
     """One neuron in full: sum of its products plus biases, what follows, and what the loss says of that sum.
 
-    Where the same weights are used at several places (a filter, a token's layer, a time step), this is one of `uses` of them, and
-    the gradient of a weight is the sum of what each place says.
+    Where the same weights are used at several places (a filter, a token's layer, a time step), this is one of `uses` of
+    them, and the gradient of a weight is the sum of what each place says.
     """
 
     layer: int
@@ -114,7 +116,10 @@ class Neuron:
 
     def having(self, descent: Sequence[float], optimizer: Sequence[float]) -> "Neuron":
         """The same, each weight and bias, in this order, with where both steps move it."""
-        moved = [replace(t, after_descent=d, after_optimizer=o) for t, d, o in zip(self._all, descent, optimizer, strict=True)]
+        moved = [
+            replace(t, after_descent=d, after_optimizer=o)
+            for t, d, o in zip(self._all, descent, optimizer, strict=True)
+        ]
         return replace(self, terms=moved[: len(self.terms)], biases=moved[len(self.terms) :])
 
     @property
@@ -148,7 +153,8 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The sample once more, after a step: the loss, what the slope foretold of it, and the probability of the right class."""
+    """The sample once more, after a step: the loss, what the slope foretold of it, and the probability of the right
+    class."""
 
     loss: float
     foretold: float

@@ -38,7 +38,10 @@ def update(state: State, question: Question, answer: Answer) -> tuple[Update, di
         _place(parameters, before)
         return Outcome(moved, answer.loss + foretold, probability), after
 
-    _place(parameters, {name: weight - rate * gradients[name] if name in gradients else weight for name, weight in before.items()})
+    _place(
+        parameters,
+        {name: weight - rate * gradients[name] if name in gradients else weight for name, weight in before.items()},
+    )
     descent, descended = outcome()
     for name, gradient in gradients.items():
         parameters[name].grad = gradient.clone()
@@ -74,6 +77,8 @@ def _says(optimizer: Part) -> str:
         share = "keeps a share of the last step, of which there is none at the first"
         does = "is plain gradient descent" if not optimizer.momentum else ahead if optimizer.nesterov else share
     else:
-        does = SAYS.get(optimizer.name) or (type(optimizer).__doc__ or "has a way of its own").partition("\n")[0].rstrip(".")
+        does = SAYS.get(optimizer.name) or (type(optimizer).__doc__ or "has a way of its own").partition("\n")[
+            0
+        ].rstrip(".")
     decay = getattr(optimizer, "weight_decay", 0)
     return f"{does}; weight_decay {decay:g} pulls each weight, but no bias, a little towards 0" if decay else does

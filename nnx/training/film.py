@@ -1,12 +1,13 @@
-"""The film of learning (`train.film: true`): what a network makes of the same samples at step 0, 1, 2, 3, ... and ever more rarely.
+"""The film of learning (`train.film: true`): what a network makes of the same samples at step 0, 1, 2, 3, ... and ever
+more rarely.
 
     recorder = Recorder(state, spec, validation)      # and recorder.resume(folder) where a run goes on
     if recorder.due: recorder.record()                # after a step
     recorder.write(folder)                            # film.npz; before the state is saved, so that no frame is lost
     film = read(folder / "film.npz")
 
-The network is looked at in evaluation mode, without gradients and without drawing a random number: the training is the same to the bit
-with a film and without. After a resume the film is that of a run that was never stopped.
+The network is looked at in evaluation mode, without gradients and without drawing a random number: the training is the
+same to the bit with a film and without. After a resume the film is that of a run that was never stopped.
 """
 
 import io
@@ -33,7 +34,9 @@ from nnx.training.state import State
 NAME = "film.npz"
 GROWTH = 1.25  # from one step that is kept to the next: 38 frames in the 4,300 steps of mnist_mlp, 75 in 20 million
 PROBE = 200  # samples
-NUMBERS = 32 * 32 * 32  # of the filters in a frame, and of the activations, at most: with 75 frames of them a film has 11 MB
+NUMBERS = (
+    32 * 32 * 32
+)  # of the filters in a frame, and of the activations, at most: with 75 frames of them a film has 11 MB
 DIMENSIONS = 16  # of the last hidden layer that are kept
 LAYER = "layer "  # before the name of each layer whose answer to the first sample is kept
 GRID = 64  # points a side, of the plane of two features
@@ -56,11 +59,14 @@ def is_kept(step: int) -> bool:
 
 
 class Recorder:
-    """Keeps the frames of a run. Of several ranks, rank 0 does; all ask whether a frame is due, as their questions must be equally many."""
+    """Keeps the frames of a run. Of several ranks, rank 0 does; all ask whether a frame is due, as their questions must
+    be equally many."""
 
     def __init__(self, state: State, spec: Spec, validation: Split) -> None:
         self.state, self.spec = state, spec
-        self.places = np.unique(np.linspace(0, len(validation) - 1, PROBE).astype(np.int64))  # of all classes, whatever the order
+        self.places = np.unique(
+            np.linspace(0, len(validation) - 1, PROBE).astype(np.int64)
+        )  # of all classes, whatever the order
         self.probe = validation.take(self.places)
         self.normalise = Normalise(spec, state.loss.device)
         self.inputs = self.normalise(torch.from_numpy(np.array(self.probe.inputs)).to(state.loss.device))
@@ -94,7 +100,9 @@ class Recorder:
         if distributed.here().rank == 0 and self.state.step not in self.frames:
             network = self.state.evaluated
             training = network.training
-            self.frames[self.state.step] = _frame(network.eval(), self.inputs, self.probe.labels, self.spec, self._plane)
+            self.frames[self.state.step] = _frame(
+                network.eval(), self.inputs, self.probe.labels, self.spec, self._plane
+            )
             network.train(training)
             self._changed = True
         self._next = next_step(self.state.step)
@@ -132,8 +140,19 @@ class Recorder:
         return self.normalise(torch.from_numpy(points).to(self.inputs.device))
 
 
-STILL = {"places", "labels", "sample", "low", "high", "points"}  # what a film holds once; all else is a frame's, first to last
-MOVING = {"predicted": 2, "right": 2, "embedding": 3}  # of each sample in a frame, in how many dimensions: frames, samples, directions
+STILL = {
+    "places",
+    "labels",
+    "sample",
+    "low",
+    "high",
+    "points",
+}  # what a film holds once; all else is a frame's, first to last
+MOVING = {
+    "predicted": 2,
+    "right": 2,
+    "embedding": 3,
+}  # of each sample in a frame, in how many dimensions: frames, samples, directions
 
 
 def _frame(network: nn.Module, inputs: Tensor, labels: NDArray[np.int64], spec: Spec, plane: Tensor | None) -> Frame:
@@ -165,10 +184,12 @@ def _frame(network: nn.Module, inputs: Tensor, labels: NDArray[np.int64], spec: 
 
 
 def _components(hidden: Tensor) -> NDArray[np.float64]:
-    """(P, D) -> (P, DIMENSIONS): the samples along the directions in which they differ most; zeros where there are fewer. At a mean
-    distance of 1 from their middle, so that half precision is enough; how large activations are says little anyway.
+    """(P, D) -> (P, DIMENSIONS): the samples along the directions in which they differ most; zeros where there are
+    fewer. At a mean distance of 1 from their middle, so that half precision is enough; how large activations are says
+    little anyway.
 
-    By torch, not numpy, whose threads wait for work by spinning: beside other busy processes a frame then took 300 ms instead of 20.
+    By torch, not numpy, whose threads wait for work by spinning: beside other busy processes a frame then took 300 ms
+    instead of 20.
     """
     u, singular, _ = torch.linalg.svd(hidden - hidden.mean(0), full_matrices=False)
     scores = u * singular
@@ -179,7 +200,8 @@ def _components(hidden: Tensor) -> NDArray[np.float64]:
 
 
 def _small(images: NDArray[Any]) -> NDArray[Any]:
-    """(n, C, h, w) filters or an (n, m) matrix of weights: the first of them that NUMBERS holds, 64 at most, no larger than 32 x 32."""
+    """(n, C, h, w) filters or an (n, m) matrix of weights: the first of them that NUMBERS holds, 64 at most, no larger
+    than 32 x 32."""
     if images.ndim == 2:
         return images[:64, :512]
     images = _shrunk(images[:64], 32)
@@ -188,8 +210,8 @@ def _small(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _maps(answer: NDArray[Any]) -> NDArray[Any]:
-    """A layer's answer to one sample -> (n, h, w): of filters the maps of the first 16, else one map, (1, T, D) of the tokens or states,
-    (1, 1, units) of neurons."""
+    """A layer's answer to one sample -> (n, h, w): of filters the maps of the first 16, else one map, (1, T, D) of the
+    tokens or states, (1, 1, units) of neurons."""
     if answer.ndim == 3:
         answer = _shrunk(answer[None, :16], 28)[0]
     maps: NDArray[Any] = answer if answer.ndim == 3 else np.atleast_2d(answer)[None, :64, :512]
@@ -202,7 +224,9 @@ def _shrunk(images: NDArray[Any], side: int) -> NDArray[Any]:
     if ratio >= 1:
         return images
     size = [max(1, round(each * ratio)) for each in images.shape[2:]]
-    shrunk: NDArray[Any] = nn.functional.interpolate(torch.from_numpy(np.ascontiguousarray(images)), size, mode="area").numpy()
+    shrunk: NDArray[Any] = nn.functional.interpolate(
+        torch.from_numpy(np.ascontiguousarray(images)), size, mode="area"
+    ).numpy()
     return shrunk
 
 
@@ -222,7 +246,16 @@ def read(path: Path) -> Frame:
         with np.load(path, allow_pickle=False) as arrays:
             film = {name: arrays[name] for name in arrays.files}
         whole = _is_whole(film)
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise CheckpointError(f"{path}: can't be read as a film") from error
     if not whole:
         raise CheckpointError(f"{path}: lacks parts that a film has")
@@ -230,7 +263,8 @@ def read(path: Path) -> Frame:
 
 
 def _is_whole(film: Frame) -> bool:
-    """Whether all that a film has is there, in as many frames as there are steps, of as many samples as there are labels."""
+    """Whether all that a film has is there, in as many frames as there are steps, of as many samples as there are
+    labels."""
     steps, samples = film["step"].size, film["labels"].size
     return (
         film.keys() >= STILL | MOVING.keys() | {"filters"}
@@ -239,8 +273,13 @@ def _is_whole(film: Frame) -> bool:
         and bool(film["sample"].size)
         and all(array.dtype.kind in "uif" for array in film.values())
         and all(array.ndim and len(array) == steps for key, array in film.items() if key not in STILL)
-        and all(film[key].ndim == dimensions and film[key].shape[1] == samples and film[key].size for key, dimensions in MOVING.items())
-        and all(film[key].ndim in (3, 4, 5) and film[key].size for key in film if key == "filters" or key.startswith(LAYER))
+        and all(
+            film[key].ndim == dimensions and film[key].shape[1] == samples and film[key].size
+            for key, dimensions in MOVING.items()
+        )
+        and all(
+            film[key].ndim in (3, 4, 5) and film[key].size for key in film if key == "filters" or key.startswith(LAYER)
+        )
         and min(steps, samples) > 0
         and ("region" in film) == ("sure" in film) == bool(len(film["low"]))
         and ("region" not in film or _is_plane(film, steps, samples))
@@ -261,9 +300,10 @@ def of_run(folder: Path) -> Frame | None:
 
 
 def aligned(embedding: NDArray[Any]) -> NDArray[np.float64]:
-    """(S, P, D) -> (S, P, 2): the last frame along its two principal directions, and each frame before it turned so that its points lie as
-    near as can be to those of the frame behind it (orthogonal Procrustes, Schönemann 1966). So clouds drift and don't jump; turned is all
-    that a frame is, so that distances within it are what they were, as far as a plane shows them."""
+    """(S, P, D) -> (S, P, 2): the last frame along its two principal directions, and each frame before it turned so
+    that its points lie as near as can be to those of the frame behind it (orthogonal Procrustes, Schönemann 1966). So
+    clouds drift and don't jump; turned is all that a frame is, so that distances within it are what they were, as far
+    as a plane shows them."""
     frames = embedding.astype(np.float64)
     flat = np.empty((*frames.shape[:2], 2))
     flat[-1] = frames[-1][:, :2]

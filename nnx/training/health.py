@@ -1,4 +1,5 @@
-"""How a training fares: dead ReLUs, gradients, how far a step moves the weights. What is off is said with its likely cause and its cure.
+"""How a training fares: dead ReLUs, gradients, how far a step moves the weights. What is off is said with its likely
+cause and its cure.
 
     watch = Watch(state, job.feed(train.take(probe(len(train)))), job.criterion)
     step = watch.over(job.step())        # notes how far a few steps of each epoch move the weights
@@ -24,12 +25,19 @@ from nnx.losses import Criterion, probabilities
 from nnx.training.state import State, StepFunction
 
 FEWEST, MOST = 64, 256  # samples that are looked at, once an epoch: of MNIST's 55,000 it is 0.5 %
-TOO_LONG, TOO_SHORT = 1e-1, 1e-5  # a step, of the length of the weights; 1e-3 is usual (Karpathy, CS231n, "ratio of weights:updates")
+TOO_LONG, TOO_SHORT = (
+    1e-1,
+    1e-5,
+)  # a step, of the length of the weights; 1e-3 is usual (Karpathy, CS231n, "ratio of weights:updates")
 MOST_DEAD = 0.5  # of a layer's ReLUs
-FIRST_TOO_LONG = 3e-1  # the very first step, which is the longest of rmsprop and adagrad: 0.1 for digits_cnn at their own learning rates
+# the very first step, which is the longest of rmsprop and adagrad: 0.1 for digits_cnn at their own learning rates
+FIRST_TOO_LONG = 3e-1
 VANISHED = 1e-4  # the first layer's gradient, of the last layer's
-EXPLODED = 1e3  # the gradient; that of cross-entropy in the logits is sqrt(2) at most, so that all else comes from the layers
-TOO_WRONG = 2.0  # nats above ln K at the start: logits that deviate by 2 are as much above it, freshly drawn networks of nnx by 0.5
+EXPLODED = (
+    1e3  # the gradient; that of cross-entropy in the logits is sqrt(2) at most, so that all else comes from the layers
+)
+# nats above ln K at the start: logits that deviate by 2 are as much above it, freshly drawn networks of nnx by 0.5
+TOO_WRONG = 2.0
 NORMALISED = 5.0  # root mean square of inputs, at most; it is 1 where they are normalised
 RELUS = (nn.ReLU, nn.ReLU6)
 SATURATING = ("sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid", "logsigmoid")
@@ -46,12 +54,15 @@ class Watch:
     def __init__(self, state: State, samples: Resident, criterion: Criterion) -> None:
         self.state, self.samples, self.criterion = state, samples, criterion
         self.layers = dict(_layers(state.model))
-        self._steps: list[tuple[Tensor, float, float]] = []  # since the last look: how long, how long they may be, learning rate
+        self._steps: list[
+            tuple[Tensor, float, float]
+        ] = []  # since the last look: how long, how long they may be, learning rate
         self._too_long = False  # whether any step ever was
         self._said: set[str] = set()
 
     def over(self, step: StepFunction) -> StepFunction:
-        """`step` itself, but that the first, the middle and the last of each epoch are measured: how far they move the weights."""
+        """`step` itself, but that the first, the middle and the last of each epoch are measured: how far they move the
+        weights."""
         weights = [weight for layer in self.layers.values() for weight in layer]
 
         def measured(state: State, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -60,7 +71,9 @@ class Watch:
             before = [weight.detach().clone() for weight in weights]
             loss = step(state, inputs, targets)
             with torch.no_grad():
-                moved = _norm([weight - old for weight, old in zip(weights, before, strict=True)]) / _norm(before).clamp(min=1e-30)
+                moved = _norm([weight - old for weight, old in zip(weights, before, strict=True)]) / _norm(
+                    before
+                ).clamp(min=1e-30)
             self._steps.append((moved, TOO_LONG if state.step else FIRST_TOO_LONG, state.lr))
             return loss
 
@@ -71,13 +84,21 @@ class Watch:
         inputs, labels = next(self.samples.in_order())
         model, was_training = self.state.model, self.state.model.training
         model.eval()  # no random numbers
-        with _dead_units(model) as dead, _own_statistics(model), _recurrent_gradients(inputs.device), torch.enable_grad():
+        with (
+            _dead_units(model) as dead,
+            _own_statistics(model),
+            _recurrent_gradients(inputs.device),
+            torch.enable_grad(),
+        ):
             logits = model(inputs).float()
             weights = [weight for layer in self.layers.values() for weight in layer]
             found = torch.autograd.grad(self.criterion(logits, labels), weights, allow_unused=True)
         model.train(was_training)
         gradients = iter(found)
-        norms = {name: float(_norm([g for g in (next(gradients) for _ in layer) if g is not None])) for name, layer in self.layers.items()}
+        norms = {
+            name: float(_norm([g for g in (next(gradients) for _ in layer) if g is not None]))
+            for name, layer in self.layers.items()
+        }
         p = probabilities(logits.detach()).gather(1, labels[:, None])
         steps, self._steps = [(float(moved), limit, lr) for moved, limit, lr in self._steps], []
         health = Health(
@@ -102,13 +123,19 @@ class Watch:
 # ---------------------------------------------------------------- what is off
 
 
-def _judge(health: Health, state: State, *, fast: bool, too_long: bool, spread: dict[str, float]) -> Iterator[tuple[str, str]]:
-    """What is off, by kind, each in a sentence with its likely cause and cure. A cause is named before what it brings about.
+def _judge(
+    health: Health, state: State, *, fast: bool, too_long: bool, spread: dict[str, float]
+) -> Iterator[tuple[str, str]]:
+    """What is off, by kind, each in a sentence with its likely cause and cure. A cause is named before what it brings
+    about.
 
-    `fast`: whether a step was measured near the full learning rate, not where a schedule has it low. `too_long`: whether any step of the
-    run was.
+    `fast`: whether a step was measured near the full learning rate, not where a schedule has it low. `too_long`:
+    whether any step of the run was.
     """
-    rate, when = f"optimizer.lr (now {state.peak_lr:g})", f"epoch {health.epoch}" if health.epoch else "before the first step"
+    rate, when = (
+        f"optimizer.lr (now {state.peak_lr:g})",
+        f"epoch {health.epoch}" if health.epoch else "before the first step",
+    )
     if state.step == 0 and not health.loss <= health.guess + TOO_WRONG:
         guess = f"where a guess has ln {round(math.exp(health.guess))} = {health.guess:.3g}"
         yield "start", f"{when}: the loss is {health.loss:.3g}, {guess}: {_loud(spread)}"
@@ -144,9 +171,7 @@ def _judge(health: Health, state: State, *, fast: bool, too_long: bool, spread: 
 def _loud(spread: dict[str, float]) -> str:
     """Why logits are large before any training, and what to do."""
     if not spread["inputs"] <= NORMALISED:
-        return (
-            f"inputs are not normalised, their size is {spread['inputs']:.3g} (root mean square), not 1; look for outliers, or a wrong mean"
-        )
+        return f"inputs are not normalised, their size is {spread['inputs']:.3g} (root mean square), not 1; look for outliers, or a wrong mean"
     return f"the weights begin too large, logits deviate by {spread['logits']:.3g}, not by 1 or less; draw smaller ones in the model"
 
 
@@ -164,7 +189,8 @@ def _open(state: State, health: Health) -> str:
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
-    """The layers that weigh their inputs, first to last, each with its matrices and filters; biases, norms and positions left aside."""
+    """The layers that weigh their inputs, first to last, each with its matrices and filters; biases, norms and
+    positions left aside."""
     for name, module in model.named_modules():
         weights = [p for p in module.parameters(recurse=False) if p.ndim > 1 and p.requires_grad]
         if name and weights:
@@ -183,7 +209,9 @@ def _dead_units(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            units = output.detach().transpose(0, 1) if output.ndim in (2, 4) else output.detach().movedim(-1, 0)  # maps have theirs second
+            units = (
+                output.detach().transpose(0, 1) if output.ndim in (2, 4) else output.detach().movedim(-1, 0)
+            )  # maps have theirs second
             dead[name] = (units.flatten(1) == 0).all(1).float().mean()
 
         return hook
@@ -195,8 +223,8 @@ def _dead_units(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 @contextmanager
 def _own_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, batch norm takes the batch's mean and variance, as in training, and leaves what it keeps alone: before any training that
-    says nothing, and the loss of digits_cnn would be 5.2 instead of 2.9."""
+    """Inside, batch norm takes the batch's mean and variance, as in training, and leaves what it keeps alone: before
+    any training that says nothing, and the loss of digits_cnn would be 5.2 instead of 2.9."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [(module._buffers, module._buffers["running_mean"], module._buffers["running_var"]) for module in norms]
     for buffers, _, _ in kept:

@@ -1,4 +1,5 @@
-"""The inner loop. Forward, loss, backward, update: everything else in nnx exists so that this can stay on one screen."""
+"""The inner loop. Forward, loss, backward, update: everything else in nnx exists so that this can stay on one
+screen."""
 
 import math
 import time
@@ -28,8 +29,11 @@ class EpochEnd:
     samples: int
 
 
-def backpropagation(criterion: Criterion, runtime: Runtime, fuse: Callable[[Any], Any] = lambda loss: loss) -> Gradients:
-    """Forward, loss, backward, by torch's autograd. `fuse` may make a faster function of the forward pass (see nnx.training.step).
+def backpropagation(
+    criterion: Criterion, runtime: Runtime, fuse: Callable[[Any], Any] = lambda loss: loss
+) -> Gradients:
+    """Forward, loss, backward, by torch's autograd. `fuse` may make a faster function of the forward pass (see
+    nnx.training.step).
 
     A batch of `accumulate` x batch_size is taken in parts, whose gradients add up to that of its mean.
     """
@@ -65,9 +69,15 @@ def train_step(gradients: Gradients) -> StepFunction:
 
 
 def train(
-    state: State, batches: Resident, step: StepFunction, *, log_every: int = 50, pausing: Callable[[], bool] = lambda: False
+    state: State,
+    batches: Resident,
+    step: StepFunction,
+    *,
+    log_every: int = 50,
+    pausing: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step | EpochEnd]:
-    """Train from wherever `state` stands to the config's last epoch, yielding a look every `log_every` steps and each epoch's end.
+    """Train from wherever `state` stands to the config's last epoch, yielding a look every `log_every` steps and each
+    epoch's end.
 
     Where `pausing()` is true, the step that has just ended is yielded too, so that the reader can save, or leave.
     Raises DivergedError within `log_every` steps of a loss or a weight that is infinite or NaN.
@@ -82,7 +92,9 @@ def train(
             state.end_step(loss, len(inputs))
             del inputs, targets  # so that the next batch gets their memory, which is still in the processor's cache
             if state.step % log_every == 0 or pausing():
-                yield _look(state, (state.samples - seen) / (time.perf_counter() - begun))  # the one place that waits for the device
+                yield _look(
+                    state, (state.samples - seen) / (time.perf_counter() - begun)
+                )  # the one place that waits for the device
         look = _look(state, 0)
         seconds, samples = time.perf_counter() - begun, state.samples - seen
         state.end_epoch()
@@ -99,4 +111,6 @@ def _look(state: State, samples_per_second: float) -> Step:
     loss = state.mean_loss()
     check_finite(loss, "training loss", state)
     check_finite(float(get_total_norm(state.model.parameters())), "norm of the weights", state)
-    return Step(state.epoch, state.batch, state.step, loss, float(state.optimizers[0].param_groups[0]["lr"]), samples_per_second)
+    return Step(
+        state.epoch, state.batch, state.step, loss, float(state.optimizers[0].param_groups[0]["lr"]), samples_per_second
+    )

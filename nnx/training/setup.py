@@ -62,7 +62,8 @@ class Job:
 
     @cached_property
     def data(self) -> str:
-        """SHA-256 of the samples to train on and to validate with. Asked for when the run is first saved: 0.03 s for MNIST."""
+        """SHA-256 of the samples to train on and to validate with. Asked for when the run is first saved: 0.03 s for
+        MNIST."""
         parts = (datasets.fingerprint(split) for split in (self.dataset.train, self.dataset.validation))
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -75,7 +76,8 @@ class Job:
 
     @property
     def changed(self) -> str:
-        """How the environment differs from that of the state which the run goes on from: "torch: 2.14.1 → 2.15.0", or nothing."""
+        """How the environment differs from that of the state which the run goes on from: "torch: 2.14.1 → 2.15.0", or
+        nothing."""
         before = self.saved.environment["saved"] if self.saved and self.saved.environment else self.environment["saved"]
         return differences(before, self.environment["saved"], but=("train.epochs",))
 
@@ -94,10 +96,13 @@ class Job:
         )
 
 
-def prepare(config: Config, saved: Checkpoint | None = None, *, source: Path = Path(), data_dir: str | None = None) -> Job:
+def prepare(
+    config: Config, saved: Checkpoint | None = None, *, source: Path = Path(), data_dir: str | None = None
+) -> Job:
     """The job of `config` before its first step, or where `saved`, read from `source`, stands. Nothing is written.
 
-    Raises ConfigError, DataError, DeviceError, MachineError, and CheckpointError where `saved` is of other settings or other data.
+    Raises ConfigError, DataError, DeviceError, MachineError, and CheckpointError where `saved` is of other settings or
+    other data.
     """
     if saved:
         _check_settings(saved, config, source)
@@ -122,7 +127,8 @@ def prepare(config: Config, saved: Checkpoint | None = None, *, source: Path = P
 
 
 def workable(chosen: Runtime, config: Config, model: nn.Module, spec: Spec) -> Runtime:
-    """`chosen`, or float32 where torch has no kernels for this network in the precision: for an LSTM in bfloat16, say, on some CPUs.
+    """`chosen`, or float32 where torch has no kernels for this network in the precision: for an LSTM in bfloat16, say,
+    on some CPUs.
 
     Raises DeviceError where that precision was asked for by name.
     """
@@ -142,8 +148,9 @@ def workable(chosen: Runtime, config: Config, model: nn.Module, spec: Spec) -> R
 
 
 def ready(path: Path, device: str | None = None) -> tuple[Classifier, Runtime]:
-    """The classifier in a checkpoint, or in that of the run in a folder, on a device by name or the best that there is, and what to
-    compute with: in the precision that it was trained in and is evaluated in, or float32 where this machine does not have that.
+    """The classifier in a checkpoint, or in that of the run in a folder, on a device by name or the best that there is,
+    and what to compute with: in the precision that it was trained in and is evaluated in, or float32 where this machine
+    does not have that.
 
     Raises CheckpointError, DeviceError.
     """
@@ -180,13 +187,17 @@ def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
         )
     begun = (saved.counters or {})["epoch"] + bool((saved.counters or {})["batch"])
     if config.train.epochs < begun:
-        raise CheckpointError(f"{source}: is in its epoch {begun} already, so train.epochs can't be {config.train.epochs}; ask for more")
+        raise CheckpointError(
+            f"{source}: is in its epoch {begun} already, so train.epochs can't be {config.train.epochs}; ask for more"
+        )
 
 
 def _restore(job: Job, saved: Checkpoint) -> None:
     if saved.data not in (None, job.data):
         where = datasets.place(cast(DatasetConfig, job.config.dataset), job.dataset.folder)
-        raise CheckpointError(f"{job.source}: was trained on other data than {where} now holds; bring back the old, or start anew")
+        raise CheckpointError(
+            f"{job.source}: was trained on other data than {where} now holds; bring back the old, or start anew"
+        )
     try:
         job.state.restore(saved.counters or {}, saved.training or {})
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError):

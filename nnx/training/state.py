@@ -20,7 +20,8 @@ from nnx.schedules import Horizon, Schedule
 from nnx.system.device import Runtime, seed_step
 
 Gradients = Callable[["State", Tensor, Tensor], Tensor]
-"""On one batch, (B, *shape) inputs and (B,) or (B, K) targets: leaves the mean loss's gradient in each parameter and returns the loss."""
+"""On one batch, (B, *shape) inputs and (B,) or (B, K) targets: leaves the mean loss's gradient in each parameter and
+returns the loss."""
 
 RECORDED = 100  # steps at the beginning of a run whose losses are kept, one by one
 
@@ -72,8 +73,13 @@ class State:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The record of the first of the epochs with the highest validation accuracy and, among those, the lowest loss."""
-        return min(self.history, key=lambda record: (-record["val_accuracy"], record["val_loss"])) if self.history else None
+        """The record of the first of the epochs with the highest validation accuracy and, among those, the lowest
+        loss."""
+        return (
+            min(self.history, key=lambda record: (-record["val_accuracy"], record["val_loss"]))
+            if self.history
+            else None
+        )
 
     @property
     def over(self) -> str | None:
@@ -86,7 +92,9 @@ class State:
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        horizon = Horizon(self.steps_per_epoch, self.config.train.epochs, [record["val_loss"] for record in self.history])
+        horizon = Horizon(
+            self.steps_per_epoch, self.config.train.epochs, [record["val_loss"] for record in self.history]
+        )
         return self.peak_lr * cast(Schedule, self.config.schedule).factor(self.step, horizon)
 
     @property
@@ -130,9 +138,10 @@ class State:
 
     @torch.no_grad()
     def _move_average(self, average: AveragedModel) -> None:
-        """averaged += (1 - decay) * (current - averaged), the decay rising to train.ema as (1 + n) / (10 + n), n steps in: else the first
-        epochs are measured on what is mostly the initial weights (mnist_mlp: 87 % after an epoch, not 96). As in TensorFlow's
-        ExponentialMovingAverage. AveragedModel's own update pairs the tensors anew each time, and waits for the device."""
+        """averaged += (1 - decay) * (current - averaged), the decay rising to train.ema as (1 + n) / (10 + n), n steps
+        in: else the first epochs are measured on what is mostly the initial weights (mnist_mlp: 87 % after an epoch,
+        not 96). As in TensorFlow's ExponentialMovingAverage. AveragedModel's own update pairs the tensors anew each
+        time, and waits for the device."""
         decay = min(cast(float, self.config.train.ema), (1 + self.step) / (10 + self.step)) if self.step else 0.0
         (averaged, current), counters = self._averaged
         _lerp(averaged, current, 1 - decay)
@@ -146,7 +155,9 @@ class State:
         both = [[*module.parameters(), *module.buffers()] for module in (self.evaluated, self.model)]
         pairs = [(averaged.detach(), current.detach()) for averaged, current in zip(*both, strict=True)]
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
-        return ([a for a, _ in floating], [c for _, c in floating]), [pair for pair in pairs if not pair[0].is_floating_point()]
+        return ([a for a, _ in floating], [c for _, c in floating]), [
+            pair for pair in pairs if not pair[0].is_floating_point()
+        ]
 
     def end_step(self, loss: Tensor, samples: int) -> None:
         """Count a step of `samples` samples with this mean `loss`; the moving average follows the weights."""
@@ -161,9 +172,12 @@ class State:
         self.step += 1
 
     def check_finite(self) -> None:
-        """Raise DivergedError where a weight, a moment or an average is infinite or NaN: such a state is not worth keeping."""
+        """Raise DivergedError where a weight, a moment or an average is infinite or NaN: such a state is not worth
+        keeping."""
         modules = [self.model, *([self.average] if self.average else [])]
-        moments = [value for optimizer in self.optimizers for kept in optimizer.state.values() for value in kept.values()]
+        moments = [
+            value for optimizer in self.optimizers for kept in optimizer.state.values() for value in kept.values()
+        ]
         for tensor in (*(value for module in modules for value in module.state_dict().values()), *moments):
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DivergedError(f"step {self.step}: weights or moments became infinite or NaN. {self.cure}")
@@ -203,7 +217,8 @@ class State:
         }
 
     def restore(self, counters: dict[str, Any], tensors: dict[str, Any]) -> None:
-        """Go on from what `counters` and `tensors` gave. Raises KeyError, RuntimeError or ValueError where they don't fit."""
+        """Go on from what `counters` and `tensors` gave. Raises KeyError, RuntimeError or ValueError where they don't
+        fit."""
         self.model.load_state_dict(tensors["model"])
         if self.average:
             self.average.load_state_dict(tensors["average"])
@@ -215,7 +230,9 @@ class State:
             for parameter, moments in optimizer.state.items():
                 for name, moment in moments.items():
                     if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                        moments[name] = torch.empty_like(parameter).copy_(moment)  # laid out as the weights: fused kernels count on it
+                        moments[name] = torch.empty_like(parameter).copy_(
+                            moment
+                        )  # laid out as the weights: fused kernels count on it
         self.__dict__.pop("_descents", None)  # they hold on to the moments that were
         self.scaler.load_state_dict(tensors["scaler"])
         self.loss.copy_(tensors["loss"])
@@ -226,7 +243,8 @@ class State:
 
 
 def _lerp(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
-    """Move each of `tensors` by `weight` of the way to its end, in place: all at once where torch can, which it does in private."""
+    """Move each of `tensors` by `weight` of the way to its end, in place: all at once where torch can, which it does in
+    private."""
     if hasattr(torch, "_foreach_lerp_"):
         torch._foreach_lerp_(tensors, ends, weight)
     else:

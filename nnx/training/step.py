@@ -25,7 +25,9 @@ from nnx.system import distributed
 from nnx.system.device import Runtime
 from nnx.training.state import Gradients, State, StepFunction
 
-WARM_UP = 3  # steps as is before a CUDA graph is recorded: what libraries and optimizers set up in their first steps must not be in it
+# steps as is before a CUDA graph is recorded: what libraries and optimizers set up in their first steps must not be in
+# it
+WARM_UP = 3
 
 # An activation in place, and from its output the gradient before it out of the gradient behind it: torch's own kernels.
 _aten = torch.ops.aten
@@ -37,28 +39,45 @@ ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[T
 
 
 def choose(config: Config, model: nn.Module, runtime: Runtime) -> Choice:
-    """How to make steps, and why, for `compile` auto, true or false. Raises DeviceError where compiling is asked for and can't be."""
+    """How to make steps, and why, for `compile` auto, true or false. Raises DeviceError where compiling is asked for
+    and can't be."""
     if (world := distributed.here().world) > 1:
         if config.compile is True:
             raise DeviceError("compile: true is for one process alone; leave it at auto, or train without torchrun")
         return Choice("step", f"as is, by {world} processes", "each takes its share of every batch")
     if config.compile is False:
         return Choice("step", "as is", "compile: false")
-    if config.compile is True and runtime.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        raise DeviceError("compile: true needs a C++ compiler (g++ or clang++), and none is there; install one, or leave compile at auto")
+    if (
+        config.compile is True
+        and runtime.device.type == "cpu"
+        and not any(map(shutil.which, ("c++", "g++", "clang++")))
+    ):
+        raise DeviceError(
+            "compile: true needs a C++ compiler (g++ or clang++), and none is there; install one, or leave compile at auto"
+        )
     if runtime.device.type == "cuda" and (why_not := _not_recordable(config, runtime)) is None:
-        return Choice("step", "compiled, CUDA graph" if config.compile is True else "CUDA graph", "one launch a step instead of hundreds")
+        return Choice(
+            "step",
+            "compiled, CUDA graph" if config.compile is True else "CUDA graph",
+            "one launch a step instead of hundreds",
+        )
     if config.compile is True:
         return Choice("step", "compiled", "as asked")
     if runtime.device.type == "cuda":
         return Choice("step", "as is", str(why_not))
-    if runtime.device.type == "cpu" and runtime.dtype == torch.float32 and config.train.accumulate == 1 and _is_plain(model):
+    if (
+        runtime.device.type == "cpu"
+        and runtime.dtype == torch.float32
+        and config.train.accumulate == 1
+        and _is_plain(model)
+    ):
         return Choice("step", "matrices", "measured 1.2x faster than autograd for a plain MLP on a CPU")
     return Choice("step", "as is", f"compiling takes longer than it saves on {runtime.device.type}: 15 s and more")
 
 
 def matrices(loss_with_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], model: nn.Module) -> Gradients:
-    """Backpropagation in matrices, for the layers Linear, activation, Linear, ..., Linear: autograd's gradients within rounding (tested).
+    """Backpropagation in matrices, for the layers Linear, activation, Linear, ..., Linear: autograd's gradients within
+    rounding (tested).
 
     With a the activations of a layer, (B, units), and delta the gradient at its weighted sums, (B, units):
 
@@ -113,10 +132,11 @@ def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cuda_graph(step: StepFunction) -> StepFunction:
-    """`step` recorded once for each size of batch, after WARM_UP steps as is, and replayed from then on. Not run yet: no GPU was there.
+    """`step` recorded once for each size of batch, after WARM_UP steps as is, and replayed from then on. Not run yet:
+    no GPU was there.
 
-    What changes from step to step is read from fixed places: the batch and the learning rate from tensors that are filled, dropout's
-    seed from the generator, whose state a graph looks up at each replay.
+    What changes from step to step is read from fixed places: the batch and the learning rate from tensors that are
+    filled, dropout's seed from the generator, whose state a graph looks up at each replay.
     """
     seen: Counter[torch.Size] = Counter()
     recorded: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}

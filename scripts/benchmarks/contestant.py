@@ -15,7 +15,9 @@ import numpy as np
 
 SIZES, BATCH, LR = (784, 256, 128, 10), 128, 1e-3  # the network and how it is trained, the same for all
 WARM_UP = 20 * BATCH
-EPOCH = 468 * BATCH  # of 60,000 images: what can be had without a smaller last batch, which some tools would compile anew
+EPOCH = (
+    468 * BATCH
+)  # of 60,000 images: what can be had without a smaller last batch, which some tools would compile anew
 
 
 def serve(train: Callable[[int], tuple[int, float | None]], **facts: Any) -> None:
@@ -54,7 +56,9 @@ def dataset() -> Any:
     from torchvision import transforms
     from torchvision.datasets import MNIST
 
-    return MNIST(folder(), transform=transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]))
+    return MNIST(
+        folder(), transform=transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    )
 
 
 def arrays() -> tuple[np.ndarray, np.ndarray]:

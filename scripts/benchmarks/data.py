@@ -27,7 +27,8 @@ def provided() -> Iterator[bool]:
 
 
 def write_synthetic(folder: Path) -> None:
-    """Random images and labels in the files of MNIST, nearly as many: what is as long as MNIST's own, nnx takes for it and checks."""
+    """Random images and labels in the files of MNIST, nearly as many: what is as long as MNIST's own, nnx takes for it
+    and checks."""
     import numpy as np
 
     raw, generator = folder / "MNIST" / "raw", np.random.default_rng(0)

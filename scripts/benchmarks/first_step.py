@@ -1,4 +1,5 @@
-"""Run the nnx command line as typed, up to the end of the very first step of training: prints the seconds since BEGUN."""
+"""Run the nnx command line as typed, up to the end of the very first step of training: prints the seconds since
+BEGUN."""
 
 import os
 import time

@@ -1,4 +1,5 @@
-"""Only the matrix products of a step of the MLP, forward and backward: no loop over the same network can be faster with torch's GEMMs."""
+"""Only the matrix products of a step of the MLP, forward and backward: no loop over the same network can be faster with
+torch's GEMMs."""
 
 import argparse
 from itertools import pairwise

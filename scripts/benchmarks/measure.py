@@ -15,7 +15,9 @@ from functools import cached_property
 from typing import Any, Self
 
 TOLERANCE = 0.1  # a probe slower than the best one by more than this means that something else was running
-SETTLE = 0.2  # seconds for what a contestant leaves running before the probe: workers that fetch ahead, threads that spin
+SETTLE = (
+    0.2  # seconds for what a contestant leaves running before the probe: workers that fetch ahead, threads that spin
+)
 PATIENCE = 300.0  # seconds that a contestant has for an answer
 
 
@@ -25,7 +27,8 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """The values of one contestant: those taken in quiet or, where there was no quiet, the half with the best probes."""
+    """The values of one contestant: those taken in quiet or, where there was no quiet, the half with the best
+    probes."""
 
     values: list[float]
     discarded: int = 0
@@ -37,12 +40,18 @@ class Result:
 
     def row(self, name: str, **more: Any) -> dict[str, Any]:
         """As the tables and the JSON have it."""
-        measured = {"spread": [min(self.values), max(self.values)], "n": len(self.values), "discarded": self.discarded, "quiet": self.quiet}
+        measured = {
+            "spread": [min(self.values), max(self.values)],
+            "n": len(self.values),
+            "discarded": self.discarded,
+            "quiet": self.quiet,
+        }
         return {"name": name, "value": self.median, **more, **measured}
 
 
 class Probe:
-    """A fixed matrix product: a call gives its rate in GFLOP/s, `best` the highest so far, which is also the machine's peak."""
+    """A fixed matrix product: a call gives its rate in GFLOP/s, `best` the highest so far, which is also the machine's
+    peak."""
 
     TIMES = 8
 
@@ -71,11 +80,14 @@ class Probe:
 
 
 def race(runners: Mapping[str, Callable[[], float]], probe: Probe, *, rounds: int) -> dict[str, Result]:
-    """Let each runner give a value in turn, A B C A B C ..., until it has `rounds` taken in quiet, or has had twice as many turns.
+    """Let each runner give a value in turn, A B C A B C ..., until it has `rounds` taken in quiet, or has had twice as
+    many turns.
 
     A value counts if the probes right before and after it were within TOLERANCE of the best probe of all.
     """
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}  # the slower probe around it, the value
+    taken: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in runners
+    }  # the slower probe around it, the value
     probe()  # the first one is slow
     after = probe()
     for _ in range(2 * rounds):
@@ -113,7 +125,12 @@ class Child:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `__exit__`
         environment = {**os.environ, **contestant.environment}
         self._process = subprocess.Popen(
-            contestant.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
+            contestant.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=environment,
         )
 
     def __enter__(self) -> Self:
@@ -157,7 +174,8 @@ class Child:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has run: its output, seconds in all, seconds from its last word to its end, and peak memory in MB."""
+    """A command that has run: its output, seconds in all, seconds from its last word to its end, and peak memory in
+    MB."""
 
     output: str
     seconds: float

@@ -21,7 +21,9 @@ def flops(recipe: str, overrides: list[str], batch: int = 128) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = build(recipe, overrides, device="meta")  # a recurrent network shows its products there; on the CPU it is one opaque call
+    model = build(
+        recipe, overrides, device="meta"
+    )  # a recurrent network shows its products there; on the CPU it is one opaque call
     images, labels = torch.empty(batch, 1, 28, 28, device="meta"), torch.empty(batch, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
         loss: Tensor = F.cross_entropy(model(images), labels)

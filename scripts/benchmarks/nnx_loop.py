@@ -18,8 +18,11 @@ from nnx.training import setup as job  # noqa: E402
 from nnx.training.loop import EpochEnd, train  # noqa: E402
 
 
-def prepare(recipe: str, overrides: list[str], samples: int | None) -> tuple[Callable[[int], tuple[int, float]], dict[str, str]]:
-    """A function that trains on as many samples as it is told to, and what nnx chose. All that this program knows of nnx is here."""
+def prepare(
+    recipe: str, overrides: list[str], samples: int | None
+) -> tuple[Callable[[int], tuple[int, float]], dict[str, str]]:
+    """A function that trains on as many samples as it is told to, and what nnx chose. All that this program knows of
+    nnx is here."""
     work = job.prepare(config.load(recipe, [*overrides, "train.epochs=100000"]))
     state, split = work.state, work.dataset.train
     if samples:  # the same images over and over

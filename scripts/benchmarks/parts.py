@@ -57,8 +57,11 @@ class Bench:
     facts: dict[str, Any] = field(default_factory=dict)  # command -> what the contestant says of itself
     notes: list[str] = field(default_factory=list)
 
-    def compare(self, contestants: Mapping[str, Contestant], others: Mapping[str, Callable[[], float]] = {}) -> dict[str, Result]:
-        """Samples a second of each, in turns. A peer that can't run is noted and left out; raises Failed for all else."""
+    def compare(
+        self, contestants: Mapping[str, Contestant], others: Mapping[str, Callable[[], float]] = {}
+    ) -> dict[str, Result]:
+        """Samples a second of each, in turns. A peer that can't run is noted and left out; raises Failed for all
+        else."""
         with ExitStack() as running:
             runners = dict(others)
             for name, each in contestants.items():
@@ -82,7 +85,9 @@ def contestant(file: str, *arguments: object, python: str = sys.executable, **en
 
 def nnx(bench: Bench, recipe: str, overrides: list[str], *arguments: object, **environment: str) -> Contestant:
     """nnx's loop for a recipe."""
-    return contestant("nnx_loop.py", "--recipe", recipe, *sets([f"device={bench.device}", *overrides]), *arguments, **environment)
+    return contestant(
+        "nnx_loop.py", "--recipe", recipe, *sets([f"device={bench.device}", *overrides]), *arguments, **environment
+    )
 
 
 def sets(overrides: list[str]) -> list[str]:
@@ -93,7 +98,10 @@ def sets(overrides: list[str]) -> list[str]:
 def mlp(bench: Bench) -> list[Row]:
     """the network of every introduction, by everyone"""
     device = ("--device", bench.device)
-    contestants = {"beginner": contestant("beginner.py", *device), "floor: matrix products alone": contestant("floor.py", *device)}
+    contestants = {
+        "beginner": contestant("beginner.py", *device),
+        "floor: matrix products alone": contestant("floor.py", *device),
+    }
     variants = {"nnx": GENERAL} if bench.quick else VARIANTS
     contestants |= {name: nnx(bench, "mnist_mlp", overrides) for name, overrides in variants.items()}
     if not bench.quick:
@@ -105,15 +113,21 @@ def mlp(bench: Bench) -> list[Row]:
             bench.notes.append(f"{name}: {error}")
     results = bench.compare(contestants)
     base, floor = (results[name].median for name in list(contestants)[:2])
-    rows = [result.row(name, x_beginner=result.median / base, of_floor=result.median / floor) for name, result in results.items()]
+    rows = [
+        result.row(name, x_beginner=result.median / base, of_floor=result.median / floor)
+        for name, result in results.items()
+    ]
     return sorted(rows, key=lambda row: -row["value"])
 
 
 def architectures(bench: Bench) -> list[Row]:
-    """each recipe by nnx, its network in the beginner's loop, and its arithmetic at the peak of the probe as the floor"""
+    """each recipe by nnx, its network in the beginner's loop, and its arithmetic at the peak of the probe as the
+    floor"""
     from benchmarks import network
 
-    bench.notes.append("architectures: nnx trains the recipe, augmentation and clipping included; the beginner its network by Adam")
+    bench.notes.append(
+        "architectures: nnx trains the recipe, augmentation and clipping included; the beginner its network by Adam"
+    )
     rows = []
     for name, (recipe, overrides) in ARCHITECTURES.items():
         beginner = contestant("beginner.py", "--device", bench.device, "--recipe", recipe, *sets(overrides))
@@ -126,7 +140,8 @@ def architectures(bench: Bench) -> list[Row]:
 
 
 def startup(bench: Bench) -> list[Row]:
-    """what the command line costs: seconds around the training, memory, and samples a second beside the bare loop over the same step"""
+    """what the command line costs: seconds around the training, memory, and samples a second beside the bare loop over
+    the same step"""
     ended: list[Ended] = []
     with tempfile.TemporaryDirectory() as folder:
         numbers = count()
@@ -142,7 +157,9 @@ def startup(bench: Bench) -> list[Row]:
         def first_step() -> float:
             return float(train(sys.executable, str(HERE / "first_step.py")).output)
 
-        times = race({"help": lambda: run([NNX, "--help"]).seconds, "first step": first_step}, bench.probe, rounds=bench.rounds)
+        times = race(
+            {"help": lambda: run([NNX, "--help"]).seconds, "first step": first_step}, bench.probe, rounds=bench.rounds
+        )
         rates = bench.compare({"bare loop": nnx(bench, "mnist_mlp", [])}, {"nnx train": rate})
     of_loop = rates["nnx train"].median / rates["bare loop"].median
     return [
@@ -175,7 +192,10 @@ def scaling(bench: Bench) -> list[Row]:
             for w in (64, 512, 2048)
         ),
         *(Setting(f"batches of {b}", [f"train.batch_size={b}"], floor=["--batch", b]) for b in (32, 512, 2048)),
-        *(Setting(f"threads: {t}", [f"threads={t}"], environment={"OMP_NUM_THREADS": str(t)}) for t in sorted({1, os.cpu_count() or 1})),
+        *(
+            Setting(f"threads: {t}", [f"threads={t}"], environment={"OMP_NUM_THREADS": str(t)})
+            for t in sorted({1, os.cpu_count() or 1})
+        ),
     ]
     rows = []
     for setting in settings:
@@ -193,13 +213,28 @@ def ranks(bench: Bench) -> list[Row]:
         def rate(processes: int, recipe: str, batch: int, epochs: int) -> float:
             settings = sets([f"train.epochs={epochs}", f"train.batch_size={batch}"])
             with tempfile.TemporaryDirectory() as folder:
-                words = ["train", recipe, *settings, "--nproc", str(processes), "--out", f"{folder}/run", "--json", "--quiet"]
+                words = [
+                    "train",
+                    recipe,
+                    *settings,
+                    "--nproc",
+                    str(processes),
+                    "--out",
+                    f"{folder}/run",
+                    "--json",
+                    "--quiet",
+                ]
                 return float(json.loads(run([NNX, *words]).output)["samples_per_second"])
 
-        runners = {f"{n} process{'es' * (n > 1)}": partial(rate, n, recipe, batch, epochs) for n in (1, os.cpu_count() or 1)}
+        runners = {
+            f"{n} process{'es' * (n > 1)}": partial(rate, n, recipe, batch, epochs) for n in (1, os.cpu_count() or 1)
+        }
         results = race(runners, bench.probe, rounds=3)
         alone = next(iter(results.values())).median
-        rows += [result.row(f"{recipe}, batches of {batch}, {name}", of_one=result.median / alone) for name, result in results.items()]
+        rows += [
+            result.row(f"{recipe}, batches of {batch}, {name}", of_one=result.median / alone)
+            for name, result in results.items()
+        ]
     return rows
 
 
@@ -209,7 +244,9 @@ def recipes(bench: Bench) -> list[Row]:
     for recipe, (wanted, seeds) in RECIPES.items():
         path = HERE.parents[1] / "configs" / f"{recipe}.yaml"
         if not path.exists() or not bench.real:
-            bench.notes.append(f"recipes: {recipe} is left out: {'it needs MNIST' if path.exists() else 'it is not there yet'}")
+            bench.notes.append(
+                f"recipes: {recipe} is left out: {'it needs MNIST' if path.exists() else 'it is not there yet'}"
+            )
             continue
         accuracies: dict[str, float] = {}
 

@@ -25,7 +25,9 @@ def train(samples: int) -> tuple[int, float]:
 
 
 images = dataset()
-network = nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+network = nn.Sequential(
+    nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
+)
 loaders = DataLoaders.from_dsets(images, images, bs=BATCH, device="cpu", num_workers=0)
 learner = Learner(loaders, network, loss_func=nn.CrossEntropyLoss(), opt_func=Adam, lr=LR, cbs=NoValidation())
 serve(train, fastai=fastai.__version__, torch=torch.__version__, threads=torch.get_num_threads())

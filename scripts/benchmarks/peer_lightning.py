@@ -1,4 +1,5 @@
-"""Lightning as its own introduction has it: a LightningModule, torchvision's MNIST, a DataLoader; logging and bars are off."""
+"""Lightning as its own introduction has it: a LightningModule, torchvision's MNIST, a DataLoader; logging and bars are
+off."""
 
 import logging
 import warnings
@@ -15,7 +16,9 @@ class Network(lightning.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
+        )
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """(images, labels) -> the mean loss."""

@@ -1,4 +1,5 @@
-"""scikit-learn's MLPClassifier, without the weight decay that it has by default: partial_fit on an array, an epoch at a time."""
+"""scikit-learn's MLPClassifier, without the weight decay that it has by default: partial_fit on an array, an epoch at a
+time."""
 
 import numpy as np
 import sklearn  # noqa: TID253 - this program is about it

@@ -1,4 +1,5 @@
-"""The tools that nnx is measured against, each in a virtual environment of its own in the user's cache, which sees our torch."""
+"""The tools that nnx is measured against, each in a virtual environment of its own in the user's cache, which sees our
+torch."""
 
 import subprocess
 import sys
@@ -9,7 +10,12 @@ from pathlib import Path
 import platformdirs
 from benchmarks.measure import Failed
 
-PACKAGES = {"lightning": ["lightning"], "keras": ["keras", "jax"], "skorch": ["skorch"], "fastai": ["fastai"]}  # scikit-learn is ours
+PACKAGES = {
+    "lightning": ["lightning"],
+    "keras": ["keras", "jax"],
+    "skorch": ["skorch"],
+    "fastai": ["fastai"],
+}  # scikit-learn is ours
 
 
 def python(peer: str) -> str:

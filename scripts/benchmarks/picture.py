@@ -3,7 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-OURS, THEIRS, BOUND, INK, PAPER = "#2a6fdb", "#a9b4c2", "#d9dee5", "#1c2733", "#ffffff"  # on white, so that a dark README shows it too
+OURS, THEIRS, BOUND, INK, PAPER = (
+    "#2a6fdb",
+    "#a9b4c2",
+    "#d9dee5",
+    "#1c2733",
+    "#ffffff",
+)  # on white, so that a dark README shows it too
 
 
 def draw(rows: list[dict[str, Any]], caption: str, path: Path) -> None:
@@ -19,7 +25,9 @@ def draw(rows: list[dict[str, Any]], caption: str, path: Path) -> None:
     bars = axes.barh([row["name"] for row in rows], [row["value"] for row in rows], color=colours, height=0.72)
     axes.bar_label(bars, [_label(row) for row in rows], padding=4, color=INK, fontsize=9)
     axes.set_xlim(0, 1.25 * rows[-1]["value"])
-    axes.set_title("Training samples a second: MLP 784-256-128-10, batch 128, Adam, float32", color=INK, fontsize=10, loc="left")
+    axes.set_title(
+        "Training samples a second: MLP 784-256-128-10, batch 128, Adam, float32", color=INK, fontsize=10, loc="left"
+    )
     axes.set_xlabel(caption, color=INK, fontsize=7, loc="left")
     axes.tick_params(left=False, bottom=False, labelbottom=False, colors=INK, labelsize=9)
     axes.spines[:].set_visible(False)

@@ -1,1 +1,2 @@
-"""What scripts/torture does, one file a part: `torture(share, seed) -> figures`, raising AssertionError where nnx does not hold."""
+"""What scripts/torture does, one file a part: `torture(share, seed) -> figures`, raising AssertionError where nnx does
+not hold."""

@@ -1,4 +1,5 @@
-"""10,000 damaged checkpoints, hundreds of malicious ones through every command, and bombs: none loads, runs, or takes time or memory.
+"""10,000 damaged checkpoints, hundreds of malicious ones through every command, and bombs: none loads, runs, or takes
+time or memory.
 
 Damage that is sealed again can be a network with other numbers: then it is one, whole and finite, or it is refused.
 """
@@ -37,7 +38,12 @@ DAMAGED = 10_000
 SECONDS = 2.0  # of the processor, each
 MEGABYTES = 200  # more than reading a good one
 SPEC = Spec((1, 8, 8), tuple("0123456789"), (0.3,), (0.4,))
-SMALL = {"mlp": {"hidden": [6]}, "cnn": {"channels": [3]}, "rnn": {"hidden": 5}, "transformer": {"patch": 4, "width": 8, "depth": 1}}
+SMALL = {
+    "mlp": {"hidden": [6]},
+    "cnn": {"channels": [3]},
+    "rnn": {"hidden": 5},
+    "transformer": {"patch": 4, "width": 8, "depth": 1},
+}
 
 # Each takes a file. {folder} holds it as last.pt, previous.pt and checkpoint.pt, too. A later command is one line here.
 COMMANDS = {
@@ -56,10 +62,13 @@ COMMANDS = {
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """A share of all three, of the bombs at least a third. Raises AssertionError naming the case that broke something."""
+    """A share of all three, of the bombs at least a third. Raises AssertionError naming the case that broke
+    something."""
     with _child.folder() as folder:
         good = _good(folder)
-        figures = _damage(int(DAMAGED * share), seed, good, folder) | _damage(int(DAMAGED * share / 4), seed + 1, good, folder, sealed=True)
+        figures = _damage(int(DAMAGED * share), seed, good, folder) | _damage(
+            int(DAMAGED * share / 4), seed + 1, good, folder, sealed=True
+        )
         figures |= _attacks(share, good, folder)
         return figures | _bombs(share, good, folder)
 
@@ -68,7 +77,9 @@ def _good(folder: Path) -> dict[str, bytes]:
     """A checkpoint.pt and a last.pt of each architecture."""
     found = {}
     for name in registry.names("model"):
-        made = config.from_dict({"dataset": "digits", "model": {"name": name, **SMALL.get(name, {})}, "train": {"ema": 0.9}}, name)
+        made = config.from_dict(
+            {"dataset": "digits", "model": {"name": name, **SMALL.get(name, {})}, "train": {"ema": 0.9}}, name
+        )
         state = State.new(made, models.build(made.model, SPEC, 10), runtime.choose("cpu", "float32"), 2)
         for step in range(2):
             state.begin_step()
@@ -87,7 +98,8 @@ def _good(folder: Path) -> dict[str, bytes]:
 
 
 def _damage(count: int, seed: int, good: Mapping[str, bytes], folder: Path, *, sealed: bool = False) -> dict[str, Any]:
-    """None is read. Of those that are `sealed` again with a right checksum, one may be: where only a number changed, to a finite one."""
+    """None is read. Of those that are `sealed` again with a right checksum, one may be: where only a number changed, to
+    a finite one."""
     path, slowest, outcomes = folder / "damaged.pt", 0.0, dict.fromkeys(("refused", "other_numbers"), 0)
     for number in range(count):
         random = Random(f"{seed} {number}")
@@ -104,7 +116,9 @@ def _damage(count: int, seed: int, good: Mapping[str, bytes], folder: Path, *, s
             _child.check(finite, f"{what} was read, and is not finite")
             outcomes["other_numbers"] += 1
         except CheckpointError as error:
-            _child.check("weights_only" not in str(error) and len(str(error)) < 2000, f"{what} passes on what it holds: {error}")
+            _child.check(
+                "weights_only" not in str(error) and len(str(error)) < 2000, f"{what} passes on what it holds: {error}"
+            )
             outcomes["refused"] += 1
         except AssertionError:
             raise
@@ -148,20 +162,57 @@ def reseal(data: bytes) -> bytes:
     return body + b"nnx-sha256:" + hashlib.sha256(body).hexdigest().encode()
 
 
-def zipped(members: Sequence[tuple[str, bytes]], lies: Mapping[str, Mapping[str, Any]] = {}, *, gap: bytes = b"", **end: int) -> bytes:
-    """A zip as torch writes it. `lies` are about members: flags, method, size, ... in the directory; begin_… and trail_… beside them."""
+def zipped(
+    members: Sequence[tuple[str, bytes]], lies: Mapping[str, Mapping[str, Any]] = {}, *, gap: bytes = b"", **end: int
+) -> bytes:
+    """A zip as torch writes it. `lies` are about members: flags, method, size, ... in the directory; begin_… and
+    trail_… beside them."""
     body, directory = bytearray(), bytearray()
     for name, data in members:
-        true = {"name": name.encode(), "flags": 0x808, "method": 0, "crc": zlib.crc32(data), "stored": len(data), "size": len(data)}
+        true = {
+            "name": name.encode(),
+            "flags": 0x808,
+            "method": 0,
+            "crc": zlib.crc32(data),
+            "stored": len(data),
+            "size": len(data),
+        }
         true |= {"offset": len(body), "extra": b""}
         beside = {"begin_name": name.encode(), "begin_method": 0, "begin_size": 0, "trail_size": len(data)}
         t = true | beside | lies.get(name, {})
         pad = b"Z" * ((-len(body) - 34 - len(name)) % 64)
         pad = struct.pack("<2sH", b"FB", len(pad)) + pad
-        begin = (0, t["flags"], t["begin_method"], 0, 0, 0, t["begin_size"], t["begin_size"], len(t["begin_name"]), len(pad))
+        begin = (
+            0,
+            t["flags"],
+            t["begin_method"],
+            0,
+            0,
+            0,
+            t["begin_size"],
+            t["begin_size"],
+            len(t["begin_name"]),
+            len(pad),
+        )
         body += struct.pack("<4s5H3L2H", b"PK\3\4", *begin) + t["begin_name"] + pad + data
         body += struct.pack("<4s3L", b"PK\7\x08", t["crc"], t["trail_size"], t["trail_size"])
-        entry = (0, 0, t["flags"], t["method"], 0, 0, t["crc"], t["stored"], t["size"], len(t["name"]), len(t["extra"]), 0, 0, 0, 0)
+        entry = (
+            0,
+            0,
+            t["flags"],
+            t["method"],
+            0,
+            0,
+            t["crc"],
+            t["stored"],
+            t["size"],
+            len(t["name"]),
+            len(t["extra"]),
+            0,
+            0,
+            0,
+            0,
+        )
         directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", *entry, t["offset"]) + t["name"] + t["extra"]
     body += gap
     t = {"count": len(members), "length": len(directory), "start": len(body)} | end
@@ -199,7 +250,9 @@ def tensor(
     for size in reversed(shape):
         steps.insert(0, count)
         count *= size
-    place = f"ctorch\n{kind}Storage\n".encode() + text(key) + text("cpu") + number(count if numbers is None else numbers)
+    place = (
+        f"ctorch\n{kind}Storage\n".encode() + text(key) + text("cpu") + number(count if numbers is None else numbers)
+    )
     sizes = (b"(" + b"".join(map(number, values)) + b"t" for values in (shape, strides or steps))
     rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
     return rebuild + b"((" + text("storage") + place + b"tQ" + number(offset) + b"".join(sizes) + tail + b"tR"
@@ -211,7 +264,14 @@ WEIGHTS = {"layers.1.weight": (6, 64), "layers.1.bias": (6,), "layers.3.weight":
 def texts(**changes: Any) -> str:
     """The JSON of a good checkpoint of an mlp of 6 units."""
     made = config.from_dict({"dataset": "digits", "model": {"name": "mlp", "hidden": [6]}}, "made")
-    whole = {"config": made.to_dict(), "spec": SPEC.to_dict(), "record": {}, "counters": None, "environment": None, "data": None}
+    whole = {
+        "config": made.to_dict(),
+        "spec": SPEC.to_dict(),
+        "record": {},
+        "counters": None,
+        "environment": None,
+        "data": None,
+    }
     return json.dumps(whole | changes)
 
 
@@ -226,7 +286,12 @@ def pickled(
     """The pickle of a good checkpoint of that mlp, `model` laid over its weights."""
     weights = {name: tensor(str(key), shape) for key, (name, shape) in enumerate(WEIGHTS.items())} | dict(model)
     inner = b"}(" + b"".join(text(name) + made for name, made in weights.items()) + b"u"
-    whole = {"format": format, "json": text(texts() if content is None else content), "model": inner, "training": training}
+    whole = {
+        "format": format,
+        "json": text(texts() if content is None else content),
+        "model": inner,
+        "training": training,
+    }
     return b"\x80\x02}(" + b"".join(text(key) + made for key, made in whole.items()) + more + b"u."
 
 
@@ -289,15 +354,31 @@ def payloads(target: Path) -> dict[str, bytes]:
         "newobj": b"cposix\nsystem\n(" + text(command) + b"t\x81",
         "newobj ex": b"cposix\nsystem\n(" + text(command) + b"t}\x92",
         "build": b"ccodecs\nIncrementalDecoder\n)\x81}" + text("decode") + b"cos\nsystem\nsb",
-        "build an ordered dict": b"ccollections\nOrderedDict\n)R}" + text("__setitem__") + b"cos\nsystem\nsb" + text(command) + b"Ns",
+        "build an ordered dict": b"ccollections\nOrderedDict\n)R}"
+        + text("__setitem__")
+        + b"cos\nsystem\nsb"
+        + text(command)
+        + b"Ns",
         "extension": b"\x82\x01",
         "persistent id": b"P" + command.encode() + b"\n",
-        "storage of another kind": b"(" + text("storage") + b"cos\nsystem\n" + text(command) + text("cpu") + number(1) + b"tQ",
+        "storage of another kind": b"("
+        + text("storage")
+        + b"cos\nsystem\n"
+        + text(command)
+        + text("cpu")
+        + number(1)
+        + b"tQ",
         "hooks": tensor("9", (1,), tail=b"\x89" + call("os.system", command)),
-        "hooks, filled": tensor("9", (1,), tail=b"\x89ccollections\nOrderedDict\n)R" + number(1) + call("os.system", command) + b"s"),
+        "hooks, filled": tensor(
+            "9", (1,), tail=b"\x89ccollections\nOrderedDict\n)R" + number(1) + call("os.system", command) + b"s"
+        ),
         "metadata": tensor("9", (1,), tail=b"\x89ccollections\nOrderedDict\n)R" + call("os.system", command)),
-        "parameter": b"ctorch._utils\n_rebuild_parameter\n(" + call("os.system", command) + b"\x89ccollections\nOrderedDict\n)RtR",
-        "from type": b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\ncbuiltins\nint\n" + text(command) + b"\x85}tR",
+        "parameter": b"ctorch._utils\n_rebuild_parameter\n("
+        + call("os.system", command)
+        + b"\x89ccollections\nOrderedDict\n)RtR",
+        "from type": b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\ncbuiltins\nint\n"
+        + text(command)
+        + b"\x85}tR",
         "default dict": b"ccollections\ndefaultdict\n(cos\ngetcwd\ntR",
         "in the memo": b"cposix\nsystem\nq\x00" + text(command) + b"\x85q\x01h\x00h\x01R",
         "escaped": b"cpos\\x69x\nsystem\n(" + text(command) + b"tR",
@@ -321,7 +402,9 @@ def forms(payload: bytes, storage: bytes = b"\0\0\0\0") -> Iterator[tuple[str, b
         "behind the end": zipped(members(pickled() + alone)),
         "two pickles": zipped([*members(), ("archive/data.pkl", alone)]),
         "two pickles, turned": zipped([("archive/data.pkl", alone), *members()]),
-        "TorchScript": zipped([*members(), ("archive/constants.pkl", alone), ("archive/code/__torch__.py", b"import os")]),
+        "TorchScript": zipped(
+            [*members(), ("archive/constants.pkl", alone), ("archive/code/__torch__.py", b"import os")]
+        ),
         "before a zip": alone + zipped(members()),
     }.items():
         yield name, data
@@ -378,7 +461,12 @@ def _attack(name: str, data: bytes, target: Path, folder: Path) -> None:
         (folder / file).write_bytes(data)
     raw = folder / "MNIST/raw"
     raw.mkdir(parents=True, exist_ok=True)
-    for file in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+    for file in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
         (raw / file).write_bytes(data)
 
     def all_commands() -> None:
@@ -394,7 +482,11 @@ def _attack(name: str, data: bytes, target: Path, folder: Path) -> None:
     ended = _child.ended(lambda: _watched(all_commands, target))
     _child.check(not target.exists() and " ran " not in ended.err, f"{name}: was run: {ended.err[-500:]}")
     _child.check(ended.code == 0 and "Traceback" not in ended.err, f"{name}: {ended.err[-500:]}")
-    codes = [line.rsplit(": ", 1)[1] for line in ended.err.splitlines() if line.startswith("[") and line.endswith("]") and ": " in line]
+    codes = [
+        line.rsplit(": ", 1)[1]
+        for line in ended.err.splitlines()
+        if line.startswith("[") and line.endswith("]") and ": " in line
+    ]
     _child.check(codes == ["2]"] * 2 * len(COMMANDS), f"{name}: not refused with exit code 2: {ended.err[-1500:]}")
 
 
@@ -443,7 +535,9 @@ def bombs() -> Iterator[tuple[str, Callable[[Path], None]]]:
         squeezed = zlib.compressobj(wbits=-15)
         data = b"".join([*(squeezed.compress(bytes(10_000_000)) for _ in range(50)), squeezed.flush()])
         lies = {"archive/data/0": {"method": 8, "begin_method": 8, "size": 500_000_000}}
-        path.write_bytes(reseal(zipped([(name, data if name == "archive/data/0" else old) for name, old in members()], lies)))
+        path.write_bytes(
+            reseal(zipped([(name, data if name == "archive/data/0" else old) for name, old in members()], lies))
+        )
 
     def sparse(gigabytes: int, end: bytes) -> Callable[[Path], None]:
         def write(path: Path) -> None:
@@ -470,13 +564,17 @@ def bombs() -> Iterator[tuple[str, Callable[[Path], None]]]:
     wide = config.from_dict({"dataset": "digits", "model": {"name": "mlp", "hidden": [65536] * 1000}}, "made").to_dict()
     stages = {"name": "cnn", "channels": [64] * 100, "depth": 100, "pool": "none"}
     deep = config.from_dict({"dataset": "digits", "model": stages}, "made").to_dict()
-    hill = config.from_dict({"dataset": "digits", "model": {"name": "transformer", "depth": 200, "width": 4096}}, "made").to_dict()
+    hill = config.from_dict(
+        {"dataset": "digits", "model": {"name": "transformer", "depth": 200, "width": 4096}}, "made"
+    ).to_dict()
     spec = SPEC.to_dict()
     means = {"shape": [700_000], "classes": ["a", "b"], "mean": [0] * 700_000, "std": [1] * 700_000}
     large = {"size": 0xFFFFFFFF, "stored": 0xFFFFFFFF, "extra": struct.pack("<2H2Q", 1, 16, 2**40, 2**40)}
     many = [(f"archive/data/{key}", b"1234") for key in range(10, 24_990)]
     numbers = b"}(" + b"".join(text(key[13:]) + tensor(key[13:], ()) for key, _ in many)
-    laughs = b"]q\x00(" + b"K\x01" * 10 + b"e" + b"".join(b"]q%c(" % n + b"h%c" % (n - 1) * 10 + b"e" for n in range(1, 100))
+    laughs = (
+        b"]q\x00(" + b"K\x01" * 10 + b"e" + b"".join(b"]q%c(" % n + b"h%c" % (n - 1) * 10 + b"e" for n in range(1, 100))
+    )
     yield "deflated zeros", deflated
     yield "deflated zeros in torch's layout", in_torch_layout
     yield "stride 0", sealed(pickled(model={weight: tensor("0", (20_000, 20_000), (0, 0), numbers=384)}))
@@ -496,9 +594,15 @@ def bombs() -> Iterator[tuple[str, Callable[[Path], None]]]:
     yield "5,000,000 lists", sealed(pickled(training=b"(" + b"]" * 5_000_000 + b"t"))
     yield "5,000,000 notes", sealed(pickled(training=b"]" + b"q\x00" * 5_000_000))
     yield "nested lists", sealed(pickled(training=b"]" * 9_000 + b"a" * 8_999))
-    yield "1,000,000 keys", sealed(pickled(training=b"}(" + b"".join(b"J%bN" % struct.pack("<l", n) for n in range(1_000_000)) + b"u"))
+    yield (
+        "1,000,000 keys",
+        sealed(pickled(training=b"}(" + b"".join(b"J%bN" % struct.pack("<l", n) for n in range(1_000_000)) + b"u")),
+    )
     yield "number of 20,000,000 digits", sealed(pickled(training=b"L" + b"9" * 20_000_000 + b"L\n"))
-    yield "number of 20,000,000 bytes", sealed(pickled(training=b"\x8b" + struct.pack("<L", 20_000_000) + b"\xff" * 20_000_000))
+    yield (
+        "number of 20,000,000 bytes",
+        sealed(pickled(training=b"\x8b" + struct.pack("<L", 20_000_000) + b"\xff" * 20_000_000)),
+    )
     yield "text of 1 GB, so it says", sealed(pickled(training=b"X" + struct.pack("<L", 10**9)))
     yield "text of 2^60, so it says", sealed(pickled(training=b"\x8d" + struct.pack("<Q", 2**60)))
     yield "text of 20 MB", sealed(pickled(training=text("\N{GRINNING FACE}" + "x" * 20_000_000)))
@@ -508,7 +612,10 @@ def bombs() -> Iterator[tuple[str, Callable[[Path], None]]]:
     yield "wide JSON of texts", sealed(pickled(content="[" + '"abc",' * 3_000_000 + "1]"))
     yield "JSON number", sealed(pickled(content="9" * 20_000_000))
     yield "JSON with many keys", sealed(pickled(content="{" + ",".join(f'"{n}":0' for n in range(1_400_000)) + "}"))
-    yield "JSON with nearly too many keys", sealed(pickled(content="{" + ",".join(f'"{n}":0' for n in range(745_000)) + "}"))
+    yield (
+        "JSON with nearly too many keys",
+        sealed(pickled(content="{" + ",".join(f'"{n}":0' for n in range(745_000)) + "}")),
+    )
     yield "JSON with nearly too many lists", sealed(pickled(content="[" + "[]," * 199_990 + '"abcd",' * 545_000 + "1]"))
     yield "wide network", sealed(pickled(content=texts(config=wide)))
     yield "deep network", sealed(pickled(content=texts(config=deep)))
@@ -535,7 +642,11 @@ def _bombs(share: float, good: Mapping[str, bytes], folder: Path) -> dict[str, A
         _child.check(peak - usual <= MEGABYTES, f"{name}: took {peak - usual} MB more than a good one")
         _child.check(seconds <= SECONDS, f"{name}: took {seconds:.1f} s")
         path.unlink()
-    return {"bombs": count, "largest_megabytes": f"{largest[0]} ({largest[1]})", "slowest_bomb_seconds": f"{slowest[0]:.2f} ({slowest[1]})"}
+    return {
+        "bombs": count,
+        "largest_megabytes": f"{largest[0]} ({largest[1]})",
+        "slowest_bomb_seconds": f"{slowest[0]:.2f} ({slowest[1]})",
+    }
 
 
 def _read(path: Path, *, refused: bool, name: str) -> tuple[int, float]:
@@ -550,7 +661,11 @@ def _read(path: Path, *, refused: bool, name: str) -> tuple[int, float]:
         except CheckpointError as error:
             outcome = f"refused: {error}"
         seconds = time.process_time() - begun
-        peak = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        peak = next(
+            int(line.split()[1])
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
         print(json.dumps([outcome, peak // 1024, seconds]))
 
     ended = _child.ended(read)

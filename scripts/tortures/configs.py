@@ -1,4 +1,5 @@
-"""100,000 mutated configs and settings: each is accepted and survives being written, or is refused in ten readable lines, within a second.
+"""100,000 mutated configs and settings: each is accepted and survives being written, or is refused in ten readable
+lines, within a second.
 
 Case n of seed s by itself: case(s, n), in scripts/tortures/configs.py
 """
@@ -160,8 +161,41 @@ TOKENS = [
         "017",
         "1_000",
     ),
-    *("12:30:45", "2001-12-14", "2001-12-14t21:59:43.10-05:00", "٣", "１", "½", "∞", "1e", "+", "-", "--1", "0", "-0", "-0.0", "1.", "."),
-    *("5e-324", "1e308", "9" * 19, "9" * 40, "9" * 41, "9" * 5000, "0." + "1" * 500, "null", "~", "true", "false", "yes", "off", "y", "="),
+    *(
+        "12:30:45",
+        "2001-12-14",
+        "2001-12-14t21:59:43.10-05:00",
+        "٣",
+        "１",
+        "½",
+        "∞",
+        "1e",
+        "+",
+        "-",
+        "--1",
+        "0",
+        "-0",
+        "-0.0",
+        "1.",
+        ".",
+    ),
+    *(
+        "5e-324",
+        "1e308",
+        "9" * 19,
+        "9" * 40,
+        "9" * 41,
+        "9" * 5000,
+        "0." + "1" * 500,
+        "null",
+        "~",
+        "true",
+        "false",
+        "yes",
+        "off",
+        "y",
+        "=",
+    ),
     *(
         '""',
         "mlp",
@@ -182,18 +216,30 @@ TOKENS = [
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """Run the first int(100,000 * share) cases, on all cores. Raises AssertionError naming the cases that broke something."""
+    """Run the first int(100,000 * share) cases, on all cores. Raises AssertionError naming the cases that broke
+    something."""
     count, processes = max(len(HOSTILE), int(CASES * share)), len(os.sched_getaffinity(0))
     for kind in registry.HOMES:  # imported once, before the fork; torch, too
         registry.find(kind, registry.names(kind)[0])
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        found = [outcome for part in pool.starmap(_run, [(seed, range(n, count, processes)) for n in range(processes)]) for outcome in part]
+        found = [
+            outcome
+            for part in pool.starmap(_run, [(seed, range(n, count, processes)) for n in range(processes)])
+            for outcome in part
+        ]
     broken = [words for words, _, _ in found if words not in ("accepted", "refused")]
     assert not broken, f"{len(broken)} of {count} cases: " + "; ".join(broken[:3])
     outcomes = Counter(words for words, _, _ in found)
-    assert min(outcomes["accepted"], outcomes["refused"]) > count / 50, f"the cases are too much alike: {dict(outcomes)}"
+    assert min(outcomes["accepted"], outcomes["refused"]) > count / 50, (
+        f"the cases are too much alike: {dict(outcomes)}"
+    )
     slowest = max(found, key=lambda outcome: outcome[1])
-    return {"cases": count, **outcomes, "commands": sum(command for _, _, command in found), "slowest_seconds": round(slowest[1], 3)}
+    return {
+        "cases": count,
+        **outcomes,
+        "commands": sum(command for _, _, command in found),
+        "slowest_seconds": round(slowest[1], 3),
+    }
 
 
 def _run(seed: int, numbers: range) -> list[tuple[str, float, bool]]:
@@ -203,7 +249,8 @@ def _run(seed: int, numbers: range) -> list[tuple[str, float, bool]]:
 
 
 def _outcome(seed: int, number: int, path: Path) -> tuple[str, float, bool]:
-    """What became of a case: accepted, refused, or what went wrong; its seconds; whether it went through the command line, too."""
+    """What became of a case: accepted, refused, or what went wrong; its seconds; whether it went through the command
+    line, too."""
     raw, overrides, flags = case(seed, number)
     path.write_bytes(raw)
     begun = time.process_time()
@@ -281,7 +328,9 @@ def case(seed: int, number: int) -> tuple[bytes, list[str], dict[str, str]]:
 
 def _mutate_bytes(random: Random, raw: bytes) -> bytes:
     if random.random() < 0.05:
-        return raw.decode(errors="replace").encode(random.choice(["utf-16", "utf-16-le", "utf-32", "utf-7", "cp037"]), errors="replace")
+        return raw.decode(errors="replace").encode(
+            random.choice(["utf-16", "utf-16-le", "utf-32", "utf-7", "cp037"]), errors="replace"
+        )
     for _ in range(random.choice([1, 1, 2, 3, 8])):
         at = random.randint(0, len(raw))
         end = min(len(raw), at + random.choice([0, 1, 1, 2, 10, 100]))
@@ -295,7 +344,9 @@ def _mutate_bytes(random: Random, raw: bytes) -> bytes:
 
 def _mutate_tokens(random: Random, text: str) -> str:
     for _ in range(random.choice([1, 1, 2, 3, 5])):
-        start, end = random.choice([match.span() for match in re.finditer(r"[\w.]+|[^\w\s]|\s+", text[:2000])] or [(0, 0)])
+        start, end = random.choice(
+            [match.span() for match in re.finditer(r"[\w.]+|[^\w\s]|\s+", text[:2000])] or [(0, 0)]
+        )
         new = random.choice([random.choice(TOKENS), random.choice(WORDS), random.choice(KEYS), ""])
         text = text[:start] + new + text[random.choice([start, end]) :]
     return text
@@ -351,9 +402,12 @@ def _key(random: Random) -> str:
 def _text(random: Random) -> str:
     """A token, several, or some characters of anywhere in Unicode but surrogates."""
     many = "".join(
-        chr(random.choice([random.randrange(128), random.randrange(0x2100), random.randrange(0xE000, 0x110000)])) for _ in range(5)
+        chr(random.choice([random.randrange(128), random.randrange(0x2100), random.randrange(0xE000, 0x110000)]))
+        for _ in range(5)
     )
-    text = random.choice([random.choice(TOKENS), "".join(random.choices(TOKENS, k=3)), many, many * random.choice([1, 100, 5000])])
+    text = random.choice(
+        [random.choice(TOKENS), "".join(random.choices(TOKENS, k=3)), many, many * random.choice([1, 100, 5000])]
+    )
     return text
 
 
@@ -365,5 +419,7 @@ def _setting(random: Random) -> str:
         path[random.randrange(len(path))] = _key(random)
     if random.random() < 0.1:
         path += [_key(random)] * random.choice([1, 3, 30, 3000])
-    value = random.choice([_text(random), random.choice(WORDS), json.dumps(_value(random)), _mutate_tokens(random, random.choice(WORDS))])
+    value = random.choice(
+        [_text(random), random.choice(WORDS), json.dumps(_value(random)), _mutate_tokens(random, random.choice(WORDS))]
+    )
     return random.choice(["=", "=", "=", "=", " = ", "", "=="]).join([".".join(map(str, path)), value])

@@ -1,4 +1,5 @@
-"""A disk that is full at 20 levels: exit code 3, what was saved before is untouched, nothing is left behind, and the run goes on later."""
+"""A disk that is full at 20 levels: exit code 3, what was saved before is untouched, nothing is left behind, and the
+run goes on later."""
 
 import ctypes
 import os
@@ -28,7 +29,10 @@ def torture(share: float, seed: int) -> dict[str, Any]:
             test = ended(_on_small_disk(base, part) if mounted else part)
             check(test.code == 0, f"level {level} of {levels}: {test.err.strip().splitlines()[-1:]}")
         os.chdir("/")
-    return {"levels, each refused with 3 and taken up later": levels, "by": "a full disk" if mounted else "a limit on file sizes"}
+    return {
+        "levels, each refused with 3 and taken up later": levels,
+        "by": "a full disk" if mounted else "a limit on file sizes",
+    }
 
 
 def _on_small_disk(base: Path, function: Callable[[], int]) -> Callable[[], int]:
@@ -88,5 +92,8 @@ def _finished() -> int:
     check(ended(command(*TRAIN[:-1], "whole", "--force", "--set", "train.epochs=2")).code == 0, "the comparison failed")
     check(ended(command(*(word if word != "run" else "whole" for word in MORE))).code == 0, "the comparison failed")
     for name in ("checkpoint.pt", "last.pt"):
-        check(Path("run", name).read_bytes() == Path("whole", name).read_bytes(), f"{name} differs from that of a run with room")
+        check(
+            Path("run", name).read_bytes() == Path("whole", name).read_bytes(),
+            f"{name} differs from that of a run with room",
+        )
     return 0

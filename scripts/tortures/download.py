@@ -1,4 +1,5 @@
-"""SIGKILL at 50 random moments of a download: the next run goes on where it was, has every byte right, and leaves nothing else."""
+"""SIGKILL at 50 random moments of a download: the next run goes on where it was, has every byte right, and leaves
+nothing else."""
 
 import contextlib
 import gzip
@@ -42,13 +43,21 @@ def torture(share: float, seed: int) -> dict[str, Any]:
             parts = {path.stem: path.stat().st_size for path in raw.glob(".download/*.part")}
             _table(url, packed, f"next-{kill}")
             _heal(base / str(kill), content)
-            missing = {name: parts.get(name, 0) for name, whole in packed.items() if name not in done and parts.get(name) != len(whole)}
+            missing = {
+                name: parts.get(name, 0)
+                for name, whole in packed.items()
+                if name not in done and parts.get(name) != len(whole)
+            }
             asked = _asked(base / "asked", f"next-{kill}")
             check(asked == missing, f"kill {kill}: asked for {asked}, not for {missing}")
             going_on += any(missing.values())
             kept += sum(parts.values()) + sum(len(packed[name]) for name in done)
             again += sum(parts.get(name, 0) - start for name, start in asked.items())
-    return {"kills, each healed by the next run": kills, "of them in the middle of a file": going_on, "bytes of a download": total} | {
+    return {
+        "kills, each healed by the next run": kills,
+        "of them in the middle of a file": going_on,
+        "bytes of a download": total,
+    } | {
         "kept at a kill, on average": kept // kills,
         "kept, but asked for again": again,
     }
@@ -57,7 +66,9 @@ def torture(share: float, seed: int) -> dict[str, Any]:
 def _table(url: str, packed: dict[str, bytes], who: str) -> None:
     """From here on the files are had from `url`, which takes down `who` asked."""
     urls = {name: f"{url}{who}/{name}" for name in packed}
-    ARCHIVES["mnist"] = tuple(Archive((urls[name],), hashlib.sha256(whole).hexdigest(), len(whole)) for name, whole in packed.items())
+    ARCHIVES["mnist"] = tuple(
+        Archive((urls[name],), hashlib.sha256(whole).hexdigest(), len(whole)) for name, whole in packed.items()
+    )
 
 
 def _half(count: int, generator: random.Random) -> tuple[bytes, bytes]:
@@ -118,7 +129,9 @@ def _served(files: dict[str, bytes], log: Path) -> Iterator[str]:
     os.environ["no_proxy"] = "127.0.0.1"
     os.environ.pop("NNX_OFFLINE", None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        pid = os.fork()  # before any thread is there, and apart, so that the forks of the download have none of its threads
+        pid = (
+            os.fork()
+        )  # before any thread is there, and apart, so that the forks of the download have none of its threads
         if not pid:
             server.serve_forever()
         try:

@@ -1,4 +1,5 @@
-"""5,000 mutated image files, and bombs: each is decoded whole or refused by a DataError, within 2 s and 200 MB, 400 at 16 megapixels."""
+"""5,000 mutated image files, and bombs: each is decoded whole or refused by a DataError, within 2 s and 200 MB, 400 at
+16 megapixels."""
 
 import io
 import multiprocessing
@@ -29,7 +30,8 @@ Outcome = tuple[str, float, float]  # decoded, refused, or what went wrong; seco
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """Decode int(5,000 * share) mutants of good files, and all bombs. Raises AssertionError naming what broke something."""
+    """Decode int(5,000 * share) mutants of good files, and all bombs. Raises AssertionError naming what broke
+    something."""
     count, cores = int(CASES * share), len(os.sched_getaffinity(0))
     said = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and its like complain of their own
@@ -39,7 +41,10 @@ def torture(share: float, seed: int) -> dict[str, Any]:
             for part in pool.map(_mutants, [seed] * cores, [range(n, count, cores) for n in range(cores)]):
                 found += part
         bombs = []
-        for name, make in BOMBS.items():  # each in a process of its own, as its peak of memory stays a process's for ever
+        for (
+            name,
+            make,
+        ) in BOMBS.items():  # each in a process of its own, as its peak of memory stays a process's for ever
             with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
                 bombs.append(pool.submit(_bomb, name, make()).result())
     except BrokenProcessPool:
@@ -63,7 +68,9 @@ def _mutants(seed: int, numbers: range) -> list[Outcome]:
     good = _good()
     for name, data in good.items():
         assert images.decode(data, name).shape[2] in (1, 3), "the control: before anything is changed, all is well"
-    return [_outcome(f"mutant {number} of seed {seed}", _mutant(Random(f"{seed} {number}"), good)) for number in numbers]
+    return [
+        _outcome(f"mutant {number} of seed {seed}", _mutant(Random(f"{seed} {number}"), good)) for number in numbers
+    ]
 
 
 def _bomb(name: str, data: bytes) -> Outcome:
@@ -81,7 +88,11 @@ def _outcome(what: str, data: bytes) -> Outcome:
             words = f"{what}: {pixels.dtype} of {pixels.shape}"
     except DataError as error:
         text = str(error)
-        words = "refused" if text.startswith(f"{what}: ") and text.isprintable() and len(text) < 300 else f"{what}: says {text!r}"
+        words = (
+            "refused"
+            if text.startswith(f"{what}: ") and text.isprintable() and len(text) < 300
+            else f"{what}: says {text!r}"
+        )
     except Exception as error:
         words = f"{what}: {type(error).__name__}: {error}"
     seconds, megabytes = time.process_time() - begun, _peak() - before
@@ -110,15 +121,27 @@ def _good() -> dict[str, bytes]:
     ways: list[tuple[str, str, dict[str, Any]]] = [
         *(("PNG", mode, {"exif": exif}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
         *(("PNG", mode, {"transparency": 5}) for mode in ("L", "P", "I;16")),
-        *(("JPEG", mode, {"exif": exif, "progressive": bool(n % 2)}) for n, mode in enumerate(("L", "RGB", "CMYK", "YCbCr", "L", "RGB"))),
+        *(
+            ("JPEG", mode, {"exif": exif, "progressive": bool(n % 2)})
+            for n, mode in enumerate(("L", "RGB", "CMYK", "YCbCr", "L", "RGB"))
+        ),
         *(("BMP", mode, {}) for mode in ("1", "L", "P", "RGB", "RGBA")),
-        *(("WEBP", mode, {"lossless": lossless, "exif": exif}) for mode in ("RGB", "RGBA") for lossless in (True, False)),
-        *(("TIFF", mode, {"exif": exif}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F")),
+        *(
+            ("WEBP", mode, {"lossless": lossless, "exif": exif})
+            for mode in ("RGB", "RGBA")
+            for lossless in (True, False)
+        ),
+        *(
+            ("TIFF", mode, {"exif": exif})
+            for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F")
+        ),
         *(("TIFF", "RGB", {"compression": how}) for how in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
         *(("TIFF", "1", {"compression": how}) for how in ("group3", "group4", "tiff_ccitt")),
         *((form, "RGB", frames) for form in ("PNG", "WEBP", "TIFF", "MPO")),
     ]
-    return {f"{n} {form} {mode}": _encoded(kinds[mode], form, **options) for n, (form, mode, options) in enumerate(ways)}
+    return {
+        f"{n} {form} {mode}": _encoded(kinds[mode], form, **options) for n, (form, mode, options) in enumerate(ways)
+    }
 
 
 def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -135,12 +158,22 @@ def _mutant(random: Random, good: dict[str, bytes]) -> bytes:
         at = random.randrange(random.choice([40, len(data), len(data)])) % len(data)  # headers are at the start
         end = at + random.choice([1, 1, 2, 4, 4, 50])
         extreme = random.choice(
-            [b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\xea\x60", b"\x60\xea\0\0", b"\x80\0"]
+            [
+                b"\0" * 4,
+                b"\xff" * 4,
+                b"\x7f\xff\xff\xff",
+                b"\xff\xff\xff\x7f",
+                b"\0\0\xea\x60",
+                b"\x60\xea\0\0",
+                b"\x80\0",
+            ]
         )
         other = random.choice(list(good.values()))
         flipped = bytes([data[at] ^ 1 << random.randrange(8)])
         spliced = other[random.randrange(len(other)) :][: end - at]
-        new = random.choice([flipped + data[at + 1 : end], extreme, random.randbytes(end - at), data[at:end] * 2, spliced, b""])
+        new = random.choice(
+            [flipped + data[at + 1 : end], extreme, random.randbytes(end - at), data[at:end] * 2, spliced, b""]
+        )
         data = data[:at] + new + data[end:] or b"\0"
     return _mended(data) if random.random() < 0.7 else data
 
@@ -176,7 +209,14 @@ def _tiff(*tags: tuple[int, int, int, int]) -> bytes:
 
 
 def _basic(width: int, height: int, compression: int, strips: int, length: int) -> list[tuple[int, int, int, int]]:
-    size = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1), (277, 3, 1, 1)]
+    size = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, 8),
+        (259, 3, 1, compression),
+        (262, 3, 1, 1),
+        (277, 3, 1, 1),
+    ]
     return [*size, (273, 4, strips, 8), (278, 4, 1, height), (279, 4, strips, length)]
 
 
@@ -206,15 +246,24 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         for kind, middle in (("zTXt", b"\0"), ("iCCP", b"\0"), ("iTXt", b"\1\0\0\0"))
         for times in (1, 8)
     },
-    "PNG with 100 texts of 1 MB": lambda: _png(1, 1, b"\0\0", *[_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(1_000_000)))] * 100),
+    "PNG with 100 texts of 1 MB": lambda: _png(
+        1, 1, b"\0\0", *[_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(1_000_000)))] * 100
+    ),
     "PNG with 200,000 chunks": lambda: _png(1, 1, b"\0\0", *[_chunk(b"teSt", b"")] * 200_000),
     "PNG with 200,000 texts": lambda: _png(1, 1, b"\0\0", *[_chunk(b"tEXt", b"k%d\0" % n) for n in range(200_000)]),
     "PNG with 100,000 empty IDATs": lambda: _png(1, 1, b"\0\0", *[_chunk(b"IDAT", b"")] * 100_000),
-    "JPEG of 65,000 x 65,000": lambda: _encoded(Image.new("L", (8, 8)), "JPEG").replace(b"\0\x08\0\x08\x01", b"\xfd\xe8\xfd\xe8\x01", 1),
+    "JPEG of 65,000 x 65,000": lambda: _encoded(Image.new("L", (8, 8)), "JPEG").replace(
+        b"\0\x08\0\x08\x01", b"\xfd\xe8\xfd\xe8\x01", 1
+    ),
     "JPEG of 16 megapixels, progressive": lambda: _encoded(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True),
-    "BMP of 60,000 x 60,000": lambda: b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    "BMP of 60,000 x 60,000": lambda: (
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    ),
     "BMP with run lengths": lambda: (
-        b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 1078, 40, 4000, 4000, 1, 8, 1, 0, 0, 0, 256, 0) + bytes(1024) + b"\xff\0" * 10**6
+        b"BM"
+        + struct.pack("<IIIIiiHHIIiiII", 54, 0, 1078, 40, 4000, 4000, 1, 8, 1, 0, 0, 0, 256, 0)
+        + bytes(1024)
+        + b"\xff\0" * 10**6
     ),
     "WebP of 16,000 x 16,000": lambda: _frames("WEBP", 8, 2).replace(b"\7\0\0\7\0\0", b"\x7f\x3e\0\x7f\x3e\0", 1),
     "WebP of 4000 x 4000, moving": lambda: _frames("WEBP", 8, 2).replace(b"\7\0\0\7\0\0", b"\x9f\x0f\0\x9f\x0f\0", 1),
@@ -227,7 +276,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "TIFF with a billion strips": lambda: _tiff(*_basic(100, 100, 1, 2**30, 8)),
     "TIFF with a strip of 4 GB": lambda: _tiff(*_basic(4000, 4000, 8, 1, 2**32 - 1)),
     "TIFF with a tag of 4 GB": lambda: _tiff(*_basic(10, 10, 1, 1, 100), (700, 1, 2**32 - 1, 8)),
-    "TIFF with 65,535 tags": lambda: b"II*\0" + struct.pack("<IH", 8, 65_535) + struct.pack("<HHII", 700, 2, 60_000, 8) * 65_535,
+    "TIFF with 65,535 tags": lambda: (
+        b"II*\0" + struct.pack("<IH", 8, 65_535) + struct.pack("<HHII", 700, 2, 60_000, 8) * 65_535
+    ),
     "TIFF that goes round in circles": lambda: b"II*\0" + struct.pack("<IHI", 8, 0, 8),
     "TIFF of 16 megapixels": lambda: _encoded(Image.new("RGB", (5000, 3200)), "TIFF", compression="tiff_adobe_deflate"),
 }

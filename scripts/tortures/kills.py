@@ -25,17 +25,22 @@ FILES = ("checkpoint.pt", "last.pt", "film.npz")
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """200 kills at random, at least 50 of them inside a save; then one before each file-system call, and in the middle of each write."""
+    """200 kills at random, at least 50 of them inside a save; then one before each file-system call, and in the middle
+    of each write."""
     rng = random.Random(seed)
     with folder() as base:
         whole = ended(command(*TRAIN, "--out", base / "whole"))
         check(whole.code == 0, f"the undisturbed run failed: {whole.err}")
         expected = {name: (base / "whole" / name).read_bytes() for name in FILES}
-        figures = _random_kills(base, max(round(200 * share), 5), max(round(50 * share), 2), whole.seconds, expected, rng)
+        figures = _random_kills(
+            base, max(round(200 * share), 5), max(round(50 * share), 2), whole.seconds, expected, rng
+        )
         return figures | _kills_at_calls(base, expected, sample=share, rng=rng)
 
 
-def _random_kills(base: Path, kills: int, inside: int, seconds: float, expected: dict[str, bytes], rng: random.Random) -> dict[str, Any]:
+def _random_kills(
+    base: Path, kills: int, inside: int, seconds: float, expected: dict[str, bytes], rng: random.Random
+) -> dict[str, Any]:
     """Runs are killed and resumed again and again until they are through."""
     saving = mmap.mmap(-1, 1)  # shared with the children: 1 while they save
     done = within = runs = resumes = 0
@@ -61,7 +66,9 @@ def _random_kills(base: Path, kills: int, inside: int, seconds: float, expected:
         words: tuple[object, ...] = (*TRAIN, "--out", out)
         while True:
             saving[0] = 0
-            killed = ended(noted(command(*words)), kill_after=rng.uniform(0, seconds) if done < kills or within < inside else None)
+            killed = ended(
+                noted(command(*words)), kill_after=rng.uniform(0, seconds) if done < kills or within < inside else None
+            )
             if killed.code != -signal.SIGKILL:
                 check(killed.code == 0, f"a resumed run failed: {killed.err}")
                 break
@@ -114,7 +121,8 @@ def _resumed(out: Path) -> Ended:
 
 
 def _killed_at(function: Callable[[], int], wanted: int, counter: mmap.mmap) -> Callable[[], int]:
-    """`function`, killed before the file-system call number `wanted` of three saves; a write counts twice: before it, and half done."""
+    """`function`, killed before the file-system call number `wanted` of three saves; a write counts twice: before it,
+    and half done."""
 
     def call() -> int:
         count = saves = 0

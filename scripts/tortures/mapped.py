@@ -1,4 +1,5 @@
-"""20 GB of images on a machine limited to 4 GB: they stay in their file, memory does not grow, and training is as fast as from memory."""
+"""20 GB of images on a machine limited to 4 GB: they stay in their file, memory does not grow, and training is as fast
+as from memory."""
 
 import json
 import resource
@@ -22,7 +23,8 @@ GROWTH = 64 * 2**20  # bytes of anonymous memory more, while it trains, that are
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """A file as large as said, sparse; then one that fits into memory, from there and, as if it did not, from its file."""
+    """A file as large as said, sparse; then one that fits into memory, from there and, as if it did not, from its
+    file."""
     size = 20 * 10**9 * share
     limit = 4 * 10**9 if share == 1 else _private() + max(4 * 10**9 * share, 4 * 10**8)  # torch alone takes 1 GB of it
     with folder() as base:
@@ -34,7 +36,10 @@ def torture(share: float, seed: int) -> dict[str, Any]:
         for _ in range(ROUNDS):
             memory = _train(base / "small", samples, None)
             mapped = _train(base / "small", samples, None, fits=False)
-            check("in memory" in memory["path"] and "memory-mapped" in mapped["path"], f"{memory['path']}; {mapped['path']}")
+            check(
+                "in memory" in memory["path"] and "memory-mapped" in mapped["path"],
+                f"{memory['path']}; {mapped['path']}",
+            )
             pairs.append((memory["rate"], mapped["rate"]))
         ratio = statistics.median(mapped / memory for memory, mapped in pairs)
         check(ratio >= LEAST, f"from a file {ratio:.2f} times the samples/s from memory: {pairs}")
@@ -71,7 +76,8 @@ def _write(path: Path, samples: int, sparse: bool) -> None:
 
 
 def _measured(path: Path, limit: int | None, fits: bool) -> int:
-    """In a process of its own: train some steps with the limit, or as if the data did not fit, and print what came of it."""
+    """In a process of its own: train some steps with the limit, or as if the data did not fit, and print what came of
+    it."""
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     if not fits:
@@ -88,7 +94,9 @@ def _measured(path: Path, limit: int | None, fits: bool) -> int:
     begun, found, clock = time.perf_counter(), {}, _Clock()
     for event in run(made, out=path.with_name(f"{path.name}-{time.time_ns()}")):
         if isinstance(event, Started):
-            found["path"] = next(f"{choice.value}: {choice.reason}" for choice in event.choices if choice.what == "data path")
+            found["path"] = next(
+                f"{choice.value}: {choice.reason}" for choice in event.choices if choice.what == "data path"
+            )
             found["start"] = time.perf_counter() - begun
         elif isinstance(event, Step) and clock(event.step):
             break

@@ -1,4 +1,5 @@
-"""Two processes train as one, and either is killed at any moment: the other ends too, and what is saved goes on to the same bytes."""
+"""Two processes train as one, and either is killed at any moment: the other ends too, and what is saved goes on to the
+same bytes."""
 
 import json
 import os
@@ -14,7 +15,13 @@ from nnx import checkpoint
 from tortures._child import check, folder
 
 LIMIT = 30  # seconds in which all processes have to be gone
-SETTINGS = ("train.epochs=12", "train.save_every=10", "train.ema=0.9", "model={name: mlp, hidden: [32], norm: batch}", "threads=1")
+SETTINGS = (
+    "train.epochs=12",
+    "train.save_every=10",
+    "train.ema=0.9",
+    "model={name: mlp, hidden: [32], norm: batch}",
+    "threads=1",
+)
 TRAIN = ("train", "digits_mlp", *(word for setting in SETTINGS for word in ("--set", setting)))
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -38,7 +45,10 @@ def torture(share: float, seed: int) -> dict[str, Any]:
                 late += 1
             elif (out / "last.pt").exists():
                 checkpoint.read(out / "last.pt")
-                check(_finished(_started("nnx", "train", "--nproc", "2", "--resume", out)) == expected, f"moment {number}: another network")
+                check(
+                    _finished(_started("nnx", "train", "--nproc", "2", "--resume", out)) == expected,
+                    f"moment {number}: another network",
+                )
             else:
                 unsaved += 1
                 check(
@@ -52,7 +62,13 @@ def torture(share: float, seed: int) -> dict[str, Any]:
             time.sleep(0.01)
         os.kill(rng.choice(there), signal.SIGKILL)
         check(_finished(process) == expected, "torchrun's restart came to another network")
-    return {"moments": times, "before the first save": unsaved, "after the end": late, "slowest end, s": round(slowest, 1), "restarts": 1}
+    return {
+        "moments": times,
+        "before the first save": unsaved,
+        "after the end": late,
+        "slowest end, s": round(slowest, 1),
+        "restarts": 1,
+    }
 
 
 def _started(*words: object) -> "subprocess.Popen[str]":
@@ -87,7 +103,10 @@ def _killed(process: "subprocess.Popen[str]", there: list[int], rank: int) -> fl
         raise AssertionError(f"processes were left {LIMIT} s after one was killed") from None
     check(not any(Path(f"/proc/{pid}").exists() for pid in there), "a rank outlived the others")
     check("frame #" not in said and "Traceback" not in said, f"a stack was shown: {said}")
-    check((process.returncode == 3 and "SIGKILL" in said) or process.returncode == 0, f"exit code {process.returncode}: {said}")
+    check(
+        (process.returncode == 3 and "SIGKILL" in said) or process.returncode == 0,
+        f"exit code {process.returncode}: {said}",
+    )
     return time.perf_counter() - begun if process.returncode else None
 
 

@@ -1,4 +1,5 @@
-"""Every step of three epochs is stopped at and resumed, for each architecture and each kind of randomness: equal to the bit."""
+"""Every step of three epochs is stopped at and resumed, for each architecture and each kind of randomness: equal to the
+bit."""
 
 import json
 import os
@@ -32,28 +33,49 @@ EPOCHS, TIMES = 3, ("seconds", "samples_per_second")
 
 def torture(share: float, seed: int) -> dict[str, Any]:
     """All architectures with every feature that they have, one at a time; a share of the steps of each."""
-    cases = [(model, feature, share, seed) for model in registry.names("model") for feature in FEATURES if _settings(model, feature)]
+    cases = [
+        (model, feature, share, seed)
+        for model in registry.names("model")
+        for feature in FEATURES
+        if _settings(model, feature)
+    ]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
         resumes = list(pool.map(_all_steps, *zip(*cases, strict=True)))
-    return {"architectures": len({case[0] for case in cases}), "with a feature": len(cases), "resumes, equal to the bit": sum(resumes)}
+    return {
+        "architectures": len({case[0] for case in cases}),
+        "with a feature": len(cases),
+        "resumes, equal to the bit": sum(resumes),
+    }
 
 
 def _settings(model: str, feature: str) -> list[str]:
     """The overrides that switch the feature on, or nothing where the architecture lacks it."""
     fields = registry.find("model", model).model_fields
-    lacking = any(text.startswith("model.") and text.split("=")[0].removeprefix("model.") not in fields for text in FEATURES[feature])
+    lacking = any(
+        text.startswith("model.") and text.split("=")[0].removeprefix("model.") not in fields
+        for text in FEATURES[feature]
+    )
     if lacking or (feature == "batch normalisation" and "batch" not in str(fields["norm"].annotation)):
         return []
     small = f"model={SMALL.get(model, model)}"
     # 287 samples in batches of 24: 12 steps an epoch, the last of them smaller
-    return [small, f"train.epochs={EPOCHS}", "train.batch_size=24", "dataset.validation=0.8", "threads=1", *FEATURES[feature]]
+    return [
+        small,
+        f"train.epochs={EPOCHS}",
+        "train.batch_size=24",
+        "dataset.validation=0.8",
+        "threads=1",
+        *FEATURES[feature],
+    ]
 
 
 def _all_steps(model: str, feature: str, share: float, seed: int) -> int:
     chosen = config.parse("dataset: digits\nmodel: mlp", "torture", [*_settings(model, feature), f"seed={seed}"])
     with folder() as base:
         steps = _whole(chosen, base / "whole")
-        every = range(1, steps + EPOCHS + 1)  # a run asks for signals after every step, and after every epoch's validation
+        every = range(
+            1, steps + EPOCHS + 1
+        )  # a run asks for signals after every step, and after every epoch's validation
         stops = every[:: max(1, round(1 / share))]
         expected = _left(base / "whole")
         for step in stops:
@@ -93,4 +115,8 @@ def _left(out: Path) -> dict[str, Any]:
     """What a run leaves, as far as it must be equal."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     figures = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-    return {"checkpoint.pt": (out / "checkpoint.pt").read_bytes(), "last.pt": (out / "last.pt").read_bytes(), "metrics": figures}
+    return {
+        "checkpoint.pt": (out / "checkpoint.pt").read_bytes(),
+        "last.pt": (out / "last.pt").read_bytes(),
+        "metrics": figures,
+    }

@@ -1,4 +1,5 @@
-"""The oracle against PyTorch in float64, number by number; controls that show a wrong gradient is caught; and that it learns."""
+"""The oracle against PyTorch in float64, number by number; controls that show a wrong gradient is caught; and that it
+learns."""
 
 import ast
 import doctest
@@ -175,7 +176,9 @@ def gradient(name, wrong):
 def backward(owner, change):
     """Neuron or Layer with `change` made to what its backward gives."""
     right = owner.backward
-    return lambda patch: patch.setattr(owner, "backward", lambda self, inputs, upstream: change(*right(self, inputs, upstream)))
+    return lambda patch: patch.setattr(
+        owner, "backward", lambda self, inputs, upstream: change(*right(self, inputs, upstream))
+    )
 
 
 def only_the_first_neuron(patch):
@@ -192,7 +195,9 @@ def sum_of_the_batch(patch):
 
     def wrong(self, inputs, labels, loss):
         found = right(self, inputs, labels, loss)
-        return Gradients(found.loss, [[[len(inputs) * w for w in row] for row in rows] for rows in found.weights], found.biases)
+        return Gradients(
+            found.loss, [[[len(inputs) * w for w in row] for row in rows] for rows in found.weights], found.biases
+        )
 
     patch.setattr(Network, "gradients", wrong)
 
@@ -205,15 +210,39 @@ WRONG = {
     "relu lets all through": ("relu", "mse", derivative("relu", lambda z: 1.0)),
     "relu by a millionth": ("relu", "cross_entropy", derivative("relu", scaled(activations.relu_derivative))),
     "sigmoid without 1 - s": ("sigmoid", "mse", derivative("sigmoid", sigmoid)),
-    "sigmoid by a millionth": ("sigmoid", "cross_entropy", derivative("sigmoid", scaled(activations.sigmoid_derivative))),
-    "identity by a millionth": ("identity", "cross_entropy", derivative("identity", scaled(activations.identity_derivative))),
-    "cross-entropy without target": ("relu", "cross_entropy", gradient("cross_entropy", lambda logits, label: softmax(logits))),
-    "cross-entropy by a millionth": ("relu", "cross_entropy", gradient("cross_entropy", scaled(losses.cross_entropy_gradient))),
+    "sigmoid by a millionth": (
+        "sigmoid",
+        "cross_entropy",
+        derivative("sigmoid", scaled(activations.sigmoid_derivative)),
+    ),
+    "identity by a millionth": (
+        "identity",
+        "cross_entropy",
+        derivative("identity", scaled(activations.identity_derivative)),
+    ),
+    "cross-entropy without target": (
+        "relu",
+        "cross_entropy",
+        gradient("cross_entropy", lambda logits, label: softmax(logits)),
+    ),
+    "cross-entropy by a millionth": (
+        "relu",
+        "cross_entropy",
+        gradient("cross_entropy", scaled(losses.cross_entropy_gradient)),
+    ),
     "mse by a millionth": ("relu", "mse", gradient("mse", scaled(losses.mean_squared_error_gradient))),
     "softmax without its sum": ("sigmoid", "mse", softmax_without_the_sum),
     "a bias that stays": ("relu", "mse", backward(Neuron, lambda w, b, x: (w, 0.0, x))),
-    "one weight by a millionth": ("relu", "mse", backward(Neuron, lambda w, b, x: ([*w[:-1], w[-1] * (1 + 1e-6)], b, x))),
-    "one input by a millionth": ("sigmoid", "mse", backward(Neuron, lambda w, b, x: (w, b, [*x[:-1], x[-1] * (1 + 1e-6)]))),
+    "one weight by a millionth": (
+        "relu",
+        "mse",
+        backward(Neuron, lambda w, b, x: ([*w[:-1], w[-1] * (1 + 1e-6)], b, x)),
+    ),
+    "one input by a millionth": (
+        "sigmoid",
+        "mse",
+        backward(Neuron, lambda w, b, x: (w, b, [*x[:-1], x[-1] * (1 + 1e-6)])),
+    ),
     "biases in another order": ("relu", "mse", backward(Layer, lambda w, b, x: (w, b[::-1], x))),
     "what one neuron says": ("sigmoid", "cross_entropy", only_the_first_neuron),
     "the sum of the batch": ("identity", "mse", sum_of_the_batch),
@@ -304,7 +333,8 @@ def test_without_a_hidden_activation_it_cannot():
 
 
 def test_it_reads_digits():
-    """1437 digits to learn from, 360 to be asked: 92 to 94 % (five seeds) after three epochs, which take some two seconds."""
+    """1437 digits to learn from, 360 to be asked: 92 to 94 % (five seeds) after three epochs, which take some two
+    seconds."""
     data = load_digits()
     images, unseen, labels, answers = train_test_split(
         (data.data / 16).tolist(), data.target.tolist(), test_size=0.2, stratify=data.target, random_state=0
@@ -320,7 +350,16 @@ def test_it_reads_digits():
 
 def test_the_seed_decides():
     def course(seed):
-        return list(train(Network([2, 4, 2], random=Random(seed)), *XOR, epochs=5, learning_rate=0.5, batch_size=3, random=Random(seed)))
+        return list(
+            train(
+                Network([2, 4, 2], random=Random(seed)),
+                *XOR,
+                epochs=5,
+                learning_rate=0.5,
+                batch_size=3,
+                random=Random(seed),
+            )
+        )
 
     assert course(1) == course(1) != course(2)
 
@@ -344,11 +383,24 @@ def imports(source):
 def foreign(source):
     """What a source imports but math, random, its own package, and names of types that stand in annotations alone."""
     tree = ast.parse(source)
-    types = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module in TYPES for alias in node.names}
+    types = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in TYPES
+        for alias in node.names
+    }
     annotations = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
     declared = {id(name) for annotation in annotations if annotation for name in ast.walk(annotation)}
-    used = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in types and id(node) not in declared]
-    return used + [name for name in imports(source) if name not in ("math", "random", *TYPES) and not name.startswith("nnx.backprop.")]
+    used = [
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id in types and id(node) not in declared
+    ]
+    return used + [
+        name
+        for name in imports(source)
+        if name not in ("math", "random", *TYPES) and not name.startswith("nnx.backprop.")
+    ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

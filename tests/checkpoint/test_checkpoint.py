@@ -30,12 +30,22 @@ from tortures.checkpoints import members, number, pickled, reseal, tensor, text,
 FORMAT_1 = Path(__file__).parents[1] / "data/format_1.pt"
 SPEC = Spec((1, 8, 8), tuple("0123456789"), (0.1 + 0.2,), (1 / 3,))
 NAMES = registry.names("model")
-SMALL = {"mlp": {"hidden": [6]}, "cnn": {"channels": [3]}, "rnn": {"hidden": 5}, "transformer": {"patch": 4, "width": 8, "depth": 1}}
+SMALL = {
+    "mlp": {"hidden": [6]},
+    "cnn": {"channels": [3]},
+    "rnn": {"hidden": 5},
+    "transformer": {"patch": 4, "width": 8, "depth": 1},
+}
 
 
 def kept(name="mlp", *, training=True, seed=0, optimizer="adamw", **model):
     """A checkpoint as a run makes it, after two steps, so that the optimizer has moments."""
-    data = {"dataset": "digits", "model": {"name": name, **(model or SMALL.get(name, {}))}, "optimizer": optimizer, "train": {"ema": 0.9}}
+    data = {
+        "dataset": "digits",
+        "model": {"name": name, **(model or SMALL.get(name, {}))},
+        "optimizer": optimizer,
+        "train": {"ema": 0.9},
+    }
     made = config.from_dict(data, "made")
     torch.manual_seed(seed)
     state = State.new(made, models.build(made.model, SPEC, 10), runtime.choose("cpu", "float32"), 5)
@@ -50,7 +60,9 @@ def kept(name="mlp", *, training=True, seed=0, optimizer="adamw", **model):
     now = {"torch": torch.__version__, "threads": 1, "train.epochs": 10}
     tensors, record = state.tensors(), {"epoch": 1, "val_accuracy": 0.5}
     environment = {"began": now, "saved": now}
-    whole = checkpoint.Checkpoint(made, SPEC, state.evaluated.state_dict(), record, state.counters(), tensors, environment, "0" * 64)
+    whole = checkpoint.Checkpoint(
+        made, SPEC, state.evaluated.state_dict(), record, state.counters(), tensors, environment, "0" * 64
+    )
     return whole if training else checkpoint.without_training(whole)
 
 
@@ -76,7 +88,9 @@ def content(*, state=False, **changes):
     whole = {"format": checkpoint.FORMAT, "json": texts, "model": good.model, "training": good.training}
     for key, change in changes.items():
         whole[key] = change(whole[key]) if callable(change) else change
-    return checkpoint._plain(whole | {"json": whole["json"] if isinstance(whole["json"], str) else json.dumps(whole["json"])})
+    return checkpoint._plain(
+        whole | {"json": whole["json"] if isinstance(whole["json"], str) else json.dumps(whole["json"])}
+    )
 
 
 def refused(path, data=None):
@@ -175,7 +189,9 @@ def test_plain_torch_reads_it(sealed):
 def test_views_are_kept_as_themselves_alone(tmp_path):
     big = torch.randn(1000, 1000)
     good = kept(training=False)
-    checkpoint.write(tmp_path / "a.pt", replace(good, model={**good.model, "view": big[:2, :2], "turned": big[:3, :4].T}))
+    checkpoint.write(
+        tmp_path / "a.pt", replace(good, model={**good.model, "view": big[:2, :2], "turned": big[:3, :4].T})
+    )
     assert (tmp_path / "a.pt").stat().st_size < 20_000
     found = torch.load(tmp_path / "a.pt", weights_only=True)["model"]
     assert torch.equal(found["turned"], big[:3, :4].T)
@@ -275,7 +291,18 @@ def test_torch_alone_would_read_flipped_bits(sealed):
 
 def test_no_cut_file_is_read(sealed, tmp_path):
     path, rng = tmp_path / "a.pt", random.Random(1)
-    for length in [0, 1, 3, 4, 75, 76, len(sealed) // 2, len(sealed) - 76, len(sealed) - 1, *rng.sample(range(len(sealed)), 200)]:
+    for length in [
+        0,
+        1,
+        3,
+        4,
+        75,
+        76,
+        len(sealed) // 2,
+        len(sealed) - 76,
+        len(sealed) - 1,
+        *rng.sample(range(len(sealed)), 200),
+    ]:
         path.write_bytes(sealed[:length])
         with pytest.raises(CheckpointError, match=r"a\.pt: "):
             checkpoint.read(path)
@@ -314,7 +341,8 @@ def raw_pickle(target):
 
 
 @pytest.mark.parametrize(
-    "form", ["pickle", "zip", "zip, sealed", "pickle, sealed", "pickle before a zip, sealed", "legacy", "legacy, sealed"]
+    "form",
+    ["pickle", "zip", "zip, sealed", "pickle, sealed", "pickle before a zip, sealed", "legacy", "legacy, sealed"],
 )
 @pytest.mark.parametrize("switch", [False, True])
 def test_nothing_in_it_is_run(form, switch, tmp_path, monkeypatch):
@@ -386,7 +414,9 @@ def test_no_member_lies(lie, tmp_path):
     assert "member" in refused(tmp_path / "a.pt", reseal(zipped(members(), {DATA: LIES[lie]})))
 
 
-@pytest.mark.parametrize("end", [{"count": 5}, {"count": 2**40}, {"length": 4}, {"start": 0}, {"start": 2**32 - 1}, {"gap": b"x"}])
+@pytest.mark.parametrize(
+    "end", [{"count": 5}, {"count": 2**40}, {"length": 4}, {"start": 0}, {"start": 2**32 - 1}, {"gap": b"x"}]
+)
 def test_no_directory_lies(end, tmp_path):
     assert "not a readable zip archive" in refused(tmp_path / "a.pt", reseal(zipped(members(), **end)))
 
@@ -400,7 +430,15 @@ def test_nothing_stands_before_or_behind_the_zip(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["archive/code/x.py", "archive/data/../../evil", "/etc/passwd", "archive/constants.pkl", "x", "archive/data/0\n", "archive/data/٣"],
+    [
+        "archive/code/x.py",
+        "archive/data/../../evil",
+        "/etc/passwd",
+        "archive/constants.pkl",
+        "x",
+        "archive/data/0\n",
+        "archive/data/٣",
+    ],
 )
 def test_no_strange_members(name, tmp_path):
     assert "member" in refused(tmp_path / "a.pt", reseal(zipped(members(None, (name, b"x")))))
@@ -560,7 +598,9 @@ def test_no_spec_breaks_the_loader(case, tmp_path):
 
 
 def test_a_later_format_says_upgrade(tmp_path):
-    assert "has format 4, newer than this nnx reads (3); upgrade nnx" in refused(tmp_path / "a.pt", reseal(saved(content(format=4))))
+    assert "has format 4, newer than this nnx reads (3); upgrade nnx" in refused(
+        tmp_path / "a.pt", reseal(saved(content(format=4)))
+    )
 
 
 BIAS = "layers.1.bias"
@@ -621,13 +661,17 @@ def test_what_torch_makes_is_what_was_understood(tmp_path, monkeypatch):
     good = torch.load(tmp_path / "a.pt", weights_only=True)
     weight = good["model"][BIAS]
     for other in (weight.double(), weight[:5], torch.zeros(12)[::2], torch.zeros(7)[:6], [0.0] * 6):
-        monkeypatch.setattr(torch, "load", lambda *_, other=other, **__: good | {"model": good["model"] | {BIAS: other}})
+        monkeypatch.setattr(
+            torch, "load", lambda *_, other=other, **__: good | {"model": good["model"] | {BIAS: other}}
+        )
         refused(tmp_path / "a.pt")
     monkeypatch.setattr(torch, "load", lambda *_, **__: good)
     assert checkpoint.read(tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("error", [RecursionError, MemoryError, struct.error, zipfile.BadZipFile, OverflowError, AssertionError])
+@pytest.mark.parametrize(
+    "error", [RecursionError, MemoryError, struct.error, zipfile.BadZipFile, OverflowError, AssertionError]
+)
 def test_any_failure_on_the_way_is_one_error(error, sealed, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise error("use weights_only=False")
@@ -645,7 +689,8 @@ def test_a_file_without_a_seal_is_not_read(tmp_path):
 
 
 def test_a_large_file_is_understood_before_it_is_read(sealed, tmp_path, monkeypatch):
-    """Gigabytes are not hashed for what a few bytes claim. Small ones are hashed first, so that damage is called damage."""
+    """Gigabytes are not hashed for what a few bytes claim. Small ones are hashed first, so that damage is called
+    damage."""
     damaged = sealed[:40] + b"?" + sealed[41:]
     assert "damaged" in refused(tmp_path / "a.pt", damaged)
     monkeypatch.setattr(checkpoint, "_LARGE", 0)
@@ -706,7 +751,9 @@ def test_an_interrupted_write_leaves_the_old_file(sealed, tmp_path, monkeypatch)
 def test_it_is_on_the_disk_before_it_takes_the_old_ones_place(sealed, tmp_path, monkeypatch):
     path, calls = tmp_path / "last.pt", []
     fsync, rename = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: calls.append(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle)
+    )
     monkeypatch.setattr(os, "replace", lambda old, new: calls.append(f"{old} -> {new}") or rename(old, new))
     checkpoint.write(path, kept())
     temporary = tmp_path / f".last.pt.{os.getpid()}.tmp"
@@ -723,7 +770,9 @@ def test_nowhere_to_write(place, tmp_path):
 def test_a_failure_after_the_replacement_does_not_call_the_old_file_untouched(sealed, tmp_path, monkeypatch):
     path, fsync = tmp_path / "last.pt", os.fsync
     path.write_bytes(sealed)
-    monkeypatch.setattr(os, "fsync", lambda handle: full() if os.path.isdir(f"/proc/self/fd/{handle}") else fsync(handle))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: full() if os.path.isdir(f"/proc/self/fd/{handle}") else fsync(handle)
+    )
     with pytest.raises(MachineError) as caught:
         checkpoint.write(path, kept(seed=1))
     assert path.read_bytes() != sealed

@@ -100,8 +100,18 @@ LONG = "long" * 100
 
 @pytest.mark.parametrize(
     "words",
-    [("train", LONG), ("train", "--resume", LONG), ("train", "digits_mlp", "--out", LONG), ("train", "mnist_mlp", "--data-dir", LONG)]
-    + [("init", "digits_mlp", "--out", LONG), ("doctor", LONG, "--checkpoint", LONG), ("predict", LONG, LONG), ("trace", f"{LONG}.pt")]
+    [
+        ("train", LONG),
+        ("train", "--resume", LONG),
+        ("train", "digits_mlp", "--out", LONG),
+        ("train", "mnist_mlp", "--data-dir", LONG),
+    ]
+    + [
+        ("init", "digits_mlp", "--out", LONG),
+        ("doctor", LONG, "--checkpoint", LONG),
+        ("predict", LONG, LONG),
+        ("trace", f"{LONG}.pt"),
+    ]
     + [(command, LONG) for command in ("check", "show", "verify", "eval", "explain", "trace")],
 )
 def test_a_name_that_is_too_long_is_2_and_nothing_is_written(nnx, tmp_path, words):
@@ -232,7 +242,9 @@ def test_a_bug_of_ours_is_1_in_one_line(nnx, monkeypatch):
     assert "Traceback" in nnx("check", "digits_mlp").err
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ImportError("libtorch_cpu.so: failed to map segment from shared object")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ImportError("libtorch_cpu.so: failed to map segment from shared object")]
+)
 def test_no_memory_is_3_wherever_it_runs_out(nnx, monkeypatch, error):
     def hungry(*_, **__):
         raise error

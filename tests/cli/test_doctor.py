@@ -1,4 +1,5 @@
-"""nnx doctor: what is wrong with a machine, each with its cure; and what is done to an image, and how the answer moves."""
+"""nnx doctor: what is wrong with a machine, each with its cure; and what is done to an image, and how the answer
+moves."""
 
 import io
 import json
@@ -21,7 +22,20 @@ from nnx.system import workers
 from nnx.terminal.pixels import RAMP
 from nnx.training import setup as job
 
-NAMES = {"python", "packages", "device", "precision", "layout", "cpu", "gradient", "memory", "runs go to", "data", "cache", "terminal"}
+NAMES = {
+    "python",
+    "packages",
+    "device",
+    "precision",
+    "layout",
+    "cpu",
+    "gradient",
+    "memory",
+    "runs go to",
+    "data",
+    "cache",
+    "terminal",
+}
 EXTRAS = {"for explain", "for export", "for serve", "for sweep", "for track"}
 
 
@@ -55,11 +69,18 @@ def test_this_machine(nnx, tmp_path, monkeypatch):
 def test_what_is_missing_is_said_with_its_cure(nnx, monkeypatch):
     real = doctor.importlib.util.find_spec
     monkeypatch.setattr(
-        doctor.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else object() if name == "fastapi" else real(name)
+        doctor.importlib.util,
+        "find_spec",
+        lambda name: None if name == "uvicorn" else object() if name == "fastapi" else real(name),
     )
-    monkeypatch.setattr(metadata, "version", lambda name, real=metadata.version: "0.0.1" if name == "numpy" else real(name))
+    monkeypatch.setattr(
+        metadata, "version", lambda name, real=metadata.version: "0.0.1" if name == "numpy" else real(name)
+    )
     checks = found(nnx)
-    assert (checks["for serve"]["found"], checks["for serve"]["cure"]) == ("uvicorn not installed", "pip install 'nnx[serve]'")
+    assert (checks["for serve"]["found"], checks["for serve"]["cure"]) == (
+        "uvicorn not installed",
+        "pip install 'nnx[serve]'",
+    )
     assert checks["packages"]["state"] == "error"
     assert "numpy 0.0.1 is older than" in checks["packages"]["found"]
     result = nnx("doctor")
@@ -90,15 +111,21 @@ def test_folders_that_can_not_be_used(nnx, tmp_path, monkeypatch):
     assert "NNX_CACHE_DIR" in checks["cache"]["cure"]
     assert checks["data"]["found"].endswith("holds MNIST")
     assert checks["network"]["state"] == "note"
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(
+        doctor.tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
     checks = found(nnx)
-    assert (checks["runs go to"]["state"], checks["data"]["state"]) == ("warning", "note"), "data may be there to be read only"
+    assert (checks["runs go to"]["state"], checks["data"]["state"]) == ("warning", "note"), (
+        "data may be there to be read only"
+    )
     assert "can't be written (Permission denied)" in checks["runs go to"]["found"]
 
 
 def test_scarce_memory_disk_and_threads(nnx, monkeypatch):
     monkeypatch.setattr("nnx.datasets._mapped.free_memory", lambda: 2**20)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: os.statvfs_result((0,) * 10) and type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda path: os.statvfs_result((0,) * 10) and type("Usage", (), {"free": 1000})
+    )
     monkeypatch.setattr(workers, "cores", lambda: 99)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     checks = found(nnx)
@@ -130,7 +157,9 @@ def test_it_ends_in_what_predict_says(nnx, trained):
         (predicted,) = json.loads(nnx("predict", trained, image, "--json").out)["predictions"]
         assert [stage["step"] for stage in told["stages"]] == ["as it is, only resized", *predicted["prepared"]]
         assert [each["label"] for each in told["top"]] == [each["label"] for each in predicted["top"]]
-        assert [each["probability"] for each in told["top"]] == pytest.approx([each["probability"] for each in predicted["top"]], abs=1e-5)
+        assert [each["probability"] for each in told["top"]] == pytest.approx(
+            [each["probability"] for each in predicted["top"]], abs=1e-5
+        )
         last = told["stages"][-1]
         assert (last["label"], last["probability"], last["top"]) == (told["label"], told["probability"], told["top"])
         assert {stage["probability"] for stage in told["stages"]} != {told["probability"]}, "the answer moves"

@@ -78,8 +78,12 @@ def test_what_does_not_apply_is_left_out_with_the_reason(nnx, checkpoint, monkey
 def test_a_file_is_explained_as_the_sample_that_it_shows(nnx, checkpoint, tmp_path):
     for n in (0, 5):
         Image.fromarray(digits().inputs[n][0]).save(tmp_path / f"{n}.png")
-    of_files = json.loads(nnx("explain", checkpoint, "0.png", "5.png", "--only", "saliency", "--out", "a", "--json").out)
-    of_samples = json.loads(nnx("explain", checkpoint, "--index", 0, "--index", 5, "--only", "saliency", "--out", "b", "--json").out)
+    of_files = json.loads(
+        nnx("explain", checkpoint, "0.png", "5.png", "--only", "saliency", "--out", "a", "--json").out
+    )
+    of_samples = json.loads(
+        nnx("explain", checkpoint, "--index", 0, "--index", 5, "--only", "saliency", "--out", "b", "--json").out
+    )
     assert of_files["samples"] == ["0.png", "5.png"]
     assert of_samples["samples"] == ["test 0", "test 5"]
     one, other = (said["explainers"]["saliency"]["figures"] for said in (of_files, of_samples))
@@ -105,7 +109,9 @@ def test_a_folder_is_explained_file_by_file_and_what_was_prepared_is_said(nnx, c
 
 
 def test_samples_of_another_split(nnx, checkpoint):
-    result = nnx("explain", checkpoint, "--split", "validation", "--index", 1, "--only", "filters", "--out", "a", "--json")
+    result = nnx(
+        "explain", checkpoint, "--split", "validation", "--index", 1, "--only", "filters", "--out", "a", "--json"
+    )
     assert json.loads(result.out)["samples"] == ["validation 1"]
 
 
@@ -169,4 +175,6 @@ def test_a_second_time_gives_the_same_bytes(nnx, checkpoint, tmp_path):
         assert nnx("explain", checkpoint, "--only", "saliency", "--index", 0, "--out", out).code == 0
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-    assert np.asarray(Image.open(tmp_path / "a/saliency.png").convert("RGBA"))[..., 3].min() == 0, "transparent: for light and dark pages"
+    assert np.asarray(Image.open(tmp_path / "a/saliency.png").convert("RGBA"))[..., 3].min() == 0, (
+        "transparent: for light and dark pages"
+    )

@@ -1,4 +1,5 @@
-"""One's own handwriting just works: drawings and photographs, and real digits of MNIST in disguise, asked of a network trained on MNIST."""
+"""One's own handwriting just works: drawings and photographs, and real digits of MNIST in disguise, asked of a network
+trained on MNIST."""
 
 import io
 import json
@@ -39,7 +40,10 @@ def test_split(real_mnist):
 
 def said(checkpoint, seen):
     """The labels that the network gives, asked directly."""
-    with torch.no_grad(), runtime.choose("cpu", "auto", "cnn").autocast():  # the precision of the training, as eval has it, too
+    with (
+        torch.no_grad(),
+        runtime.choose("cpu", "auto", "cnn").autocast(),
+    ):  # the precision of the training, as eval has it, too
         parts = torch.from_numpy(np.stack(seen)).split(500)
         return torch.cat([predict.load(checkpoint)(part) for part in parts]).argmax(1).tolist()
 
@@ -72,7 +76,8 @@ def test_twenty_drawings_and_photographs_of_digits(nnx, mnist_cnn):
 
 
 def photographed(digit, rng):
-    """A digit of MNIST, eight times as large, as dark ink somewhere on a page that the light falls on from one side; a noisy JPEG."""
+    """A digit of MNIST, eight times as large, as dark ink somewhere on a page that the light falls on from one side; a
+    noisy JPEG."""
     large = np.asarray(Image.fromarray(digit).resize((224, 224), Image.Resampling.BICUBIC), np.float32) / 255
     covered = np.zeros((400, 500, 1), np.float32)
     y, x = rng.integers(0, 176), rng.integers(0, 276)
@@ -95,7 +100,9 @@ def upside_down_in_brightness(digit, rng):
     return 255 - digit[:, :, None]
 
 
-@pytest.mark.parametrize(("disguise", "count"), [(photographed, 60), (on_a_board, 100), (upside_down_in_brightness, 1000)])
+@pytest.mark.parametrize(
+    ("disguise", "count"), [(photographed, 60), (on_a_board, 100), (upside_down_in_brightness, 1000)]
+)
 def test_digits_of_mnist_in_disguise(mnist_cnn, test_split, disguise, count):
     spec, rng = predict.load(mnist_cnn).spec, np.random.default_rng(0)
     pictures = [disguise(digit[0], rng) for digit in test_split.inputs[:count]]

@@ -36,7 +36,12 @@ def stalled(tmp_path, environment):
     def command(samples, *words):
         code = STALLS.format(samples=samples, words=list(words))
         process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         running.append(process)
         assert process.stdout.readline() == "stalled\n", process.stderr.read()
@@ -68,7 +73,9 @@ def test_the_second_ctrl_c_leaves_at_once_and_the_run_can_be_taken_up(nnx, stall
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert [name for name in os.listdir(tmp_path / "r") if name.startswith(".")] == [], "the lock and temporary files are gone"
+    assert [name for name in os.listdir(tmp_path / "r") if name.startswith(".")] == [], (
+        "the lock and temporary files are gone"
+    )
     assert nnx("train", "digits_mlp", *SETTINGS, "--out", "r", "--force", "-q").code == 0
 
 
@@ -79,7 +86,9 @@ def test_a_run_that_is_asked_to_stop_while_the_test_set_is_read_prints_what_fini
     assert process.returncode == 143
     command = shlex.split(err.splitlines()[-1].split("Go on with: ")[1])
     assert command == ["nnx", "train", "--resume", "my run"]
-    done = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "my run/summary.json").exists()
 

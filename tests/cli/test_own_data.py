@@ -1,4 +1,5 @@
-"""Data of one's own through the command line: trained on by one line, asked about, cached; what is wrong is said, and nothing written."""
+"""Data of one's own through the command line: trained on by one line, asked about, cached; what is wrong is said, and
+nothing written."""
 
 import json
 import os
@@ -53,7 +54,10 @@ def test_each_source_trains_by_one_line_and_evaluates_to_the_same(source, nnx, t
     from tiny_idx import idx
 
     tree(Path("pics"), COUNTS)
-    listed(Path("list.csv"), [("file", "label"), *((str(path), path.parent.name) for path in sorted(Path("pics").glob("*/*")))])
+    listed(
+        Path("list.csv"),
+        [("file", "label"), *((str(path), path.parent.name) for path in sorted(Path("pics").glob("*/*")))],
+    )
     npz(images=GRAY, labels=LABELS)
     np.save("x.npy", GRAY)
     np.save("y.npy", LABELS)
@@ -160,7 +164,10 @@ def array_with(**content):
 def list_with(*rows):
     def make():
         tree(Path("pics"), COUNTS)
-        listed(Path("list.csv"), [("file", "label"), *((f"pics/cat/{n:03}.png", "ab"[n % 2]) for n in range(0, 60, 3)), *rows])
+        listed(
+            Path("list.csv"),
+            [("file", "label"), *((f"pics/cat/{n:03}.png", "ab"[n % 2]) for n in range(0, 60, 3)), *rows],
+        )
         return "name: folder, path: list.csv"
 
     return make
@@ -186,23 +193,42 @@ def npy_with(values):
 
 ROWS = np.where(np.arange(60)[:, None] == 33, np.nan, np.ones((60, 4))).astype(np.float32)
 BAD = {
-    "empty class": (folder_with(lambda p: cleared(p / "owl")), ["pics/owl: holds no images", "add some for the class 'owl', or remove"]),
-    "one class": (lambda: tree(Path("pics"), {"cat": 9}) and "name: folder, path: pics", ["pics: all samples are of one class, 'cat'"]),
+    "empty class": (
+        folder_with(lambda p: cleared(p / "owl")),
+        ["pics/owl: holds no images", "add some for the class 'owl', or remove"],
+    ),
+    "one class": (
+        lambda: tree(Path("pics"), {"cat": 9}) and "name: folder, path: pics",
+        ["pics: all samples are of one class, 'cat'"],
+    ),
     "unreadable image": (
         folder_with(lambda p: (p / "cat/000.png").write_bytes(b"x")),
-        ["pics/cat/000.png: is not an image", "save it as PNG", "1 of 60 images can't be used; dataset.skip_bad: true leaves them out"],
+        [
+            "pics/cat/000.png: is not an image",
+            "save it as PNG",
+            "1 of 60 images can't be used; dataset.skip_bad: true leaves them out",
+        ],
     ),
-    "cut image": (folder_with(lambda p: os.truncate(p / "cat/000.png", 60)), ["pics/cat/000.png: is damaged or cut short; get the file"]),
+    "cut image": (
+        folder_with(lambda p: os.truncate(p / "cat/000.png", 60)),
+        ["pics/cat/000.png: is damaged or cut short; get the file"],
+    ),
     "10^9 pixels": (
         folder_with(lambda p: (p / "cat/000.png").write_bytes(claiming(31623, 31623))),
         ["pics/cat/000.png: has ", "pixels, which is more than 16 megapixels; save the picture smaller"],
     ),
-    "another size": (folder_with(lambda p: save(p / "owl/002.png", pixels(0, size=(9, 9)))), ["owl/002.png: is 9 wide", "dataset.size: 6"]),
+    "another size": (
+        folder_with(lambda p: save(p / "owl/002.png", pixels(0, size=(9, 9)))),
+        ["owl/002.png: is 9 wide", "dataset.size: 6"],
+    ),
     "unknown class in test": (
         lambda: [tree(Path("pics/train"), COUNTS), tree(Path("pics/test"), {"cow": 1})] and "name: folder, path: pics",
         ["pics/test/cow/000.png: is of the class 'cow', which has no training images"],
     ),
-    "no samples": (lambda: Path("pics").mkdir() or "name: folder, path: pics", ["pics: holds no folders; put the images of each class"]),
+    "no samples": (
+        lambda: Path("pics").mkdir() or "name: folder, path: pics",
+        ["pics: holds no folders; put the images of each class"],
+    ),
     "no such folder": (
         lambda: "name: folder, path: pics",
         ["own.yaml:2:31: dataset.path: there is no pics in ", "name the file or folder"],
@@ -217,19 +243,34 @@ BAD = {
         lambda: listed(Path("l.csv"), [("a", "b")]) and "name: folder, path: l.csv",
         ["l.csv:1: has the columns a, b; it needs"],
     ),
-    "NaN as a label": (array_with(labels=odd(np.nan)), ["a.npz: labels.npy: the label of row 7 is nan, not a whole number; correct it"]),
+    "NaN as a label": (
+        array_with(labels=odd(np.nan)),
+        ["a.npz: labels.npy: the label of row 7 is nan, not a whole number; correct it"],
+    ),
     "a word among numbers": (
         array_with(labels=odd("x").astype(str)),
         ["the label of row 7 is 'x', the others are numbers; correct it, or"],
     ),
-    "no label": (array_with(labels=np.where(LABELS == 1, "", "a")), ["labels.npy: row 1 has no label; fill it in, or drop the row"]),
-    "one-hot labels": (array_with(labels=np.eye(3)[LABELS]), ["labels of shape 60 x 3", "give one class, a whole number or a name"]),
+    "no label": (
+        array_with(labels=np.where(LABELS == 1, "", "a")),
+        ["labels.npy: row 1 has no label; fill it in, or drop the row"],
+    ),
+    "one-hot labels": (
+        array_with(labels=np.eye(3)[LABELS]),
+        ["labels of shape 60 x 3", "give one class, a whole number or a name"],
+    ),
     "too few labels": (array_with(labels=LABELS[:59]), ["a.npz: train inputs of 60 x 6 x 5, but labels of 59"]),
     "one class in an array": (array_with(labels=LABELS * 0), ["a.npz: all samples are of one class, '0'"]),
     "no samples in an array": (array_with(images=GRAY[:0], labels=LABELS[:0]), ["a.npz: images.npy: holds no samples"]),
     "NaN in a row": (npy_with(ROWS), ["x.npy: row 33 holds an infinite number or NaN; correct it, or drop the row"]),
-    "gray levels beyond": (array_with(images=GRAY * 2.0 - 100), ["holds gray levels from -100 to 410; give uint8 from 0 to 255, or"]),
-    "objects": (npy_with(np.array([[None] * 4] * 60)), ["x.npy: holds Python objects, which are never read; save plain numbers"]),
+    "gray levels beyond": (
+        array_with(images=GRAY * 2.0 - 100),
+        ["holds gray levels from -100 to 410; give uint8 from 0 to 255, or"],
+    ),
+    "objects": (
+        npy_with(np.array([[None] * 4] * 60)),
+        ["x.npy: holds Python objects, which are never read; save plain numbers"],
+    ),
     "unknown label in test": (
         lambda: npz(x_train=GRAY, y_train=LABELS, x_test=GRAY, y_test=odd(9)) or "name: arrays, path: a.npz",
         ["a.npz: y_test.npy: row 7 has the label '9', which is none of the classes (0, 1, 2); correct or drop it"],
@@ -255,8 +296,14 @@ MORE = {
         ", test: 58",
         ["own.yaml:2:", "dataset.test: 58 of the 60 samples in a.npz can't be set aside; at most 57 can"],
     ),
-    "a wrong size": (", size: 0", ["own.yaml:2:", "dataset.size: expected a number of pixels (28), or height and width ([28, 32])"]),
-    "a wrong mean": (", mean: [1.0, 2.0]", ["own.yaml:2:", "dataset.mean: has 2 values, the data has 1 channels; give one for each"]),
+    "a wrong size": (
+        ", size: 0",
+        ["own.yaml:2:", "dataset.size: expected a number of pixels (28), or height and width ([28, 32])"],
+    ),
+    "a wrong mean": (
+        ", mean: [1.0, 2.0]",
+        ["own.yaml:2:", "dataset.mean: has 2 values, the data has 1 channels; give one for each"],
+    ),
 }
 
 
@@ -328,7 +375,9 @@ def test_eval_of_other_data_maps_classes_by_their_names(nnx, train):
     path = nnx("eval", "r/checkpoint.pt", "--set", "dataset.path=owls", "--set", "dataset.test=owls", "--json")
     assert path.code == 0, path.err
     other = json.loads(path.out)
-    assert (other["loss"], other["confusion_matrix"]) == (metrics["loss"], metrics["confusion_matrix"]), "nothing is measured anew"
+    assert (other["loss"], other["confusion_matrix"]) == (metrics["loss"], metrics["confusion_matrix"]), (
+        "nothing is measured anew"
+    )
     assert "cache" in found.err
 
 
@@ -341,7 +390,10 @@ def test_eval_refuses_a_class_that_the_network_does_not_know(key, nnx, train, tm
     assert (refused.code, refused.out) == (2, "")
     assert "'cow', which" in refused.err
     if key == "path":
-        assert refused.err == "error: cows: has the class 'cow', which the network does not know; it knows 3: cat, dog, owl\n"
+        assert (
+            refused.err
+            == "error: cows: has the class 'cow', which the network does not know; it knows 3: cat, dog, owl\n"
+        )
     assert not (tmp_path / "e").exists()
 
 
@@ -403,7 +455,13 @@ def test_a_run_that_was_stopped_while_decoding_leaves_nothing(tmp_path, environm
     (tmp_path / "own.yaml").write_text("dataset: {name: folder, path: pics, size: 28}\nmodel: mlp\n")
     command = [sys.executable, "-m", "nnx", "train", "own.yaml", "--out", "r"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not list(cache.glob(".*.tmp/*.bin")):

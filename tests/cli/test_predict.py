@@ -127,7 +127,9 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_else(nnx, trained, tmp_pa
     assert len(lines) == len(said)
     for line, words_of_it in zip(lines, said, strict=True):
         assert line.startswith(f"error: {words_of_it}")
-    assert "the network was trained on images 8 wide and 8 high; save it in that size, or use --prepare auto" in result.err
+    assert (
+        "the network was trained on images 8 wide and 8 high; save it in that size, or use --prepare auto" in result.err
+    )
     prepared = nnx("predict", path, *words)
     assert prepared.code == 2
     assert "large.png" not in prepared.err, "an image of another size is prepared"
@@ -175,7 +177,9 @@ def test_a_runs_folder_stands_for_its_checkpoint(words, nnx, trained, tmp_path):
         result = nnx(*(given.get(word, word) for word in words), "--json")
         assert result.code == 0, result.err
         found = json.loads(result.out.replace(str(folder), "OUT").replace(str(path), "RUN"))
-        told.append({key: value for key, value in found.items() if "second" not in key} if isinstance(found, dict) else found)
+        told.append(
+            {key: value for key, value in found.items() if "second" not in key} if isinstance(found, dict) else found
+        )
     assert told[0] == told[1]
 
 
@@ -213,14 +217,19 @@ def test_folders_and_patterns(nnx, trained, tmp_path):
         (tmp_path / "all" / name).write_bytes(file.read_bytes())
     (tmp_path / "all/notes.txt").write_text("no image")
     (tmp_path / "all/in/Thumbs.db").touch()
-    expected = [(f"all/{name}", single[str(file)]) for name, file in zip(("b.png", "in/a.PNG", "in/deeper/c.png"), files, strict=False)]
+    expected = [
+        (f"all/{name}", single[str(file)])
+        for name, file in zip(("b.png", "in/a.PNG", "in/deeper/c.png"), files, strict=False)
+    ]
     result = nnx("predict", path, "all", "--json")
     assert labels(result) == expected
     assert "all: 2 files passed over that are no image" in result.err
     assert labels(nnx("predict", path, "all/**/*.[pP]*", "--json", "-q")) == expected
     assert labels(nnx("predict", path, "a*", "--json")) == expected, "a pattern that a folder fits"
     (tmp_path / "odd[1].png").write_bytes(files[0].read_bytes())
-    assert labels(nnx("predict", path, "odd[1].png", "--json"))[0][0] == "odd[1].png", "a file whose name looks like a pattern"
+    assert labels(nnx("predict", path, "odd[1].png", "--json"))[0][0] == "odd[1].png", (
+        "a file whose name looks like a pattern"
+    )
 
 
 def test_standard_input(nnx, trained, monkeypatch):
@@ -312,7 +321,10 @@ def test_rows_of_an_array(nnx, trained, tmp_path):
     assert [each["probability"] for each in found] == pytest.approx(expected.max(1).values.tolist(), abs=1e-6)
     assert set(found[0]) == {"input", "label", "probability", "top"}, "rows are not prepared"
     np.save(tmp_path / "short.npy", rows[:, :5])
-    assert "has the shape 600 x 5; the network was trained on rows of 64 numbers" in nnx("predict", "rows.pt", "short.npy").err
+    assert (
+        "has the shape 600 x 5; the network was trained on rows of 64 numbers"
+        in nnx("predict", "rows.pt", "short.npy").err
+    )
 
 
 # ---------------------------------------------------------------- how it is told
@@ -321,7 +333,9 @@ def test_rows_of_an_array(nnx, trained, tmp_path):
 def test_csv(nnx, trained, tmp_path):
     path, files, _ = trained
     (tmp_path / 'a "quoted", name.png').write_bytes(files[0].read_bytes())
-    Image.fromarray(np.kron(255 - np.asarray(Image.open(files[1])), np.ones((9, 9), np.uint8))).save(tmp_path / "large.png")
+    Image.fromarray(np.kron(255 - np.asarray(Image.open(files[1])), np.ones((9, 9), np.uint8))).save(
+        tmp_path / "large.png"
+    )
     asked = ('a "quoted", name.png', "large.png")
     header, *rows = csv.reader(io.StringIO(nnx("predict", path, *asked, "--csv", "--top", 2).out))
     assert header == ["input", "label", "probability", "label_2", "probability_2", "prepared"]
@@ -356,13 +370,21 @@ def test_an_old_checkpoint_does_not_know_and_says_so(nnx, trained, tmp_path):
     checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, look=None)))
     Image.fromarray(np.kron(np.asarray(Image.open(files[0])), np.ones((5, 5), np.uint8))).save(tmp_path / "large.png")
     (found,) = json.loads(nnx("predict", "old.pt", "large.png", "--json").out)["predictions"]
-    assert found["prepared"] == ["resized from 40x40, and no more: the checkpoint does not say what its images look like"]
+    assert found["prepared"] == [
+        "resized from 40x40, and no more: the checkpoint does not say what its images look like"
+    ]
     many = nnx("predict", "old.pt", *["large.png"] * 11)
-    assert "prepared 11 of 11 images: resized 11 (--json says which); the checkpoint does not say what its images look like\n" in many.err
+    assert (
+        "prepared 11 of 11 images: resized 11 (--json says which); the checkpoint does not say what its images look like\n"
+        in many.err
+    )
     small = images.to_size(images.decode(tmp_path / "large.png"), 8, 8, "pad")
     with torch.no_grad():
         said = predict.load(tmp_path / "old.pt")(torch.from_numpy(small.transpose(2, 0, 1)[None].copy()))[0]
-    assert (found["label"], found["probability"]) == (str(int(said.argmax())), pytest.approx(float(said.max()), abs=1e-6))
+    assert (found["label"], found["probability"]) == (
+        str(int(said.argmax())),
+        pytest.approx(float(said.max()), abs=1e-6),
+    )
 
 
 def test_nothing_is_said_before_all_is_known_and_nothing_held_of_what_was(trained, tmp_path, monkeypatch):
@@ -409,7 +431,8 @@ def test_all_cores_give_the_same(trained, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A network that was trained on a table with numbers, categories and gaps; the table; and what it says of its test rows."""
+    """A network that was trained on a table with numbers, categories and gaps; the table; and what it says of its test
+    rows."""
     import sys
 
     import polars as pl
@@ -425,7 +448,11 @@ def table(tmp_path_factory):
         "good": np.where((size > 0) ^ (kind == "flat"), "yes", "no"),
     }
     pl.DataFrame(rows).write_csv(folder / "data.csv")
-    settings = [f"dataset={{name: table, path: {folder / 'data.csv'}, target: good}}", "model={name: mlp, hidden: [16]}", "train.epochs=5"]
+    settings = [
+        f"dataset={{name: table, path: {folder / 'data.csv'}, target: good}}",
+        "model={name: mlp, hidden: [16]}",
+        "train.epochs=5",
+    ]
     (folder / "a.yaml").write_text("dataset: {name: table, path: x, target: good}\nmodel: mlp\n")
     sys.argv = ["nnx", "train", str(folder / "a.yaml"), *(word for each in settings for word in ("--set", each))]
     sys.argv += ["--out", str(folder / "run"), "-q", "--json"]
@@ -443,7 +470,9 @@ def test_rows_of_a_table(nnx, table, tmp_path, monkeypatch):
     assert [name for name, _ in found] == ["some.csv:2", *(f"some.csv:{n}" for n in range(4, 23))]
 
     kept = checkpoint.read(path)
-    whole = pl.read_csv(data, infer_schema=False).with_columns(pl.col("size").replace("", None))  # what is empty is missing
+    whole = pl.read_csv(data, infer_schema=False).with_columns(
+        pl.col("size").replace("", None)
+    )  # what is empty is missing
     features = kept.spec.columns.apply(kept.spec.columns.code(whole, "x"), kept.spec.columns)
     with torch.no_grad():
         expected = predict.load(path)(torch.from_numpy(features)).argmax(1).tolist()
@@ -471,6 +500,13 @@ def test_what_is_no_table_of_its(nnx, table, tmp_path):
     result = nnx("predict", table[0], "other.csv", "text.csv", "a.png", "rows.npy", "missing.csv", ".")
     assert result.code == 2
     assert result.out == ""
-    first = ["other.csv: has no column 'size'", "text.csv:2", "a.png: ", "rows.npy: ", "missing.csv: no such file", ".: is a folder"]
+    first = [
+        "other.csv: has no column 'size'",
+        "text.csv:2",
+        "a.png: ",
+        "rows.npy: ",
+        "missing.csv: no such file",
+        ".: is a folder",
+    ]
     for line, words in zip(result.err.splitlines(), first, strict=True):
         assert line.startswith(f"error: {words}"), line

@@ -95,7 +95,20 @@ def test_the_document(nnx, monkeypatch):
     document = json.loads(result.out)
     assert config.from_dict(document["config"], "it") == config.load("digits_rnn")
     data = document["dataset"]
-    assert data.keys() == {"name", "path", "samples", "classes", "shape", "dtype", "size", "mean", "std", "features", "duplicates", "notes"}
+    assert data.keys() == {
+        "name",
+        "path",
+        "samples",
+        "classes",
+        "shape",
+        "dtype",
+        "size",
+        "mean",
+        "std",
+        "features",
+        "duplicates",
+        "notes",
+    }
     assert data["samples"] == {"train": 1150, "validation": 287, "test": 360}
     assert data["classes"][3] == {"label": "3", "train": 117, "validation": 29}
     assert sum(row["train"] for row in data["classes"]) == 1150
@@ -142,7 +155,9 @@ def test_a_training_that_diverges_is_a_warning(nnx, monkeypatch):
 
 def test_ctrl_c_ends_it_where_it_is(tmp_path, environment):
     words = [sys.executable, "-m", "nnx", "show", "digits_transformer"]
-    process = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr.readline().startswith("training a throw-away copy")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -165,13 +180,17 @@ def test_recipes_fit_80_columns_uncut(recipe):
     lines = plain(drawn(found, 80))
     assert max(map(cell_len, lines)) <= 80
     assert "…" not in "\n".join(lines)
-    assert config.parse(settings(lines), "copied.yaml") == found.config  # copied from the terminal, it gives the same run
+    assert (
+        config.parse(settings(lines), "copied.yaml") == found.config
+    )  # copied from the terminal, it gives the same run
     whole = " ".join(" ".join(section(lines, "run")).split())
     for choice in found.choices:
         for word in choice.reason.split():
             assert word in whole
     for layer in found.layers:
-        assert any(line.split()[0] == layer.name and line.split()[-1] == f"{layer.flops:,}" for line in section(lines, "model"))
+        assert any(
+            line.split()[0] == layer.name and line.split()[-1] == f"{layer.flops:,}" for line in section(lines, "model")
+        )
 
 
 def test_a_choice_too_long_for_its_line_goes_on_below_its_reason():
@@ -185,7 +204,13 @@ def test_a_choice_too_long_for_its_line_goes_on_below_its_reason():
 
 @pytest.mark.parametrize(
     ("recipe", "width", "rows", "height"),
-    [("digits_mlp", 80, 2, 4), ("digits_mlp", 100, 1, 4), ("mnist_mlp", 80, 2, 7), ("mnist_mlp", 160, 1, 7), ("mnist_mlp", 20, 10, 7)],
+    [
+        ("digits_mlp", 80, 2, 4),
+        ("digits_mlp", 100, 1, 4),
+        ("mnist_mlp", 80, 2, 7),
+        ("mnist_mlp", 160, 1, 7),
+        ("mnist_mlp", 20, 10, 7),
+    ],
 )
 def test_thumbnails_are_one_of_each_class_in_rows_that_fit(recipe, width, rows, height):
     lines = drawn(shown(recipe), width)
@@ -195,7 +220,9 @@ def test_thumbnails_are_one_of_each_class_in_rows_that_fit(recipe, width, rows, 
     side = {"digits_mlp": 8, "mnist_mlp": 14}[recipe]
     assert all(line.count("▀") == a_row * side for line in blocks)
     assert all(cell_len(line) <= width for line in plain(blocks))
-    labels = [line.split() for line, below in zip(plain(lines), lines[1:], strict=False) if "▀" in below and "▀" not in line]
+    labels = [
+        line.split() for line, below in zip(plain(lines), lines[1:], strict=False) if "▀" in below and "▀" not in line
+    ]
     assert labels == [list("0123456789")[start : start + a_row] for start in range(0, 10, a_row)]
 
 
@@ -245,7 +272,9 @@ def test_notes_of_the_dataset_are_told():
 def test_of_a_table_features_are_listed():
     names = tuple(f"width {n}" for n in range(25))
     examples = tuple(show.Example(label, np.full(25, k, np.float32)) for k, label in enumerate("abcd"))
-    lines = plain(drawn(with_data(shape=(25,), features=names, mean=(1.5,) * 25, std=(0.25,) * 25, examples=examples), 80))
+    lines = plain(
+        drawn(with_data(shape=(25,), features=names, mean=(1.5,) * 25, std=(0.25,) * 25, examples=examples), 80)
+    )
     rows = [line.split() for line in lines if line.startswith("width")]
     assert rows == [["width", str(n), "1.5", "0.25", "0", "1", "2"] for n in range(20)]
     assert "and 5 more" in lines
@@ -259,12 +288,22 @@ def test_an_image_of_three_channels_is_drawn_in_its_colours():
     assert sum("38;2;255;0;0;48;2;255;0;0" in line for line in lines) == 2
     assert "a v…" in plain(lines)
     for channels in (2, 4):  # what has no colours of its own is drawn by what can be
-        drawn(with_data(shape=(channels, 4, 4), examples=(show.Example("x", np.zeros((channels, 4, 4), np.uint8)),)), 80)
+        drawn(
+            with_data(shape=(channels, 4, 4), examples=(show.Example("x", np.zeros((channels, 4, 4), np.uint8)),)), 80
+        )
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.00045, "0.45 ms"), (0.0461, "46 ms"), (1.234, "1.2 s"), (99.6, "100 s"), (150, "2.5 min"), (7300, "2 h"), (10**6, "11.6 days")],
+    [
+        (0.00045, "0.45 ms"),
+        (0.0461, "46 ms"),
+        (1.234, "1.2 s"),
+        (99.6, "100 s"),
+        (150, "2.5 min"),
+        (7300, "2 h"),
+        (10**6, "11.6 days"),
+    ],
 )
 def test_durations_are_two_digits(seconds, text):
     assert screen._duration(seconds) == text
@@ -272,6 +311,8 @@ def test_durations_are_two_digits(seconds, text):
 
 def test_a_run_that_may_stop_early_takes_at_most_so_many_epochs():
     found = shown("digits_mlp")
-    patient = replace(found, config=found.config.model_copy(update={"train": found.config.train.model_copy(update={"patience": 3})}))
+    patient = replace(
+        found, config=found.config.model_copy(update={"train": found.config.train.model_copy(update={"patience": 3})})
+    )
     assert "at most 40 epochs" in "\n".join(drawn(patient, 120))
     assert "at most" not in "\n".join(drawn(found, 120))

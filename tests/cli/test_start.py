@@ -9,7 +9,9 @@ BEGIN = "import sys, os; from nnx.cli._start import import_torch, leave; import_
 def python(code, **environment):
     import os
 
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
 
 
 def test_what_is_left_out_of_torch_comes_when_it_is_asked_for():
@@ -37,7 +39,10 @@ def test_an_architecture_that_computes_while_it_is_built_still_has_its_size_chec
 
 
 def test_torchvision_can_be_imported_afterwards():
-    done = python(BEGIN + "import torchvision.datasets, torchvision.ops; print(torchvision.ops.nms(torch.rand(1, 4), torch.rand(1), 0.5))")
+    done = python(
+        BEGIN
+        + "import torchvision.datasets, torchvision.ops; print(torchvision.ops.nms(torch.rand(1, 4), torch.rand(1), 0.5))"
+    )
     assert done.stdout == "tensor([0])\n", done.stderr
 
 

@@ -1,4 +1,5 @@
-"""Tables through the command line: what is wrong with a file is said with its line and its cure, before anything is written."""
+"""Tables through the command line: what is wrong with a file is said with its line and its cure, before anything is
+written."""
 
 import gzip
 import json
@@ -30,14 +31,22 @@ def config(**dataset):
 
 MANY = "\n".join(["size,kind", *(f"{i},{i}" for i in range(1100))])
 CASES = {  # name: (content of data.csv, dataset settings, what the error says)
-    "a short row": (table("1.0,red", at=5), {}, ["data.csv:5: has 2 values, but the header names 3 columns", "add what is missing"]),
+    "a short row": (
+        table("1.0,red", at=5),
+        {},
+        ["data.csv:5: has 2 values, but the header names 3 columns", "add what is missing"],
+    ),
     "a long row": (
         table("1.0,red,a,b", at=5),
         {},
         ["data.csv:5: has 4 values", "the header names 3", "put values that hold a ',' into quotes"],
     ),
     "a short row after quotes": (table('"1,\n0",red,', "1", at=5), {}, ["data.csv:7: has 1 value,"]),
-    "two columns of one name": (table(header="size,size,kind"), {}, ["data.csv:1: two columns are called 'size'", "a name of its own"]),
+    "two columns of one name": (
+        table(header="size,size,kind"),
+        {},
+        ["data.csv:1: two columns are called 'size'", "a name of its own"],
+    ),
     "two columns of no name": (table(header=",,kind"), {}, ["data.csv:1: two columns have no name"]),
     "a column of no name": (table(header=",colour,kind"), {}, ["data.csv: a column has no name", "drop: ['']"]),
     "no header": (
@@ -56,8 +65,16 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "not text": (b"\x7fELF\0\0\0", {}, ["data.csv: is not text"]),
     "a spreadsheet": (b"PK\x03\x04" + bytes(30), {}, ["data.csv: is a zip, as spreadsheets are; save it as CSV"]),
     "UTF-16": (table().encode("utf-16"), {}, ["data.csv: is UTF-16 text; save it as UTF-8"]),
-    "Latin-1": (table("1,grün,a", at=9).encode("latin-1"), {}, ["data.csv:9: is not UTF-8 text; save the file as UTF-8"]),
-    "a Git LFS pointer": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", {}, ["is a Git LFS pointer", "git lfs pull"]),
+    "Latin-1": (
+        table("1,grün,a", at=9).encode("latin-1"),
+        {},
+        ["data.csv:9: is not UTF-8 text; save the file as UTF-8"],
+    ),
+    "a Git LFS pointer": (
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        {},
+        ["is a Git LFS pointer", "git lfs pull"],
+    ),
     "a damaged gzip": (gzip.compress(table().encode())[:-20], {}, ["data.csv: is a damaged gzip"]),
     "a damaged Parquet": (b"PAR1" + bytes(100) + b"PAR1", {}, ["data.csv: can't be read as Parquet; it is damaged"]),
     "a quote never closed": (table('"1,red,a', at=7), {}, ["data.csv:7: its quotes don't match"]),
@@ -72,29 +89,57 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
         {},
         ["data.csv:6: column 'size' holds 'abc' but is otherwise numbers", "under categorical"],
     ),
-    "text among numbers, twice": (table("abc,red,a", "2_0,red,a", at=6), {}, ["data.csv:6 (and 1 more row): column 'size' holds 'abc'"]),
-    "an infinite number": (table("-inf,red,a", at=6), {}, ["data.csv:6: column 'size' holds an infinite number; correct it"]),
-    "a number too large": (table("1e300,red,a", at=6), {}, ["data.csv:6: column 'size' holds 1e+300, too large to compute with"]),
+    "text among numbers, twice": (
+        table("abc,red,a", "2_0,red,a", at=6),
+        {},
+        ["data.csv:6 (and 1 more row): column 'size' holds 'abc'"],
+    ),
+    "an infinite number": (
+        table("-inf,red,a", at=6),
+        {},
+        ["data.csv:6: column 'size' holds an infinite number; correct it"],
+    ),
+    "a number too large": (
+        table("1e300,red,a", at=6),
+        {},
+        ["data.csv:6: column 'size' holds 1e+300, too large to compute with"],
+    ),
     "a target with fractions": (
         table(),
         {"target": "size"},
         ["data.csv:3 (and 53 more rows): the target column 'size' holds 0.1", "regression target"],
     ),
-    "a target of many numbers": (MANY, {}, ["data.csv: the target column 'kind' has 1,100 different values", "regression target"]),
+    "a target of many numbers": (
+        MANY,
+        {},
+        ["data.csv: the target column 'kind' has 1,100 different values", "regression target"],
+    ),
     "a target of many names": (
         MANY.replace("\n", "\nx").replace(",", ",y").replace("x", ""),
         {"target": "ykind"},
         ["1,100 different", "another column"],
     ),
-    "no such target": (table(), {"target": "knd"}, ["dataset.target: data.csv has no column 'knd', did you mean 'kind'?"]),
-    "no such column to drop": (table(), {"drop": ["sise"]}, ["dataset.drop: data.csv has no column 'sise', did you mean 'size'?"]),
+    "no such target": (
+        table(),
+        {"target": "knd"},
+        ["dataset.target: data.csv has no column 'knd', did you mean 'kind'?"],
+    ),
+    "no such column to drop": (
+        table(),
+        {"drop": ["sise"]},
+        ["dataset.drop: data.csv has no column 'sise', did you mean 'size'?"],
+    ),
     "no such categorical": (
         table(),
         {"categorical": ["x"]},
         ["dataset.categorical: data.csv has no column 'x', one of: colour, kind, size"],
     ),
     "the target dropped": (table(), {"drop": ["kind"]}, ["dataset.drop: 'kind' is the target"]),
-    "nothing to learn from": (table(), {"drop": ["size", "colour"]}, ["data.csv: has no column to learn from besides the target 'kind'"]),
+    "nothing to learn from": (
+        table(),
+        {"drop": ["size", "colour"]},
+        ["data.csv: has no column to learn from besides the target 'kind'"],
+    ),
     "a column of names": (
         "name,kind\n" + "\n".join(f"n{i},{i % 2}" for i in range(60)),
         {},
@@ -105,16 +150,36 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
         {"categorical": ["name"]},
         ["column 'name' has 1,001 different values in 2,002 rows", "names rows rather than describing them"],
     ),
-    "a column of prose": (table("1," + "long " * 50 + ",a"), {}, ["column 'colour' holds text of 249 characters", "put it under drop"]),
+    "a column of prose": (
+        table("1," + "long " * 50 + ",a"),
+        {},
+        ["column 'colour' holds text of 249 characters", "put it under drop"],
+    ),
     "an empty column": (
         table().replace("red", "").replace("blue", "?"),
         {},
         ["column 'colour' has no value in any row; put it under drop"],
     ),
-    "one class": (table().replace(",b\n", ",a\n").replace(",c\n", ",a\n"), {}, ["data.csv: all samples are of one class"]),
-    "a class of one row": (table("1,red,d", at=8), {}, ["data.csv:8: class 'd' has this row only", "get more of it, or drop the row"]),
-    "too much to test on": (table(), {"test": 58}, ["dataset.test: 58 of the 60 samples in data.csv can't be set aside; at most 57 can"]),
-    "no test part": (table(), {"test": 0.001}, ["dataset.test: 0.001 of the 60 samples in data.csv can't be set aside"]),
+    "one class": (
+        table().replace(",b\n", ",a\n").replace(",c\n", ",a\n"),
+        {},
+        ["data.csv: all samples are of one class"],
+    ),
+    "a class of one row": (
+        table("1,red,d", at=8),
+        {},
+        ["data.csv:8: class 'd' has this row only", "get more of it, or drop the row"],
+    ),
+    "too much to test on": (
+        table(),
+        {"test": 58},
+        ["dataset.test: 58 of the 60 samples in data.csv can't be set aside; at most 57 can"],
+    ),
+    "no test part": (
+        table(),
+        {"test": 0.001},
+        ["dataset.test: 0.001 of the 60 samples in data.csv can't be set aside"],
+    ),
     "statistics given": (table(), {"mean": [0.5]}, ["dataset.mean: is not for a table"]),
     "no such file": (table(), {"path": "dat.csv"}, ["dataset.path: there is no dat.csv in /"]),
     "a folder": (table(), {"path": "."}, [".: is a folder; name a .csv, .tsv or .parquet"]),
@@ -147,7 +212,10 @@ TEST_CASES = {  # of a test file: (its content, what the error says)
         ["test.csv: has no column 'kind', one of: colour, size, sort, which is the target of data.csv"],
     ),
     "a missing column": (table(header="siz,colour,kind"), ["test.csv: has no column 'size', did you mean 'siz'?"]),
-    "text among numbers": (table("?,red,a", "x,red,a", at=6), ["test.csv:7: column 'size' holds 'x', which is no number"]),
+    "text among numbers": (
+        table("?,red,a", "x,red,a", at=6),
+        ["test.csv:7: column 'size' holds 'x', which is no number"],
+    ),
     "no value in the target": (table("1,red,-"), ["test.csv:62: no value in the target column 'kind'"]),
     "no rows": ("size,colour,kind\n", ["test.csv: has a header, but no rows"]),
 }
@@ -174,7 +242,8 @@ def accuracy(nnx, *words):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A folder with data.csv, of which size tells everything and a third of its colours are missing, and a run on it."""
+    """A folder with data.csv, of which size tells everything and a third of its colours are missing, and a run on
+    it."""
     folder = tmp_path_factory.mktemp("trained")
     rng = np.random.default_rng(0)
     size, colour = rng.uniform(0, 3, 300), rng.choice(["red", "blue", ""], 300)
@@ -199,8 +268,17 @@ def test_what_was_chosen_is_said(nnx, tmp_path):
     (tmp_path / "data.csv").write_text(table(",red,a", "1,,b"))
     (tmp_path / "a.yaml").write_text(config(drop=["colour"]))
     for dataset, words in (
-        ({}, ["columns 1 of numbers, 1 of categories numbers: size; categories: colour (2)", "missing 2 values size 1, colour 1; "]),
-        ({"drop": ["colour"]}, ["columns 1 of numbers, 0 of categories numbers: size; left out: colour", "missing 1 value size 1; "]),
+        (
+            {},
+            [
+                "columns 1 of numbers, 1 of categories numbers: size; categories: colour (2)",
+                "missing 2 values size 1, colour 1; ",
+            ],
+        ),
+        (
+            {"drop": ["colour"]},
+            ["columns 1 of numbers, 0 of categories numbers: size; left out: colour", "missing 1 value size 1; "],
+        ),
         ({"categorical": ["size"]}, ["columns 0 of numbers, 2 of categories categories: size (60), colour (2)"]),
     ):
         (tmp_path / "a.yaml").write_text(config(**dataset))
@@ -213,14 +291,18 @@ def test_what_was_chosen_is_said(nnx, tmp_path):
 
 def test_a_checkpoint_takes_what_its_columns_were_fitted_on(nnx, tmp_path, trained):
     assert accuracy(nnx)["accuracy"] == trained["test_accuracy"] > 0.85
-    # columns in another order, one more of them, other separators, a colour and whole numbers never seen: the same network
+    # columns in another order, one more of them, other separators, a colour and whole numbers never seen: the same
+    # network
     (tmp_path / "other.csv").write_text("id;colour;kind;size\n1;green;a;0,5\n2;;b;1,5\n3;red;c;2,5\n4;blue;a;0\n")
     other = accuracy(nnx, "--set", "dataset.test=other.csv")
     assert (other["samples"], other["accuracy"]) == (4, 1)
     result = nnx("predict", "r/checkpoint.pt", "other.csv", "--csv")
     assert [line.split(",")[1] for line in result.out.splitlines()[1:]] == ["a", "b", "c", "a"]
     assert "other.csv: values are missing and filled in as in the training: colour 1\n" in result.err
-    assert "other.csv: values are none that the training data had, and count as none: colour 1, 'green' for instance\n" in result.err
+    assert (
+        "other.csv: values are none that the training data had, and count as none: colour 1, 'green' for instance\n"
+        in result.err
+    )
     pl.read_csv(tmp_path / "other.csv", separator=";", decimal_comma=True).write_parquet(tmp_path / "other.parquet")
     assert accuracy(nnx, "--set", "dataset.test=other.parquet")["loss"] == other["loss"]
     # the whole of another table, which says nothing of how it is prepared; and of its classes only two
@@ -235,7 +317,10 @@ def test_a_checkpoint_takes_what_its_columns_were_fitted_on(nnx, tmp_path, train
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (table(header="length,colour,kind"), ["other.csv: has no column 'size', one of: colour, length. The network was trained with it"]),
+        (
+            table(header="length,colour,kind"),
+            ["other.csv: has no column 'size', one of: colour, length. The network was trained with it"],
+        ),
         (table("1,red,d", "2,red,d"), ["other.csv: has the class 'd', which the network does not know"]),
         (
             "\n".join(["size,colour,kind", *(f"{'xyz'[i % 3]},red,{'ab'[i % 2]}" for i in range(30))]),

@@ -53,7 +53,16 @@ def test_a_run_leaves_what_the_design_says(nnx, tmp_path):
     assert json.loads((tmp_path / "r/summary.json").read_text()) == summary
     lines = records(tmp_path / "r")
     assert [line["epoch"] for line in lines] == [1, 2]
-    assert set(lines[0]) == {"epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second"}
+    assert set(lines[0]) == {
+        "epoch",
+        "step",
+        "train_loss",
+        "val_loss",
+        "val_accuracy",
+        "lr",
+        "seconds",
+        "samples_per_second",
+    }
     assert lines[1]["train_loss"] < lines[0]["train_loss"]
     assert "\x1b" not in result.err  # no terminal, no escape codes
     assert sum("epoch" in line for line in result.err.splitlines()) == 2
@@ -64,7 +73,9 @@ def test_test_samples_that_were_trained_on_are_counted_and_said(nnx, tmp_path, m
 
     def overlapping(config, folder, load=digits.load):
         source = load(config, folder)
-        return replace(source, test=lambda: source.train.take(np.arange(12)))  # some of them are set aside for validation: trained on, too
+        return replace(
+            source, test=lambda: source.train.take(np.arange(12))
+        )  # some of them are set aside for validation: trained on, too
 
     monkeypatch.setattr(digits, "load", overlapping)
     result = nnx("train", "digits_mlp", *QUICK, "--out", "r")
@@ -117,7 +128,9 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path, model, steps):
     """Stopped after any step, with everything random switched on, and taken up again: `cmp` finds no difference."""
     name, *sets = recipe(model)
     randomness = ["model={name: mlp, dropout: 0.1, norm: batch}"] if model == "mlp" else ["model.dropout=0.1"]
-    chosen = config.load(name, [*sets[1:], *ALL_ON, *(randomness if "dropout" in registry.find("model", model).model_fields else [])])
+    chosen = config.load(
+        name, [*sets[1:], *ALL_ON, *(randomness if "dropout" in registry.find("model", model).model_fields else [])]
+    )
     for _ in run(chosen, out=tmp_path / "whole"):
         pass
     seen = 0
@@ -240,7 +253,9 @@ def test_every_part_by_name_trains(kind, tmp_path):
 
 
 def test_divergence_ends_with_4_and_says_what_to_do(nnx):
-    result = nnx("train", "digits_mlp", "--set", "optimizer={name: sgd, lr: 1000}", "--set", "loss=cross_entropy", "--out", "r")
+    result = nnx(
+        "train", "digits_mlp", "--set", "optimizer={name: sgd, lr: 1000}", "--set", "loss=cross_entropy", "--out", "r"
+    )
     assert result.code == 4, result.err
     assert "Lower optimizer.lr (now 1000)" in result.err
 
@@ -254,7 +269,8 @@ def test_steps_are_seen_between_the_epochs(tmp_path):
 
 
 def test_a_process_may_be_limited_to_what_it_needs(tmp_path, environment):
-    """`nnx train` imports neither torchvision nor scikit-learn's model selection, nor torch's compiler; without a report nor matplotlib."""
+    """`nnx train` imports neither torchvision nor scikit-learn's model selection, nor torch's compiler; without a
+    report nor matplotlib."""
     code = (
         "import sys; from nnx.cli import run_command\n"
         "sys.argv = ['nnx', 'train', 'digits_mlp', '--set', 'train.epochs=1', '--set', 'train.report=false', '--out', 'r', '-q']\n"

@@ -33,32 +33,82 @@ MISTAKES = {
     "deep key": ("train: {augment: {shfit: 1}}", 19, "train.augment.shfit", "unknown key, did you mean 'shift'?"),
     "part's key": ("optimizer: {name: sgd, beta1: 0.9}", 24, "optimizer.beta1", "unknown key, one of: lr, momentum, "),
     "part's name": ("optimizer: adamm", 12, "optimizer.name", "unknown optimizer 'adamm', did you mean 'adam'?"),
-    "part's name, long form": ("loss: {name: zzz}", 14, "loss.name", "unknown loss 'zzz', one of: binary_cross_entropy, "),
+    "part's name, long form": (
+        "loss: {name: zzz}",
+        14,
+        "loss.name",
+        "unknown loss 'zzz', one of: binary_cross_entropy, ",
+    ),
     "too little": ("train: {batch_size: 0}", 21, "train.batch_size", "0 is out of range: must be at least 1"),
     "not more": ("optimizer: {lr: 0}", 17, "optimizer.lr", "0 is out of range: must be more than 0"),
-    "too much": ("train: {augment: {rotate: 181}}", 27, "train.augment.rotate", "181 is out of range: must be at most 180"),
-    "not less": ("loss: {label_smoothing: 1.5}", 25, "loss.label_smoothing", "1.5 is out of range: must be less than 1"),
+    "too much": (
+        "train: {augment: {rotate: 181}}",
+        27,
+        "train.augment.rotate",
+        "181 is out of range: must be at most 180",
+    ),
+    "not less": (
+        "loss: {label_smoothing: 1.5}",
+        25,
+        "loss.label_smoothing",
+        "1.5 is out of range: must be less than 1",
+    ),
     "fraction": ("train: {batch_size: 64.5}", 21, "train.batch_size", "expected a whole number, not 64.5"),
     "float for int": ("train: {epochs: 3.0}", 17, "train.epochs", "expected a whole number, not 3.0"),
     "quotes": ('optimizer: {lr: "0.01"}', 17, "optimizer.lr", "expected a number, not '0.01'; remove the quotes"),
-    "quotes round an int": ("train: {epochs: '3'}", 17, "train.epochs", "expected a whole number, not '3'; remove the quotes"),
+    "quotes round an int": (
+        "train: {epochs: '3'}",
+        17,
+        "train.epochs",
+        "expected a whole number, not '3'; remove the quotes",
+    ),
     "text": ("train: {epochs: many}", 17, "train.epochs", "expected a whole number, not 'many'"),
     "true is no number": ("seed: true", 7, "seed", "expected a whole number, not true"),
-    "yes is text": ("train: {augment: {flip: yes}}", 25, "train.augment.flip", "expected true or false, not 'yes'; write true"),
-    "off is text": ("train: {augment: {flip: off}}", 25, "train.augment.flip", "expected true or false, not 'off'; write false"),
-    "1 is not true": ("train: {augment: {flip: 1}}", 25, "train.augment.flip", "expected true or false, not 1; write true"),
+    "yes is text": (
+        "train: {augment: {flip: yes}}",
+        25,
+        "train.augment.flip",
+        "expected true or false, not 'yes'; write true",
+    ),
+    "off is text": (
+        "train: {augment: {flip: off}}",
+        25,
+        "train.augment.flip",
+        "expected true or false, not 'off'; write false",
+    ),
+    "1 is not true": (
+        "train: {augment: {flip: 1}}",
+        25,
+        "train.augment.flip",
+        "expected true or false, not 1; write true",
+    ),
     "infinite": ("optimizer: {lr: .inf}", 17, "optimizer.lr", "inf is not a finite number"),
     "overflow": ("optimizer: {lr: 1e999}", 17, "optimizer.lr", "inf is not a finite number"),
     "not a number": ("optimizer: {lr: .nan}", 17, "optimizer.lr", "nan is not a finite number"),
     "huge seed": (f"seed: {10**30}", 7, "seed", "must be less than 4,294,967,296"),
     "negative seed": ("seed: -1", 7, "seed", "-1 is out of range: must be at least 0"),
-    "choice": ("precision: half", 12, "precision", "'half' is not one of the choices, one of: auto, bfloat16, float16, float32"),
-    "close choice": ("precision: float23", 12, "precision", "'float23' is not one of the choices, did you mean 'float32'?"),
+    "choice": (
+        "precision: half",
+        12,
+        "precision",
+        "'half' is not one of the choices, one of: auto, bfloat16, float16, float32",
+    ),
+    "close choice": (
+        "precision: float23",
+        12,
+        "precision",
+        "'float23' is not one of the choices, did you mean 'float32'?",
+    ),
     "device": ("device: gpu", 9, "device", "expected auto, cpu, cuda, cuda:N or mps, not 'gpu'"),
     "empty section": ("optimizer:", 11, "optimizer", "expected a name, or a mapping with one, e.g. {name: adam}"),
     "list for a section": ("optimizer: [adam]", 12, "optimizer", "expected a name, or a mapping with one"),
     "number for a mapping": ("train: 3", 8, "train", "expected a mapping of keys to values, not 3"),
-    "list for a mapping": ("train: {augment: [1]}", 18, "train.augment", "expected a mapping of keys to values, not a list"),
+    "list for a mapping": (
+        "train: {augment: [1]}",
+        18,
+        "train.augment",
+        "expected a mapping of keys to values, not a list",
+    ),
     "nothing for a number": ("train: {epochs: }", 16, "train.epochs", "expected a whole number, not nothing"),
 }
 
@@ -83,10 +133,20 @@ MODEL_MISTAKES = {
     "hidden": ("{name: mlp, hidden: 128}", 21, "model.hidden", "expected a list, not 128; write [128]"),
     "in a list": ("{name: mlp, hidden: [8, x]}", 25, "model.hidden.1", "expected a whole number, not 'x'"),
     "wide": ("{name: mlp, hidden: [1000000000000]}", 22, "model.hidden.0", "must be at most 65,536"),
-    "activation": ("{name: mlp, activation: rellu}", 25, "model.activation", "unknown activation 'rellu', did you mean 'relu'?"),
+    "activation": (
+        "{name: mlp, activation: rellu}",
+        25,
+        "model.activation",
+        "unknown activation 'rellu', did you mean 'relu'?",
+    ),
     "too few": ("{name: cnn, channels: []}", 23, "model.channels", "needs at least 1 value"),
     "no name": ("{hidden: [8]}", 1, "model", "needs a name, one of: cnn, mlp, rnn, transformer"),
-    "other model's key": ("{name: rnn, chanels: [8]}", 13, "model.chanels", "unknown key, one of: bidirectional, cell, "),
+    "other model's key": (
+        "{name: rnn, chanels: [8]}",
+        13,
+        "model.chanels",
+        "unknown key, one of: bidirectional, cell, ",
+    ),
 }
 
 
@@ -134,7 +194,9 @@ dataset: {name: digitz}
         config.parse(text, "a.yaml")
     lines = str(caught.value).splitlines()
     assert len(lines) <= MAX_LINES
-    assert [line.startswith("error: ") for line in lines if "a.yaml:" in line] == [False, *[True] * 8], "the first one's is the caller's"
+    assert [line.startswith("error: ") for line in lines if "a.yaml:" in line] == [False, *[True] * 8], (
+        "the first one's is the caller's"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9, 10, 11, 40])
@@ -156,7 +218,9 @@ def test_a_key_from_the_file_moves_no_cursor(tiny):
 
 
 @pytest.mark.parametrize("long", ["x" * 4000, "adam" * 1000, "\\e" * 4000, "\\U0010ffff" * 4000])
-@pytest.mark.parametrize("line", ['"{}": 1', 'train: {{"{}": 1}}', 'optimizer: "{}"', 'precision: "{}"', 'device: "{}"', 'seed: "{}"'])
+@pytest.mark.parametrize(
+    "line", ['"{}": 1', 'train: {{"{}": 1}}', 'optimizer: "{}"', 'precision: "{}"', 'device: "{}"', 'seed: "{}"']
+)
 def test_a_message_stays_short_whatever_the_file_holds(line, long, tiny):
     with pytest.raises(ConfigError) as caught:
         config.parse(tiny(line.format(long)), "a.yaml")
@@ -170,7 +234,8 @@ def test_a_part_s_own_message_stays_short():
 
 
 @pytest.mark.parametrize(
-    "override", ["x" * 10**7 + "=1", "seed=" + "x" * 10**7, "x" * 10**7, "a." * 10**6 + "a=1", "train." * 17 + "a=1", "\udcff=1"]
+    "override",
+    ["x" * 10**7 + "=1", "seed=" + "x" * 10**7, "x" * 10**7, "a." * 10**6 + "a=1", "train." * 17 + "a=1", "\udcff=1"],
 )
 def test_a_hostile_set_is_refused_in_a_line_and_a_second(override, tiny):
     begun = time.process_time()
@@ -205,7 +270,13 @@ def test_defaults_then_file_then_set_then_flags(tiny):
 
 
 def test_set_creates_replaces_and_reads_yaml(tiny):
-    overrides = ["train.augment.shift=1.5", "optimizer.lr=1e-2", "model.hidden=[4, 5]", "train.augment.flip=true", "dataset.root=a=b"]
+    overrides = [
+        "train.augment.shift=1.5",
+        "optimizer.lr=1e-2",
+        "model.hidden=[4, 5]",
+        "train.augment.flip=true",
+        "dataset.root=a=b",
+    ]
     made = config.parse(tiny(), "a.yaml", overrides)
     assert (made.train.augment.shift, made.train.augment.flip, made.train.epochs) == (1.5, True, 10)
     assert (made.optimizer.name, made.optimizer.lr) == ("adam", 0.01)
@@ -216,7 +287,9 @@ def test_set_creates_replaces_and_reads_yaml(tiny):
 
 def test_set_and_the_short_forms(tiny):
     text = "dataset: digits\nmodel: mlp\n"
-    assert config.parse(text, "a.yaml", ["model.hidden=[4]"]).model.hidden == [4], "inside a section given by its name alone"
+    assert config.parse(text, "a.yaml", ["model.hidden=[4]"]).model.hidden == [4], (
+        "inside a section given by its name alone"
+    )
     assert config.parse(text, "a.yaml", ["model=cnn", "model.channels=[4]"]).model.channels == [4]
     assert config.parse(text, "a.yaml", ["model={name: rnn, hidden: 4}"]).model.hidden == 4
     whole = config.parse(tiny(), "a.yaml", ["model=mlp"])
@@ -280,7 +353,11 @@ def test_laying_over_changes_no_argument(tiny):
 
 def test_errors_from_later_find_their_place(tiny):
     made = config.parse(tiny("loss: {name: focal, gamma: 1}"), "a.yaml", ["optimizer.lr=0.5"])
-    for key, place in [("loss.gamma", "a.yaml:3:28"), ("optimizer.lr", "--set optimizer.lr=0.5"), ("model.depth", "a.yaml:2:8")]:
+    for key, place in [
+        ("loss.gamma", "a.yaml:3:28"),
+        ("optimizer.lr", "--set optimizer.lr=0.5"),
+        ("model.depth", "a.yaml:2:8"),
+    ]:
         with pytest.raises(ConfigError) as caught, made.locate():
             raise ConfigError.at(key, "can't work")
         assert caught.value.problems[0].place == place
@@ -296,7 +373,8 @@ def test_a_recipe_by_its_name_and_by_its_path():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("digit_mlp", "did you mean 'digits_mlp'?"), ("zzz", "one of: breast_cancer_mlp"), ("x" * 300, "no such")]
+    ("name", "words"),
+    [("digit_mlp", "did you mean 'digits_mlp'?"), ("zzz", "one of: breast_cancer_mlp"), ("x" * 300, "no such")],
 )
 def test_an_unknown_recipe(name, words):
     with pytest.raises(ConfigError, match=re.escape(words)):
@@ -395,7 +473,12 @@ def test_every_part_survives_the_round_trip(kind, part):
 
 
 def test_odd_values_survive_the_round_trip(tiny):
-    overrides = ["dataset.root='no: way # 1e-3'", "optimizer.lr=1e-7", "train.ema=0.9999", "loss={name: focal, class_weights: [1, 2.5]}"]
+    overrides = [
+        "dataset.root='no: way # 1e-3'",
+        "optimizer.lr=1e-7",
+        "train.ema=0.9999",
+        "loss={name: focal, class_weights: [1, 2.5]}",
+    ]
     made = config.parse(tiny(), "a.yaml", overrides)
     assert same(config.parse(made.to_yaml(), "again"), made)
 
@@ -473,7 +556,15 @@ def test_the_mutants_were_of_both_kinds():
 
 def accepts(schema, value, root):
     """The part of JSON Schema that pydantic writes; anything else in it is a KeyError here."""
-    types = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None)}
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "integer": int,
+        "number": (int, float),
+        "null": type(None),
+    }
     checks = {
         "type": lambda kind: isinstance(value, types[kind]) and (kind == "boolean" or not isinstance(value, bool)),
         "enum": lambda choices: value in choices,
@@ -493,7 +584,9 @@ def accepts(schema, value, root):
         "additionalProperties": lambda allowed: allowed or set(value) <= set(schema["properties"]),
     }
     silent = {"title", "description", "default", "examples", "$defs"}
-    ordered = sorted(set(schema) - silent, key=lambda key: key != "type")  # a wrong type ends it, before bounds are compared
+    ordered = sorted(
+        set(schema) - silent, key=lambda key: key != "type"
+    )  # a wrong type ends it, before bounds are compared
     return all(checks[key](schema[key]) for key in ordered)
 
 
@@ -507,7 +600,9 @@ def test_the_schema_accepts_the_recipes(name, schema):
     import yaml
 
     assert accepts(schema, config.load(name).to_dict(), schema)
-    written = re.sub(r"\b(\d)e-(\d)\b", r"\1.0e-\2", RECIPES[name].read_text(encoding="utf-8"))  # as YAML 1.1 wants its floats
+    written = re.sub(
+        r"\b(\d)e-(\d)\b", r"\1.0e-\2", RECIPES[name].read_text(encoding="utf-8")
+    )  # as YAML 1.1 wants its floats
     assert accepts(schema, yaml.safe_load(written), schema)
 
 
@@ -522,7 +617,9 @@ def test_the_schema_accepts_every_part_in_both_forms(kind, part, schema):
     assert not accepts(schema, {**base, kind: part + "x"}, schema)
 
 
-@pytest.mark.parametrize("line", [line for line, *_ in MISTAKES.values() if not re.search(r"\.inf|\.nan|1e999|device", line)])
+@pytest.mark.parametrize(
+    "line", [line for line, *_ in MISTAKES.values() if not re.search(r"\.inf|\.nan|1e999|device", line)]
+)
 def test_the_schema_refuses_what_is_wrong(line, tiny, schema):
     from nnx.config import yaml_source
 

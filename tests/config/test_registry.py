@@ -60,7 +60,8 @@ def test_an_unknown_name_is_met_with_a_suggestion_or_a_list(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("model", "_layers"), ("model", "__init__"), ("dataset", "_idx"), ("loss", "Part"), ("model", "")]
+    ("kind", "name"),
+    [("model", "_layers"), ("model", "__init__"), ("dataset", "_idx"), ("loss", "Part"), ("model", "")],
 )
 def test_what_is_private_is_no_part(kind, name):
     with pytest.raises(LookupError, match="unknown"):
@@ -88,4 +89,9 @@ def test_suggest():
 def test_importing_what_reads_configs_imports_no_torch():
     """`--help` answers at once; torch takes seconds to import."""
     code = "import sys, nnx, nnx.config, nnx.config.registry; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        ).returncode
+        == 0
+    )

@@ -1,4 +1,5 @@
-"""The small YAML: what words mean, what is refused and where, that dump is parse's inverse, and that nothing else comes out."""
+"""The small YAML: what words mean, what is refused and where, that dump is parse's inverse, and that nothing else comes
+out."""
 
 import contextlib
 import math
@@ -32,9 +33,24 @@ def problem(text):
     [
         *[("1e-3", 0.001), ("1E+5", 1e5), ("-2.5e2", -250.0), (".5", 0.5), ("+.5", 0.5), ("1.", 1.0), ("6e0", 6.0)],
         *[("10", 10), ("010", 10), ("+1", 1), ("-0", 0), ("-7", -7), ("0", 0)],
-        *[("true", True), ("True", True), ("FALSE", False), ("false", False), ("~", None), ("null", None), ("NULL", None), ("", None)],
-        *[(word, word) for word in ("no", "on", "off", "yes", "No", "ON", "y", "n", "tRUE", "nULL", "none", "None", "nan", "inf")],
-        *[(word, word) for word in ("1_000", "0x1F", "0o17", "12:30", "2001-01-01", "=", "1e", "e5", ".", "1.2.3", "--1", "٣")],
+        *[
+            ("true", True),
+            ("True", True),
+            ("FALSE", False),
+            ("false", False),
+            ("~", None),
+            ("null", None),
+            ("NULL", None),
+            ("", None),
+        ],
+        *[
+            (word, word)
+            for word in ("no", "on", "off", "yes", "No", "ON", "y", "n", "tRUE", "nULL", "none", "None", "nan", "inf")
+        ],
+        *[
+            (word, word)
+            for word in ("1_000", "0x1F", "0o17", "12:30", "2001-01-01", "=", "1e", "e5", ".", "1.2.3", "--1", "٣")
+        ],
         *[('"1e-3"', "1e-3"), ("'true'", "true"), ('"null"', "null"), ('"\\u00e9"', "é"), ("|-\n  10", "10")],
     ],
 )
@@ -61,7 +77,9 @@ def test_where_each_part_stands():
     assert where.keys == {("model",): (2, 1), ("model", "name"): (2, 9), ("model", "hidden"): (3, 3)}
     assert where.values[("model", "hidden", 1)] == (3, 15)
     assert str(where.problem(("model", "hidden", 1), "is odd")) == "a.yaml:3:15: model.hidden.1: is odd"
-    assert where.problem(("model", "depth"), "is missing").place == "a.yaml:2:8", "the closest parent that is written down"
+    assert where.problem(("model", "depth"), "is missing").place == "a.yaml:2:8", (
+        "the closest parent that is written down"
+    )
 
 
 # ---------------------------------------------------------------- what is refused, and where
@@ -148,7 +166,9 @@ def test_size_cap():
     longest = "a: 1\n#" + "x" * (yaml_source.MAX_BYTES - 6)
     assert read(longest) == {"a": 1}
     assert "64 kB" in problem(longest + "x").message
-    assert "64 kB" in problem("a: 1\n#" + "é" * (yaml_source.MAX_BYTES // 2)).message, "bytes are counted, not characters"
+    assert "64 kB" in problem("a: 1\n#" + "é" * (yaml_source.MAX_BYTES // 2)).message, (
+        "bytes are counted, not characters"
+    )
 
 
 @pytest.mark.parametrize("character", ["x", "\U0010ffff", "\x85"])
@@ -207,12 +227,34 @@ def test_hostile_text_costs_a_second_at_most(text):
 
 NUMBERS = st.integers(-(10**39), 10**39) | st.floats(allow_nan=False)
 WORDS = st.sampled_from(
-    ["1e-3", "no", "010", "true", "~", "null", ".inf", "", " ", "- a", "a: b", "#", "!x", "&a", "*a", "---", "|", "<<", "\t"]
+    [
+        "1e-3",
+        "no",
+        "010",
+        "true",
+        "~",
+        "null",
+        ".inf",
+        "",
+        " ",
+        "- a",
+        "a: b",
+        "#",
+        "!x",
+        "&a",
+        "*a",
+        "---",
+        "|",
+        "<<",
+        "\t",
+    ]
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | WORDS
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT,
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXT.filter(lambda key: key != "<<"), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(TEXT.filter(lambda key: key != "<<"), inner, max_size=5)
+    ),
     max_leaves=20,
 )
 
@@ -246,7 +288,19 @@ def test_dump_is_yaml_to_others_too():
 
 # ---------------------------------------------------------------- nothing else comes out
 
-SIGNS = [*"[]{},:-?&*!|>'\"%@`#~ab1.\n\t\\ ", "  ", ": ", "- ", "\n  ", "---\n", "...\n", "<<: ", "1e9", "\\U", "\ufeff"]
+SIGNS = [
+    *"[]{},:-?&*!|>'\"%@`#~ab1.\n\t\\ ",
+    "  ",
+    ": ",
+    "- ",
+    "\n  ",
+    "---\n",
+    "...\n",
+    "<<: ",
+    "1e9",
+    "\\U",
+    "\ufeff",
+]
 PIECES = st.lists(st.sampled_from(SIGNS), max_size=40).map("".join)
 
 

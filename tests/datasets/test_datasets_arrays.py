@@ -1,4 +1,5 @@
-"""Arrays of one's own: their usual names and forms, what becomes of each type; no file runs, fills the memory or passes damaged."""
+"""Arrays of one's own: their usual names and forms, what becomes of each type; no file runs, fills the memory or passes
+damaged."""
 
 import io
 import os
@@ -48,7 +49,9 @@ def npz(path, **content):
 
 def trained(tmp_path, inputs=GRAY, labels=LABELS, **settings):
     """The training part of an archive that has just that and a test part of the same."""
-    return source(npz(tmp_path / "a.npz", x_train=inputs, y_train=labels, x_test=inputs, y_test=labels), **settings).train
+    return source(
+        npz(tmp_path / "a.npz", x_train=inputs, y_train=labels, x_test=inputs, y_test=labels), **settings
+    ).train
 
 
 def wrong(kind, path, **settings):
@@ -77,7 +80,14 @@ NAMES = {
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("form", ["npz", "folder"])
 def test_the_usual_names(kind, form, tmp_path):
-    values = (GRAY, LABELS[:, None] if kind == "medmnist" else LABELS, GRAY[:9] // 2, LABELS[:9], GRAY[:6] // 3, LABELS[:6])
+    values = (
+        GRAY,
+        LABELS[:, None] if kind == "medmnist" else LABELS,
+        GRAY[:9] // 2,
+        LABELS[:9],
+        GRAY[:6] // 3,
+        LABELS[:6],
+    )
     content = {name: value for name, value in zip(NAMES[kind], values, strict=True) if name}
     path = tmp_path / "d.npz"
     if form == "npz":
@@ -99,7 +109,9 @@ def test_the_usual_names(kind, form, tmp_path):
         assert (len(data.train), len(data.validation)) == (25, 5)
 
 
-@pytest.mark.parametrize("names", [("images", "labels"), ("x", "y"), ("data", "target"), ("features", "targets"), ("inputs", "label")])
+@pytest.mark.parametrize(
+    "names", [("images", "labels"), ("x", "y"), ("data", "target"), ("features", "targets"), ("inputs", "label")]
+)
 def test_one_lot_is_split_and_the_test_part_is_the_same_whatever_the_seed(names, tmp_path):
     path = npz(tmp_path / "a.npz", **dict(zip(names, (GRAY, LABELS), strict=True)))
     one, two = (datasets.load(config(path, test=6), seed=seed) for seed in (1, 2))
@@ -113,9 +125,15 @@ def test_one_lot_is_split_and_the_test_part_is_the_same_whatever_the_seed(names,
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["arr_0", "arr_1"], "holds arr_0, arr_1; train data is to be called x_train and y_train, or train_images and train_labels"),
+        (
+            ["arr_0", "arr_1"],
+            "holds arr_0, arr_1; train data is to be called x_train and y_train, or train_images and train_labels",
+        ),
         (["x_train"], "holds x_train; train data is to be called"),
-        (["x_train", "y_train", "x_test"], "holds x_test, x_train, y_train; test data is to be called x_test and y_test"),
+        (
+            ["x_train", "y_train", "x_test"],
+            "holds x_test, x_train, y_train; test data is to be called x_test and y_test",
+        ),
         (["x_test", "y_test"], "holds x_test, y_test; train data is to be called"),
         ([], "holds nothing; train data"),
     ],
@@ -225,19 +243,28 @@ def test_each_type_of_row_becomes_float32(kind, tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (GRAY - 200.0, "holds gray levels from -200 to 55; give uint8 from 0 to 255, or floats from 0 to 1; nnx normalises them itself"),
+        (
+            GRAY - 200.0,
+            "holds gray levels from -200 to 55; give uint8 from 0 to 255, or floats from 0 to 1; nnx normalises them itself",
+        ),
         (GRAY * 300.0, "holds gray levels from 0 to 76500"),
         (GRAY.astype(np.int32) * 1000, "holds gray levels from 0 to 255000"),
         (
             GRAY.astype(np.uint16) * 16,
             "holds gray levels from 0 to 4080, neither those of 8 bits nor those of 16; divide them by what white",
         ),
-        (np.where(np.arange(30)[:, None, None] == 7, np.nan, GRAY / 255), "row 7 holds an infinite number or NaN; correct it, or drop the"),
+        (
+            np.where(np.arange(30)[:, None, None] == 7, np.nan, GRAY / 255),
+            "row 7 holds an infinite number or NaN; correct it, or drop the",
+        ),
         (np.where(np.arange(30)[:, None, None] == 8, -np.inf, GRAY / 255), "row 8 holds an infinite number or NaN"),
         (GRAY.astype(complex), "is of type complex128; give numbers"),
         (GRAY.astype(str), "is of type <U3; give numbers"),
         (np.zeros(30, [("a", "u1")]), "train inputs of 30; give N x H x W"),
-        (np.zeros((30, 2, 2, 2, 2), np.uint8), "train inputs of 30 x 2 x 2 x 2 x 2; give N x H x W, N x H x W x C or N x C x H x W"),
+        (
+            np.zeros((30, 2, 2, 2, 2), np.uint8),
+            "train inputs of 30 x 2 x 2 x 2 x 2; give N x H x W, N x H x W x C or N x C x H x W",
+        ),
         (np.zeros((30, 0, 3), np.uint8), "train inputs of 30 x 0 x 3; give"),
         (np.zeros((0, 3, 3), np.uint8), "labels of 30; one label is for each"),
         (np.zeros((), np.uint8), "labels of 30; one label is for each"),
@@ -273,7 +300,9 @@ def test_what_is_no_number_is_named_by_its_row(form, value, tmp_path, monkeypatc
         np.save(tmp_path / "y.npy", LABELS)
     settings = {"labels": str(tmp_path / "y.npy")} if form == "npy" else {}
     for _ in range(2):
-        assert "row 17 holds an infinite number or NaN; correct it, or drop the row" in wrong(DataError, path, **settings)
+        assert "row 17 holds an infinite number or NaN; correct it, or drop the row" in wrong(
+            DataError, path, **settings
+        )
     values[17, 2] = 0  # corrected: it is looked at again
     pair(path, values, LABELS) if form == "npz" else np.save(path, values)
     assert len(load(path, **settings).train)
@@ -287,7 +316,9 @@ def test_a_double_beyond_float32_is_named_too(tmp_path):
 
 def test_parts_of_different_ranges_or_forms(tmp_path):
     path = npz(tmp_path / "a.npz", x_train=GRAY / 255, y_train=LABELS, x_test=GRAY.astype(float), y_test=LABELS)
-    assert "x_test.npy: row 0 holds gray levels beyond 0 to 1, unlike the first part; correct it" in wrong(DataError, path)
+    assert "x_test.npy: row 0 holds gray levels beyond 0 to 1, unlike the first part; correct it" in wrong(
+        DataError, path
+    )
     path = npz(tmp_path / "a.npz", x_train=GRAY, y_train=LABELS, x_test=GRAY[:, :5], y_test=LABELS)
     assert "x_test.npy: test inputs of 30 x 5 x 5; give" in wrong(DataError, path)
 
@@ -327,15 +358,27 @@ def test_labels(labels, classes, tmp_path):
             np.eye(3)[LABELS],
             "labels of shape 30 x 3 and type float64; give one class, a whole number or a name, for each sample (of one-hot",
         ),
-        (np.where(np.arange(30) == 4, 1.5, LABELS), "the label of row 4 is 1.5, not a whole number; correct it, or drop the row"),
+        (
+            np.where(np.arange(30) == 4, 1.5, LABELS),
+            "the label of row 4 is 1.5, not a whole number; correct it, or drop the row",
+        ),
         (np.where(np.arange(30) == 5, np.nan, LABELS), "the label of row 5 is nan, not a whole number"),
         (np.where(np.arange(30) == 5, 1e300, LABELS), "the label of row 5 is 1e+300, not a whole number"),
-        (np.where(np.arange(30) == 6, "seven", LABELS.astype(str)), "the label of row 6 is 'seven', the others are numbers; correct it"),
-        (np.where(np.arange(30) == 6, "", np.array(["a", "b", "c"])[LABELS]), "row 6 has no label; fill it in, or drop the row"),
+        (
+            np.where(np.arange(30) == 6, "seven", LABELS.astype(str)),
+            "the label of row 6 is 'seven', the others are numbers; correct it",
+        ),
+        (
+            np.where(np.arange(30) == 6, "", np.array(["a", "b", "c"])[LABELS]),
+            "row 6 has no label; fill it in, or drop the row",
+        ),
         (np.array([b"\xff\xfe", b"a", b"b"])[LABELS], "holds labels of bytes that are not ASCII; save them as text"),
         (np.zeros(30, "M8[s]"), "labels of shape 30 and type datetime64[s]; give one class"),
         (np.zeros(30, int), "all samples are of one class, '0'; a classifier needs samples of two at least"),
-        (np.array(["a\x1b[31m", "b", "c"])[LABELS], r"the name of the class 'a\x1b[31m' has characters that can't be shown; rename it"),
+        (
+            np.array(["a\x1b[31m", "b", "c"])[LABELS],
+            r"the name of the class 'a\x1b[31m' has characters that can't be shown; rename it",
+        ),
     ],
 )
 def test_what_are_no_labels(labels, said, tmp_path):
@@ -367,7 +410,10 @@ def test_names_of_the_classes(tmp_path):
     [
         (LABELS + 1, "row 2 has the label '3', which is none of the classes (0, 1, 2); correct or drop it"),
         (LABELS - 1, "row 0 has the label '-1', which is none of the classes"),
-        (np.array(["cat", "cow", "dog"])[LABELS], "row 1 has the label 'cow', which is none of the classes (cat, dog, owl)"),
+        (
+            np.array(["cat", "cow", "dog"])[LABELS],
+            "row 1 has the label 'cow', which is none of the classes (cat, dog, owl)",
+        ),
     ],
 )
 def test_labels_beyond_the_names(labels, said, tmp_path):
@@ -446,12 +492,18 @@ def test_what_is_no_array(data, ending, tmp_path):
 def test_an_archive_called_npy_an_empty_folder_and_a_pipe(tmp_path):
     pair(tmp_path / "a.npz", GRAY, LABELS).rename(tmp_path / "a.npy")
     np.save(tmp_path / "y.npy", LABELS)
-    assert "is damaged or cut short; save it again" in wrong(DataError, tmp_path / "a.npy", labels=str(tmp_path / "y.npy"))
+    assert "is damaged or cut short; save it again" in wrong(
+        DataError, tmp_path / "a.npy", labels=str(tmp_path / "y.npy")
+    )
     (tmp_path / "empty").mkdir()
     assert "holds no .npy files; name the file or folder of the arrays" in wrong(DataError, tmp_path / "empty")
-    assert "is no file; name a .npz or .npy file" in wrong(DataError, tmp_path / "y.npy", labels=str(tmp_path / "empty"))
+    assert "is no file; name a .npz or .npy file" in wrong(
+        DataError, tmp_path / "y.npy", labels=str(tmp_path / "empty")
+    )
     os.mkfifo(tmp_path / "pipe.npy")
-    assert "is no file; name a .npz or .npy file" in wrong(DataError, tmp_path / "pipe.npy", labels=str(tmp_path / "y.npy"))
+    assert "is no file; name a .npz or .npy file" in wrong(
+        DataError, tmp_path / "pipe.npy", labels=str(tmp_path / "y.npy")
+    )
     os.mkfifo(tmp_path / "pipe.npz")
     assert "is no file" in wrong(DataError, tmp_path / "pipe.npz")
 
@@ -522,7 +574,8 @@ def test_a_header_that_claims_what_is_not_there(shape, tmp_path):
 
 
 def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
-    """Zeros pack a thousandfold: what does not fit is refused before it is unpacked, as is what claims more than deflate can pack."""
+    """Zeros pack a thousandfold: what does not fit is refused before it is unpacked, as is what claims more than
+    deflate can pack."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("images.npy", "w") as file:
             file.write(header("(30, 1024, 1024)"))
@@ -534,14 +587,19 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
     said = wrong(MachineError, tmp_path / "a.npz")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "images.npy: takes 31.5 MB, more than half of the free memory; save it as .npy, which is read bit by bit" in said
+    assert (
+        "images.npy: takes 31.5 MB, more than half of the free memory; save it as .npy, which is read bit by bit"
+        in said
+    )
     assert peak < 2**22
     monkeypatch.undo()
     data = (tmp_path / "a.npz").read_bytes()
     claimed = data.replace(struct.pack("<I", 30 * 2**20 + 128), struct.pack("<I", 2**32 - 2))
     assert claimed != data
     (tmp_path / "a.npz").write_bytes(claimed.replace(b"(30, 1024, 1024)", b"(30, 8192, 8192)"))
-    assert "images.npy: claims to be larger than its bytes can hold; get the file again" in wrong(DataError, tmp_path / "a.npz")
+    assert "images.npy: claims to be larger than its bytes can hold; get the file again" in wrong(
+        DataError, tmp_path / "a.npz"
+    )
 
 
 def _bytes(values):

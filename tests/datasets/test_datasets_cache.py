@@ -125,7 +125,9 @@ def test_a_change_is_noticed_and_the_old_entry_goes(change, tmp_path, decoded, c
     assert found.notes[1].value == "used"
     assert [entry.source for entry in _cache.entries()].count(str(root)) == 1
     if change not in ("touched", "renamed"):
-        same = found.train.inputs.shape == first.train.inputs.shape and np.array_equal(found.train.inputs, first.train.inputs)
+        same = found.train.inputs.shape == first.train.inputs.shape and np.array_equal(
+            found.train.inputs, first.train.inputs
+        )
         assert not same or not np.array_equal(found.train.labels, first.train.labels)
 
 
@@ -157,7 +159,9 @@ def test_other_options_are_another_entry_and_both_stay(tmp_path):
     assert len(_cache.entries()) == len(variants) + 2
 
 
-@pytest.mark.parametrize("options", [{"validation": 3}, {"balance": "oversample"}, {"mean": [0.5]}, {"root": "/nowhere"}])
+@pytest.mark.parametrize(
+    "options", [{"validation": 3}, {"balance": "oversample"}, {"mean": [0.5]}, {"root": "/nowhere"}]
+)
 def test_options_that_change_no_pixel_are_none(options, tmp_path):
     root = tree(tmp_path / "p", COUNTS)
     assert [note(root).value, note(root, **options).value] == ["decoded", "used"]
@@ -211,7 +215,10 @@ DAMAGE = {
     "a shape of truths": lambda entry: meta(entry, shapes={"a": [8, True], "b": [2]}),
     "a negative shape": lambda entry: meta(entry, shapes={"a": [-4, -2], "b": [2]}),
     "a huge shape": lambda entry: meta(entry, shapes={"a": [2**70, 2**70], "b": [2]}),
-    "a huge empty shape": lambda entry: [os.truncate(entry / "a.bin", 0), meta(entry, shapes={"a": [0, 2**80], "b": [2]})],
+    "a huge empty shape": lambda entry: [
+        os.truncate(entry / "a.bin", 0),
+        meta(entry, shapes={"a": [0, 2**80], "b": [2]}),
+    ],
     "more dimensions": lambda entry: meta(entry, shapes={"a": [4, 2, 1], "b": [2]}),
     "facts of another type": lambda entry: meta(entry, facts={"bad": "3"}),
     "facts that lack": lambda entry: meta(entry, facts={}),
@@ -232,7 +239,9 @@ def test_what_is_damaged_is_made_anew(damage, cache):
 
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
-trees = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "bad", "x"]), inner))
+trees = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "bad", "x"]), inner)
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -300,7 +309,9 @@ def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(call, cache, monke
     owner = {"write": _cache.json, "fsync": os, "rename": Path, "mkdir": None}[call]
     if call == "mkdir":
         real = Path.mkdir
-        monkeypatch.setattr(Path, "mkdir", lambda path, *a, **k: full() if path.name.endswith(".tmp") else real(path, *a, **k))
+        monkeypatch.setattr(
+            Path, "mkdir", lambda path, *a, **k: full() if path.name.endswith(".tmp") else real(path, *a, **k)
+        )
     else:
         monkeypatch.setattr(owner, "dump" if call == "write" else call, full)
     with pytest.raises(MachineError) as caught:
@@ -315,11 +326,12 @@ def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(call, cache, monke
 
 
 def run(code, *arguments):
-    head = (
-        "import sys, os, numpy as np\nfrom pathlib import Path\nfrom nnx.datasets import _cache, folder\nfrom nnx.errors import NnxError\n"
-    )
+    head = "import sys, os, numpy as np\nfrom pathlib import Path\nfrom nnx.datasets import _cache, folder\nfrom nnx.errors import NnxError\n"
     return subprocess.Popen(
-        [sys.executable, "-c", head + code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", head + code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -338,7 +350,10 @@ except NnxError as error:
     print(error.exit_code, error)
 """)
     out, err = process.communicate()
-    assert out == f"3 {cache}: can't be written (File too large); free some room, or name another folder as NNX_CACHE_DIR\n", err
+    assert (
+        out
+        == f"3 {cache}: can't be written (File too large); free some room, or name another folder as NNX_CACHE_DIR\n"
+    ), err
     assert list(cache.iterdir()) == []
 
 
@@ -365,7 +380,9 @@ def test_two_processes_at_once_decode_once(tmp_path, cache):
     said = [process.communicate(timeout=30) for process in (first, *others)]
     assert [out for out, _ in said] == ["decoded 42 memmap\n", "used 42 memmap\n", "used 42 memmap\n"]
     assert (tmp_path / "log").read_text() == "decoded\n"
-    assert [err for _, err in said[1:]] == [f"waiting for another process, which decodes the same data ({only(cache)})\n"] * 2
+    assert [err for _, err in said[1:]] == [
+        f"waiting for another process, which decodes the same data ({only(cache)})\n"
+    ] * 2
     assert [path.name[:5] for path in cache.iterdir()] == ["test-"]
 
 
@@ -395,7 +412,8 @@ def test_what_another_process_is_making_is_left_alone(tmp_path, cache):
 
 
 def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(cache, monkeypatch):
-    """Whoever waits may get the lock of a file that is no more; another process then has the one that took its place."""
+    """Whoever waits may get the lock of a file that is no more; another process then has the one that took its
+    place."""
     cache.mkdir()
     place = cache / "test-x"
     real, removed = fcntl.flock, []
@@ -437,7 +455,9 @@ def test_entries_and_clear(tmp_path, cache):
     (cache / "file").write_text("")
     assert [entry.source for entry in _cache.entries()] == [str(large), "(can't be read any more)"]
     _cache.clear()
-    assert sorted(path.name for path in cache.iterdir()) == ["file", "folder-notes", "mine"], "what is not the cache's stays"
+    assert sorted(path.name for path in cache.iterdir()) == ["file", "folder-notes", "mine"], (
+        "what is not the cache's stays"
+    )
     np.testing.assert_array_equal(found.inputs, before, "what is open stays so")
     assert note(large).value == "decoded"
 
@@ -463,7 +483,10 @@ def test_memory_and_files_hold_the_same(cache, monkeypatch):
 
 def test_an_empty_array(cache):
     form = {"a": ("float32", 2)}
-    found = [_cache.cached("test", DEPENDS, lambda writer: writer.add("a", np.zeros((0, 3), np.float32)) or {}, form) for _ in range(2)]
+    found = [
+        _cache.cached("test", DEPENDS, lambda writer: writer.add("a", np.zeros((0, 3), np.float32)) or {}, form)
+        for _ in range(2)
+    ]
     assert [(one.note.value, one.arrays["a"].shape) for one in found] == [("decoded", (0, 3)), ("used", (0, 3))]
 
 

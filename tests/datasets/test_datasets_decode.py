@@ -1,4 +1,5 @@
-"""Decoding on all cores: what one process makes of the files, whatever becomes of the others, and nothing left of any."""
+"""Decoding on all cores: what one process makes of the files, whatever becomes of the others, and nothing left of
+any."""
 
 import contextlib
 import io
@@ -107,7 +108,9 @@ def test_no_more_is_decoded_ahead_than_is_taken(many, monkeypatch):
 
 def test_large_images_go_a_few_at_a_time(monkeypatch, tmp_path):
     sizes = []
-    monkeypatch.setattr(_decode, "_some", lambda start, paths, how: sizes.append(len(paths)) or (np.zeros((0, 1, 1, 1)), [], []))
+    monkeypatch.setattr(
+        _decode, "_some", lambda start, paths, how: sizes.append(len(paths)) or (np.zeros((0, 1, 1, 1)), [], [])
+    )
     for side in (28, 224, 4096):
         list(_decode.decoded(["x"] * 512, _decode.How((side, side), "pad", 3)))
         assert sizes[0] == max(1, min(256, 2**25 // (3 * side * side)))
@@ -209,7 +212,11 @@ def test_a_signal_ends_it_with_all_its_processes_and_leaves_nothing(slow, number
 
 def test_ctrl_c_while_the_processes_start(slow):
     process = subprocess.Popen(
-        [sys.executable, "-c", DECODES, str(slow)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", DECODES, str(slow)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     wait_for(lambda: len(family(process.pid)) >= 2)
     os.killpg(process.pid, signal.SIGINT)
@@ -244,10 +251,14 @@ def test_processes_do_not_outlive_a_kill_and_the_next_run_sweeps_what_is_half_ma
     process.kill()
     process.communicate()
     wait_for(lambda: not any(map(runs, workers)))
-    assert [path.name[-4:] for path in cache.iterdir() if path.is_dir()] == [".tmp"], "the control: there is half an entry"
+    assert [path.name[-4:] for path in cache.iterdir() if path.is_dir()] == [".tmp"], (
+        "the control: there is half an entry"
+    )
     tree(tmp_path / "other", {"a": 5, "b": 5})
     source(tmp_path / "other")
-    assert [path.name.partition("-")[0] for path in cache.iterdir()] == ["folder"], "another dataset's, and no lock either"
+    assert [path.name.partition("-")[0] for path in cache.iterdir()] == ["folder"], (
+        "another dataset's, and no lock either"
+    )
 
 
 def test_a_script_without_a_guard_is_not_run_again_by_its_processes(tmp_path):
@@ -262,7 +273,9 @@ def test_a_script_without_a_guard_is_not_run_again_by_its_processes(tmp_path):
 def test_in_a_real_terminal(slow):
     """Nothing of rich's bar is left of it after Ctrl-C."""
     main, other = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", DECODES, str(slow)], stdout=subprocess.PIPE, stderr=other, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DECODES, str(slow)], stdout=subprocess.PIPE, stderr=other, start_new_session=True
+    )
     os.close(other)
     seen = b""
     with contextlib.suppress(OSError):  # EIO: nobody is there any more
@@ -295,8 +308,12 @@ def test_a_signal_while_a_bar_starts_leaves_the_terminal_as_it_was(bar, monkeypa
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(live._RefreshThread, "start", arrives)
-    shown = {"decoding": lambda: _progress.counted("decoding", 5000, "images"), "download": _progress.downloads}.get(bar, plain)
+    shown = {"decoding": lambda: _progress.counted("decoding", 5000, "images"), "download": _progress.downloads}.get(
+        bar, plain
+    )
     with pytest.raises(InterruptedError), shown():
         pass
-    restored = sys.stderr is terminal and terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h")
+    restored = sys.stderr is terminal and terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count(
+        "\x1b[?25h"
+    )
     assert restored == ("control" not in bar)

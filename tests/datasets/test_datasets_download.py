@@ -20,7 +20,20 @@ import pytest
 from tiny_idx import MNIST, idx, tiny
 
 from nnx import datasets
-from nnx.datasets import _download, _progress, _provide, cifar10, cifar100, emnist, fashion_mnist, kmnist, mnist, qmnist, svhn, usps
+from nnx.datasets import (
+    _download,
+    _progress,
+    _provide,
+    cifar10,
+    cifar100,
+    emnist,
+    fashion_mnist,
+    kmnist,
+    mnist,
+    qmnist,
+    svhn,
+    usps,
+)
 from nnx.datasets._archives import ARCHIVES, Archive
 from nnx.errors import DataError, MachineError
 
@@ -28,7 +41,8 @@ CONTENT = dict(zip(MNIST, map(idx, (*tiny(40), *tiny(20, seed=1))), strict=True)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` by path, from any byte on; `faults` by path are named in Handler. `asked` is every (path, first byte)."""
+    """Serves `files` by path, from any byte on; `faults` by path are named in Handler. `asked` is every (path, first
+    byte)."""
 
     daemon_threads = True
 
@@ -104,13 +118,19 @@ def served(server, monkeypatch):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".download.lock"
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".download.lock"
     }
 
 
 def complete(folder: Path) -> dict[str, bytes]:
     """`contents` without what is kept to go on with."""
-    return {name: content for name, content in contents(folder).items() if not re.fullmatch(r"(.*/)?\.download/[^/]+\.part", name)}
+    return {
+        name: content
+        for name, content in contents(folder).items()
+        if not re.fullmatch(r"(.*/)?\.download/[^/]+\.part", name)
+    }
 
 
 def load(folder: Path, **options) -> datasets.Dataset:
@@ -148,8 +168,14 @@ EXPECTED = {
     mnist: ("MNIST/raw", IDX_FILES),
     fashion_mnist: ("FashionMNIST/raw", IDX_FILES),
     kmnist: ("KMNIST/raw", IDX_FILES),
-    emnist: ("EMNIST/raw", [f"emnist-balanced-{h}-{k}-ubyte" for h in ("train", "test") for k in ("images-idx3", "labels-idx1")]),
-    qmnist: ("QMNIST/raw", [f"qmnist-{h}-{k}" for h in ("train", "test") for k in ("images-idx3-ubyte", "labels-idx2-int")]),
+    emnist: (
+        "EMNIST/raw",
+        [f"emnist-balanced-{h}-{k}-ubyte" for h in ("train", "test") for k in ("images-idx3", "labels-idx1")],
+    ),
+    qmnist: (
+        "QMNIST/raw",
+        [f"qmnist-{h}-{k}" for h in ("train", "test") for k in ("images-idx3-ubyte", "labels-idx2-int")],
+    ),
     usps: ("usps", ["usps.bz2", "usps.t.bz2"]),
     svhn: ("svhn", ["train_32x32.mat", "test_32x32.mat"]),
     cifar10: ("cifar-10-batches-py", [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"]),
@@ -282,7 +308,9 @@ def test_a_fault_leaves_nothing_half_done_and_the_next_try_heals(served, tmp_pat
 def test_no_network(served, tmp_path, monkeypatch):
     urls = ("http://127.0.0.1:1/x", "http://localhost:1/x")
     monkeypatch.setitem(ARCHIVES, "mnist", (Archive(urls, "0" * 64),))
-    with pytest.raises(DataError, match=r"Put these files there: train-images.*http://127.0.0.1:1/x: .*refused.*; http://localhost:1/x"):
+    with pytest.raises(
+        DataError, match=r"Put these files there: train-images.*http://127.0.0.1:1/x: .*refused.*; http://localhost:1/x"
+    ):
         load(tmp_path)
     assert contents(tmp_path) == {}
 
@@ -369,7 +397,10 @@ def test_a_signal_while_a_server_stalls_ends_it_at_once_and_the_next_run_goes_on
     loading.communicate()
     assert loading.returncode == code
     assert time.monotonic() - begun < 5  # the time-out is 20 s
-    assert contents(raw) == {MNIST[0]: CONTENT[MNIST[0]], f".download/{MNIST[1]}.gz.part": served.files[f"/{MNIST[1]}.gz"][: size // 2]}
+    assert contents(raw) == {
+        MNIST[0]: CONTENT[MNIST[0]],
+        f".download/{MNIST[1]}.gz.part": served.files[f"/{MNIST[1]}.gz"][: size // 2],
+    }
     served.faults, served.asked = {}, []
     assert len(load(tmp_path).test()) == 20
     assert served.asked == [(f"/{name}.gz", start) for name, start in zip(MNIST[1:], (size // 2, 0, 0), strict=True)]
@@ -418,7 +449,8 @@ def test_two_at_once_download_once(served, tmp_path):
 def test_a_folder_that_cannot_be_made(served, tmp_path):
     (tmp_path / "MNIST").write_text("a file")
     with pytest.raises(
-        MachineError, match=r"can't be written \(.*\)\. mnist is not in .*make room, or name another folder as dataset.root"
+        MachineError,
+        match=r"can't be written \(.*\)\. mnist is not in .*make room, or name another folder as dataset.root",
     ):
         load(tmp_path)
 

@@ -70,7 +70,9 @@ def test_one_tree_is_split_and_the_test_part_is_the_same_whatever_the_seed(tmp_p
     tree(tmp_path, COUNTS)
     one, two = load(tmp_path, seed=1, test=9), load(tmp_path, seed=2, test=9)
     assert held(one.test()) == held(two.test())
-    assert held(one.validation) != held(two.validation), "the control: what is set aside to validate with does depend on it"
+    assert held(one.validation) != held(two.validation), (
+        "the control: what is set aside to validate with does depend on it"
+    )
     everything = [*held(one.train), *held(one.validation), *held(one.test())]
     assert sorted(everything) == sorted(image.tobytes() for image in expected(SUM))
     assert np.bincount(one.test().labels).tolist() == [4, 3, 2], "each class has its share"
@@ -108,7 +110,14 @@ def test_classes_are_sorted_numbers_by_their_value(tmp_path):
 
 def test_nested_folders_hidden_files_links_and_odd_names(tmp_path):
     inside, away = tmp_path / "pictures", tmp_path / "away"
-    names = ["deep/er/a.PNG", "new\nline.png", "\x1b[31mred.png", "a'b\"c $(x).png", "ünï.png", os.fsdecode(b"\xff\xfe.png")]
+    names = [
+        "deep/er/a.PNG",
+        "new\nline.png",
+        "\x1b[31mred.png",
+        "a'b\"c $(x).png",
+        "ünï.png",
+        os.fsdecode(b"\xff\xfe.png"),
+    ]
     for n, name in enumerate(names):
         save(inside / "cat" / name, pixels(n), format="png")
     save(away / "b.png", pixels(10))
@@ -190,7 +199,10 @@ def test_a_list_keeps_its_order_and_is_relative_to_where_it_lies(delimiter, enco
         ("name,kind\na.png,x\n", "list.csv:1: has the columns name, kind; it needs file and label"),
         ("", "list.csv:1: has the columns ; it needs file and label"),
         ("file,label\n", "list.csv: names no images; add lines of file and label"),
-        ("file,label\na.png,x\nb.png\n", "list.csv:3: has no file, no label, or too many values; correct or remove the line"),
+        (
+            "file,label\na.png,x\nb.png\n",
+            "list.csv:3: has no file, no label, or too many values; correct or remove the line",
+        ),
         ("file,label\na.png,x\nb.png,\n", "list.csv:3: has no file, no label"),
         ("file,label\n\n\na.png,x,y\n", "list.csv:4: has no file, no label"),
         ('file,label\n"a\nb.png",x\n,y\n', "list.csv:4: has no file, no label"),
@@ -201,10 +213,14 @@ def test_a_wrong_list_names_its_line(text, said, tmp_path):
     assert said in wrong(DataError, tmp_path / "list.csv")
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfef\x00i\x00l\x00e\x00", b"\x89PNG\r\n\x1a\n", claiming(3, 3), b"file,label\n\xff\xff,x\n"])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfef\x00i\x00l\x00e\x00", b"\x89PNG\r\n\x1a\n", claiming(3, 3), b"file,label\n\xff\xff,x\n"]
+)
 def test_what_is_no_list(data, tmp_path):
     (tmp_path / "list.csv").write_bytes(data)
-    assert "is not a folder, nor a CSV file of images and labels in UTF-8; name one of these" in wrong(DataError, tmp_path / "list.csv")
+    assert "is not a folder, nor a CSV file of images and labels in UTF-8; name one of these" in wrong(
+        DataError, tmp_path / "list.csv"
+    )
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
@@ -215,7 +231,12 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 
 def test_a_missing_file_of_a_list_is_named(tmp_path):
     tree(tmp_path, {"x": 6})
-    rows = [("file", "label"), *((f"x/{n:03}.png", "ab"[n % 2]) for n in range(6)), ("x/no.png", "a"), ("nu\0l.png", "b")]
+    rows = [
+        ("file", "label"),
+        *((f"x/{n:03}.png", "ab"[n % 2]) for n in range(6)),
+        ("x/no.png", "a"),
+        ("nu\0l.png", "b"),
+    ]
     said = wrong(DataError, listed(tmp_path / "list.csv", rows)).splitlines()
     assert said[0] == f"{tmp_path / 'x/no.png'}: no such file; check the name"
     assert said[-1] == "error: 2 of 8 images can't be used; dataset.skip_bad: true leaves them out"
@@ -321,7 +342,10 @@ def test_without_a_size_all_must_have_that_of_the_first(tmp_path):
     tree(tmp_path, COUNTS)
     save(tmp_path / "dog/100.png", pixels(1, size=(7, 9)))
     said = wrong(DataError, tmp_path).splitlines()
-    assert said[0] == f"{tmp_path / 'dog/100.png'}: is 9 wide and 7 high, the first image is 5 by 6; give all one size by dataset.size: 6"
+    assert (
+        said[0]
+        == f"{tmp_path / 'dog/100.png'}: is 9 wide and 7 high, the first image is 5 by 6; give all one size by dataset.size: 6"
+    )
     assert said[1] == "error: 1 of 31 images can't be used; dataset.skip_bad: true leaves them out"
     assert load(tmp_path, size=6).spec.shape == (1, 6, 6)
 
@@ -339,7 +363,12 @@ def test_what_is_no_size(size, tmp_path):
 
 def test_bad_files_are_listed_with_reasons_counted_and_refused_unless_they_may_be_skipped(tmp_path):
     tree(tmp_path, COUNTS)
-    bad = {"000": b"", "001": b"text", "003": claiming(5, 6)[:-30], "004": b"version https://git-lfs.github.com/spec/v1\n"}
+    bad = {
+        "000": b"",
+        "001": b"text",
+        "003": claiming(5, 6)[:-30],
+        "004": b"version https://git-lfs.github.com/spec/v1\n",
+    }
     for name, data in bad.items():
         path = next(tmp_path.glob(f"*/{name}.png"))
         path.write_bytes(data)
@@ -379,7 +408,9 @@ def test_nothing_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(31623, 31623), (10**9, 1), (1, 10**9), (2**31 - 1, 2**31 - 1)], ids=["10^9", "wide", "high", "most"]
+    ("width", "height"),
+    [(31623, 31623), (10**9, 1), (1, 10**9), (2**31 - 1, 2**31 - 1)],
+    ids=["10^9", "wide", "high", "most"],
 )
 def test_an_image_of_a_thousand_million_pixels_is_refused_undecoded(width, height, tmp_path):
     tree(tmp_path, COUNTS)
@@ -447,7 +478,10 @@ def test_test_without_train_and_two_folders_for_one_part(tmp_path):
     tree(tmp_path / "train", COUNTS)
     tree(tmp_path / "val", COUNTS)
     tree(tmp_path / "valid", COUNTS)
-    assert wrong(DataError, tmp_path) == f"{tmp_path}: has the folders val and valid, both of validation data; put their files into one"
+    assert (
+        wrong(DataError, tmp_path)
+        == f"{tmp_path}: has the folders val and valid, both of validation data; put their files into one"
+    )
 
 
 def test_no_such_path(tmp_path, monkeypatch):
@@ -499,7 +533,10 @@ def test_what_may_not_be_read(tmp_path):
     tree(tmp_path, COUNTS)
     (tmp_path / "cat").chmod(0)
     try:
-        assert wrong(MachineError, tmp_path) == f"{tmp_path / 'cat'}: can't be read (Permission denied); check its permissions"
+        assert (
+            wrong(MachineError, tmp_path)
+            == f"{tmp_path / 'cat'}: can't be read (Permission denied); check its permissions"
+        )
     finally:
         (tmp_path / "cat").chmod(0o700)
     (tmp_path / "cat/000.png").chmod(0)
@@ -516,4 +553,6 @@ def test_a_folder_that_can_not_be_opened_is_named(tmp_path, monkeypatch):
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(os, "open", closed)
-    assert wrong(MachineError, tmp_path) == f"{tmp_path / 'dog'}: can't be read (Permission denied); check its permissions"
+    assert (
+        wrong(MachineError, tmp_path) == f"{tmp_path / 'dog'}: can't be read (Permission denied); check its permissions"
+    )

@@ -48,7 +48,9 @@ def test_mnist_like(tmp_path, write_idx, module, folder, packed):
 def test_emnist(tmp_path, write_idx, split, classes, first, last):
     images, labels = tiny(2 * classes, classes, first_label=1 if split == "letters" else 0)
     for half in ("train", "test"):
-        write_idx(tmp_path / f"EMNIST/raw/emnist-{split}-{half}-images-idx3-ubyte", images.swapaxes(1, 2))  # as its files hold them
+        write_idx(
+            tmp_path / f"EMNIST/raw/emnist-{split}-{half}-images-idx3-ubyte", images.swapaxes(1, 2)
+        )  # as its files hold them
         write_idx(tmp_path / f"EMNIST/raw/emnist-{split}-{half}-labels-idx1-ubyte", labels)
     source = emnist.load(emnist.Config(split=split), tmp_path)
     assert (len(source.classes), source.classes[0], source.classes[-1]) == (classes, first, last)
@@ -94,7 +96,10 @@ def test_the_test_data_is_not_opened_before_it_is_asked_for(tiny_mnist):
 def test_test_images_of_another_size(tiny_mnist, write_idx):
     write_idx(tiny_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte", np.zeros((20, 7, 7), np.uint8))
     dataset = datasets.load(mnist.Config(), seed=0, data_dir=str(tiny_mnist))
-    with pytest.raises(DataError, match=r"dataset mnist in .*test inputs of shape \(1, 7, 7\), but training inputs of shape \(1, 6, 5\)"):
+    with pytest.raises(
+        DataError,
+        match=r"dataset mnist in .*test inputs of shape \(1, 7, 7\), but training inputs of shape \(1, 6, 5\)",
+    ):
         dataset.test()
 
 
@@ -104,7 +109,10 @@ WHOLE = idx(tiny(20)[0])
 BROKEN = {
     "empty": (b"", "not an IDX file of 3-dimensional uint8"),
     "three bytes": (WHOLE[:3], "not an IDX file"),
-    "a web page": (b"<!DOCTYPE html><html>", "not an IDX file of 3-dimensional uint8; it starts with bytes 3c 21 44 4f"),
+    "a web page": (
+        b"<!DOCTYPE html><html>",
+        "not an IDX file of 3-dimensional uint8; it starts with bytes 3c 21 44 4f",
+    ),
     "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", "not an IDX file"),
     "labels": (idx(tiny(20)[1]), "it starts with bytes 00 00 08 01"),
     "other type": (idx(np.zeros((2, 3, 3), np.float32)), "it starts with bytes 00 00 0d 03"),
@@ -113,7 +121,10 @@ BROKEN = {
     "long": (WHOLE + b"\0", "too long: data follows the 600 bytes"),
     "no images": (WHOLE[:4] + bytes(4) + WHOLE[8:16], "empty: its header promises 0 x 6 x 5 values"),
     "no pixels": (idx(np.zeros((20, 6, 0), np.uint8)), "empty: its header promises 20 x 6 x 0 values"),
-    "a terabyte promised": (WHOLE[:4] + b"\0\0\x10\0" * 2 + b"\0\1\0\0" + WHOLE[16:], "cut short: its header promises 1,099,511,627,776"),
+    "a terabyte promised": (
+        WHOLE[:4] + b"\0\0\x10\0" * 2 + b"\0\1\0\0" + WHOLE[16:],
+        "cut short: its header promises 1,099,511,627,776",
+    ),
     "a vast promise": (WHOLE[:4] + b"\xff" * 12 + WHOLE[16:], "cut short: its header promises 79,228,162,"),
 }
 
@@ -159,7 +170,9 @@ def test_more_than_the_memory_holds(tiny_mnist, monkeypatch):
         raise MemoryError(f"Unable to allocate {size} bytes")
 
     monkeypatch.setattr(np, "empty", refuse)
-    with pytest.raises(MachineError, match=r"train-images-idx3-ubyte: can't be read \(Unable to allocate 1200 bytes\); free memory"):
+    with pytest.raises(
+        MachineError, match=r"train-images-idx3-ubyte: can't be read \(Unable to allocate 1200 bytes\); free memory"
+    ):
         mnist.load(mnist.Config(), tiny_mnist)
 
 
@@ -182,7 +195,9 @@ def pinned(tiny_mnist, monkeypatch) -> Path:
     """The folder of the tiny MNIST, whose files are pinned as those of the real one are."""
     raw = tiny_mnist / "MNIST" / "raw"
     whole = {name: (raw / name).read_bytes() for name in MNIST}
-    monkeypatch.setattr(mnist, "PINNED", {name: _idx.Pin(len(file), hashlib.sha256(file).hexdigest()) for name, file in whole.items()})
+    monkeypatch.setattr(
+        mnist, "PINNED", {name: _idx.Pin(len(file), hashlib.sha256(file).hexdigest()) for name, file in whole.items()}
+    )
     return raw
 
 
@@ -253,7 +268,9 @@ def test_damage_to_the_real_mnist(real_mnist, tmp_path, name):
 # ---------------------------------------------------------------- labels and permissions
 
 
-@pytest.mark.parametrize(("count", "value", "words"), [(39, 0, "40 inputs and 39 labels"), (40, 10, "labels run from 0 to 10")])
+@pytest.mark.parametrize(
+    ("count", "value", "words"), [(39, 0, "40 inputs and 39 labels"), (40, 10, "labels run from 0 to 10")]
+)
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 def test_wrong_labels(tiny_mnist, write_idx, count, value, words, packed):
     path = tiny_mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte"
@@ -273,5 +290,8 @@ def test_unreadable(tiny_mnist, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)  # rather than chmod, which root may ignore
-    with pytest.raises(MachineError, match=r"train-images-idx3-ubyte: can't be read \(Permission denied\); check the file's permissions"):
+    with pytest.raises(
+        MachineError,
+        match=r"train-images-idx3-ubyte: can't be read \(Permission denied\); check the file's permissions",
+    ):
         mnist.load(mnist.Config(), tiny_mnist)

@@ -103,7 +103,10 @@ def test_labels_by_their_name_and_test_data_by_path(pair, tmp_path, write_idx):
     found = source(pair, test=str(tmp_path / "x"), test_labels=str(tmp_path / "y"))
     np.testing.assert_array_equal(found.test().inputs[:, 0], TEST)
     assert len(found.train) == 30
-    assert wrong(ConfigError, tmp_path / "x") == f"dataset.labels: is missing: name the file of the labels of {tmp_path / 'x'}"
+    assert (
+        wrong(ConfigError, tmp_path / "x")
+        == f"dataset.labels: is missing: name the file of the labels of {tmp_path / 'x'}"
+    )
     assert "dataset.test_labels: is missing" in wrong(ConfigError, pair, test=str(tmp_path / "x"))
     assert "dataset.labels: there is no nothing" in wrong(ConfigError, pair, labels="nothing")
     for name, array in zip(MNIST, (IMAGES, LABELS, TEST, TEST_LABELS), strict=True):
@@ -116,20 +119,28 @@ def test_labels_of_four_bytes_and_named_classes(pair, write_idx):
     found = source(pair, classes=["owl", "cat", "dog"], test=3)
     assert found.classes == ("owl", "cat", "dog")
     assert np.bincount(found.train.labels).tolist() == [9, 9, 9]
-    assert "row 2 has the label '2', which is none of the classes (0, 1)" in wrong(DataError, pair, classes=["owl", "cat"])
+    assert "row 2 has the label '2', which is none of the classes (0, 1)" in wrong(
+        DataError, pair, classes=["owl", "cat"]
+    )
 
 
 def test_a_test_set_with_an_unknown_class(tmp_path, write_idx):
     for name, array in zip(MNIST, (IMAGES, LABELS, TEST, TEST_LABELS + 1), strict=True):
         write_idx(tmp_path / name, array)
-    assert "t10k-labels-idx1-ubyte: row 2 has the label '3', which is none of the classes (0, 1, 2)" in wrong(DataError, tmp_path)
+    assert "t10k-labels-idx1-ubyte: row 2 has the label '3', which is none of the classes (0, 1, 2)" in wrong(
+        DataError, tmp_path
+    )
 
 
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
         ("images", b"", "not an IDX file of 3-dimensional uint8"),
-        ("images", idx(LABELS), "not an IDX file of 3-dimensional uint8; it starts with bytes 00 00 08 01; get the file again"),
+        (
+            "images",
+            idx(LABELS),
+            "not an IDX file of 3-dimensional uint8; it starts with bytes 00 00 08 01; get the file again",
+        ),
         ("images", idx(IMAGES)[:-1], "cut short: its header promises 900 bytes of data"),
         ("images", idx(IMAGES) + b"x", "too long"),
         ("images", idx(IMAGES[:0]), "empty: its header promises 0 x 6 x 5 values; get the file again"),
@@ -161,7 +172,10 @@ def test_what_is_no_file(pair, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for other in ("pipe", "folder"):
-        assert wrong(DataError, pair, labels=str(tmp_path / other)) == f"{tmp_path / other}: is no file; name an IDX file, plain or .gz"
+        assert (
+            wrong(DataError, pair, labels=str(tmp_path / other))
+            == f"{tmp_path / other}: is no file; name an IDX file, plain or .gz"
+        )
     assert "is no file" in wrong(DataError, tmp_path / "pipe", labels=str(pair))
     said = wrong(DataError, tmp_path / "folder")
     assert said == (

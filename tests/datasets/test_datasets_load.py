@@ -139,7 +139,9 @@ def test_stratified_by_largest_remainder():
 
 def test_stratified_draws_every_sample_alike():
     labels = np.repeat([0, 1], [20, 10])
-    drawn = np.bincount(np.concatenate([datasets.stratified(labels, 6, seed=seed) for seed in range(2000)]), minlength=30)
+    drawn = np.bincount(
+        np.concatenate([datasets.stratified(labels, 6, seed=seed) for seed in range(2000)]), minlength=30
+    )
     np.testing.assert_allclose(drawn, 400, atol=6 * (400 * 0.8) ** 0.5)  # 2,000 draws at 4/20 and 2/10
 
 
@@ -169,7 +171,11 @@ def test_the_most_that_validation_can_be(tiny_mnist):
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [([0, 1], "3 inputs and 2 labels"), ([0, 1, 2], "labels run from 0 to 2, but must lie within 0 to 1"), ([0, -1, 1], "from -1 to 1")],
+    [
+        ([0, 1], "3 inputs and 2 labels"),
+        ([0, 1, 2], "labels run from 0 to 2, but must lie within 0 to 1"),
+        ([0, -1, 1], "from -1 to 1"),
+    ],
 )
 def test_checked(labels, words):
     with pytest.raises(DataError, match=words) as caught:

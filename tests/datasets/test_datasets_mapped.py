@@ -48,7 +48,13 @@ slices = st.builds(slice, ends, ends, st.none() | st.integers(-5, 5).filter(bool
 @given(rows, st.data())
 def test_it_is_what_an_array_of_these_rows_is(rows, data):
     mapped, plain = Mapped(WHOLE, rows), WHOLE[rows]
-    assert (mapped.shape, mapped.dtype, mapped.ndim, mapped.nbytes, len(mapped)) == (plain.shape, plain.dtype, 4, plain.nbytes, len(plain))
+    assert (mapped.shape, mapped.dtype, mapped.ndim, mapped.nbytes, len(mapped)) == (
+        plain.shape,
+        plain.dtype,
+        4,
+        plain.nbytes,
+        len(plain),
+    )
     np.testing.assert_array_equal(np.asarray(mapped), plain)
     assert np.asarray(mapped, np.float32).dtype == np.float32
     n = len(rows)
@@ -67,7 +73,14 @@ def test_it_is_what_an_array_of_these_rows_is(rows, data):
 def test_what_lies_in_a_file(tmp_path):
     np.save(tmp_path / "a.npy", WHOLE)
     mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
-    for view in (mapped, mapped[3:], mapped[:, None], mapped.transpose(0, 3, 1, 2), np.asarray(mapped), Mapped(mapped, np.arange(3))):
+    for view in (
+        mapped,
+        mapped[3:],
+        mapped[:, None],
+        mapped.transpose(0, 3, 1, 2),
+        np.asarray(mapped),
+        Mapped(mapped, np.arange(3)),
+    ):
         assert _mapped.is_mapped(view)
     for copy in (WHOLE, WHOLE[3:], np.array(mapped), mapped + 0, mapped[[1, 2]] + 0):
         assert not _mapped.is_mapped(copy)
@@ -182,12 +195,19 @@ def trained(settings, out, **options):
 
 @pytest.mark.parametrize(
     ("kind", "model"),
-    [("images", "{name: mlp, hidden: [16]}"), ("images", "cnn"), ("rows", "{name: mlp, hidden: [16]}"), ("channels last", "cnn")],
+    [
+        ("images", "{name: mlp, hidden: [16]}"),
+        ("images", "cnn"),
+        ("rows", "{name: mlp, hidden: [16]}"),
+        ("channels last", "cnn"),
+    ],
 )
 def test_a_run_gives_the_same_bits(kind, model, tmp_path, monkeypatch):
     settings = config(SOURCES[kind](tmp_path), model)
     if kind == "images":
-        settings = configs.from_dict(settings.to_dict(), "own.yaml", ["train.augment.rotate=10", "dataset.balance=oversample"])
+        settings = configs.from_dict(
+            settings.to_dict(), "own.yaml", ["train.augment.rotate=10", "dataset.balance=oversample"]
+        )
     path, *held = trained(settings, tmp_path / "held")
     assert path.value == f"{settings.dataset.name} in memory"
     assert path.reason.endswith(" fit")

@@ -1,4 +1,5 @@
-"""The balance of classes and its cures, mean and deviation where they are given, and chunks that no sample is too large for."""
+"""The balance of classes and its cures, mean and deviation where they are given, and chunks that no sample is too large
+for."""
 
 import tracemalloc
 from collections import Counter
@@ -29,7 +30,9 @@ def dataset(tmp_path, counts, inputs=None, **settings):
     labels = np.concatenate([np.full(count, k) for k, count in enumerate(counts)])
     if inputs is None:
         inputs = np.random.default_rng(0).integers(0, 256, (len(labels), 3, 4, 4), dtype=np.uint8)
-    np.savez(tmp_path / "a.npz", x_train=inputs, y_train=labels, x_val=inputs, y_val=labels, x_test=inputs, y_test=labels)
+    np.savez(
+        tmp_path / "a.npz", x_train=inputs, y_train=labels, x_val=inputs, y_val=labels, x_test=inputs, y_test=labels
+    )
     return datasets.load(arrays.Config(path=str(tmp_path / "a.npz"), **settings), seed=3)
 
 
@@ -83,7 +86,10 @@ def test_imbalance_is_said_with_its_cure(counts, said, tmp_path):
     assert [note.value for note in notes] == ([said] if said else [])
     if said:
         assert notes[0].what == "classes"
-        assert notes[0].reason == "uneven: loss.class_weights: balanced, or dataset.balance: oversample, lets them count alike"
+        assert (
+            notes[0].reason
+            == "uneven: loss.class_weights: balanced, or dataset.balance: oversample, lets them count alike"
+        )
         [cured] = _statistics.balanced(labels, ("0", "1", "2"), oversample=True)
         assert cured.reason == "rare ones are repeated until all have as many (dataset.balance)"
 
@@ -105,7 +111,10 @@ def test_balanced_weights_are_of_the_training_labels(tmp_path):
     found = build_criterion(config, dataset(tmp_path, counts), chosen)(logits, targets)
     torch.testing.assert_close(found, expected)
     even = build_criterion(config, dataset(tmp_path, counts, balance="oversample"), chosen)(logits, targets)
-    torch.testing.assert_close(even, torch.nn.functional.cross_entropy(logits, targets)), "both together weigh nothing twice"
+    (
+        torch.testing.assert_close(even, torch.nn.functional.cross_entropy(logits, targets)),
+        "both together weigh nothing twice",
+    )
 
 
 # ---------------------------------------------------------------- mean and deviation
@@ -200,7 +209,9 @@ def test_like_a_network_nothing_is_measured_and_classes_go_by_their_names(tmp_pa
         np.testing.assert_array_equal(one.inputs, two.inputs)
         assert [alone.spec.classes[k] for k in one.labels] == [trained.spec.classes[k] for k in two.labels]
     single = folder.Config(path=str(tree(tmp_path / "r", {"owl": 9})))
-    assert set(datasets.load(single, seed=0, like=trained.spec).train.labels) == {2}, "one class is enough to ask a network about"
+    assert set(datasets.load(single, seed=0, like=trained.spec).train.labels) == {2}, (
+        "one class is enough to ask a network about"
+    )
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -88,7 +88,14 @@ def test_features_are_standardised_over_the_training_rows(data):
     spec = dataset.spec
     assert spec.classes == ("class 8", "class 9", "class 10")
     assert [type(column) for column in spec.columns.columns] == [Number, Category, Number]
-    assert spec.columns.feature_names == ("size", "colour = blue", "colour = green", "colour = red", "colour is missing", "row")
+    assert spec.columns.feature_names == (
+        "size",
+        "colour = blue",
+        "colour = green",
+        "colour = red",
+        "colour is missing",
+        "row",
+    )
     assert spec.shape == (6,)
     assert (spec.mean, spec.std) == ((0.0,) * 6, (1.0,) * 6)
     numbers = dataset.train.inputs[:, [0, 5]]
@@ -114,7 +121,9 @@ def test_csv_tsv_and_parquet_are_the_same(data, tmp_path):
 
 def test_a_test_file_leaves_all_rows_for_training(data, tmp_path):
     path, rows = data
-    write(tmp_path / "test.csv", [[row[3], "violet", row[0], "7"] for row in rows[:10]], ("kind", "colour", "size", "row"))
+    write(
+        tmp_path / "test.csv", [[row[3], "violet", row[0], "7"] for row in rows[:10]], ("kind", "colour", "size", "row")
+    )
     dataset = load(path, test=str(tmp_path / "test.csv"), validation=20)
     assert (len(dataset.train), len(dataset.test())) == (180, 10)
     test = dataset.test().inputs
@@ -164,14 +173,19 @@ def test_embedded_tables_are_prepared_as_any_table_is(tmp_path):
     dataset = datasets.load(iris.Config(), seed=0)
     frame = pl.DataFrame(source.test().inputs, schema=list(iris.COLUMNS))
     frame.write_csv(tmp_path / "test.csv")
-    features = dataset.spec.columns.apply(dataset.spec.columns.code(columns.read(tmp_path / "test.csv"), "test.csv"), dataset.spec.columns)
+    features = dataset.spec.columns.apply(
+        dataset.spec.columns.code(columns.read(tmp_path / "test.csv"), "test.csv"), dataset.spec.columns
+    )
     np.testing.assert_array_equal(features, dataset.test().inputs)
 
 
 def test_a_large_table_is_read_quickly(tmp_path):
-    """Not row by row in Python: 100,000 rows take 0.2 s, by the csv module and floats 1 s. The bound allows for a busy machine."""
+    """Not row by row in Python: 100,000 rows take 0.2 s, by the csv module and floats 1 s. The bound allows for a busy
+    machine."""
     rng = np.random.default_rng(0)
-    frame = pl.DataFrame({f"x{i}": rng.normal(size=100_000) for i in range(8)} | {"kind": rng.choice(["a", "b"], 100_000)})
+    frame = pl.DataFrame(
+        {f"x{i}": rng.normal(size=100_000) for i in range(8)} | {"kind": rng.choice(["a", "b"], 100_000)}
+    )
     frame.write_csv(tmp_path / "data.csv")
     begun = time.process_time()
     dataset = load(tmp_path / "data.csv")
@@ -182,7 +196,11 @@ def test_a_large_table_is_read_quickly(tmp_path):
 def test_a_network_of_a_table_takes_a_table_only(tmp_path):
     """Four columns, standardised by what the network keeps, and four bare numbers have the same shape."""
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "data.npz", x=rng.normal(size=(60, 4)).astype(np.float32), y=np.repeat(["setosa", "versicolor", "virginica"], 20))
+    np.savez(
+        tmp_path / "data.npz",
+        x=rng.normal(size=(60, 4)).astype(np.float32),
+        y=np.repeat(["setosa", "versicolor", "virginica"], 20),
+    )
     bare = arrays.Config(path=str(tmp_path / "data.npz"))
     of_table, of_arrays = datasets.load(iris.Config(), seed=0).spec, datasets.load(bare, seed=0).spec
     assert of_table.shape == of_arrays.shape
@@ -222,10 +240,15 @@ def test_a_large_table_is_read_once(data, kept, tmp_path, monkeypatch, elsewhere
     kept()
     second = load(path, **settings)
     assert everything(plain) == everything(first) == everything(second)
-    assert [note.value for each in (first, second) for note in each.notes if note.what == "cache"] == ["decoded", "used"]
+    assert [note.value for each in (first, second) for note in each.notes if note.what == "cache"] == [
+        "decoded",
+        "used",
+    ]
 
 
-@pytest.mark.parametrize("change", ["the file", "the test file", "the target", "what is dropped", "what is categorical"])
+@pytest.mark.parametrize(
+    "change", ["the file", "the test file", "the target", "what is dropped", "what is categorical"]
+)
 def test_what_a_kept_table_depends_on(data, kept, tmp_path, change):
     path, rows = data
     write(tmp_path / "test.csv", rows[:20])
@@ -241,7 +264,9 @@ def test_what_a_kept_table_depends_on(data, kept, tmp_path, change):
         with pytest.raises(DataError, match="no value in the target column 'colour'"):
             datasets.load(table.Config(**settings | more), seed=0)
         return
-    assert {note.what: note.value for note in datasets.load(table.Config(**settings | more), seed=0).notes}["cache"].startswith("decoded")
+    assert {note.what: note.value for note in datasets.load(table.Config(**settings | more), seed=0).notes}[
+        "cache"
+    ].startswith("decoded")
 
 
 @pytest.mark.parametrize("facts", [{"columns": {}}, {"notes": [1]}, {"columns": {"columns": [{"kind": "number"}]}}])

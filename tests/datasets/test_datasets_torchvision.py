@@ -1,4 +1,5 @@
-"""What goes through torchvision (5 s to import): its readers of CIFAR, SVHN and USPS, and it as a second opinion on IDX."""
+"""What goes through torchvision (5 s to import): its readers of CIFAR, SVHN and USPS, and it as a second opinion on
+IDX."""
 
 import bz2
 import hashlib
@@ -27,7 +28,11 @@ def load(module, folder: Path) -> datasets.Dataset:
 def training(dataset: datasets.Dataset) -> list[tuple[int, bytes]]:
     """All training samples, in no order."""
     splits = (dataset.train, dataset.validation)
-    return sorted((int(label), image.tobytes()) for split in splits for image, label in zip(split.inputs, split.labels, strict=True))
+    return sorted(
+        (int(label), image.tobytes())
+        for split in splits
+        for image, label in zip(split.inputs, split.labels, strict=True)
+    )
 
 
 def samples(images, labels) -> list[tuple[int, bytes]]:
@@ -55,7 +60,9 @@ def test_the_table_is_pinned_and_over_https():
     assert len({archive.sha256 for archive in archives}) == len(archives)
     assert all(url.rpartition("/")[2] == archive.name for archive in archives for url in archive.urls)
     plain = [url for archive in archives for url in archive.urls if not url.startswith("https://")]
-    assert plain == [f"http://ufldl.stanford.edu/housenumbers/{half}_32x32.mat" for half in ("train", "test")]  # as the table says
+    assert plain == [
+        f"http://ufldl.stanford.edu/housenumbers/{half}_32x32.mat" for half in ("train", "test")
+    ]  # as the table says
 
 
 def test_idx_as_torchvision_reads_it(tiny_mnist, write_idx):
@@ -138,7 +145,8 @@ def test_cifar(tmp_path, monkeypatch, module, cls, base):
         return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
 
     batches = {
-        name: {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), key: [i % 10 for i in range(20)]} for name, _ in table.train_list
+        name: {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), key: [i % 10 for i in range(20)]}
+        for name, _ in table.train_list
     }
     monkeypatch.setattr(table, "train_list", [write(name, batch) for name, batch in batches.items()])
     test = {"data": rng.integers(0, 256, (10, 3072), dtype=np.uint8), key: list(range(10))}
@@ -153,7 +161,9 @@ def test_cifar(tmp_path, monkeypatch, module, cls, base):
     assert dataset.spec.classes == tuple(classes)
     assert dataset.spec.shape == (3, 32, 32)
     assert dataset.train.inputs.flags.c_contiguous
-    images = np.concatenate([batch["data"] for batch in batches.values()]).reshape(-1, 3, 32, 32)  # red, green, blue planes
+    images = np.concatenate([batch["data"] for batch in batches.values()]).reshape(
+        -1, 3, 32, 32
+    )  # red, green, blue planes
     assert training(dataset) == samples(images, [i % 10 for i in range(len(images))])
     check_broken_test(dataset, tmp_path)
     test_file.write_bytes(whole)

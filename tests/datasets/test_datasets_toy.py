@@ -23,7 +23,11 @@ def points(**settings):
 def test_points_are_those_of_scikit_learn(kind):
     from sklearn import datasets as theirs
 
-    corners = [(1, 0), (math.cos(2 * math.pi / 3), math.sin(2 * math.pi / 3)), (math.cos(4 * math.pi / 3), math.sin(4 * math.pi / 3))]
+    corners = [
+        (1, 0),
+        (math.cos(2 * math.pi / 3), math.sin(2 * math.pi / 3)),
+        (math.cos(4 * math.pi / 3), math.sin(4 * math.pi / 3)),
+    ]
     made = {
         "moons": lambda: theirs.make_moons(300, noise=0.2, random_state=7),
         "circles": lambda: theirs.make_circles(300, noise=0.2, factor=0.5, random_state=7),

@@ -26,7 +26,9 @@ SHAPES = st.sampled_from([(1, 1, 1), (1, 2, 2), (3, 1, 3), (1, 8, 8), (1,), (2,)
 @st.composite
 def parts(draw):
     shape = draw(SHAPES)
-    dtype, values = (np.uint8, st.sampled_from([0, 1, 255])) if len(shape) == 3 else (np.float32, st.sampled_from([0.0, -0.0, 1.5]))
+    dtype, values = (
+        (np.uint8, st.sampled_from([0, 1, 255])) if len(shape) == 3 else (np.float32, st.sampled_from([0.0, -0.0, 1.5]))
+    )
     lengths = draw(st.tuples(*[st.integers(1, 12)] * 3))
     return [draw(hnp.arrays(dtype, (n, *shape), elements=values, fill=values)) for n in lengths]
 
@@ -72,7 +74,9 @@ def test_samples_in_a_file_are_read_from_it(tmp_path):
     whole = np.load(tmp_path / "x.npy", mmap_mode="r")
     train, test = Mapped(whole, np.arange(0, 300, 3)), Mapped(whole, np.arange(299, 0, -2))
     assert datasets.duplicates([split(train)], split(test)) == by_set([np.asarray(train)], np.asarray(test)) > 0
-    assert datasets.duplicates([split(np.asarray(train))], split(np.asarray(test))) == by_set([np.asarray(train)], np.asarray(test))
+    assert datasets.duplicates([split(np.asarray(train))], split(np.asarray(test))) == by_set(
+        [np.asarray(train)], np.asarray(test)
+    )
 
 
 def test_files_that_are_too_large_are_not_read(monkeypatch):

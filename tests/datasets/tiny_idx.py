@@ -15,6 +15,7 @@ def idx(array: NDArray) -> bytes:
 
 
 def tiny(count: int, classes: int = 10, *, first_label: int = 0, seed: int = 0) -> tuple[NDArray, NDArray]:
-    """`count` images (N, 6, 5), not square so that a transposition shows, and their uint8 labels, all classes in turn."""
+    """`count` images (N, 6, 5), not square so that a transposition shows, and their uint8 labels, all classes in
+    turn."""
     images = np.random.default_rng(seed).integers(0, 256, (count, 6, 5), dtype=np.uint8)
     return images, (np.arange(count) % classes + first_label).astype(np.uint8)

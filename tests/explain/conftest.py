@@ -1,4 +1,5 @@
-"""What the explainers are tried on: a small network of every architecture, trained for an epoch on the digits, and one on a table."""
+"""What the explainers are tried on: a small network of every architecture, trained for an epoch on the digits, and one
+on a table."""
 
 from collections.abc import Callable
 from functools import cache
@@ -78,7 +79,9 @@ def colour_subject() -> Callable[[str], Subject]:
 
     def of(model: str) -> Subject:
         rng = np.random.default_rng(0)
-        return untrained(SMALL[model], Split(rng.integers(0, 256, (60, 3, 8, 8), dtype=np.uint8), rng.integers(0, 3, 60)))
+        return untrained(
+            SMALL[model], Split(rng.integers(0, 256, (60, 3, 8, 8), dtype=np.uint8), rng.integers(0, 3, 60))
+        )
 
     return of
 

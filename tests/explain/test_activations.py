@@ -44,7 +44,9 @@ def test_belief_of_any_rnn_ends_with_its_answer(subject, settings):
 
 
 @pytest.mark.parametrize(
-    ("said", "row"), [([0, 1, 2, 2], 3), ([2, 2, 2, 2], 1), ([2, 2, 1, 2], 4), ([0, 0, 0, 1], 4)], ids=["late", "at once", "wavers", "last"]
+    ("said", "row"),
+    [([0, 1, 2, 2], 3), ([2, 2, 2, 2], 1), ([2, 2, 1, 2], 4), ([0, 0, 0, 1], 4)],
+    ids=["late", "at once", "wavers", "last"],
 )
 def test_decided_is_when_the_answer_no_longer_changes(said, row):
     assert activations.decided(np.eye(3)[said]) == row

@@ -22,7 +22,8 @@ def network(read):
 
 
 def fused(made, x):
-    """Of each block: the values (N, heads, T, d), and what torch's fused attention made of them (N, heads, T, d), as the network runs."""
+    """Of each block: the values (N, heads, T, d), and what torch's fused attention made of them (N, heads, T, d), as
+    the network runs."""
     seen = []
     for block in made.blocks:
         block.qkv.register_forward_hook(lambda module, _, out: seen.append(out))

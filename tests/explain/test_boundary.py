@@ -38,7 +38,10 @@ def test_the_regions_of_a_linear_classifier():
     x, y = centres(40)
     score = 1.5 * (x - 3) / 2 - 0.5 * (y - 20) / 5 + 0.25
     second = 1 / (1 + np.exp(-score))
-    for network in (linear([[0.0, 0.0], [1.5, -0.5]], [0.0, 0.25]), linear([[1.5, -0.5]], [0.25])):  # two logits, or one for a sigmoid
+    for network in (
+        linear([[0.0, 0.0], [1.5, -0.5]], [0.0, 0.25]),
+        linear([[1.5, -0.5]], [0.25]),
+    ):  # two logits, or one for a sigmoid
         said = boundary.regions(network, PREPARE, SHOWN, side=40)
         assert said.shape == (40, 40, 2)
         np.testing.assert_allclose(said[:, :, 1], second, atol=1e-5)
@@ -46,7 +49,8 @@ def test_the_regions_of_a_linear_classifier():
 
 
 def test_the_corners_of_three_classes():
-    """Class k is nearest to corner k: the logits of a nearest-centroid classifier, |x - c|² without what is common to all."""
+    """Class k is nearest to corner k: the logits of a nearest-centroid classifier, |x - c|² without what is common to
+    all."""
     corners = np.array([[-1.0, -1.0], [1.0, -1.0], [0.0, 1.5]])
     network = linear((2 * corners).tolist(), (-(corners**2).sum(1)).tolist())
     x, y = centres(50)

@@ -1,4 +1,5 @@
-"""Maps of what layers find alike: their figures against scikit-learn's and numpy's, and classes that are apart or are not."""
+"""Maps of what layers find alike: their figures against scikit-learn's and numpy's, and classes that are apart or are
+not."""
 
 import numpy as np
 import pytest
@@ -86,7 +87,9 @@ def test_classes_come_apart_with_depth_in_a_network_that_has_learned(subject, mo
     assert last["neighbours"] > last["neighbours_untrained"] + 0.05
     assert first["neighbours"] == first["neighbours_untrained"]
     points = asked.inputs(asked.data("test").inputs).flatten(1).numpy()
-    assert first["silhouette"] == pytest.approx(silhouette_score(points, asked.data("test").labels), abs=0.01)  # of 50 components of 64
+    assert first["silhouette"] == pytest.approx(
+        silhouette_score(points, asked.data("test").labels), abs=0.01
+    )  # of 50 components of 64
     [(_, again)] = explain.explain(asked, ["embedding"])
     assert again == found
 

@@ -67,7 +67,9 @@ def test_every_explainer_explains_every_architecture_or_says_why_not(subject, na
         assert explain.choose(asked.kept)[name] == why
         with pytest.raises(InputError, match=name):
             list(explain.explain(asked, [name]))
-    assert all((before[key] == tensor).all() for key, tensor in asked.network.state_dict().items()), "the network is left as it was"
+    assert all((before[key] == tensor).all() for key, tensor in asked.network.state_dict().items()), (
+        "the network is left as it was"
+    )
     assert not asked.network.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in asked.network.modules())
 
@@ -133,7 +135,9 @@ def test_without_captum_saliency_says_what_to_install(subject, monkeypatch):
     import importlib.util
 
     there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "captum" else there(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "captum" else there(name, *rest)
+    )
     kept = subject("mlp").kept
     assert "pip install 'nnx[explain]'" in explain.choose(kept)["saliency"]
     with pytest.raises(InputError, match=r"pip install 'nnx\[explain\]'"):
@@ -168,12 +172,16 @@ def test_one_of_each_class(subject):
 
 def test_the_page_holds_all_and_escapes_what_it_is_told(subject):
     asked = subject("mlp")
-    hostile = explain.new(asked.kept, asked.data, asked.images, ["<script>alert(1)</script>"] * len(asked.images), asked.labels)
+    hostile = explain.new(
+        asked.kept, asked.data, asked.images, ["<script>alert(1)</script>"] * len(asked.images), asked.labels
+    )
     found = dict(explain.explain(hostile, ["filters", "activations"])) | {"attention": "no <b>attention</b>"}
     page = _page.render(hostile, found)
     assert "<script" not in page
     assert "<b>" not in page
     assert "no &lt;b&gt;attention" in page
-    assert page.count("data:image/png;base64,") == sum(len(each.pictures) for each in found.values() if isinstance(each, Explanation))
+    assert page.count("data:image/png;base64,") == sum(
+        len(each.pictures) for each in found.values() if isinstance(each, Explanation)
+    )
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page), "nothing from elsewhere"
     assert "prefers-color-scheme: dark" in page

@@ -1,4 +1,5 @@
-"""A filter that is drawn is one that the first layer computes with: laid on the image, it gives the layer's own weighted sum."""
+"""A filter that is drawn is one that the first layer computes with: laid on the image, it gives the layer's own
+weighted sum."""
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ def test_a_patch_of_the_transformer(subject):
     name, module, kind, images = drawn(subject("transformer"))
     assert (name, kind, images.shape) == ("embed", "patch", (16, 1, 2, 2))
     x = subject("transformer").inputs()
-    token = (x.numpy()[:, None, :, 2:4, 6:8] * images).sum((2, 3, 4)) + module.bias.detach().numpy()  # row 1, column 3 of the patches
+    token = (x.numpy()[:, None, :, 2:4, 6:8] * images).sum(
+        (2, 3, 4)
+    ) + module.bias.detach().numpy()  # row 1, column 3 of the patches
     own = module(subject("transformer").network.tokens(x))[:, 4 + 3]
     np.testing.assert_allclose(token, own.detach().numpy(), atol=1e-5)
 

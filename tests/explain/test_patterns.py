@@ -1,4 +1,5 @@
-"""What excites units most: receptive fields against brute force, optimised inputs of units whose best input is known."""
+"""What excites units most: receptive fields against brute force, optimised inputs of units whose best input is
+known."""
 
 import io
 
@@ -78,7 +79,8 @@ def test_a_network_is_left_as_it_was():
 
 
 def test_the_best_input_of_a_linear_unit_is_found():
-    """w·x within the valid range is greatest where each pixel is as bright as can be for w > 0, as dark for w < 0, whatever its size."""
+    """w·x within the valid range is greatest where each pixel is as bright as can be for w > 0, as dark for w < 0,
+    whatever its size."""
     network = built("{name: mlp, hidden: []}")
     signs = torch.randint(0, 2, (3, 144), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
     network.load_state_dict({"layers.1.weight": signs, "layers.1.bias": torch.zeros(3)})
@@ -114,7 +116,11 @@ def test_a_unit_that_is_off_is_found_too():
 
 def test_images_of_different_targets_do_not_mix():
     network = built(ARCHITECTURES["cnn"])
-    targets = [Target("stages.0", 1, 7, 1, 0.4, 0.2), Target("stages.1", 2, 4, 0, 0.2, 1.0), Target("logits", 2, 0, 2, 0.8, 1.0)]
+    targets = [
+        Target("stages.0", 1, 7, 1, 0.4, 0.2),
+        Target("stages.1", 2, 4, 0, 0.2, 1.0),
+        Target("logits", 2, 0, 2, 0.8, 1.0),
+    ]
     mean = np.full((1, 12, 12), 0.4)
     made = _ascent.maximise(network, PREPARE, mean, targets, seed=7)
     assert made.min() >= 0
@@ -134,7 +140,11 @@ def test_each_image_is_blurred_by_its_own_gaussian():
     sigmas = [0.8, 0.0, 2.0]
     images = torch.rand(3, 2, 9, 9, generator=torch.Generator().manual_seed(0))
     for image, blurred, sigma in zip(images, _ascent._blurring(sigmas, channels=2)(images), sigmas, strict=True):
-        expected = gaussian_filter(image.numpy(), (0, sigma, sigma), mode="constant", radius=(0, 4, 4)) if sigma else image.numpy()
+        expected = (
+            gaussian_filter(image.numpy(), (0, sigma, sigma), mode="constant", radius=(0, 4, 4))
+            if sigma
+            else image.numpy()
+        )
         np.testing.assert_allclose(blurred.numpy(), expected, atol=1e-5)
 
 
@@ -145,7 +155,10 @@ def test_each_image_is_blurred_by_its_own_gaussian():
 def test_the_nine_images_are_the_nine_strongest(subject, model):
     asked = subject(model)
     images = asked.data("test").inputs
-    outputs = {name: _units.by_place(output) for name, output in _layer_outputs.outputs(asked.network, asked.inputs(images)).items()}
+    outputs = {
+        name: _units.by_place(output)
+        for name, output in _layer_outputs.outputs(asked.network, asked.inputs(images)).items()
+    }
     layers = patterns.excited(asked.network, asked, images)
     assert [layer.name for layer in layers] == list(outputs)
     for layer in layers:
@@ -199,7 +212,9 @@ def test_it_explains(subject, model):
     assert len(layers["logits"]["shown"]) == 10
     for name, layer in layers.items():
         reached = np.array([unit["optimised"] / unit["strongest"] for unit in layer["shown"]])
-        assert (reached > 0.99).mean() >= 0.75, name  # of a few black and white pixels the best image may have the best there can be
+        assert (reached > 0.99).mean() >= 0.75, (
+            name
+        )  # of a few black and white pixels the best image may have the best there can be
         assert reached.min() > 0.6, name
         assert all(len(unit["classes"]) == 9 for unit in layer["shown"])
     mean = asked.inputs((asked.data("test").inputs.mean(0) + 0.5).astype(np.uint8)[None])

@@ -70,7 +70,11 @@ def test_the_penalty_is_the_best_on_held_out_samples(digits):
 
 def _share(centred, cut, penalty):
     """The penalty in terms of samples that are centred by themselves, which scikit-learn does."""
-    return penalty * np.square(centred[:cut]).sum(1).mean() / np.square(centred[:cut] - centred[:cut].mean(0)).sum(1).mean()
+    return (
+        penalty
+        * np.square(centred[:cut]).sum(1).mean()
+        / np.square(centred[:cut] - centred[:cut].mean(0)).sum(1).mean()
+    )
 
 
 def test_scores_are_those_of_scikit_learn():
@@ -140,7 +144,11 @@ def test_the_gain_with_depth_and_its_error():
     draws = []
     for _ in range(400):
         index = np.concatenate([rng.choice(np.flatnonzero(truth == k), (truth == k).sum()) for k in range(3)])
-        draws.append(np.mean([(rights["middle"].astype(float) - rights["input"])[index][truth[index] == k].mean() for k in range(3)]))
+        draws.append(
+            np.mean(
+                [(rights["middle"].astype(float) - rights["input"])[index][truth[index] == k].mean() for k in range(3)]
+            )
+        )
     assert found["from_input"]["error"] == pytest.approx(np.std(draws), rel=0.15)
     assert found["grows"]
     assert found["never_falls"]
@@ -160,7 +168,12 @@ def test_what_is_probed(digits):
     found, missing = probe.properties_of(drawings, drawings, ("a", "b"))
     assert [each.name for each in found] == ["class", "stroke width", "slant", "holes"]
     assert missing == ""
-    photograph = load_sample_image("china.jpg")[:416, :640].reshape(13, 32, 20, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
+    photograph = (
+        load_sample_image("china.jpg")[:416, :640]
+        .reshape(13, 32, 20, 32, 3)
+        .transpose(0, 2, 4, 1, 3)
+        .reshape(-1, 3, 32, 32)
+    )
     for inputs, why in ((photograph, "no plain background"), (np.zeros((60, 3), np.float32), "There are no images")):
         found, missing = probe.properties_of(split(inputs), split(inputs), ("a", "b"))
         assert [each.name for each in found] == ["class"]

@@ -68,7 +68,10 @@ def test_what_is_missing_is_said_with_its_reason(subject, monkeypatch):
     monkeypatch.setattr(saliency, "STEPS", 2)
     monkeypatch.setattr(saliency, "MOST_STEPS", 2)
     [(_, short)] = explain.explain(subject("cnn"), ["saliency"])
-    assert f"the least of these differences is only {min(map(abs, short.figures['rise'])):.2g}" in short.pictures[0].caption
+    assert (
+        f"the least of these differences is only {min(map(abs, short.figures['rise'])):.2g}"
+        in short.pictures[0].caption
+    )
 
 
 def test_credits_of_a_linear_network_are_weight_times_difference():

@@ -47,10 +47,13 @@ def ink(*shapes):
 
 @pytest.mark.parametrize("width", [1.5, 2, 2.5, 3, 4, 5])
 def test_stroke_width(width):
-    """Of shapes without ends, at which every stroke is narrower: a ring, and lines across the whole image in five directions."""
+    """Of shapes without ends, at which every stroke is narrower: a ring, and lines across the whole image in five
+    directions."""
     assert strokes.stroke_width(ink(ring(width))) == pytest.approx([width], rel=0.06)
     lines = strokes.stroke_width(ink(*(turned(width, degrees, length=99) for degrees in (0, 20, 45, 70, 90))))
-    if width >= 2:  # an upright line of 1.5 pixels from -0.75 to 0.75 makes two columns equally grey: nobody can tell it from 2 pixels
+    if (
+        width >= 2
+    ):  # an upright line of 1.5 pixels from -0.75 to 0.75 makes two columns equally grey: nobody can tell it from 2 pixels
         assert lines == pytest.approx([width] * 5, rel=0.07)
 
 
@@ -87,13 +90,21 @@ def test_holes():
         "cup on the border": (np.abs(np.maximum(np.abs(x), np.abs(y - 8)) - 8) < 1, 0),
         "disc": (np.hypot(x, y) < 8, 0),
     }
-    assert strokes.holes(ink(*(shape for shape, _ in shapes.values()))).tolist() == [number for _, number in shapes.values()]
+    assert strokes.holes(ink(*(shape for shape, _ in shapes.values()))).tolist() == [
+        number for _, number in shapes.values()
+    ]
 
 
 def test_holes_are_those_of_the_euler_number():
     """Components minus Euler number, which is counted from pixels, edges and corners of the finest grid."""
     x, _ = plane()
-    for shape in (ring(2), ring(2, 4, y0=4.5) | ring(2, 4, y0=-4.5), bar(3), ring(2) | ring(2, 3), bar(2) | (ring(2, 4, 6) & (x > 0))):
+    for shape in (
+        ring(2),
+        ring(2, 4, y0=4.5) | ring(2, 4, y0=-4.5),
+        bar(3),
+        ring(2) | ring(2, 3),
+        bar(2) | (ring(2, 4, 6) & (x > 0)),
+    ):
         fine = np.pad(shape, 1).astype(int)
         pixels = fine.sum()
         edges = np.maximum(fine[1:], fine[:-1]).sum() + np.maximum(fine[:, 1:], fine[:, :-1]).sum()
@@ -115,7 +126,11 @@ def test_black_on_white_is_the_same_drawing():
 def test_an_empty_image_has_nothing():
     empty = strokes.ink(np.zeros((1, 1, 8, 8), np.uint8))
     assert empty is not None
-    assert [measure(empty).tolist() for measure in (strokes.stroke_width, strokes.slant, strokes.holes)] == [[0], [0], [0]]
+    assert [measure(empty).tolist() for measure in (strokes.stroke_width, strokes.slant, strokes.holes)] == [
+        [0],
+        [0],
+        [0],
+    ]
 
 
 def test_a_photograph_is_no_drawing():

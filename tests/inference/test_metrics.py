@@ -53,16 +53,30 @@ def criterion(name="cross_entropy", **settings):
 
 
 @pytest.mark.parametrize(
-    "given", [predictions(), predictions(seed=1, sharpness=0.1), predictions(never=(1, 3)), predictions(N=1), predictions(N=20, never=(0,))]
+    "given",
+    [
+        predictions(),
+        predictions(seed=1, sharpness=0.1),
+        predictions(never=(1, 3)),
+        predictions(N=1),
+        predictions(N=20, never=(0,)),
+    ],
 )
 def test_the_figures_are_scikit_learns(given):
     found = metrics(given, NAMES, "validation")
     predicted = [max(range(4), key=lambda k: row[k]) for row in given.probabilities.tolist()]
-    report = sk.classification_report(given.labels, predicted, labels=range(4), target_names=NAMES, output_dict=True, zero_division=0.0)
+    report = sk.classification_report(
+        given.labels, predicted, labels=range(4), target_names=NAMES, output_dict=True, zero_division=0.0
+    )
     for row in found["per_class"]:
         expected = report[row["label"]]
         assert row == pytest.approx(
-            {"label": row["label"], "precision": expected["precision"], "recall": expected["recall"], "f1": expected["f1-score"]}
+            {
+                "label": row["label"],
+                "precision": expected["precision"],
+                "recall": expected["recall"],
+                "f1": expected["f1-score"],
+            }
             | {"support": int(expected["support"])}
         )
     assert [row["label"] for row in found["per_class"]] == list(NAMES)
@@ -71,7 +85,12 @@ def test_the_figures_are_scikit_learns(given):
     for true, guess in zip(given.labels, predicted, strict=True):
         table[true][guess] += 1
     assert found["confusion_matrix"] == table, "rows are true classes"
-    assert (found["split"], found["samples"], found["loss"], found["seconds"]) == ("validation", len(given.labels), 0.5, 2.0)
+    assert (found["split"], found["samples"], found["loss"], found["seconds"]) == (
+        "validation",
+        len(given.labels),
+        0.5,
+        2.0,
+    )
     assert found["samples_per_second"] == len(given.labels) / 2
 
 
@@ -111,7 +130,10 @@ def test_the_bins_of_calibration_are_those_of_a_plain_loop():
     sure = given.probabilities.max(1).tolist()
     for b in range(15):
         inside = [n for n, confidence in enumerate(sure) if b / 15 < confidence <= (b + 1) / 15]
-        assert (bins.samples[b], bins.right[b]) == (len(inside), sum(given.predicted[n] == given.labels[n] for n in inside))
+        assert (bins.samples[b], bins.right[b]) == (
+            len(inside),
+            sum(given.predicted[n] == given.labels[n] for n in inside),
+        )
         assert bins.confidence[b] == pytest.approx(np.mean([sure[n] for n in inside]) if inside else 0)
     assert len(bins.samples) == 15
     assert sum(bins.samples > 0) > 5, "the control: several bins have samples"
@@ -144,7 +166,10 @@ def test_predictions_are_those_of_one_pass_over_all():
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [*[(name, {}) for name in registry.names("loss") if name != "binary_cross_entropy"], ("cross_entropy", {"class_weights": "balanced"})],
+    [
+        *[(name, {}) for name in registry.names("loss") if name != "binary_cross_entropy"],
+        ("cross_entropy", {"class_weights": "balanced"}),
+    ],
 )
 @pytest.mark.parametrize("size", [1, 7, 149])
 def test_the_loss_does_not_depend_on_the_evaluation_batch(name, settings, size, monkeypatch):
@@ -188,7 +213,9 @@ def test_measuring_draws_nothing_and_changes_nothing():
 
 def test_in_bfloat16_the_figures_come_in_float32():
     model, feed = network(), Resident(split(), SPEC, CPU.device)
-    exact, rough = (evaluate(model, feed, criterion(), runtime.choose("cpu", precision)) for precision in ("float32", "bfloat16"))
+    exact, rough = (
+        evaluate(model, feed, criterion(), runtime.choose("cpu", precision)) for precision in ("float32", "bfloat16")
+    )
     assert rough.probabilities.dtype == np.float32
     assert rough.loss == pytest.approx(exact.loss, rel=0.03)
     assert rough.loss != exact.loss, "the control: it did compute otherwise"

@@ -10,7 +10,16 @@ from torchvision.transforms.functional import affine
 from nnx.config import Augment
 from nnx.loader.augment import augment, bends, mixup, shift_pixels, warp
 
-EACH = [{"shift": 2.0}, {"shift": 1.5}, {"rotate": 15.0}, {"scale": 0.2}, {"shear": 10.0}, {"elastic": 3.0}, {"erase": 0.5}, {"flip": True}]
+EACH = [
+    {"shift": 2.0},
+    {"shift": 1.5},
+    {"rotate": 15.0},
+    {"scale": 0.2},
+    {"shear": 10.0},
+    {"elastic": 3.0},
+    {"erase": 0.5},
+    {"flip": True},
+]
 ALL = {"shift": 2.0, "rotate": 15.0, "scale": 0.2, "shear": 10.0, "elastic": 3.0, "erase": 0.5, "flip": True}
 
 
@@ -24,20 +33,33 @@ def batch(B: int = 6, C: int = 1, H: int = 28, W: int = 28) -> Tensor:
 
 def warped(images: Tensor, *, shift=(0.0, 0.0), angle=0.0, scale=1.0, shear=0.0) -> Tensor:
     each = torch.ones(len(images))
-    return warp(images, shift=each[:, None] * torch.tensor(shift), angle=angle * each, scale=scale * each, shear=shear * each)
+    return warp(
+        images, shift=each[:, None] * torch.tensor(shift), angle=angle * each, scale=scale * each, shear=shear * each
+    )
 
 
 @pytest.mark.parametrize("size", [(28, 28), (20, 33), (33, 20)])
 @pytest.mark.parametrize(
     "change",
-    [{"angle": 30.0}, {"scale": 1.3}, {"shear": 20.0}, {"shift": (3, -2)}, {"angle": -50.0, "scale": 0.7, "shear": 12.0, "shift": (1, 4)}],
+    [
+        {"angle": 30.0},
+        {"scale": 1.3},
+        {"shear": 20.0},
+        {"shift": (3, -2)},
+        {"angle": -50.0, "scale": 0.7, "shear": 12.0, "shift": (1, 4)},
+    ],
     ids=str,
 )
 def test_warp_is_torchvisions_affine(size, change):
     images = batch(3, 2, *size)
     known = {"angle": 0.0, "shift": (0, 0), "scale": 1.0, "shear": 0.0} | change
     theirs = affine(
-        images, known["angle"], list(known["shift"]), known["scale"], [known["shear"], 0.0], interpolation=InterpolationMode.BILINEAR
+        images,
+        known["angle"],
+        list(known["shift"]),
+        known["scale"],
+        [known["shear"], 0.0],
+        interpolation=InterpolationMode.BILINEAR,
     )
     torch.testing.assert_close(warped(images, **change), theirs, atol=1e-4, rtol=0)
 
@@ -65,7 +87,9 @@ def test_quarter_turns_move_pixels_whole(size):
 
 def test_turning_is_scipys_with_zeros_outside():
     images = batch(1, 1, 24, 31)
-    theirs = ndimage.rotate(images[0, 0].numpy(), -25, reshape=False, order=1, mode="grid-constant")  # SciPy turns the other way
+    theirs = ndimage.rotate(
+        images[0, 0].numpy(), -25, reshape=False, order=1, mode="grid-constant"
+    )  # SciPy turns the other way
     torch.testing.assert_close(warped(images, angle=25.0)[0, 0], torch.from_numpy(theirs), atol=1e-4, rtol=0)
 
 
@@ -166,7 +190,9 @@ def test_off_draws_nothing_and_costs_nothing():
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 8.0])
 def test_mixup_weight_is_beta(alpha):
     state, targets = generator(), torch.eye(16)
-    weights = [float(mixup(targets, targets, alpha, state)[1].diagonal().min()) for _ in range(1500)]  # a sample may meet itself: 1
+    weights = [
+        float(mixup(targets, targets, alpha, state)[1].diagonal().min()) for _ in range(1500)
+    ]  # a sample may meet itself: 1
     assert stats.kstest(weights, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 

@@ -1,4 +1,5 @@
-"""Batches: each sample once an epoch, the order and the changes a function of (seed, epoch, batch), normalised as in numpy."""
+"""Batches: each sample once an epoch, the order and the changes a function of (seed, epoch, batch), normalised as in
+numpy."""
 
 import itertools
 
@@ -42,7 +43,9 @@ def epoch(N, number=0, seed=0, start=0, **train):
 
 
 def equal(one, two):
-    return len(one) == len(two) and all(torch.equal(a, b) for pair in zip(one, two, strict=True) for a, b in zip(*pair, strict=True))
+    return len(one) == len(two) and all(
+        torch.equal(a, b) for pair in zip(one, two, strict=True) for a, b in zip(*pair, strict=True)
+    )
 
 
 # ---------------------------------------------------------------- which samples
@@ -57,7 +60,11 @@ def test_an_epoch_holds_each_sample_once(N, batch_size, accumulate):
     assert len(held) == N - lone, "all but a lone last one, which batch normalisation could not take"
     assert set(held) <= set(range(N))
     assert all(len(batch) == batch_size * accumulate for batch in batches[:-1])
-    assert not any(len(part) == 1 for batch in batches for part in torch.tensor(batch).split(batch_size)) or batch_size == 1 or N == 1
+    assert (
+        not any(len(part) == 1 for batch in batches for part in torch.tensor(batch).split(batch_size))
+        or batch_size == 1
+        or N == 1
+    )
     assert len(batches) == len(cuts(N, Train(batch_size=batch_size, accumulate=accumulate)))
 
 
@@ -83,11 +90,15 @@ def test_drawing_leaves_torchs_own_generator_alone():
     list(feed().epoch(0, Train(batch_size=16, mixup=0.4, **VARIED), 0))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(4)
-    assert equal(list(feed().epoch(0, Train(batch_size=16, **VARIED), 0)), list(feed().epoch(0, Train(batch_size=16, **VARIED), 0)))
+    assert equal(
+        list(feed().epoch(0, Train(batch_size=16, **VARIED), 0)),
+        list(feed().epoch(0, Train(batch_size=16, **VARIED), 0)),
+    )
 
 
 def test_every_position_is_as_likely_as_any_other():
-    """Over 600 epochs of 10 samples, the first sample of the epoch is each about 60 times (chi-square, 9 degrees of freedom)."""
+    """Over 600 epochs of 10 samples, the first sample of the epoch is each about 60 times (chi-square, 9 degrees of
+    freedom)."""
     first = np.bincount([epoch(10, number, batch_size=10)[0][0] for number in range(600)], minlength=10)
     assert ((first - 60) ** 2 / 60).sum() < 27.9  # p = 0.001
 
@@ -191,13 +202,23 @@ def test_changes_are_a_function_of_seed_epoch_and_batch():
     one, two = (list(feed().epoch(1, settings, 7)) for _ in range(2))
     assert equal(one, two)
     assert not equal(one, list(feed().epoch(1, plain, 7))), "the control: they are changed"
-    assert all(torch.equal(a[1], b[1]) for a, b in zip(one, feed().epoch(1, plain, 7), strict=True)), "in the same order"
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(one, feed().epoch(1, plain, 7), strict=True)), (
+        "in the same order"
+    )
 
     alike = Resident(
-        Split(np.random.default_rng(0).integers(0, 256, (1, 2, 4, 4), np.uint8).repeat(40, 0), np.zeros(40, np.int64)), SPEC, CPU
+        Split(np.random.default_rng(0).integers(0, 256, (1, 2, 4, 4), np.uint8).repeat(40, 0), np.zeros(40, np.int64)),
+        SPEC,
+        CPU,
     )
-    seen = [images for seed, number in [(0, 0), (0, 1), (1, 0)] for images, _ in alike.epoch(number, Train(batch_size=20, **VARIED), seed)]
-    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2)), "each batch of each epoch of each seed has its own"
+    seen = [
+        images
+        for seed, number in [(0, 0), (0, 1), (1, 0)]
+        for images, _ in alike.epoch(number, Train(batch_size=20, **VARIED), seed)
+    ]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2)), (
+        "each batch of each epoch of each seed has its own"
+    )
     assert len({image.numpy().tobytes() for image in seen[0]}) > 10, "and each image"
 
 

@@ -27,11 +27,19 @@ def build(name, **settings):
         ("mlp", {"hidden": [12, 6]}, {"layers.1": (12,), "layers.3": (6,)}),
         ("mlp", {"hidden": [12], "norm": "batch", "dropout": 0.5}, {"layers.1": (12,)}),
         ("mlp", {"hidden": []}, {}),
-        ("cnn", {"channels": [4, 6], "hidden": [5], "dropout": 0.5}, {"stages.0": (4, 4, 4), "stages.1": (6, 2, 2), "head.2": (5,)}),
+        (
+            "cnn",
+            {"channels": [4, 6], "hidden": [5], "dropout": 0.5},
+            {"stages.0": (4, 4, 4), "stages.1": (6, 2, 2), "head.2": (5,)},
+        ),
         ("cnn", {"channels": [4], "depth": 2, "head": "average"}, {"stages.0": (4, 4, 4), "stages.1": (4, 4, 4)}),
         ("rnn", {"hidden": 9, "cell": "gru"}, {"recurrent": (8, 9)}),
         ("rnn", {"hidden": 9, "layers": 2, "bidirectional": True, "read": "mean"}, {"recurrent": (8, 18)}),
-        ("transformer", {"patch": 4, "width": 8, "depth": 2}, {"embed": (4, 8), "blocks.0": (5, 8), "blocks.1": (5, 8)}),
+        (
+            "transformer",
+            {"patch": 4, "width": 8, "depth": 2},
+            {"embed": (4, 8), "blocks.0": (5, 8), "blocks.1": (5, 8)},
+        ),
         ("transformer", {"patch": 4, "width": 8, "depth": 1, "read": "mean"}, {"embed": (4, 8), "blocks.0": (4, 8)}),
     ],
 )
@@ -54,7 +62,9 @@ def test_outputs_are_the_layers_own():
     torch.testing.assert_close(_layer_outputs.outputs(rnn, x)["recurrent"], rnn.recurrent(x[:, 0])[0])
     transformer, x = build("transformer", patch=4, width=8, depth=1, read="mean")
     with_place = transformer.embed(transformer.tokens(x)) + transformer.positions
-    torch.testing.assert_close(_layer_outputs.outputs(transformer, x)["embed"], with_place, msg="a token knows its place")
+    torch.testing.assert_close(
+        _layer_outputs.outputs(transformer, x)["embed"], with_place, msg="a token knows its place"
+    )
     torch.testing.assert_close(_layer_outputs.outputs(transformer, x)["blocks.0"], transformer.blocks[0](with_place))
 
 

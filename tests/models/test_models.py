@@ -1,4 +1,5 @@
-"""One set of tests over every architecture and kind of input, so that a new file is tested unasked; then what each alone promises."""
+"""One set of tests over every architecture and kind of input, so that a new file is tested unasked; then what each
+alone promises."""
 
 import math
 
@@ -48,11 +49,23 @@ EVERY = [(name, shape) for name in NAMES for shape in SHAPES if (name, len(shape
 
 # every choice of every architecture, on 8x8 digits
 VARIANTS = [
-    *[("mlp", {"hidden": [16], "norm": norm, "dropout": dropout}) for norm in ("none", "batch", "layer") for dropout in (0, 0.3)],
+    *[
+        ("mlp", {"hidden": [16], "norm": norm, "dropout": dropout})
+        for norm in ("none", "batch", "layer")
+        for dropout in (0, 0.3)
+    ],
     ("mlp", {"hidden": []}),
     ("mlp", {"hidden": [16] * 20, "norm": "layer"}),
-    *[("cnn", {"channels": [4, 6], "norm": norm, "residual": residual}) for norm in ("none", "batch") for residual in (False, True)],
-    *[("cnn", {"channels": [4, 6], "pool": pool, "head": head}) for pool in ("max", "average", "none") for head in ("flatten", "average")],
+    *[
+        ("cnn", {"channels": [4, 6], "norm": norm, "residual": residual})
+        for norm in ("none", "batch")
+        for residual in (False, True)
+    ],
+    *[
+        ("cnn", {"channels": [4, 6], "pool": pool, "head": head})
+        for pool in ("max", "average", "none")
+        for head in ("flatten", "average")
+    ],
     *[
         ("cnn", {"channels": [4, 6], "pool": ["stride", "none"], "kernel": kernel, "padding": padding})
         for kernel in (3, [4, 3])
@@ -61,7 +74,11 @@ VARIANTS = [
     ("cnn", {"channels": [4, 6], "pool": ["none", "max"], "kernel": [3, 2], "padding": "valid"}),
     ("cnn", {"channels": [4], "pool": "none", "padding": "valid", "depth": 3}),
     ("cnn", {"channels": [4], "depth": 3, "kernel": 4, "hidden": [8, 8], "dropout": 0.3, "residual": True}),
-    *[("rnn", {"hidden": 12, "cell": cell, "bidirectional": both}) for cell in ("rnn", "lstm", "gru") for both in (False, True)],
+    *[
+        ("rnn", {"hidden": 12, "cell": cell, "bidirectional": both})
+        for cell in ("rnn", "lstm", "gru")
+        for both in (False, True)
+    ],
     ("rnn", {"hidden": 12, "layers": 3, "read": "mean", "dropout": 0.3, "bidirectional": True}),
     *[
         ("transformer", {"read": read, "positions": positions, "dropout": 0.1})
@@ -181,7 +198,13 @@ def test_it_learns_real_digits(name):
         ("transformer", (1, 28, 28), {"patch": 5}, "model.patch", "these do: 1, 2, 4, 7, 14, 28"),
         ("transformer", (1, 28, 20), {"patch": 7}, "model.patch", "these do: 1, 2, 4"),
         ("transformer", (1, 8, 8), {"patch": 16}, "model.patch", "these do: 1, 2, 4, 8"),
-        ("transformer", (1, 28, 28), {"width": 30, "heads": 5, "positions": "sincos"}, "model.width", "divisible by 4, not 30; e.g. 32"),
+        (
+            "transformer",
+            (1, 28, 28),
+            {"width": 30, "heads": 5, "positions": "sincos"},
+            "model.width",
+            "divisible by 4, not 30; e.g. 32",
+        ),
         ("cnn", (1, 8, 8), {"channels": [4] * 4}, "model.channels", "at most 3 stages, or pool: none"),
         ("cnn", (1, 28, 28), {"channels": [4] * 5}, "model.channels", "at most 4 stages"),
         (
@@ -191,8 +214,20 @@ def test_it_learns_real_digits(name):
             "model.channels",
             "at most 3 stages, or pool: none and padding: same",
         ),
-        ("cnn", (1, 8, 8), {"channels": [4] * 2, "kernel": [3] * 3}, "model.kernel", "has 3 values, model.channels has 2 stages"),
-        ("cnn", (1, 8, 8), {"channels": [4] * 2, "pool": ["max"] * 3}, "model.pool", "has 3 values, model.channels has 2 stages"),
+        (
+            "cnn",
+            (1, 8, 8),
+            {"channels": [4] * 2, "kernel": [3] * 3},
+            "model.kernel",
+            "has 3 values, model.channels has 2 stages",
+        ),
+        (
+            "cnn",
+            (1, 8, 8),
+            {"channels": [4] * 2, "pool": ["max"] * 3},
+            "model.pool",
+            "has 3 values, model.channels has 2 stages",
+        ),
         ("cnn", (1, 8, 8), {"residual": True, "padding": "valid"}, "model.residual", "make smaller"),
         ("cnn", (1, 8, 8), {"residual": True, "pool": ["stride", "max"]}, "model.residual", "make smaller"),
         ("cnn", (13,), {}, "model.name", "use mlp, rnn or transformer"),
@@ -209,7 +244,10 @@ def test_sizes_that_cannot_work(name, shape, settings, key, words):
 @pytest.mark.parametrize(
     ("name", "shape", "settings"),
     [
-        *[("transformer", (1, 28, 28), {"width": 64, "depth": 1, "heads": heads}) for heads in (1, 2, 4, 8, 16, 32, 64)],
+        *[
+            ("transformer", (1, 28, 28), {"width": 64, "depth": 1, "heads": heads})
+            for heads in (1, 2, 4, 8, 16, 32, 64)
+        ],
         *[("transformer", (1, 28, 28), {"depth": 1, "patch": patch}) for patch in (4, 7, 14, 28)],
         ("transformer", (1, 28, 28), {"width": 32, "depth": 1, "heads": 4, "positions": "sincos"}),
         ("cnn", (1, 8, 8), {"channels": [4] * 3}),
@@ -268,7 +306,9 @@ def test_mlp_is_matrices_and_relus():
     assert [tuple(p.shape) for p in (W1, W2, W3)] == [(16, 64), (12, 16), (10, 12)]
 
 
-@pytest.mark.parametrize(("activation", "gain"), [("relu", math.sqrt(2)), ("tanh", 1.0), ("gelu", math.sqrt(2)), ("selu", 1.0)])
+@pytest.mark.parametrize(
+    ("activation", "gain"), [("relu", math.sqrt(2)), ("tanh", 1.0), ("gelu", math.sqrt(2)), ("selu", 1.0)]
+)
 def test_weights_begin_with_the_scale_of_their_activation(activation, gain):
     model = build("mlp", (1, 28, 28), hidden=[512, 512], activation=activation)
     first, _, second, _, last, _ = model.parameters()

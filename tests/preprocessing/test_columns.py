@@ -21,13 +21,18 @@ NAMES = st.none() | st.sampled_from(["a", "b", "c", "d10", "d9", 'é,"', "1", "-
 
 @st.composite
 def frames(draw):
-    """A frame of columns of numbers (n0, n1, ...) and of categories (c0, ...), each with a value somewhere in its first half."""
+    """A frame of columns of numbers (n0, n1, ...) and of categories (c0, ...), each with a value somewhere in its first
+    half."""
     N = draw(st.integers(4, 30))
     numbers = {f"n{i}": draw(st.lists(NUMBERS, min_size=N, max_size=N)) for i in range(draw(st.integers(0, 3)))}
     names = {f"c{i}": draw(st.lists(NAMES, min_size=N, max_size=N)) for i in range(draw(st.integers(not numbers, 3)))}
-    for values, known in ((values, known) for part, known in ((numbers, 1.5), (names, "a")) for values in part.values()):
+    for values, known in (
+        (values, known) for part, known in ((numbers, 1.5), (names, "a")) for values in part.values()
+    ):
         values[0] = known
-    return pl.DataFrame({**numbers, **names}, schema={**dict.fromkeys(numbers, pl.Float64), **dict.fromkeys(names, pl.String)})
+    return pl.DataFrame(
+        {**numbers, **names}, schema={**dict.fromkeys(numbers, pl.Float64), **dict.fromkeys(names, pl.String)}
+    )
 
 
 def inferred(frame):
@@ -35,7 +40,8 @@ def inferred(frame):
 
 
 def by_scikit_learn(frame, train):
-    """The features of `frame` by imputing, scaling and encoding as scikit-learn does, fitted on its first `train` rows."""
+    """The features of `frame` by imputing, scaling and encoding as scikit-learn does, fitted on its first `train`
+    rows."""
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -68,11 +74,17 @@ def test_features_are_those_of_scikit_learn(frame):
     assert features.dtype == np.float32
     assert features.shape == (len(frame), fitted.features) == (len(frame), len(fitted.feature_names))
     expected = by_scikit_learn(frame, train)
-    for index, column in enumerate(column for column in fitted.columns if isinstance(column, Number) and not column.std):
+    for index, column in enumerate(
+        column for column in fitted.columns if isinstance(column, Number) and not column.std
+    ):
         assert len(set(frame[column.name][:train].drop_nulls())) == 1, index
         expected[:, fitted.feature_names.index(column.name)] = 0  # scikit-learn lets later rows through as they are
     np.testing.assert_allclose(features, np.clip(expected, -1e6, 1e6), rtol=1e-5, atol=1e-5)
-    numbers = [fitted.feature_names.index(column.name) for column in fitted.columns if isinstance(column, Number) and column.std]
+    numbers = [
+        fitted.feature_names.index(column.name)
+        for column in fitted.columns
+        if isinstance(column, Number) and column.std
+    ]
     np.testing.assert_allclose(features[:train, numbers].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(features[:train, numbers].std(0), 1, atol=1e-4)
 
@@ -91,7 +103,8 @@ def test_columns_survive_their_json(frame):
 
 @given(frames())
 def test_how_rows_were_coded_does_not_matter(frame):
-    """By the columns themselves, by those of the whole file, in another order with columns besides, by text: the same features."""
+    """By the columns themselves, by those of the whole file, in another order with columns besides, by text: the same
+    features."""
     train = len(frame) // 2
     unfitted = inferred(frame)
     fitted = unfitted.fitted(unfitted.code(frame, "data")[:train])
@@ -111,7 +124,8 @@ def test_how_rows_were_coded_does_not_matter(frame):
 
 
 def test_timestamps_keep_their_differences():
-    """float32 has 24 bits: of seconds since 1970 it knows those that are 128 apart, of nanoseconds nothing below 2 minutes."""
+    """float32 has 24 bits: of seconds since 1970 it knows those that are 128 apart, of nanoseconds nothing below 2
+    minutes."""
     for scale in (1, 10**9):
         times = 1_700_000_000 * scale + np.arange(100) * scale
         frame = pl.DataFrame({"time": times})
@@ -150,7 +164,9 @@ def test_far_values_are_held_back():
 
 
 def test_kinds():
-    frame = pl.DataFrame({"a": ["1", "2.5", "-1e3", None], "b": ["x", "1", "y", None], "c": ["1.0", "2", "1", None], "d": [1, 2, 3, 4]})
+    frame = pl.DataFrame(
+        {"a": ["1", "2.5", "-1e3", None], "b": ["x", "1", "y", None], "c": ["1.0", "2", "1", None], "d": [1, 2, 3, 4]}
+    )
     found = columns.infer(frame, "data", ["c"])
     assert found.columns == (Number("a"), Category("b", ("1", "x", "y")), Category("c", ("1", "2")), Number("d"))
     np.testing.assert_array_equal(found.code(frame, "data")[:, 2], [0, 1, 0, math.nan])
@@ -161,7 +177,12 @@ def test_numbers_may_have_become_categories_and_the_reverse():
     mixed, whole = pl.DataFrame({"c": ["1", "2", "x"]}), pl.DataFrame({"c": ["2.0", "1", "3", None]})
     by_text, by_number = columns.infer(mixed, "data"), columns.infer(whole, "data")
     assert [type(each.columns[0]) for each in (by_text, by_number)] == [Category, Number]
-    assert by_text.apply(by_number.code(whole, "data"), by_number).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert by_text.apply(by_number.code(whole, "data"), by_number).tolist() == [
+        [0, 1, 0],
+        [1, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+    ]
     numbers = by_number.fitted(np.array([[0.0], [2.0]]))
     named = Columns((Category("c", ("1", "2")),))
     assert numbers.apply(named.code(whole, "data"), named).tolist() == [[1], [0], [0], [0]]
@@ -258,7 +279,11 @@ def changed(*path, to):
         changed("columns", 1, "categories", to=[str(i) for i in range(1001)]),
         {"columns": [{"kind": "category", "name": "c", "categories": [], "indicator": False}]},
         {"columns": [{**GOOD["columns"][0], "name": str(i)} for i in range(10_001)]},
-        {"columns": [{**GOOD["columns"][1], "name": str(i), "categories": list(map(str, range(1000)))} for i in range(101)]},
+        {
+            "columns": [
+                {**GOOD["columns"][1], "name": str(i), "categories": list(map(str, range(1000)))} for i in range(101)
+            ]
+        },
     ],
 )
 def test_what_are_no_columns_is_refused(data):

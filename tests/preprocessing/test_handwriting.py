@@ -1,4 +1,5 @@
-"""Pictures that somebody made become images like those of the training: beside the same drawing made by other means, and step by step."""
+"""Pictures that somebody made become images like those of the training: beside the same drawing made by other means,
+and step by step."""
 
 import time
 from dataclasses import replace
@@ -25,7 +26,8 @@ PAGE = (240, 320)
 
 
 def drawn(width=12.0, at=(70, 190), size=90, page=PAGE):
-    """A five, from 0 to 1 where its ink is, drawn with a round pen of that width: its skeleton's distance to each pixel."""
+    """A five, from 0 to 1 where its ink is, drawn with a round pen of that width: its skeleton's distance to each
+    pixel."""
     t = np.linspace(0, 1, 400)
     arc = np.stack([0.69 + 0.31 * np.sin(t * 4.4 - 2), 0.25 + 0.31 * np.cos(t * 4.4 - 2)], 1)
     lines = [np.linspace((0.0, 0.6), (0.0, 0.1), 200), np.linspace((0.0, 0.1), arc[0], 200), arc]
@@ -56,7 +58,8 @@ CLEAN = on([255], [0], drawn())
 
 
 def alike(found, other):
-    """How much two images are alike: the correlation of their pixels, one of them moved by up to one, as centres are rounded."""
+    """How much two images are alike: the correlation of their pixels, one of them moved by up to one, as centres are
+    rounded."""
     moved = (np.roll(found, (y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1))
     return max(np.corrcoef(each.ravel(), other.ravel())[0, 1] for each in moved)
 
@@ -105,7 +108,9 @@ def test_what_was_resized_for_the_training_is_resized_likewise():
     assert said(steps) == ["resized from 320x240, as in the training"]
     assert said(prepare(255 - white, spec)[1])[0] == "inverted", "but what is of the other polarity was not among it"
     coloured = np.random.default_rng(0).integers(0, 99, (50, 40, 3), dtype=np.uint8)
-    assert np.array_equal(prepare(coloured, spec)[0][0], images.to_size(images.to_channels(coloured, 1), 28, 28, "pad")[:, :, 0])
+    assert np.array_equal(
+        prepare(coloured, spec)[0][0], images.to_size(images.to_channels(coloured, 1), 28, 28, "pad")[:, :, 0]
+    )
 
 
 # ---------------------------------------------------------------- ink
@@ -148,7 +153,9 @@ LIKE = {
     "red on green, as bright": on([60, 170, 80], [220, 98, 60], drawn()),
     "chalk": on([45, 65, 55], [220, 225, 220], drawn() * np.clip(RNG.normal(0.8, 0.3, PAGE), 0, 1)),
     "in uneven light": np.rint(on([240, 235, 220], [40, 40, 50], drawn()) * light(0.6)).astype(np.uint8),
-    "in half a shadow": np.rint(on([240, 235, 220], [40, 40, 50], drawn()) * np.where(light(1.0) > 0.3, 1, 0.5)).astype(np.uint8),
+    "in half a shadow": np.rint(on([240, 235, 220], [40, 40, 50], drawn()) * np.where(light(1.0) > 0.3, 1, 0.5)).astype(
+        np.uint8
+    ),
     "noisy": np.clip(np.rint(on([200], [50], drawn()) + RNG.normal(0, 15, (*PAGE, 1))), 0, 255).astype(np.uint8),
     "squared paper": on(LINES, [30, 30, 80], drawn()),
     "dusty": on(DUST, [20], drawn()),
@@ -266,7 +273,14 @@ def test_any_picture_becomes_an_image(shape, seed, kind):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"box": 2**26}, {"box": 1}, {"stroke": 2.0**26}, {"stroke": 0.0}, {"centre": (2.0**26, -(2.0**26))}, {"background": 255, "ink": 254}],
+    [
+        {"box": 2**26},
+        {"box": 1},
+        {"stroke": 2.0**26},
+        {"stroke": 0.0},
+        {"centre": (2.0**26, -(2.0**26))},
+        {"background": 255, "ink": 254},
+    ],
 )
 def test_a_look_out_of_a_hostile_checkpoint_does_no_harm(changed):
     spec = replace(SPEC, look=replace(LOOK, **changed))

@@ -1,4 +1,5 @@
-"""What training images have in common, beside images made with known strokes, boxes and centres, and scipy's own measures."""
+"""What training images have in common, beside images made with known strokes, boxes and centres, and scipy's own
+measures."""
 
 import json
 from dataclasses import replace
@@ -62,7 +63,9 @@ def uint8(share):
 @pytest.mark.parametrize("blur", [0.0, 0.5])
 def test_the_width_of_a_stroke_is_that_of_the_pen(width, blur):
     found = stroke_width(ring(12, width, blur=blur)[None])[0]
-    peak = ring(12, width, blur=blur).max()  # less than 1 where it's blurred away: then nobody can tell a narrow stroke from a pale one
+    peak = ring(
+        12, width, blur=blur
+    ).max()  # less than 1 where it's blurred away: then nobody can tell a narrow stroke from a pale one
     assert found == pytest.approx(width / peak, rel=0.08)
 
 
@@ -188,7 +191,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values], ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values], ids=lambda v: str(v)[:20]
+)
 def test_what_is_no_look_is_refused(key, value):
     right = looked().to_dict()
     assert Look.from_dict(right) == looked()
@@ -215,7 +220,9 @@ def test_a_checkpoint_with_a_wrong_look_is_refused(nnx_checkpoint, tmp_path):
     checkpoint.write(tmp_path / "right.pt", kept)
     assert checkpoint.read(tmp_path / "right.pt").spec == kept.spec
     assert kept.spec.look.plain
-    checkpoint.write(tmp_path / "wrong.pt", replace(kept, spec=replace(kept.spec, look=replace(kept.spec.look, box=-1))))
+    checkpoint.write(
+        tmp_path / "wrong.pt", replace(kept, spec=replace(kept.spec, look=replace(kept.spec.look, box=-1)))
+    )
     with pytest.raises(CheckpointError, match="lacks parts that a checkpoint of nnx has, or has others"):
         checkpoint.read(tmp_path / "wrong.pt")
 

@@ -85,7 +85,12 @@ def test_wider_numbers_are_scaled_where_white_is_known():
     expected = np.rint(DEEP / 65535 * 255)
     assert np.array_equal(images.decode(encoded(DEEP.astype(np.int32), "TIFF"))[:, :, 0], expected)
     assert np.array_equal(images.decode(encoded((DEEP / 65535).astype(np.float32), "TIFF"))[:, :, 0], expected)
-    for values in (DEEP.astype(np.int32) * 2, -DEEP.astype(np.int32), DEEP.astype(np.float32), np.full((2, 2), np.nan, np.float32)):
+    for values in (
+        DEEP.astype(np.int32) * 2,
+        -DEEP.astype(np.int32),
+        DEEP.astype(np.float32),
+        np.full((2, 2), np.nan, np.float32),
+    ):
         assert "save it with 8 or 16 bits" in wrong(encoded(values, "TIFF"))
 
 
@@ -166,7 +171,9 @@ def test_turned_as_exif_says(orientation, form):
     }[orientation]
     exif = Image.Exif()
     exif[0x112] = orientation
-    found = images.decode(encoded(np.ascontiguousarray(stored), form, exif=exif, **({"lossless": True} if form == "WEBP" else {})))
+    found = images.decode(
+        encoded(np.ascontiguousarray(stored), form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    )
     assert found.shape[:2] == seen.shape
     assert abs(found[:, :, 0].astype(int) - seen).max() <= (6 if form == "JPEG" else 0)
 
@@ -227,7 +234,9 @@ def test_to_half_the_size_averages_and_is_the_same_for_each_channel(channels):
         torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="bilinear", antialias=True
     )[0].permute(1, 2, 0)
     assert np.abs(found - expected.numpy()).max() <= 1
-    skipped = torch.nn.functional.interpolate(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="nearest")[0]
+    skipped = torch.nn.functional.interpolate(
+        torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="nearest"
+    )[0]
     assert np.abs(found - skipped.permute(1, 2, 0).numpy()).max() > 50, "the control: without antialiasing"
     assert np.array_equal(found, images.to_size(pixels, 32, 32, "pad")), "a square needs no padding"
     alone = np.dstack([images.to_size(pixels[:, :, c : c + 1], 32, 32, "pad") for c in range(channels)])
@@ -235,7 +244,8 @@ def test_to_half_the_size_averages_and_is_the_same_for_each_channel(channels):
 
 
 @pytest.mark.parametrize(
-    ("h", "w", "box"), [(40, 20, (0, 28, 7, 21)), (10, 56, (11, 16, 0, 28)), (1, 900, (13, 14, 0, 28)), (14, 7, (0, 28, 7, 21))]
+    ("h", "w", "box"),
+    [(40, 20, (0, 28, 7, 21)), (10, 56, (11, 16, 0, 28)), (1, 900, (13, 14, 0, 28)), (14, 7, (0, 28, 7, 21))],
 )
 def test_padding_keeps_the_aspect_and_goes_on_with_the_border(h, w, box):
     colours = np.array([[10, 200, 30], [40, 50, 60]], np.uint8)
@@ -276,7 +286,8 @@ def test_what_is_no_picture(tmp_path):
     path = tmp_path / "a.png"
     for content, words in {
         b"": "is empty",
-        b"# a text\n" * 100: "is not an image that can be read (PNG, JPEG, BMP, WebP or TIFF), or a damaged one; save it as PNG",
+        b"# a text\n"
+        * 100: "is not an image that can be read (PNG, JPEG, BMP, WebP or TIFF), or a damaged one; save it as PNG",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n": "run `git lfs pull`",
         b"GIF89a" + bytes(100): "is not an image",
         b"\x89PNG\r\n\x1a\n": "damaged",

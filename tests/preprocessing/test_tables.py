@@ -36,7 +36,8 @@ def test_tsv_has_tabs_whatever_else_is_in_it(tmp_path):
 
 
 def test_what_an_office_writes():
-    """A mark before the text, semicolons, decimal commas, space around the values, a line behind the last, old Macs' ends of lines."""
+    """A mark before the text, semicolons, decimal commas, space around the values, a line behind the last, old Macs'
+    ends of lines."""
     data = "\ufeff size ;kind\n 1,5; a \n -2;b,c\n+3,25;1,2,3\n\n\n".encode()
     expected = {"size": ["1.5", "-2", "+3.25"], "kind": ["a", "b,c", "1,2,3"]}
     assert tables.read(data).to_dict(as_series=False) == expected
@@ -70,17 +71,21 @@ def test_blank_lines_are_no_rows_and_lines_are_counted_all_the_same(tmp_path):
 
 
 TEXTS = st.text(
-    st.characters(codec="utf-8", exclude_characters="\r\0", exclude_categories=["Cc", "Zs", "Zl", "Zp"]) | st.sampled_from(',;|"\n'),
+    st.characters(codec="utf-8", exclude_characters="\r\0", exclude_categories=["Cc", "Zs", "Zl", "Zp"])
+    | st.sampled_from(',;|"\n'),
     max_size=6,
 )
 
 
-TABLES = st.integers(2, 4).flatmap(lambda width: st.lists(st.lists(TEXTS, min_size=width, max_size=width), min_size=2, max_size=12))
+TABLES = st.integers(2, 4).flatmap(
+    lambda width: st.lists(st.lists(TEXTS, min_size=width, max_size=width), min_size=2, max_size=12)
+)
 
 
 @given(TABLES)
 def test_what_the_csv_module_writes_is_read(rows):
-    """Quotes, separators and ends of lines inside of values. Read by polars, located by the csv module: they agree on the rows."""
+    """Quotes, separators and ends of lines inside of values. Read by polars, located by the csv module: they agree on
+    the rows."""
     names = [f"column {i}" for i in range(len(rows[0]))]
     read = tables.read(written([names, *rows]))
     strip = lambda text: None if text.strip() in tables.MISSING else text.strip()  # noqa: E731
@@ -94,7 +99,9 @@ def test_a_row_of_another_length_is_found(rows, data):
     short = data.draw(st.booleans()) and len(rows[0]) > 2
     rows[at] = ["x", *rows[at][2:]] if short else ["x", *rows[at]]
     line = 1 + written([names, *rows[:at]]).count(b"\n")
-    with pytest.raises(DataError, match=rf"^data:{line}: has {len(rows[at])} values, but the header names {len(names)} columns"):
+    with pytest.raises(
+        DataError, match=rf"^data:{line}: has {len(rows[at])} values, but the header names {len(names)} columns"
+    ):
         tables.read(written([names, *rows]), "data")
 
 
@@ -129,7 +136,8 @@ def test_parquet_keeps_numbers_and_writes_the_rest_as_csv_would(tmp_path):
 
 
 def test_a_damaged_parquet_takes_nothing_down(monkeypatch):
-    """polars aborts the process for some files with a flipped bit (seen in 2.1), which is why it reads Parquet in another."""
+    """polars aborts the process for some files with a flipped bit (seen in 2.1), which is why it reads Parquet in
+    another."""
     packed = io.BytesIO()
     pl.DataFrame({"a": [1, None, 3], "b": ["x", None, "z"], "c": [True, False, None]}).write_parquet(packed)
     assert len(tables.read(packed.getvalue(), "a.parquet")) == 3

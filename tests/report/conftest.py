@@ -28,7 +28,8 @@ def content(
     epochs: int = 3,
     **more: Any,
 ) -> report.Content:
-    """An untrained network's report, with random but skilful predictions; `sharpness` makes them surer and more often right."""
+    """An untrained network's report, with random but skilful predictions; `sharpness` makes them surer and more often
+    right."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     K = len(classes)
@@ -110,7 +111,9 @@ class Page(HTMLParser):
     def table(self, kind: str) -> list[list[str]]:
         """The rows of the table whose class or id holds `kind`."""
         tables = [attributes for tag, attributes in self.elements if tag == "table"]
-        number = next(n for n, attributes in enumerate(tables) if kind in f"{attributes.get('class')} {attributes.get('id')}")
+        number = next(
+            n for n, attributes in enumerate(tables) if kind in f"{attributes.get('class')} {attributes.get('id')}"
+        )
         return self.tables[number]
 
     @property
@@ -118,7 +121,11 @@ class Page(HTMLParser):
         return json.loads(self.scripts[0])
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str]]:
-        return [found for name, found in self.elements if name == tag and all(found.get(key) == value for key, value in wanted.items())]
+        return [
+            found
+            for name, found in self.elements
+            if name == tag and all(found.get(key) == value for key, value in wanted.items())
+        ]
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def visit(browser):
-    """Opens a file, with the network off; at the end there must have been no message, no error and no request but for the file itself."""
+    """Opens a file, with the network off; at the end there must have been no message, no error and no request but for
+    the file itself."""
     contexts, complaints = [], []
 
     def opened(path: Path, width: int = 1100, scheme: str = "light"):
@@ -43,7 +44,10 @@ def visit(browser):
         tab = context.new_page()
         tab.on("console", lambda message: complaints.append(f"console: {message.text}"))
         tab.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        tab.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+        tab.on(
+            "request",
+            lambda request: complaints.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
+        )
         tab.goto(path.as_uri())
         return tab
 
@@ -83,7 +87,9 @@ def seen(element) -> np.ndarray:
 
 
 def shown_cells(tab) -> list[str]:
-    return tab.evaluate("[...document.querySelectorAll('.cell')].filter((cell) => cell.checkVisibility()).map((cell) => cell.id)")
+    return tab.evaluate(
+        "[...document.querySelectorAll('.cell')].filter((cell) => cell.checkVisibility()).map((cell) => cell.id)"
+    )
 
 
 def test_a_click_on_a_cell_shows_its_images(visit, make, tmp_path):
@@ -95,7 +101,10 @@ def test_a_click_on_a_cell_shows_its_images(visit, make, tmp_path):
     matrix = np.array(content.figures["confusion_matrix"])
     worst = (matrix - np.diag(matrix.diagonal())).max()
     assert matrix[tuple(map(int, first.split("-")[1:]))] == worst, "the most frequent confusion is there at once"
-    for true, said in [(3, 3), next((i, j) for i in range(10) for j in range(10) if i != j and matrix[i][j] and f"cell-{i}-{j}" != first)]:
+    for true, said in [
+        (3, 3),
+        next((i, j) for i in range(10) for j in range(10) if i != j and matrix[i][j] and f"cell-{i}-{j}" != first),
+    ]:
         button = tab.locator(f"[data-cell=cell-{true}-{said}]")
         button.click()
         assert shown_cells(tab) == [f"cell-{true}-{said}"]
@@ -199,7 +208,8 @@ def test_the_film_plays_from_its_beginning_to_its_end(visit, filmed):
 
 
 def test_what_the_canvas_shows_is_what_the_network_said(visit, filmed):
-    """The numbers that are written into the confusion matrix of the first frame, by what the canvas was told to write."""
+    """The numbers that are written into the confusion matrix of the first frame, by what the canvas was told to
+    write."""
     tab = visit(filmed)
     tab.evaluate("window.texts = []; void (CanvasRenderingContext2D.prototype.fillText = (text) => texts.push(text))")
     tab.locator("#film-frame").focus()
@@ -224,9 +234,14 @@ def test_light_and_dark(visit, filmed):
     colours = {}
     for scheme in ("light", "dark"):
         tab = visit(filmed, scheme=scheme)
-        paper, ink = (tab.evaluate(f"getComputedStyle(document.documentElement).{name}") for name in ("backgroundColor", "color"))
+        paper, ink = (
+            tab.evaluate(f"getComputedStyle(document.documentElement).{name}") for name in ("backgroundColor", "color")
+        )
         colours[scheme] = [sum(map(int, colour[4:-1].split(","))) for colour in (paper, ink)]
-        assert tab.locator(".chart text").first.evaluate("(text) => getComputedStyle(text).fill") not in (paper, "rgb(0, 0, 0)")
+        assert tab.locator(".chart text").first.evaluate("(text) => getComputedStyle(text).fill") not in (
+            paper,
+            "rgb(0, 0, 0)",
+        )
     assert colours["light"][0] > 700 > 200 > colours["light"][1]
     assert colours["dark"][0] < 200 < 600 < colours["dark"][1]
 
@@ -267,7 +282,9 @@ def test_hostile_names_run_nothing(visit, made):
 
 
 def test_the_control_a_script_that_got_in_would_not_run(visit, make, tmp_path):
-    text = report.render(make()).replace("</main>", "<script>hacked = 1</script><img src=x onerror='hacked = 1'></main>")
+    text = report.render(make()).replace(
+        "</main>", "<script>hacked = 1</script><img src=x onerror='hacked = 1'></main>"
+    )
     (tmp_path / "report.html").write_text(text)
     tab = visit(tmp_path / "report.html")
     assert tab.evaluate("typeof hacked") == "undefined"

@@ -1,4 +1,5 @@
-"""The page against scikit-learn and plain loops; names that would break out of it; shapes, classes and sizes of every kind."""
+"""The page against scikit-learn and plain loops; names that would break out of it; shapes, classes and sizes of every
+kind."""
 
 import base64
 import dataclasses
@@ -55,7 +56,9 @@ def test_the_figures_are_scikit_learns(make, page):
     assert [text for text in head if text][:3] == ["class", "precision", "recall"]
     for k, row in enumerate(rows):
         assert row[0] == str(k)
-        assert [of(row[n]) for n in (1, 2, 4)] == pytest.approx([100 * each[k] for each in (precision, recall, f1)], abs=0.0051)
+        assert [of(row[n]) for n in (1, 2, 4)] == pytest.approx(
+            [100 * each[k] for each in (precision, recall, f1)], abs=0.0051
+        )
         assert of(row[5], int) == support[k]
     macro = sk.precision_recall_fscore_support(labels, predicted, average="macro")
     assert [of(mean[n]) for n in (1, 2, 4)] == pytest.approx([100 * each for each in macro[:3]], abs=0.0051)
@@ -76,12 +79,18 @@ def test_the_matrix_is_scikit_learns(make, page):
 def test_behind_each_cell_are_its_samples(make, page):
     content = make(samples=500)
     text = report.render(content)
-    labels, predicted, sure = content.predictions.labels, content.predictions.predicted, content.predictions.probabilities.max(1)
+    labels, predicted, sure = (
+        content.predictions.labels,
+        content.predictions.predicted,
+        content.predictions.probabilities.max(1),
+    )
     buttons = [attributes for attributes in page(text).all("button") if "data-cell" in attributes]
     assert len(buttons) == np.count_nonzero(sk.confusion_matrix(labels, predicted))
     for button in buttons:
         true, said = map(int, re.fullmatch(r"cell-(\d+)-(\d+)", button["data-cell"]).groups())
-        panel = re.search(rf'<div class="cell" id="{button["data-cell"]}" hidden>(.*?)</div>\s*</div>', text, re.DOTALL)[1]
+        panel = re.search(
+            rf'<div class="cell" id="{button["data-cell"]}" hidden>(.*?)</div>\s*</div>', text, re.DOTALL
+        )[1]
         shown = [int(n) for n in re.findall(r'aria-label="sample (\d+): is', panel)]
         inside = np.flatnonzero((labels == true) & (predicted == said))
         assert len(shown) == min(len(inside), 24)
@@ -91,7 +100,9 @@ def test_behind_each_cell_are_its_samples(make, page):
         assert shown == order[: len(shown)]
 
 
-@pytest.mark.parametrize(("wrong", "said"), [(1, "There is one. Its label may be wrong itself."), (2, "All 2 mistakes, the surest first.")])
+@pytest.mark.parametrize(
+    ("wrong", "said"), [(1, "There is one. Its label may be wrong itself."), (2, "All 2 mistakes, the surest first.")]
+)
 def test_one_mistake_is_no_list(make, wrong, said):
     content = make(sharpness=100.0)
     content.predictions.labels[:wrong] = (content.predictions.labels[:wrong] + 1) % 10
@@ -113,7 +124,9 @@ def test_the_galleries_show_what_they_say(make):
     assert [int(n) for n in re.findall(r'aria-label="sample (\d+): is', section)] == wrong[:24]
     worst = wrong[0]
     truth, most = labels[worst], said[worst].argmax()
-    caption = f'is <b>{truth}</b> <small>{100 * said[worst][truth]:.1f}\xa0%</small><br>says <b class="wrong">{most}</b>'
+    caption = (
+        f'is <b>{truth}</b> <small>{100 * said[worst][truth]:.1f}\xa0%</small><br>says <b class="wrong">{most}</b>'
+    )
     assert caption in section
 
 
@@ -138,7 +151,8 @@ def test_a_thumbnail_is_the_sample(make, shape):
 def test_the_calibration_is_that_of_a_plain_loop(make):
     content = make(samples=500, sharpness=1.0)
     titles = re.findall(
-        r"<title>(\d+) to (\d+) % sure: ([\d,]+) of 500 samples, on average ([\d.]+) % sure, right ([\d.]+) %", report.render(content)
+        r"<title>(\d+) to (\d+) % sure: ([\d,]+) of 500 samples, on average ([\d.]+) % sure, right ([\d.]+) %",
+        report.render(content),
     )
     found = {int(low): (of(count, int), float(sure), float(right)) for low, _, count, sure, right in titles}
     expected = {}
@@ -146,8 +160,14 @@ def test_the_calibration_is_that_of_a_plain_loop(make):
         inside = [n for n in range(500) if b / 15 < content.predictions.probabilities[n].max() <= (b + 1) / 15]
         if inside:
             sure = np.mean([content.predictions.probabilities[n].max() for n in inside])
-            right = np.mean([content.predictions.probabilities[n].argmax() == content.predictions.labels[n] for n in inside])
-            expected[round(100 * b / 15)] = (len(inside), pytest.approx(100 * sure, abs=0.0051), pytest.approx(100 * right, abs=0.0051))
+            right = np.mean(
+                [content.predictions.probabilities[n].argmax() == content.predictions.labels[n] for n in inside]
+            )
+            expected[round(100 * b / 15)] = (
+                len(inside),
+                pytest.approx(100 * sure, abs=0.0051),
+                pytest.approx(100 * right, abs=0.0051),
+            )
     assert found == expected
     assert len(found) > 5
 
@@ -156,8 +176,12 @@ def test_the_curves_run_through_the_epochs_figures(make):
     """A point's place is where a ruler would put it: between two ticks of the axis, in proportion."""
     content = make(epochs=5)
     svg = report.render(content)
-    points = re.findall(r'class="validation dot" cx="([\d.]+)" cy="([\d.]+)" r="3"><title>validation, epoch (\d+): ([\d.]+) %', svg)
-    assert [float(value) for *_, value in points] == pytest.approx([100 * (1 - 0.5 / n) for n in range(1, 6)], abs=0.0051)
+    points = re.findall(
+        r'class="validation dot" cx="([\d.]+)" cy="([\d.]+)" r="3"><title>validation, epoch (\d+): ([\d.]+) %', svg
+    )
+    assert [float(value) for *_, value in points] == pytest.approx(
+        [100 * (1 - 0.5 / n) for n in range(1, 6)], abs=0.0051
+    )
     x, y = ([float(point[n]) for point in points] for n in (0, 1))
     values = [float(point[3]) for point in points]
     assert x == pytest.approx(np.linspace(x[0], x[-1], 5), abs=0.06)
@@ -180,7 +204,11 @@ def test_ticks_are_few_round_and_within(low, high):
 
 
 def elements(found):
-    return [tag for tag, _ in found.elements if tag in ("script", "img", "style", "title", "section", "link", "iframe", "base")]
+    return [
+        tag
+        for tag, _ in found.elements
+        if tag in ("script", "img", "style", "title", "section", "link", "iframe", "base")
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5,)])
@@ -210,7 +238,11 @@ def test_nothing_is_loaded_and_only_its_own_script_runs(make, page):
     import hashlib
 
     found = page(report.render(make()))
-    (policy,) = (attributes["content"] for attributes in found.all("meta") if attributes.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (
+        attributes["content"]
+        for attributes in found.all("meta")
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     data, script = found.scripts
     assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
     assert policy.startswith("default-src 'none'; img-src data:;")

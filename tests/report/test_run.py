@@ -67,7 +67,10 @@ def test_without_one_there_is_none(nnx):
     assert code == 0
     assert json.loads(out)["report"] is None
     assert not Path("r/report.html").exists()
-    assert json.loads(nnx("train", "--resume", "r", "--set", "train.report=true", "-q", "--json")[1])["report"] == "r/report.html"
+    assert (
+        json.loads(nnx("train", "--resume", "r", "--set", "train.report=true", "-q", "--json")[1])["report"]
+        == "r/report.html"
+    )
     assert Path("r/report.html").exists(), "a resume may ask for it"
 
 
@@ -107,7 +110,10 @@ def test_eval_writes_one_of_its_split(nnx, page, trained):
     assert code == 0
     assert sorted(os.listdir("e")) == ["eval.json", "report.html"]
     found = page(Path("e/report.html").read_text())
-    assert found.data["figures"] | {"seconds": 0, "samples_per_second": 0} == json.loads(out) | {"seconds": 0, "samples_per_second": 0}
+    assert found.data["figures"] | {"seconds": 0, "samples_per_second": 0} == json.loads(out) | {
+        "seconds": 0,
+        "samples_per_second": 0,
+    }
     assert json.loads(Path("e/eval.json").read_text()) == json.loads(out)
     assert "validation accuracy" in "".join(found.text)
     assert len(found.data["records"]) == 2, "of metrics.jsonl beside the checkpoint"
@@ -122,7 +128,9 @@ def test_curves_are_only_those_of_the_checkpoints_own_run(trained, tmp_path, dam
     folder = Path(shutil.copytree(trained, tmp_path / "r"))
     path = folder / "metrics.jsonl"
     if damage == "another run's":
-        path.write_text(path.read_text().replace('"val_loss": 0', '"val_loss": 1').replace('"val_loss": 1', '"val_loss": 2'))
+        path.write_text(
+            path.read_text().replace('"val_loss": 0', '"val_loss": 1').replace('"val_loss": 1', '"val_loss": 2')
+        )
     elif damage == "nonsense":
         path.write_text(path.read_text().replace('"lr": ', '"lr": "x", "l": '))
     elif damage == "not finite":

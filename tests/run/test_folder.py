@@ -25,7 +25,9 @@ LINES = [{**record, "seconds": 0.5, "samples_per_second": 7.0} for record in REC
 
 
 def test_a_second_process_is_refused_with_the_firsts_pid(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(MachineError, match=f"in use by process {other.pid}"), runs.held(tmp_path):
             pass
@@ -71,7 +73,13 @@ def test_the_checkpoint_of_a_folder_and_what_is_none(tmp_path):
     (tmp_path / "checkpoint.pt").touch()
     (tmp_path / "other/checkpoint.pt").mkdir(parents=True)
     assert runs.checkpoint_in(tmp_path) == tmp_path / "checkpoint.pt"
-    for none in (tmp_path / "checkpoint.pt", tmp_path / "other", tmp_path / "missing", tmp_path / ("long" * 100), Path("a\0b")):
+    for none in (
+        tmp_path / "checkpoint.pt",
+        tmp_path / "other",
+        tmp_path / "missing",
+        tmp_path / ("long" * 100),
+        Path("a\0b"),
+    ):
         assert runs.checkpoint_in(none) == none
 
 
@@ -96,7 +104,9 @@ def test_what_a_killed_start_left_is_no_run(tmp_path):
 def test_metrics_after_a_crash(damage, known, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(damage("".join(json.dumps(line) + "\n" for line in LINES)))
     timeless = {"seconds": None, "samples_per_second": None}
-    assert runs.read_metrics(tmp_path, RECORDS) == [line if line["epoch"] in known else line | timeless for line in LINES]
+    assert runs.read_metrics(tmp_path, RECORDS) == [
+        line if line["epoch"] in known else line | timeless for line in LINES
+    ]
     assert len(runs.read_metrics(tmp_path, RECORDS[:2])) == 2
 
 

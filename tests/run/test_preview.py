@@ -36,7 +36,9 @@ def test_every_model_is_shown_as_it_would_be_trained(model, tmp_path, monkeypatc
     assert found.config == chosen
     assert found.parameters == models.count(job.state.model) == sum(layer.parameters for layer in found.layers)
     assert found.flops == sum(layer.flops for layer in found.layers) > 0
-    assert [replace(layer, flops=None) for layer in found.layers] == list(models.layers(job.state.model, job.dataset.spec))
+    assert [replace(layer, flops=None) for layer in found.layers] == list(
+        models.layers(job.state.model, job.dataset.spec)
+    )
     assert [choice.what for choice in found.choices] == [*(choice.what for choice in job.runtime.choices), "data path"]
     assert found.warnings == ()
     forecast = found.forecast
@@ -112,7 +114,9 @@ def test_a_table_has_features_instead_of_pixels():
 
 
 def test_columns_name_the_features():
-    dataset = table(columns=Columns((Number("a", mean=40, std=5), Number("b", std=1), Category("c", ("x", "y")))), features=4)
+    dataset = table(
+        columns=Columns((Number("a", mean=40, std=5), Number("b", std=1), Category("c", ("x", "y")))), features=4
+    )
     found = facts(dataset, DIGITS)
     assert found.features == ("a", "b", "c = x", "c = y")
     scales, offsets = np.array([5, 1, 1, 1]), np.array([40, 0, 0, 0])  # as they come, not as the network sees them
@@ -125,7 +129,9 @@ def test_columns_name_the_features():
 
 
 def test_a_run_is_its_start_its_epochs_and_its_end():
-    forecast = Forecast(steps=5, start=1.5, training=2.0, validation=0.25, end=0.75, epochs=10, memory=0, device_memory=None)
+    forecast = Forecast(
+        steps=5, start=1.5, training=2.0, validation=0.25, end=0.75, epochs=10, memory=0, device_memory=None
+    )
     assert forecast.seconds == 1.5 + 10 * 2.25 + 0.75
 
 
@@ -170,7 +176,10 @@ def test_a_step_that_takes_longer_than_the_trial_is_one_step(tiny, monkeypatch):
 
 def test_training_that_diverges_is_a_warning(tiny):
     found = show(
-        config.parse(tiny("optimizer: {name: sgd, lr: 1000}", model="{name: mlp, hidden: [64, 64, 64], activation: leaky_relu}"), "a.yaml"),
+        config.parse(
+            tiny("optimizer: {name: sgd, lr: 1000}", model="{name: mlp, hidden: [64, 64, 64], activation: leaky_relu}"),
+            "a.yaml",
+        ),
         seconds=0.1,
     )
     assert "in the trial, step " in found.warnings[0]

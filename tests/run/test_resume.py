@@ -1,4 +1,5 @@
-"""Going on with a run: from which state, with which settings, and what is made good after a crash. Equal bits are in cli/test_train."""
+"""Going on with a run: from which state, with which settings, and what is made good after a crash. Equal bits are in
+cli/test_train."""
 
 import json
 import os
@@ -20,7 +21,13 @@ from nnx.run.verify import verify
 from nnx.system import device as runtime
 from nnx.training import loop
 
-SETTINGS = ["train.report=false", "train.epochs=2", "dataset.validation=0.5", "train.batch_size=64", "model={name: mlp, hidden: [8]}"]
+SETTINGS = [
+    "train.report=false",
+    "train.epochs=2",
+    "dataset.validation=0.5",
+    "train.batch_size=64",
+    "model={name: mlp, hidden: [8]}",
+]
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -124,7 +131,9 @@ def test_the_optimizers_settings_are_the_configs(folder):
     """A file that lacks one would fail at the first step; one that has another would train with it."""
     state = checkpoint.read(folder / "last.pt")
     (optimizer,) = state.training["optimizers"]
-    groups = [{"params": group["params"], "lr": group["lr"], "weight_decay": 9.0} for group in optimizer["param_groups"]]
+    groups = [
+        {"params": group["params"], "lr": group["lr"], "weight_decay": 9.0} for group in optimizer["param_groups"]
+    ]
     changed = state.training | {"optimizers": [optimizer | {"param_groups": groups}]}
     checkpoint.write(folder / "last.pt", replace(state, training=changed))
     assert events("train.epochs=3", resume=folder)[-1].summary["epochs"] == 3
@@ -191,7 +200,8 @@ def test_other_data_is_refused(folder, monkeypatch):
 
 
 def test_a_crash_between_state_and_checkpoint_is_made_good(tmp_path, monkeypatch):
-    """The state of an epoch is saved before its network: the network can be had from the state, not the other way round."""
+    """The state of an epoch is saved before its network: the network can be had from the state, not the other way
+    round."""
     write = checkpoint.write
 
     def crash(path, *arguments, **options):
@@ -217,13 +227,17 @@ def test_a_crash_between_state_and_checkpoint_is_made_good(tmp_path, monkeypatch
 
 
 def test_a_lost_network_is_said_before_training_goes_on(folder):
-    events("train.epochs=3", "optimizer.lr=3e-3", resume=folder)  # the best epoch may be any: make it one before the state
+    events(
+        "train.epochs=3", "optimizer.lr=3e-3", resume=folder
+    )  # the best epoch may be any: make it one before the state
     state = checkpoint.read(folder / "last.pt")
     history = [record | {"val_accuracy": 1.0 / record["epoch"]} for record in state.counters["history"]]
     checkpoint.write(folder / "last.pt", replace(state, counters=state.counters | {"history": history}))
     (folder / "checkpoint.pt").unlink()
     before = files(folder)
-    with pytest.raises(errors.CheckpointError, match=r"checkpoint\.pt: no such file. The network of the best epoch, 1, is lost"):
+    with pytest.raises(
+        errors.CheckpointError, match=r"checkpoint\.pt: no such file. The network of the best epoch, 1, is lost"
+    ):
         events("train.epochs=4", resume=folder)
     assert files(folder) == before
 
@@ -285,7 +299,10 @@ def test_a_signal_while_the_test_set_is_read_ends_it_and_it_can_be_taken_up(tmp_
         return real(model, batches, *more)
 
     monkeypatch.setattr(runs_module, "evaluate", evaluate)
-    with signals.noted() as noted, pytest.raises(errors.Stopped, match=r"training is done and saved. Go on with: nnx train --resume \S+r$"):
+    with (
+        signals.noted() as noted,
+        pytest.raises(errors.Stopped, match=r"training is done and saved. Go on with: nnx train --resume \S+r$"),
+    ):
         events(out=tmp_path / "r", signal=noted)
     monkeypatch.undo()
     assert isinstance(events(resume=tmp_path / "r")[-1], Finished)
@@ -323,7 +340,12 @@ def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(tmp_pat
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB"), "at 2.00 GiB more"),
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB"
+            ),
+            "at 2.00 GiB more",
+        ),
         (
             RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 6400"
@@ -412,7 +434,9 @@ def test_also_after_it_was_given_more_epochs(schedule, tmp_path):
     events(f"schedule={schedule}", out=tmp_path / "r")
     events(f"schedule={schedule}", "train.epochs=4", resume=tmp_path / "r")
     found = verify(tmp_path / "r")
-    assert (found.steps, found.difference) == (24, None), "what was recorded after the change would be of another schedule"
+    assert (found.steps, found.difference) == (24, None), (
+        "what was recorded after the change would be of another schedule"
+    )
 
 
 def test_the_first_step_that_differs_is_found(folder):
@@ -421,7 +445,9 @@ def test_the_first_step_that_differs_is_found(folder):
     losses[16] = losses[16].nextafter(torch.tensor(9.0))
     environment = state.environment | {"began": state.environment["began"] | {"torch": "0.1"}}
     for name in ("last.pt", "previous.pt"):
-        checkpoint.write(folder / name, replace(state, training=state.training | {"losses": losses}, environment=environment))
+        checkpoint.write(
+            folder / name, replace(state, training=state.training | {"losses": losses}, environment=environment)
+        )
     found = verify(folder)
     assert found.difference.step == 17
     assert 0 < found.difference.recorded - found.difference.now < 1e-6
@@ -441,7 +467,9 @@ def test_verify_as_a_command(folder, capsys, monkeypatch):
     assert "bitwise equal: the losses of the first 24 steps; config, data and environment are the same" in out
     assert json.loads(command(folder, "--json")[1])["bitwise_equal"] is True
     state = checkpoint.read(folder / "last.pt")
-    checkpoint.write(folder / "last.pt", replace(state, training=state.training | {"losses": state.training["losses"] + 1}))
+    checkpoint.write(
+        folder / "last.pt", replace(state, training=state.training | {"losses": state.training["losses"] + 1})
+    )
     code, out, err = command(folder, "--json")
     assert code == 5
     assert json.loads(out)["difference"]["step"] == 1

@@ -1,4 +1,5 @@
-"""scripts/bench: its judgement of measurements, its protocol and its guard, on made-up contestants that need neither torch nor data."""
+"""scripts/bench: its judgement of measurements, its protocol and its guard, on made-up contestants that need neither
+torch nor data."""
 
 import importlib.machinery
 import json
@@ -81,7 +82,9 @@ def test_turns_are_taken_and_the_median_is_the_value() -> None:
 
 
 @pytest.mark.parametrize(("dip", "kept", "discarded"), [(85.0, [1, 4, 5], 2), (95.0, [1, 2, 3], 0)])
-def test_values_beside_a_slow_probe_are_discarded_and_taken_again(dip: float, kept: list[float], discarded: int) -> None:
+def test_values_beside_a_slow_probe_are_discarded_and_taken_again(
+    dip: float, kept: list[float], discarded: int
+) -> None:
     """The dip is after the second value and before the third. One within the tolerance, 95 of 100, is the control."""
     result = race({"a": giving(1, 2, 3, 4, 5)}, Quiet(50, 100, 100, dip, 100), rounds=3)["a"]
     assert (result.values, result.discarded) == (kept, discarded)
@@ -102,7 +105,9 @@ def test_never_quiet_ends_and_says_so() -> None:
 
 
 def test_a_command_is_timed_and_weighed() -> None:
-    ended = measure.run([sys.executable, "-c", "import time; x = bytearray(30_000_000); print(1, flush=True); time.sleep(0.2)"])
+    ended = measure.run(
+        [sys.executable, "-c", "import time; x = bytearray(30_000_000); print(1, flush=True); time.sleep(0.2)"]
+    )
     assert ended.output == "1\n"
     assert 0.2 <= ended.leaving <= ended.seconds
     assert ended.megabytes > 30
@@ -176,7 +181,9 @@ def faked(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return main
 
 
-def test_quick_prints_a_table_and_json_on_the_last_line(faked: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_prints_a_table_and_json_on_the_last_line(
+    faked: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert faked("--guard", "4", nnx=5000) == 0
     lines = capsys.readouterr().out.splitlines()
     document: dict[str, Any] = json.loads(lines[-1])
@@ -194,7 +201,9 @@ def test_guard_measures_once_more_and_then_fails(faked: Callable[..., int], caps
     assert "error: nnx is 3.90 times as fast as the beginner's loop; wanted: 4" in errors
 
 
-def test_gpu_without_one_is_an_error(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_without_one_is_an_error(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit) as left:
         bench.main(["--gpu"])
@@ -211,6 +220,8 @@ def test_wrong_arguments(bench: ModuleType, arguments: list[str]) -> None:
 
 def test_picture_is_drawn(tmp_path: Path) -> None:
     picture.draw(
-        [{"name": "nnx", "value": 9e4, "x_beginner": 7.0}, {"name": "beginner", "value": 1.3e4}], "here, now", tmp_path / "a" / "b.png"
+        [{"name": "nnx", "value": 9e4, "x_beginner": 7.0}, {"name": "beginner", "value": 1.3e4}],
+        "here, now",
+        tmp_path / "a" / "b.png",
     )
     assert (tmp_path / "a" / "b.png").read_bytes().startswith(b"\x89PNG")

@@ -82,7 +82,10 @@ def test_a_precision_asked_for_is_taken_or_refused():
         ("mlp", 784 * 256 + 256 * 128 + 128 * 10),
         ("{name: cnn, channels: [4, 8], norm: none}", 28 * 28 * 4 * 9 + 14 * 14 * 8 * 4 * 9 + 7 * 7 * 8 * 10),
         ("{name: rnn, cell: lstm, hidden: 16}", 28 * 4 * 16 * (28 + 16) + 160),
-        ("{name: transformer, patch: 7, width: 8, depth: 1, heads: 2, read: mean}", 16 * (49 * 8 + 8 * 24 + 8 * 8 + 2 * 8 * 16) + 80),
+        (
+            "{name: transformer, patch: 7, width: 8, depth: 1, heads: 2, read: mean}",
+            16 * (49 * 8 + 8 * 24 + 8 * 8 + 2 * 8 * 16) + 80,
+        ),
     ],
 )
 def test_multiply_adds_by_hand(model, expected):
@@ -104,7 +107,9 @@ def test_a_precision_without_kernels_is_left_or_refused(monkeypatch, tmp_path):
     rnn = {"dataset": "digits", "model": {"name": "rnn", "hidden": 8}, "train": {"epochs": 1}}
     started, *_, finished = run(config.from_dict(rnn, "made"), out=tmp_path / "auto")
     assert finished.summary["precision"] == "float32"
-    assert "can't compute this rnn in bfloat16" in next(choice.reason for choice in started.choices if choice.what == "precision")
+    assert "can't compute this rnn in bfloat16" in next(
+        choice.reason for choice in started.choices if choice.what == "precision"
+    )
     with pytest.raises(DeviceError, match="use precision: float32"):
         next(run(config.from_dict({**rnn, "precision": "bfloat16"}, "made"), out=tmp_path / "asked"))
     assert not (tmp_path / "asked").exists()

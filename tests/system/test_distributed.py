@@ -1,6 +1,7 @@
 """Several processes train what one would: the same losses, the same accuracy; and none stays behind when one dies.
 
-Most of it runs in forks of this process, which need not import torch again; rank 0 serves the store, as it does without torchrun.
+Most of it runs in forks of this process, which need not import torch again; rank 0 serves the store, as it does without
+torchrun.
 """
 
 import contextlib
@@ -156,7 +157,14 @@ def test_a_signal_to_one_rank_is_answered_to_all_at_the_same_question():
 
 @pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
 def test_an_incomplete_environment_is_the_users_mistake(monkeypatch, missing):
-    there = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    there = {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }
     for name, value in (there | {missing: ""}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=missing), distributed.joined():
@@ -178,7 +186,12 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm, self.linear, self.norms = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(48, 5), nn.BatchNorm1d(5)
+        self.conv, self.norm, self.linear, self.norms = (
+            nn.Conv2d(2, 3, 3),
+            nn.BatchNorm2d(3),
+            nn.Linear(48, 5),
+            nn.BatchNorm1d(5),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.conv(x)).relu()
@@ -377,10 +390,13 @@ def errors(tmp_path: Path, rank: int = 0) -> list[str]:
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
-    ("error", "code", "text"), [(DataError("no drive"), 2, "no drive"), (TypeError("no"), 1, "a bug in nnx: TypeError: no.")]
+    ("error", "code", "text"),
+    [(DataError("no drive"), 2, "no drive"), (TypeError("no"), 1, "a bug in nnx: TypeError: no.")],
 )
 def test_one_that_fails_takes_all_down_and_rank_0_says_why(tmp_path, rank, error, code, text):
-    codes = ended(nnx(tmp_path, *QUICK, prepare=at_step(rank, 40, lambda: fail(error)), world=3), distributed.GRACE)  # none has to be told
+    codes = ended(
+        nnx(tmp_path, *QUICK, prepare=at_step(rank, 40, lambda: fail(error)), world=3), distributed.GRACE
+    )  # none has to be told
     assert {codes[0], codes[rank]} == {code}
     assert all(codes)
     (line,) = errors(tmp_path)
@@ -440,7 +456,9 @@ def test_a_signal_to_any_of_them_saves_and_ends_all(tmp_path, to):
 
 def started(tmp_path: Path, *words: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    return subprocess.Popen([sys.executable, "-m", *words], cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True
+    )
 
 
 def wait_for(path: Path, step: int = 0) -> None:

@@ -47,7 +47,9 @@ def test_only_what_dead_processes_left_is_swept(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead = process.pid
-    mine, theirs, other = (tmp_path / name for name in (f".last.pt.{os.getpid()}.tmp", f".last.pt.{dead}.tmp", ".notes.tmp"))
+    mine, theirs, other = (
+        tmp_path / name for name in (f".last.pt.{os.getpid()}.tmp", f".last.pt.{dead}.tmp", ".notes.tmp")
+    )
     for path in (mine, theirs, other):
         path.write_text("x")
     files.sweep(tmp_path)

@@ -35,13 +35,26 @@ SUMMARY = {
 def events(epochs: int = 3, steps: int = 20, losses: tuple[float, ...] = (2.0, 0.5, 0.1)) -> Iterator[Event]:
     layers = (Layer("flatten", "Flatten", (784,), 0), Layer("output", "Linear", (10,), 7850))
     choices = (Choice("device", "cpu", "no CUDA device found [bold]"), Choice("precision", "float32", "exact"))
-    yield Started(Path("runs/[red]x"), choices, {"train": 55_000, "validation": 5_000}, layers, 7850, epochs, steps, 0, 0)
+    yield Started(
+        Path("runs/[red]x"), choices, {"train": 55_000, "validation": 5_000}, layers, 7850, epochs, steps, 0, 0
+    )
     for epoch in range(epochs):
         loss = losses[epoch % len(losses)]
         for batch in range(1, steps + 1):
             yield Step(epoch, batch, epoch * steps + batch, loss + 1 / batch, 1e-3, 97_200.0)
         stopping = "enough" if epoch == epochs - 1 else None
-        yield Epoch(epoch + 1, (epoch + 1) * steps, loss, loss * 1.1, 0.9 + epoch / 100, 1e-3, 1.25, 97_200.0, epoch != 1, stopping)
+        yield Epoch(
+            epoch + 1,
+            (epoch + 1) * steps,
+            loss,
+            loss * 1.1,
+            0.9 + epoch / 100,
+            1e-3,
+            1.25,
+            97_200.0,
+            epoch != 1,
+            stopping,
+        )
     yield Finished(SUMMARY)
 
 

@@ -72,7 +72,9 @@ def test_colours_without_blocks():
 
 def test_fewer_colours_are_richs_affair():
     console = terminal("256")
-    others = np.random.default_rng(3).integers(0, 256, (6, 5), dtype=np.uint8)  # rich remembers the codes of styles that it has printed
+    others = np.random.default_rng(3).integers(
+        0, 256, (6, 5), dtype=np.uint8
+    )  # rich remembers the codes of styles that it has printed
     text = "\n".join(printed(draw.image(others, console=console), console))
     assert ";5;" in text
     assert ";2;" not in text

@@ -1,4 +1,5 @@
-"""A traced step against autograd by other code, torch's own optimizers and cells, and backprop; and controls: what is wrong is caught."""
+"""A traced step against autograd by other code, torch's own optimizers and cells, and backprop; and controls: what is
+wrong is caught."""
 
 import importlib
 import io
@@ -121,7 +122,9 @@ def architecture(tmp_path, monkeypatch):
 
     def add(name, **changes):
         text = WRONG
-        for word, code in ({"NAME": name, "BACKWARD": "grad * (x > 0)", "FORWARD": "x", "START": "pass"} | changes).items():
+        for word, code in (
+            {"NAME": name, "BACKWARD": "grad * (x > 0)", "FORWARD": "x", "START": "pass"} | changes
+        ).items():
             text = text.replace(word, code)
         (folder / f"{name}.py").write_text(text)
         importlib.invalidate_caches()
@@ -137,7 +140,8 @@ def settings(name, *more):
 
 
 def untraced(chosen, found):
-    """The network of a config in float64, drawn as training draws it, and the sample as a batch: nothing of nnx.trace in it."""
+    """The network of a config in float64, drawn as training draws it, and the sample as a batch: nothing of nnx.trace
+    in it."""
     data = datasets.load(chosen.dataset, seed=chosen.seed)
     torch.manual_seed(chosen.seed)
     outputs = 1 if chosen.loss.name == "binary_cross_entropy" else len(data.spec.classes)
@@ -151,7 +155,9 @@ def untraced(chosen, found):
 
 
 def close(ours, theirs, **tolerance):
-    torch.testing.assert_close(torch.as_tensor(ours, dtype=torch.float64), torch.as_tensor(theirs).detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        torch.as_tensor(ours, dtype=torch.float64), torch.as_tensor(theirs).detach(), rtol=1e-10, atol=1e-12
+    )
 
 
 def all_hold(found):
@@ -164,7 +170,9 @@ def all_hold(found):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_numbers_are_those_of_plain_pytorch(name):
     lr = 0.05
-    found = trace("digits_mlp", index=3, overrides=settings(name, f"optimizer={{name: adam, lr: {lr}}}", "schedule=constant"))
+    found = trace(
+        "digits_mlp", index=3, overrides=settings(name, f"optimizer={{name: adam, lr: {lr}}}", "schedule=constant")
+    )
     all_hold(found)
     chosen = config.load("digits_mlp", settings(name))
     model, x, label = untraced(chosen, found)
@@ -192,10 +200,14 @@ def test_the_numbers_are_those_of_plain_pytorch(name):
     torch.optim.Adam(model.parameters(), lr, foreach=False).step()
     close(found.update.optimized.loss, F.cross_entropy(model(x), label))
     close(found.update.optimized.probability, model(x).softmax(1)[0, label[0]])
-    foretold = loss.item() + sum(float((gradients[key] * (p.detach() - before[key])).sum()) for key, p in model.named_parameters())
+    foretold = loss.item() + sum(
+        float((gradients[key] * (p.detach() - before[key])).sum()) for key, p in model.named_parameters()
+    )
     assert found.update.optimized.foretold == pytest.approx(foretold, rel=1e-9)
 
-    neuron = found.neuron  # wherever its weights are, each is there with its own gradient, and moves as both steps move it
+    neuron = (
+        found.neuron
+    )  # wherever its weights are, each is there with its own gradient, and moves as both steps move it
     one = {term.weight: term for term in (*neuron.terms, *neuron.biases)}
     seen = 0
     for key, weight in before.items():
@@ -248,7 +260,11 @@ def test_a_filter_at_a_place_and_its_way_to_the_activation():
     )
     assert [stage.name for stage in found.neuron.then] == ["MaxPool2d", "BatchNorm2d", "ReLU"]
     assert found.neuron.kernel == (4, 3, 3)
-    assert (found.neuron.terms[10].label, found.neuron.uses, found.neuron.window) == ("map 1, row 1, column 1", 16, None)
+    assert (found.neuron.terms[10].label, found.neuron.uses, found.neuron.window) == (
+        "map 1, row 1, column 1",
+        16,
+        None,
+    )
     at_the_edge = trace("digits_cnn", overrides=settings("cnn"), neuron="1:0@0,0").neuron
     assert [term.label for term in at_the_edge.terms[3:6]] == ["outside", "row 0, column 0", "row 0, column 1"]
     assert (at_the_edge.window, at_the_edge.terms[3].input) == ((-1, -1, 2, 2), 0)
@@ -271,7 +287,9 @@ def test_a_recurrent_unit_is_torchs_cell_step_by_step(cell):
     if cell == "lstm":
         close(neuron.cell, torch.stack([states[4][1][0, 4], states[5][1][0, 4]]))
     assert neuron.cell is None or cell == "lstm"
-    assert [gate.name for gate in neuron.gates][-1:] == ["state" if cell == "rnn" else "output gate" if cell == "lstm" else "candidate"]
+    assert [gate.name for gate in neuron.gates][-1:] == [
+        "state" if cell == "rnn" else "output gate" if cell == "lstm" else "candidate"
+    ]
     for gate in neuron.gates:
         bent = math.tanh(gate.sum) if gate.activation == "tanh" else 1 / (1 + math.exp(-gate.sum))
         assert gate.output == pytest.approx(bent, rel=1e-12)
@@ -291,10 +309,17 @@ def test_a_token_and_where_it_looks():
     q, k, _ = (part.view(1, 5, 3, 4).transpose(1, 2) for part in block.qkv(seen).chunk(3, 2))
     weights = (q @ k.transpose(2, 3) / 2).softmax(3)
     close(found.attention.weights, weights[0, found.attention.head, 0])
-    assert (found.attention.block, found.attention.token, found.neuron.where) == ("blocks.1", "class token", "class token")
+    assert (found.attention.block, found.attention.token, found.neuron.where) == (
+        "blocks.1",
+        "class token",
+        "class token",
+    )
     assert found.attention.tokens[4] == "patch 3, rows 4-7, columns 4-7"
     patch = trace("digits_transformer", overrides=[model_of], neuron="embed:2@3")
-    assert (patch.neuron.where, patch.attention.token, patch.neuron.window) == (*[found.attention.tokens[4]] * 2, (4, 4, 8, 8))
+    assert (patch.neuron.where, patch.attention.token, patch.neuron.window) == (
+        *[found.attention.tokens[4]] * 2,
+        (4, 4, 8, 8),
+    )
     close([term.input for term in patch.neuron.terms], x[0, 0, 4:, 4:].flatten())
 
 
@@ -310,7 +335,10 @@ VARIANTS = [
     ("digits_rnn", "{name: rnn, cell: rnn, hidden: 5, layers: 2, bidirectional: true, read: mean}"),
     ("digits_rnn", "{name: rnn, cell: gru, hidden: 5, layers: 2, bidirectional: true, read: mean}"),
     ("digits_rnn", "{name: rnn, cell: lstm, hidden: 5, layers: 2, bidirectional: true}"),
-    ("digits_transformer", "{name: transformer, patch: 8, width: 8, heads: 2, depth: 1, read: mean, positions: sincos}"),
+    (
+        "digits_transformer",
+        "{name: transformer, patch: 8, width: 8, heads: 2, depth: 1, read: mean, positions: sincos}",
+    ),
 ]
 LOSSES = [
     "mse",
@@ -341,7 +369,9 @@ def test_every_loss_is_derived(loss):
     assert any(check.name == "plain Python" for check in found.checks) == (loss in ("mse", "cross_entropy"))
 
 
-@pytest.mark.parametrize("optimizer", [*registry.names("optimizer"), "{name: sgd, momentum: 0.9, nesterov: true, weight_decay: 0.1}"])
+@pytest.mark.parametrize(
+    "optimizer", [*registry.names("optimizer"), "{name: sgd, momentum: 0.9, nesterov: true, weight_decay: 0.1}"]
+)
 def test_every_optimizer_makes_its_own_step(optimizer):
     found = trace("digits_cnn", overrides=settings("cnn", f"optimizer={optimizer}", "train.clip_grad_norm=null"))
     all_hold(found)
@@ -359,14 +389,17 @@ def test_every_optimizer_makes_its_own_step(optimizer):
 
 def test_clipping_comes_before_the_optimizer_alone():
     free, clipped = (
-        trace("digits_mlp", overrides=settings("mlp", "optimizer=sgd", f"train.clip_grad_norm={limit}")) for limit in ("null", 0.5)
+        trace("digits_mlp", overrides=settings("mlp", "optimizer=sgd", f"train.clip_grad_norm={limit}"))
+        for limit in ("null", 0.5)
     )
     assert free.update.clipped is None
     assert clipped.update.clipped == pytest.approx(0.5 / clipped.update.gradient_norm, rel=1e-6)
     assert not clipped.update.is_plain
     for one, other in zip(free.neuron.terms, clipped.neuron.terms, strict=True):
         assert one.after_descent == other.after_descent
-        assert (other.after_optimizer - other.weight) == pytest.approx(clipped.update.clipped * (one.after_descent - one.weight), rel=1e-4)
+        assert (other.after_optimizer - other.weight) == pytest.approx(
+            clipped.update.clipped * (one.after_descent - one.weight), rel=1e-4
+        )
 
 
 # ---------------------------------------------------------------- other data
@@ -393,7 +426,9 @@ def test_two_classes_by_one_sigmoid(others, capsys):
     found = trace("digits_mlp", overrides=settings("mlp", "dataset=rows", "loss=binary_cross_entropy"), index=4)
     all_hold(found)
     assert found.probabilities[1] == pytest.approx(1 / (1 + math.exp(-found.logits[0])), rel=1e-12)
-    assert found.loss.value == pytest.approx(-math.log(found.probabilities[("no", "yes").index(found.sample.label)]), rel=1e-12)
+    assert found.loss.value == pytest.approx(
+        -math.log(found.probabilities[("no", "yes").index(found.sample.label)]), rel=1e-12
+    )
     story.tell(found)
     assert "whose sigmoid is the probability of yes" in capsys.readouterr().out
 
@@ -417,10 +452,14 @@ def test_a_checkpoint_brings_its_weights_and_its_preparation(others, tmp_path):
     kept = torch.load(tmp_path / "r/checkpoint.pt", weights_only=True)["model"]
     found = trace(tmp_path / "r/checkpoint.pt", index=1, split="test")
     all_hold(found)
-    assert [term.weight for term in found.neuron.terms] == kept["stages.0.conv.weight"][found.neuron.unit].double().flatten().tolist()
+    assert [term.weight for term in found.neuron.terms] == kept["stages.0.conv.weight"][
+        found.neuron.unit
+    ].double().flatten().tolist()
     assert (found.epoch, found.update.learning_rate) == (3, pytest.approx(0.04 * 3e-3))
     assert any("begin afresh" in note for note in found.notes)
-    assert trace(tmp_path / "r", index=1, split="test").logits == found.logits, "a run's folder stands for its checkpoint"
+    assert trace(tmp_path / "r", index=1, split="test").logits == found.logits, (
+        "a run's folder stands for its checkpoint"
+    )
     fresh = trace("digits_cnn", overrides=settings("cnn"), index=1, split="test")
     assert fresh.epoch is None
     assert found.loss.value < fresh.loss.value
@@ -428,7 +467,9 @@ def test_a_checkpoint_brings_its_weights_and_its_preparation(others, tmp_path):
     assert slower.update.is_plain
     with pytest.raises(InputError, match="can't change model"):
         trace(tmp_path / "r", overrides=["model.hidden=[3]"])
-    with pytest.raises(CheckpointError, match="was trained on 1x8x8 inputs and 10 classes, the dataset has 3x8x12 inputs and 3 classes"):
+    with pytest.raises(
+        CheckpointError, match="was trained on 1x8x8 inputs and 10 classes, the dataset has 3x8x12 inputs and 3 classes"
+    ):
         trace(tmp_path / "r", overrides=["dataset=colours"])
 
 
@@ -501,11 +542,14 @@ def test_gates_and_attention_that_differ_are_caught(monkeypatch):
     failed = {check.name for check in trace("digits_rnn", overrides=settings("rnn")).checks if not check.passed}
     assert "gates" in failed
     monkeypatch.setattr("nnx.trace.neuron.math.sqrt", lambda x: 1.01 * x**0.5)
-    assert {c.name for c in trace("digits_transformer", overrides=settings("transformer")).checks if not c.passed} == {"attention"}
+    assert {c.name for c in trace("digits_transformer", overrides=settings("transformer")).checks if not c.passed} == {
+        "attention"
+    }
 
 
 def test_a_gradient_at_a_kink_is_right_on_either_side_of_it_and_wrong_elsewhere(architecture):
-    """Inputs and biases of 0: every weighted sum is exactly where ReLU has its corner, with slopes 0 to the left and 1 to the right."""
+    """Inputs and biases of 0: every weighted sum is exactly where ReLU has its corner, with slopes 0 to the left and 1
+    to the right."""
     for name, slope, passes in (
         ("left", "0", True),
         ("middle", "0.5", True),
@@ -554,7 +598,17 @@ def test_the_story_in_a_pipe(nnx, recipe):
     assert all(len(line) <= story.PIPE and line == line.rstrip() for line in lines)
     found = trace(recipe)
     for number, title in enumerate(
-        ("The input", "Forward", "One neuron in full", "The answer", "Backward", "The update", "The same sample", "Checked"), 1
+        (
+            "The input",
+            "Forward",
+            "One neuron in full",
+            "The answer",
+            "Backward",
+            "The update",
+            "The same sample",
+            "Checked",
+        ),
+        1,
     ):
         assert any(line.startswith(f"{number}  {title}") for line in lines), title
     assert f"{found.loss.value:#.5g}" in result.out
@@ -566,7 +620,9 @@ def test_long_tables_are_cut_with_a_count(nnx):
     out = nnx("trace", "digits_mlp", "--neuron", "1:2").out
     assert "... and 56 more, together" in out
     assert "... and 60 more" in out
-    products = [float(line.split()[-1]) for line in out.splitlines() if re.match(r"   row \d, column \d( +-?[\d.]+){3}$", line)]
+    products = [
+        float(line.split()[-1]) for line in out.splitlines() if re.match(r"   row \d, column \d( +-?[\d.]+){3}$", line)
+    ]
     assert len(products) == 8
     by_size = [abs(product) for product in products]
     assert by_size == sorted(by_size, reverse=True)
@@ -620,7 +676,11 @@ def test_pictures_in_a_terminal():
     for width in (60, 80, 120):
         for colour in (True, False):
             screen = Console(
-                width=width, force_terminal=True, color_system="truecolor" if colour else None, record=True, file=io.StringIO()
+                width=width,
+                force_terminal=True,
+                color_system="truecolor" if colour else None,
+                record=True,
+                file=io.StringIO(),
             )
             for part in story.chapters(found, screen):
                 screen.print(part)

@@ -1,4 +1,5 @@
-"""The film: the training's bits are the same with it, a resume goes on with it, and its frames are what the network is."""
+"""The film: the training's bits are the same with it, a resume goes on with it, and its frames are what the network
+is."""
 
 import os
 import signal
@@ -194,7 +195,10 @@ def test_a_film_that_somebody_changed_is_refused_or_can_be_shown(kind, change, r
     refused = 0
     for key, array in frames.items():
         changed = CHANGES[change] and CHANGES[change](array)
-        np.savez(tmp_path / "film.npz", **{name: each for name, each in (frames | {key: changed}).items() if each is not None})
+        np.savez(
+            tmp_path / "film.npz",
+            **{name: each for name, each in (frames | {key: changed}).items() if each is not None},
+        )
         try:
             found = film.read(tmp_path / "film.npz")
         except errors.CheckpointError:
@@ -225,9 +229,13 @@ def test_without_a_film_that_can_be_read_it_begins_anew(tmp_path, damage):
         np.savez(path, **frames | {"sure": np.array([print], dtype=object)})
     else:
         np.savez(path, **{key: value for key, value in frames.items() if key != "labels"})
-    happened = list(run(config.load("digits_mlp", [f"model={MODELS['mlp']}", *RANDOM, "train.film=true"]), resume=tmp_path / "r"))
+    happened = list(
+        run(config.load("digits_mlp", [f"model={MODELS['mlp']}", *RANDOM, "train.film=true"]), resume=tmp_path / "r")
+    )
     warnings = next(event.warnings for event in happened if isinstance(event, Started))
-    assert [warning for warning in warnings if "film.npz" in warning and "anew at step 6" in warning] or damage == "gone"
+    assert [
+        warning for warning in warnings if "film.npz" in warning and "anew at step 6" in warning
+    ] or damage == "gone"
     steps = film.read(path)["step"].tolist()
     assert steps == [6, 8, 10, 12, 15, 19, 24, 30, 36]
 
@@ -248,7 +256,11 @@ def recorder_of(model: str, shape: tuple[int, ...] = (1, 8, 8), K: int = 10, sam
     spec = Spec(shape, tuple(map(str, range(K))), (0.4,) * shape[0], (0.3,) * shape[0])
     torch.manual_seed(0)
     state = State.new(settings, models.build(settings.model, spec, K), choose("cpu", "float32"), 10)
-    inputs = rng.integers(0, 256, (samples, *shape), dtype=np.uint8) if len(shape) == 3 else rng.normal(size=(samples, *shape)).astype("f4")
+    inputs = (
+        rng.integers(0, 256, (samples, *shape), dtype=np.uint8)
+        if len(shape) == 3
+        else rng.normal(size=(samples, *shape)).astype("f4")
+    )
     return film.Recorder(state, spec, Split(inputs, rng.integers(0, K, samples)))
 
 
@@ -266,7 +278,12 @@ def test_the_last_frame_is_the_network_that_came_out(tmp_path, model):
     assert np.array_equal(frames["labels"], data.labels[frames["places"]])
     assert np.array_equal(frames["predicted"][-1], probabilities.argmax(1))
     np.testing.assert_allclose(frames["right"][-1], probabilities[np.arange(200), frames["labels"]], atol=1e-3)
-    assert (frames["predicted"][0] == frames["labels"]).mean() < 0.3 < 0.7 < (frames["predicted"][-1] == frames["labels"]).mean()
+    assert (
+        (frames["predicted"][0] == frames["labels"]).mean()
+        < 0.3
+        < 0.7
+        < (frames["predicted"][-1] == frames["labels"]).mean()
+    )
     weight = kept.model["layers.1.weight" if model == "mlp" else "stages.0.conv.weight"]
     seen = weight.reshape(16, 1, 8, 8) if model == "mlp" else weight
     np.testing.assert_allclose(frames["filters"][-1], seen, atol=1e-3)
@@ -332,7 +349,9 @@ def test_the_longest_film_is_under_20_mb(model, shape, K, tmp_path):
     recorder.write(tmp_path)
     with zipfile.ZipFile(tmp_path / "film.npz") as archive:
         frame = sum(member.file_size for member in archive.infolist())
-    steps = sum(film.is_kept(step) for step in range(20_000_000 // 1000)) + 36  # the next three powers of ten have 31 more
+    steps = (
+        sum(film.is_kept(step) for step in range(20_000_000 // 1000)) + 36
+    )  # the next three powers of ten have 31 more
     assert frame * steps < 20e6
     frames = film.read(tmp_path / "film.npz")
     assert frames["embedding"].shape == (1, 200, 16)

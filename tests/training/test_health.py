@@ -1,4 +1,5 @@
-"""What a watched run says: figures against other code, each cause provoked, silence where all is well; and not a bit changes."""
+"""What a watched run says: figures against other code, each cause provoked, silence where all is well; and not a bit
+changes."""
 
 import io
 import math
@@ -58,7 +59,9 @@ def samples(spec, n=64, seed=1, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     inputs = scale * torch.randn(n, *spec.shape, generator=generator)
     inputs = (128 + 50 * inputs).clamp(0, 255).to(torch.uint8) if spec.is_image else inputs
-    return Resident(Split(inputs.numpy(), torch.randint(len(spec.classes), (n,), generator=generator).numpy()), spec, CPU.device)
+    return Resident(
+        Split(inputs.numpy(), torch.randint(len(spec.classes), (n,), generator=generator).numpy()), spec, CPU.device
+    )
 
 
 # ---------------------------------------------------------------- figures
@@ -75,7 +78,9 @@ def test_the_figures_are_those_of_other_code():
     loss.backward()
     assert found.loss == pytest.approx(loss.item(), rel=1e-5)
     assert found.guess == pytest.approx(math.log(5))
-    assert found.gradients == {f"layers.{i}": pytest.approx(layers[i].weight.grad.norm().item(), rel=1e-5) for i in (1, 3, 5)}
+    assert found.gradients == {
+        f"layers.{i}": pytest.approx(layers[i].weight.grad.norm().item(), rel=1e-5) for i in (1, 3, 5)
+    }
     hidden = F.relu(layers[1](x))
     assert found.dead == {
         "layers.2": pytest.approx((hidden.sum(0) == 0).float().mean().item()),
@@ -148,7 +153,9 @@ def test_a_watched_run_has_the_same_bits(name, tmp_path):
 def test_the_matrices_of_a_plain_mlp_too(tmp_path):
     chosen = config.load("digits_mlp", ["train.epochs=2"])
     for watch in (False, True):
-        started = next(event for event in list(run(chosen, out=tmp_path / str(watch), watch=watch)) if isinstance(event, Started))
+        started = next(
+            event for event in list(run(chosen, out=tmp_path / str(watch), watch=watch)) if isinstance(event, Started)
+        )
         assert any(choice.value == "matrices" for choice in started.choices)
     assert (tmp_path / "True/last.pt").read_bytes() == (tmp_path / "False/last.pt").read_bytes()
 
@@ -202,45 +209,67 @@ def test_the_shipped_digits_recipes_are_well(recipe, tmp_path):
 def test_mnist_is_well(recipe, tmp_path, monkeypatch):
     import os
 
-    if not (Path(os.environ.get("NNX_DATA_DIR", "")) / "MNIST/raw/train-images-idx3-ubyte").is_file() or not os.environ.get("NNX_DATA_DIR"):
+    if not (
+        Path(os.environ.get("NNX_DATA_DIR", "")) / "MNIST/raw/train-images-idx3-ubyte"
+    ).is_file() or not os.environ.get("NNX_DATA_DIR"):
         pytest.skip("NNX_DATA_DIR does not hold MNIST/raw")
     assert said(watched(recipe, "train.epochs=1", out=tmp_path / "r")) == []
 
 
-# ---------------------------------------------------------------- each cause, provoked, and beside it the healthy control
+# ---------------------------------------------------------------- each cause, provoked, and beside it the healthy
+# control
 
 
 def test_a_learning_rate_too_high_and_what_it_kills(tmp_path):
     found = watched("digits_mlp", "optimizer={name: adam, lr: 1}", "train.epochs=3", out=tmp_path / "r")
     assert max(found[1].dead.values()) > 0.9
     long, dead = said(found)  # the cause first, what it brought about behind it, both once
-    assert re.match(r"epoch 1: a step moved the weights by \d.* the learning rate is too high; lower optimizer.lr \(now 1\)", long)
+    assert re.match(
+        r"epoch 1: a step moved the weights by \d.* the learning rate is too high; lower optimizer.lr \(now 1\)", long
+    )
     assert "add schedule.warmup: 1" in long
     assert re.match(
-        r"epoch 1: \d+ % of the ReLUs of layers.\d .*dead, 0 for each of 64 samples.*begin anew with a lower optimizer.lr", dead
+        r"epoch 1: \d+ % of the ReLUs of layers.\d .*dead, 0 for each of 64 samples.*begin anew with a lower optimizer.lr",
+        dead,
     )
-    cycled = said(watched("digits_mlp", "optimizer={name: adam, lr: 1}", "schedule=one_cycle", "train.epochs=2", out=tmp_path / "s"))
+    cycled = said(
+        watched(
+            "digits_mlp", "optimizer={name: adam, lr: 1}", "schedule=one_cycle", "train.epochs=2", out=tmp_path / "s"
+        )
+    )
     assert "warmup" not in cycled[0], "one_cycle has no such key"
 
 
 def test_a_learning_rate_too_low(tmp_path):
     for optimizer in ("{name: adam, lr: 1e-7}", "{name: sgd, lr: 1e-6}"):
-        warnings = said(watched("digits_mlp", f"optimizer={optimizer}", "train.epochs=3", out=tmp_path / optimizer[7:10]))
+        warnings = said(
+            watched("digits_mlp", f"optimizer={optimizer}", "train.epochs=3", out=tmp_path / optimizer[7:10])
+        )
         assert len(warnings) == 1
-        assert re.match(r"epoch 1: no step moved the weights by more than .* too low; raise optimizer.lr \(now 1e-0", warnings[0])
+        assert re.match(
+            r"epoch 1: no step moved the weights by more than .* too low; raise optimizer.lr \(now 1e-0", warnings[0]
+        )
     slow = watched(
-        "digits_mlp", "optimizer={name: sgd, lr: 0.01}", "train.epochs=3", "schedule={name: cosine, warmup: 1}", out=tmp_path / "r"
+        "digits_mlp",
+        "optimizer={name: sgd, lr: 0.01}",
+        "train.epochs=3",
+        "schedule={name: cosine, warmup: 1}",
+        out=tmp_path / "r",
     )
     assert said(slow) == [], "a rate that a schedule has brought down is not too low"
 
 
 def test_the_very_first_step_may_be_longer(tmp_path):
-    """That of rmsprop moves every weight by ten times the learning rate; at its own rate digits_cnn's by 0.1 of their length."""
+    """That of rmsprop moves every weight by ten times the learning rate; at its own rate digits_cnn's by 0.1 of their
+    length."""
     settings = ("optimizer={name: rmsprop, lr: 2e-3}", "schedule=constant", "train.epochs=2", "train.ema=null")
     found = watched("digits_mlp", *settings, out=tmp_path / "r")
     assert 0.1 < found[1].update < 0.3
     assert said(found) == []
-    assert "too high" in said(watched("digits_mlp", "optimizer={name: rmsprop, lr: 1e-2}", *settings[1:], out=tmp_path / "s"))[0]
+    assert (
+        "too high"
+        in said(watched("digits_mlp", "optimizer={name: rmsprop, lr: 1e-2}", *settings[1:], out=tmp_path / "s"))[0]
+    )
 
 
 def test_what_has_learned_all_there_is_takes_short_steps_in_peace():
@@ -322,14 +351,17 @@ def test_a_first_loss_far_above_a_guess():
     raw = samples(spec, scale=100.0)
     warning, *_ = Watch(state, raw, F.cross_entropy).look().warnings
     assert re.match(
-        r"before the first step: the loss is [\d.]+, where a guess has ln 5 = 1.61: inputs are not normalised, their size is \d+", warning
+        r"before the first step: the loss is [\d.]+, where a guess has ln 5 = 1.61: inputs are not normalised, their size is \d+",
+        warning,
     )
     with torch.no_grad():
         state.model.layers[3].weight *= 30
     warning, *_ = Watch(state, data, F.cross_entropy).look().warnings
     assert re.search(r"the weights begin too large, logits deviate by \d+.*, not by 1 or less", warning)
     state.step = 1
-    assert not any("a guess" in warning for warning in Watch(state, data, F.cross_entropy).look().warnings), "it is about the start"
+    assert not any("a guess" in warning for warning in Watch(state, data, F.cross_entropy).look().warnings), (
+        "it is about the start"
+    )
 
 
 def test_two_classes_by_one_sigmoid_have_their_guess_too():
@@ -353,13 +385,22 @@ def test_each_warning_is_said_once():
 # ---------------------------------------------------------------- on the screen
 
 SOME = Health(
-    2, 64, 0.5, math.log(10), {"layers.2": 0.031, "layers.4": 0.2}, {"layers.1": 0.31, "layers.3": 0.2, "layers.5": 0.4}, 2.1e-3, ()
+    2,
+    64,
+    0.5,
+    math.log(10),
+    {"layers.2": 0.031, "layers.4": 0.2},
+    {"layers.1": 0.31, "layers.3": 0.2, "layers.5": 0.4},
+    2.1e-3,
+    (),
 )
 EPOCH = Epoch(2, 72, 0.31, 0.29, 0.91, 1e-3, 0.8, 55_000.0, True)
 
 
 def shown(*events, terminal=False, quiet=False):
-    screen = Console(file=io.StringIO(), width=80, height=40, force_terminal=terminal, _environ={"TERM": "xterm-256color"})
+    screen = Console(
+        file=io.StringIO(), width=80, height=40, force_terminal=terminal, _environ={"TERM": "xterm-256color"}
+    )
     assert list(train.show(iter(events), console=screen, quiet=quiet)) == list(events)
     return screen.file.getvalue()
 
@@ -380,7 +421,9 @@ def test_a_line_an_epoch_where_there_is_no_terminal():
 def test_in_the_live_view_it_is_part_of_the_picture_and_warnings_are_lines(monkeypatch):
     monkeypatch.setattr(train, "REDRAW", 0)
     started = Started(Path("r"), (), {"train": 9}, (), 1, 3, 36, 0, 0)
-    text = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown(started, EPOCH, replace(SOME, warnings=("all is lost",)), terminal=True))
+    text = re.sub(
+        r"\x1b\[[?0-9;]*[A-Za-z]", "", shown(started, EPOCH, replace(SOME, warnings=("all is lost",)), terminal=True)
+    )
     assert re.search(r"update 2.1e-03 +gradient 3.1e-01 first", text)
     assert "warning: all is lost" in text
     assert not re.search(r"^health", text, re.MULTILINE)
@@ -400,7 +443,9 @@ def test_the_flag(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words, expected in ((["--watch"], True), ([], False)):
         monkeypatch.setattr(
-            sys, "argv", ["nnx", "train", "digits_mlp", "--set", "train.epochs=1", "--json", "--out", f"r{expected}", *words]
+            sys,
+            "argv",
+            ["nnx", "train", "digits_mlp", "--set", "train.epochs=1", "--json", "--out", f"r{expected}", *words],
         )
         assert run_command() == 0
         captured = capsys.readouterr()

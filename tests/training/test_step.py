@@ -1,4 +1,5 @@
-"""Faster steps against plain ones: gradients against autograd and against backpropagation in pure Python, whole runs against each other."""
+"""Faster steps against plain ones: gradients against autograd and against backpropagation in pure Python, whole runs
+against each other."""
 
 import math
 import random
@@ -56,12 +57,22 @@ def gradients_of(make, state, *of):
 # ---------------------------------------------------------------- matrices
 
 widths = st.lists(st.integers(1, 20), max_size=4)
-SMOOTHED, WEIGHTED = "{name: cross_entropy, label_smoothing: 0.1}", "{name: cross_entropy, class_weights: [1, 2, 3, 4, 5]}"
+SMOOTHED, WEIGHTED = (
+    "{name: cross_entropy, label_smoothing: 0.1}",
+    "{name: cross_entropy, class_weights: [1, 2, 3, 4, 5]}",
+)
 LOSSES = ["cross_entropy", SMOOTHED, WEIGHTED, "mse", "focal"]
 
 
 @settings(deadline=None, max_examples=60)
-@given(widths, st.sampled_from(["relu", "sigmoid", "tanh"]), st.sampled_from(LOSSES), st.booleans(), st.integers(1, 20), st.integers(0, 99))
+@given(
+    widths,
+    st.sampled_from(["relu", "sigmoid", "tanh"]),
+    st.sampled_from(LOSSES),
+    st.booleans(),
+    st.integers(1, 20),
+    st.integers(0, 99),
+)
 def test_matrices_give_autograds_gradients(hidden, activation, loss, soft, B, seed):
     state = made([f"model.hidden={hidden}", f"model.activation={activation}", f"loss={loss}"], seed=seed)
     inputs, targets = batch(B, seed=seed)
@@ -126,7 +137,9 @@ NOT_PLAIN = [
 ]
 
 
-@pytest.mark.parametrize("overrides", [[], ["model.hidden=[]"], ["model.activation=tanh"], ["loss=mse"], ["train.mixup=0.2"]], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [[], ["model.hidden=[]"], ["model.activation=tanh"], ["loss=mse"], ["train.mixup=0.2"]], ids=str
+)
 def test_a_plain_mlp_is_done_in_matrices(overrides):
     state = made(overrides)
     assert fuse.choose(state.config, state.model, CPU).value == "matrices"
@@ -178,7 +191,9 @@ def test_a_cuda_graph_learns_the_same_as_eager(name):
     ends = []
     for wrap in (lambda step: step, fuse.cuda_graph):
         state = made(
-            [f"model={{name: {name}}}", *(["model.patch=4"] if name == "transformer" else []), "train.ema=0.9"], data=data, device=device
+            [f"model={{name: {name}}}", *(["model.patch=4"] if name == "transformer" else []), "train.ema=0.9"],
+            data=data,
+            device=device,
         )
         step = wrap(train_step(backpropagation(state.config.loss.build([1] * 5, device.device), device)))
         for n in range(30):
