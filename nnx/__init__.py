@@ -38,7 +38,7 @@ def train(
     from nnx.run.pipeline import Run, run
     from nnx.system import distributed
 
-    with distributed.joined():
+    with distributed.join():
         events = run(
             configs.load(config, overrides),
             out=Path(out) if out else None,
@@ -52,7 +52,7 @@ def train(
 def evaluate(checkpoint: str | Path, *, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, Any]:
     """`nnx eval`: the figures of a checkpoint, or a run's folder, on a split of its dataset. Raises NnxError (see
     nnx.errors)."""
-    from nnx.run.pipeline import evaluate_checkpoint
+    from nnx.run.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides).figures
 
@@ -62,6 +62,6 @@ def load(checkpoint: str | Path, *, device: str = "cpu") -> "Classifier":
 
     Raises CheckpointError.
     """
-    from nnx.inference import classifier as predict
+    from nnx.inference import classifier as classifiers
 
-    return predict.load(checkpoint, device)
+    return classifiers.load(checkpoint, device)

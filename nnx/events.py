@@ -18,7 +18,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSummary:
     """A row of the model table. `shape` is that of the output for one sample."""
 
     name: str
@@ -35,7 +35,7 @@ class Started:
     run: Path
     choices: tuple[Choice, ...]
     samples: dict[str, int]  # split -> how many; the test set is not opened yet
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSummary, ...]
     parameters: int
     epochs: int
     steps_per_epoch: int

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnx.config.registry import Part
+from nnx.config.registry import Component
 from nnx.errors import ConfigError
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +43,7 @@ ClassWeights = Annotated[
 WEIGHTS = "balanced (rare classes count more, n / (K * n_class)), or a weight for each class"
 
 
-class CrossEntropy(Part):
+class CrossEntropy(Component):
     """-log of the probability that softmax gives to the right class."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
@@ -92,7 +92,7 @@ class CrossEntropy(Part):
         return loss, (delta.sub_(share / K) if share else delta).div_(B)
 
 
-class MeanSquaredError(Part):
+class MeanSquaredError(Component):
     """Mean over samples and classes of (probability - target)², target one-hot."""
 
     name: Literal["mse"] = "mse"
@@ -101,7 +101,7 @@ class MeanSquaredError(Part):
         return lambda logits, targets: F.mse_loss(logits.softmax(1), soft(targets, logits.shape[1], logits.dtype))
 
 
-class BinaryCrossEntropy(Part):
+class BinaryCrossEntropy(Component):
     """For two classes: one sigmoid output, the probability of the second class."""
 
     name: Literal["binary_cross_entropy"] = "binary_cross_entropy"
@@ -118,7 +118,7 @@ class BinaryCrossEntropy(Part):
         return criterion
 
 
-class Focal(Part):
+class Focal(Component):
     """Cross-entropy that counts what is already right less: -(1 - p)^gamma log p (Lin et al. 2017)."""
 
     name: Literal["focal"] = "focal"
@@ -142,7 +142,7 @@ class Focal(Part):
 Loss = CrossEntropy | MeanSquaredError | BinaryCrossEntropy | Focal
 
 
-def outputs(loss: Part, classes: int) -> int:
+def outputs(loss: Component, classes: int) -> int:
     """How many numbers the network must give for K `classes`: K, or one where a sigmoid decides between two."""
     return 1 if isinstance(loss, BinaryCrossEntropy) else classes
 

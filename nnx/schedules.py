@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nnx.config.registry import Part
+from nnx.config.registry import Component
 
 Warmup = Annotated[float, Field(ge=0, le=10_000, description="epochs, or part of one, of linear rise from zero")]
 Floor = Annotated[float, Field(ge=0, le=1, description="fraction of the learning rate to end at")]
@@ -32,7 +32,7 @@ class Horizon:
         return self.steps_per_epoch * self.epochs
 
 
-class Constant(Part):
+class Constant(Component):
     """The same learning rate throughout."""
 
     name: Literal["constant"] = "constant"
@@ -42,7 +42,7 @@ class Constant(Part):
         return _rise(step, self.warmup * horizon.steps_per_epoch)
 
 
-class Cosine(Part):
+class Cosine(Component):
     """Half a cosine from the learning rate down to `end` (Loshchilov & Hutter 2017, without restarts)."""
 
     name: Literal["cosine"] = "cosine"
@@ -54,7 +54,7 @@ class Cosine(Part):
         return _rise(step, rise) if step < rise else _cosine(1, self.end, _progress(step, rise, horizon.steps))
 
 
-class Linear(Part):
+class Linear(Component):
     """A straight line from the learning rate down to `end`."""
 
     name: Literal["linear"] = "linear"
@@ -66,7 +66,7 @@ class Linear(Part):
         return _rise(step, rise) if step < rise else 1 + (self.end - 1) * _progress(step, rise, horizon.steps)
 
 
-class OneCycle(Part):
+class OneCycle(Component):
     """Up to the learning rate and down to almost nothing, both by half a cosine (Smith & Topin 2018); momentum is left
     alone."""
 
@@ -82,7 +82,7 @@ class OneCycle(Part):
         return _cosine(1, self.end, (step - top) / max(last - top, 1))
 
 
-class StepDecay(Part):
+class StepDecay(Component):
     """Multiply by `gamma` every `every` epochs."""
 
     name: Literal["step"] = "step"
@@ -95,7 +95,7 @@ class StepDecay(Part):
         return _rise(step, self.warmup * horizon.steps_per_epoch) * self.gamma**drops
 
 
-class Plateau(Part):
+class Plateau(Component):
     """Multiply by `gamma` whenever the validation loss has not improved for more than `patience` epochs."""
 
     name: Literal["plateau"] = "plateau"

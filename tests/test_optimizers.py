@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnx.config import registry
-from nnx.optimizers import descent, groups
+from nnx.optimizers import fast_step, groups
 
 NAMES = registry.names("optimizer")
 
@@ -243,13 +243,13 @@ def test_descent_is_the_optimizers_own_step_to_the_bit(case):
     inputs, labels = digits()
     ours, theirs = network(), network()
     own, (public,) = config.build(ours), config.build(theirs)
-    move = descent(own[0])
+    move = fast_step(own[0])
     for step in range(12):
         if step == 6:
             saved = own[0].state_dict()
             own = config.build(ours)
             own[0].load_state_dict(saved)
-            move = descent(own[0])
+            move = fast_step(own[0])
         for model, go in ((ours, move), (theirs, public.step)):
             F.cross_entropy(model(inputs), labels).backward()
             if step in (3, 4):
@@ -270,5 +270,5 @@ def test_without_torchs_kernel_descent_is_the_public_step(monkeypatch):
     with pytest.raises(
         AttributeError, match="_fused_adam_"
     ):  # torch's step needs it too: it was torch's step that was called
-        descent(adam)()
+        fast_step(adam)()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

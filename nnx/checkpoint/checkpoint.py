@@ -33,10 +33,9 @@ from nnx.checkpoint import torch_archive
 from nnx.checkpoint.torch_archive import Outline
 from nnx.config import Config
 from nnx.errors import CheckpointError, ConfigError
-from nnx.optimizers import OptimizerConfig, descent
+from nnx.optimizers import OptimizerConfig, fast_step
 from nnx.preprocessing.spec import Spec
 from nnx.system import files
-from nnx.training.state import RECORDED, State
 
 FORMAT = 3  # 1 had no environment, data and losses; 2 no fit, look and columns in its spec
 MAX_BYTES = 4 * 2**30  # beyond it a zip is another format
@@ -45,6 +44,8 @@ _SEAL_LENGTH = len(SEAL) + 64
 _LFS = b"version https://git-lfs"
 _LARGE = 32 * 2**20  # bytes
 _MAX_INPUT = 2**26  # numbers in one input; to look for the divisors of 10^9 takes minutes
+COUNTERS = ("epoch", "batch", "step", "samples", "history")  # of a state, as plain values
+MAX_RECORDED_LOSSES = 100  # steps at the beginning of a run whose losses are kept, one by one, for `nnx verify`
 _PLAIN = (str, int, float, bool, NoneType)
 
 
@@ -115,6 +116,12 @@ def read(path: Path) -> Checkpoint:
     except Exception:  # KeyError, RecursionError, struct.error, ...: torch's own text tells how to switch safety off
         what = "lacks parts that a checkpoint of nnx has, or has others"
     raise CheckpointError(f"{path}: {what}")
+
+
+def locate(path: Path) -> Path:
+    """The checkpoint that `path` is, or that of the run in the folder that it is."""
+    within = path / "checkpoint.pt"
+    return within if os.path.isfile(within) else path  # unlike Path.is_file, quiet about unreadable or too long names
 
 
 def without_training(checkpoint: Checkpoint) -> Checkpoint:
@@ -264,7 +271,7 @@ def _network(config: Config, spec: Spec, most: int) -> nn.Module:
 
     counting = register_module_parameter_registration_hook(count)
     try:
-        return models.outline(config.model, spec, losses.outputs(config.loss, len(spec.classes)))
+        return models.build_on_meta(config.model, spec, losses.outputs(config.loss, len(spec.classes)))
     finally:
         counting.remove()
 
@@ -284,10 +291,8 @@ def _numbers(value: Any) -> bool:
 
 
 def _check_counters(counters: Any) -> None:
-    _need(counters.keys() == set(State.COUNTERS))
-    _need(
-        all(type(counters[name]) is int and 0 <= counters[name] < 2**53 for name in State.COUNTERS if name != "history")
-    )
+    _need(counters.keys() == set(COUNTERS))
+    _need(all(type(counters[name]) is int and 0 <= counters[name] < 2**53 for name in COUNTERS if name != "history"))
     _need(type(counters["history"]) is list)
     for record in counters["history"]:
         _need(_numbers(record) and record.keys() >= {"epoch", "val_loss", "val_accuracy"})
@@ -302,7 +307,7 @@ def _check_training(training: dict[str, Any], config: Config, network: nn.Module
         training["loss"] == number
         and recorded.dtype == torch.float32
         and len(recorded.shape) == 1
-        and recorded.shape[0] <= RECORDED
+        and recorded.shape[0] <= MAX_RECORDED_LOSSES
     )
     _need(_numbers(training["scaler"]))
     optimizers = cast(OptimizerConfig, config.optimizer).build(network)
@@ -333,6 +338,6 @@ def _moments(config: Config) -> Iterator[dict[str, bool]]:
     for parameter in tiny:
         parameter.grad = torch.zeros_like(parameter)
     for optimizer in cast(OptimizerConfig, config.optimizer).build(tiny):
-        descent(optimizer)()
+        fast_step(optimizer)()
         parameter, moments = next(iter(optimizer.state.items()), (tiny[0], {}))
         yield {name: moment.shape == parameter.shape for name, moment in moments.items()}

@@ -4,7 +4,6 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -17,24 +16,8 @@ from nnx.cli import show as show_command
 from nnx.cli import trace as trace_command
 from nnx.cli import train as train_command
 from nnx.cli import verify as verify_command
-from nnx.cli._start import leave
+from nnx.cli._start import import_help, leave
 from nnx.errors import NnxError, Stopped, printable
-
-
-def _import_help_quickly() -> None:
-    """typer's help imports rich's Markdown and Traceback, which our help has no use for, and which take a third of its
-    time.
-
-    The stand-ins are there only while typer looks for them; whoever wants the real ones later gets them.
-    """
-    stand_ins = {name: ModuleType(name) for name in ("rich.markdown", "rich.traceback") if name not in sys.modules}
-    for name, stand_in in stand_ins.items():
-        setattr(stand_in, name.removeprefix("rich.").capitalize(), object)
-    sys.modules.update(stand_ins)
-    import typer.rich_utils  # noqa: F401
-
-    for name in stand_ins:
-        del sys.modules[name]
 
 
 class _Unread(Exception):
@@ -43,7 +26,7 @@ class _Unread(Exception):
 
 class _Commands(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        _import_help_quickly()
+        import_help()
         super().format_help(ctx, formatter)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]

@@ -64,29 +64,29 @@ def _machine(json: bool) -> None:
 
 def _image(image: str, checkpoint: Path | None, out: Path | None, device: str | None, json: bool) -> None:
     import_torch()
-    from nnx.doctor import image as diagnosis
+    from nnx import checkpoint as checkpoints
+    from nnx.doctor import image as image_check
     from nnx.inference import inputs
-    from nnx.run import folder as runs
+    from nnx.inference.classifier import load_with_runtime
     from nnx.terminal import console
-    from nnx.training.setup import ready
 
-    with signals.noted(), signals.at_once("stopped before all was looked at"):
-        path = runs.checkpoint_in(checkpoint) if checkpoint else diagnosis.newest()
-        classifier, chosen = ready(path, device)
+    with signals.catch_signals(), signals.exit_on_signal("stopped before all was looked at"):
+        path = checkpoints.locate(checkpoint) if checkpoint else image_check.newest_checkpoint()
+        classifier, chosen = load_with_runtime(path, device)
         spec = classifier.spec
         if not spec.is_image:
             raise DataError(f"{path}: was trained on rows of numbers, not on images; name another --checkpoint")
-        pixels = inputs.decoded(image, spec)
-        stages = diagnosis.diagnose(pixels, classifier, chosen)
+        pixels = inputs.decode_image(image, spec)
+        stages = image_check.prediction_by_stage(pixels, classifier, chosen)
         if out:
-            diagnosis.picture(out, stages, spec)
+            image_check.picture(out, stages, spec)
     if json:
         last: dict[str, Any] = {"input": image, "checkpoint": str(path), **stages[-1].top[0], "top": stages[-1].top}
         print_json({**last, "stages": [{"step": stage.text, **stage.top[0], "top": stage.top} for stage in stages]})
         return
     if checkpoint is None:
         console.print_notes([f"checkpoint {printable(str(path))}, the newest in runs/"])
-    console.print_lines(diagnosis.drawn(stages, spec))
-    console.print_table(diagnosis.table(stages))
+    console.print_lines(image_check.drawn(stages, spec))
+    console.print_table(image_check.table(stages))
     if out:
         console.print_notes([f"written to {out}"])

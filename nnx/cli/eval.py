@@ -41,16 +41,16 @@ def evaluate(
     """
     import_torch()
     from nnx import datasets, report
-    from nnx.run import folder as runs
-    from nnx.run.pipeline import evaluate_checkpoint
+    from nnx.run import folder as run_folder
+    from nnx.run.evaluate import evaluate_checkpoint
     from nnx.terminal import console
 
     if out:
-        runs.check_folder(out)
+        run_folder.check_folder(out)
     with (
-        signals.noted(),
+        signals.catch_signals(),
         datasets.silent(quiet),
-        signals.at_once("stopped before all was measured; nothing was written"),
+        signals.exit_on_signal("stopped before all was measured; nothing was written"),
     ):
         measured = evaluate_checkpoint(
             checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir
@@ -61,7 +61,7 @@ def evaluate(
     if measured.duplicates:
         console.print_notes([f"warning: {console.by_heart(measured.duplicates, metrics['samples'])}"])
     if out:
-        runs.write_json(out / "eval.json", metrics)
+        run_folder.write_json(out / "eval.json", metrics)
         report.write(out / "report.html", measured)
     if json:
         print_json(metrics)

@@ -67,23 +67,24 @@ def explain(
     import_torch()
     from nnx import checkpoint as checkpoints
     from nnx import datasets, explain, models
-    from nnx.run import folder as runs
-    from nnx.run.pipeline import dataset_of, settings_of
-    from nnx.system import device as runtime
+    from nnx.run import folder as run_folder
+    from nnx.run.evaluate import dataset_of, settings_of
+    from nnx.system import device as devices
     from nnx.terminal import console
+    from nnx.training.setup import runtime_for
 
-    checkpoint = runs.checkpoint_in(checkpoint)
+    checkpoint = checkpoints.locate(checkpoint)
     folder = out or checkpoint.parent / "explain"
     with (
-        signals.noted(),
+        signals.catch_signals(),
         datasets.silent(quiet),
-        signals.at_once("stopped before all was explained; nothing was written"),
+        signals.exit_on_signal("stopped before all was explained; nothing was written"),
     ):
         kept = checkpoints.read(checkpoint)
-        runs.check_folder(folder)
+        run_folder.check_folder(folder)
         explain.choose(kept, only)
         config = settings_of(kept, checkpoint, overrides, device)
-        chosen = runtime.choose(config.device, "float32", config.model.name)
+        chosen = runtime_for(config, precision="float32")
         dataset = cache(lambda: dataset_of(kept, config, checkpoint, data_dir))
         prepared: list[str] = []
         if images:
@@ -96,13 +97,13 @@ def explain(
                 dataset().split(split.value), index or [], split.value, len(kept.spec.classes)
             )
         subject = explain.new(kept, lambda name: dataset().split(name), inputs, names, labels, device=chosen.device)
-        threads = runtime.set_threads(config.threads, models.multiply_adds(subject.network, kept.spec) * 500)
+        threads = devices.set_threads(config.threads, models.multiply_adds(subject.network, kept.spec) * 500)
         if not quiet:
             console.print_choices(
                 choice for choice in (*chosen.choices, threads) if choice.what in ("device", "threads")
             )
             console.print_notes(prepared)
-        with runtime.enough_memory(
+        with devices.explain_out_of_memory(
             "Explain fewer samples at a time, or use --device cpu where the device's memory is what is missing"
         ):
             found = dict(_timed(explain.explain(subject, only), quiet=quiet))
@@ -119,13 +120,13 @@ def _samples(
     """The samples at these places, or one of each class, what each is called, and their labels. Raises InputError."""
     import numpy as np
 
-    from nnx.explain import one_of_each
+    from nnx.explain import one_per_class
 
     if beyond := [n for n in places if n >= len(samples)]:
         raise InputError(
             f"--index {beyond[0]}: the {split} split has {len(samples):,} samples; give 0 to {len(samples) - 1}"
         )
-    which = np.array(places) if places else one_of_each(samples, classes)
+    which = np.array(places) if places else one_per_class(samples, classes)
     return samples.inputs[which], [f"{split} {n}" for n in which], samples.labels[which]
 
 
@@ -134,12 +135,12 @@ def _images(paths: list[str], kept: "Checkpoint", checkpoint: Path) -> "tuple[ND
     called; and what there is to say of that. Raises DataError."""
     import numpy as np
 
-    from nnx.inference.inputs import Asked
-    from nnx.terminal import predictions as answers
+    from nnx.inference.inputs import InputSet
+    from nnx.terminal import predictions as prediction_view
 
     if not kept.spec.is_image:
         raise DataError(f"{checkpoint}: was trained on rows of numbers, not on images; ask by --index")
-    asked = Asked(paths, kept.spec)
+    asked = InputSet(paths, kept.spec)
     batches = list(asked.batches())
     each = [
         {"input": name, "prepared": steps}
@@ -147,7 +148,11 @@ def _images(paths: list[str], kept: "Checkpoint", checkpoint: Path) -> "tuple[ND
         for name, steps in zip(batch.names, batch.prepared, strict=True)
     ]
     names = [name for batch in batches for name in batch.names]
-    return np.concatenate([batch.inputs for batch in batches]), names, [*asked.notes, *answers.preparation(each)]
+    return (
+        np.concatenate([batch.inputs for batch in batches]),
+        names,
+        [*asked.notes, *prediction_view.preparation(each)],
+    )
 
 
 def _timed(
@@ -171,8 +176,8 @@ def _write(folder: Path, subject: "Subject", found: "dict[str, Explanation | str
     from nnx.explain import Explanation, _page
     from nnx.system import files
 
-    files.make(folder)
-    files.sweep(folder)
+    files.make_folder(folder)
+    files.remove_stale_files(folder)
     made: dict[str, Any] = {}
     for name, each in found.items():
         if isinstance(each, Explanation):

@@ -53,24 +53,23 @@ def predict(
     if json and csv:
         raise InputError("--json and --csv: give one of them")
     import_torch()
-    from nnx.inference.classifier import ask
-    from nnx.inference.inputs import Asked
-    from nnx.system import device as runtime
+    from nnx.inference.classifier import load_with_runtime, predict_batches
+    from nnx.inference.inputs import InputSet
+    from nnx.system import device as devices
     from nnx.terminal import console
-    from nnx.terminal import predictions as answers
-    from nnx.training.setup import ready
+    from nnx.terminal import predictions as prediction_view
 
-    with signals.noted(), signals.at_once("stopped before all was said"):
-        classifier, chosen = ready(checkpoint, device)
-        asked = Asked(paths, classifier.spec, auto=prepare is Prepare.auto)
-        with runtime.enough_memory("Name fewer at a time"), console.counting("asking", quiet=quiet) as progress:
-            predictions = list(ask(classifier, asked.batches(progress), chosen, top=top))
+    with signals.catch_signals(), signals.exit_on_signal("stopped before all was said"):
+        classifier, chosen = load_with_runtime(checkpoint, device)
+        asked = InputSet(paths, classifier.spec, auto=prepare is Prepare.auto)
+        with devices.explain_out_of_memory("Name fewer at a time"), console.counting("asking", quiet=quiet) as progress:
+            predictions = list(predict_batches(classifier, asked.batches(progress), chosen, top=top))
     if not quiet:
         console.print_choices(choice for choice in chosen.choices if choice.what == "device")
-        console.print_notes([*asked.notes, *answers.preparation(predictions)])
+        console.print_notes([*asked.notes, *prediction_view.preparation(predictions)])
     if json:
         print_json({"predictions": predictions})
     elif csv:
-        sys.stdout.write(answers.as_csv(predictions))
+        sys.stdout.write(prediction_view.as_csv(predictions))
     else:
-        console.print_table(answers.as_table(predictions))
+        console.print_table(prediction_view.as_table(predictions))

@@ -31,11 +31,11 @@ def show(
     first.
     """
     begun = time.perf_counter()
-    with signals.noted(), signals.at_once("stopped; nothing was written"):
+    with signals.catch_signals(), signals.exit_on_signal("stopped; nothing was written"):
         import_torch()
         from nnx import config as configs
         from nnx import datasets
-        from nnx.run.preview import show as find
+        from nnx.run.preview import preview_config as find
         from nnx.terminal.preview import print_shown
 
         def say() -> None:

@@ -45,21 +45,21 @@ def trace(
     check fails. For instance: nnx trace digits_mlp --index 3 --neuron 2:5
     """
     import_torch()
-    from nnx.system import device as runtime
+    from nnx.system import device as devices
     from nnx.trace import trace as traced
 
     with (
-        signals.noted(),
-        signals.at_once("stopped before the step was made; nothing was written"),
-        runtime.enough_memory("Trace a smaller model"),
+        signals.catch_signals(),
+        signals.exit_on_signal("stopped before the step was made; nothing was written"),
+        devices.explain_out_of_memory("Trace a smaller model"),
     ):
         found = traced(source, index=index, split=split.value, neuron=neuron, overrides=overrides, data_dir=data_dir)
     if json:
         print_json(found.to_dict())
     else:
-        from nnx.terminal import trace as story
+        from nnx.terminal import trace as trace_view
 
-        story.tell(found)
+        trace_view.tell(found)
     if wrong := [check for check in found.checks if not check.passed]:
         said = "; ".join(f"{check.name}: {check.error:.1e} apart, {check.tolerance:.0e} at most" for check in wrong)
         raise CheckFailed(

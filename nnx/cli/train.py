@@ -1,15 +1,18 @@
 """nnx train CONFIG"""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from nnx.cli._options import DataDir, Device, Json, Out, Quiet, Set, print_json
-from nnx.cli._start import import_torch
+from nnx.cli._start import import_torch, keep_freed_memory
 from nnx.errors import InputError
 from nnx.system import signals
+
+if TYPE_CHECKING:
+    from nnx.events import Event
 
 HERE = ""  # --resume alone: the run in --out
 
@@ -59,12 +62,13 @@ def train(
     from nnx import config as configs
     from nnx import datasets
     from nnx.cli._launch import is_launched, launch
-    from nnx.run.pipeline import resumed_config, run
+    from nnx.run.pipeline import run
+    from nnx.run.resume import resumed_config
     from nnx.system import distributed
     from nnx.terminal import console
     from nnx.terminal.train import follow
 
-    with distributed.joined(), signals.noted() as signal, datasets.silent(quiet):
+    with distributed.join(), signals.catch_signals() as signal, datasets.silent(quiet):
         if config is None and resume and _is_config(resume, configs.recipes()):
             config, resume = resume, HERE  # `--resume CONFIG --out RUN`: the word behind it is not its own
         flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
@@ -75,15 +79,28 @@ def train(
             configs.load(config, overrides, flags) if config else resumed_config(cast(Path, state), overrides, flags)
         )
         if nproc > 1 and not is_launched():
-            with signals.at_once("stopped before the first step; nothing was changed"):
+            with signals.exit_on_signal("stopped before the first step; nothing was changed"):
                 return launch(nproc, max_restarts)
         events = run(resolved, out=out, force=force, resume=state, data_dir=data_dir, watch=watch, signal=signal)
-        summary = follow(events, quiet=quiet)
+        summary = follow(_keeping_memory(events), quiet=quiet)
     if json:
         print_json(summary)
     else:
         console.print_result(summary)
     return None
+
+
+def _keeping_memory(events: "Iterator[Event]") -> "Iterator[Event]":
+    """The events of a run. Freed memory is kept from its start on, on a CPU: not before, so that the training data as
+    it was loaded, now split, is given back."""
+    from nnx.events import Started
+
+    for event in events:
+        if isinstance(event, Started) and ("device", "cpu") in {
+            (choice.what, choice.value) for choice in event.choices
+        }:
+            keep_freed_memory()
+        yield event
 
 
 def _is_config(word: str, recipes: Collection[str]) -> bool:

@@ -30,7 +30,7 @@ def verify(
 
     from nnx.run.verify import verify as verified
 
-    with signals.noted() as signal:
+    with signals.catch_signals() as signal:
         found = verified(run, steps=steps, device=device, data_dir=data_dir, signal=signal)
     changed = f"changed since then: {found.changed}" if found.changed else "config, data and environment are the same"
     if json:

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from pydantic import BaseModel, ConfigDict
 
-HOMES = {
+LOCATIONS = {
     "dataset": "nnx.datasets",
     "model": "nnx.models",
     "loss": "nnx.losses",
@@ -22,14 +22,14 @@ HOMES = {
 }
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """A piece of config: unknown keys, wrong types, infinities and NaN are errors; values never change after
     parsing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
-class Part(Strict):
+class Component(StrictModel):
     """A piece of config that names what it configures. Subclasses narrow `name` to a Literal with a default."""
 
     name: str
@@ -37,7 +37,7 @@ class Part(Strict):
 
 def names(kind: str) -> list[str]:
     """Every part of a `kind` ("model", "dataset", ...), sorted."""
-    home = importlib.import_module(HOMES[kind])
+    home = importlib.import_module(LOCATIONS[kind])
     if hasattr(home, "__path__"):
         return sorted(module.name for module in pkgutil.iter_modules(home.__path__) if not module.name.startswith("_"))
     return sorted(_classes(home))
@@ -47,14 +47,14 @@ def module(kind: str, name: str) -> ModuleType:
     """The module that holds part `name`. Raises LookupError, with a suggestion, where there is none."""
     if name not in (known := names(kind)):
         raise LookupError(f"unknown {kind} {name!r}{suggest(name, known)}")
-    home = importlib.import_module(HOMES[kind])
-    return importlib.import_module(f"{HOMES[kind]}.{name}") if hasattr(home, "__path__") else home
+    home = importlib.import_module(LOCATIONS[kind])
+    return importlib.import_module(f"{LOCATIONS[kind]}.{name}") if hasattr(home, "__path__") else home
 
 
-def find(kind: str, name: str) -> type[Part]:
+def find(kind: str, name: str) -> type[Component]:
     """The Config class of part `name`. Raises LookupError, with a suggestion, where there is none."""
     home = module(kind, name)
-    found: type[Part] = home.Config if hasattr(home, "Config") else _classes(home)[name]
+    found: type[Component] = home.Config if hasattr(home, "Config") else _classes(home)[name]
     return found
 
 
@@ -67,8 +67,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f", one of: {', '.join(known)}" if known else ""
 
 
-def _classes(home: ModuleType) -> dict[str, type[Part]]:
-    parts = (item for item in vars(home).values() if isinstance(item, type) and issubclass(item, Part))
+def _classes(home: ModuleType) -> dict[str, type[Component]]:
+    parts = (item for item in vars(home).values() if isinstance(item, type) and issubclass(item, Component))
     return {
         str(part.model_fields["name"].default): part
         for part in parts

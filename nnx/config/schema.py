@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field, PlainValidator, PrivateAttr, SerializeAsA
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from nnx.config import registry, yaml_source
-from nnx.config.registry import Part, Strict
-from nnx.config.yaml_source import Source
+from nnx.config.registry import Component, StrictModel
+from nnx.config.yaml_source import SourceMap
 from nnx.errors import ConfigError, Problem
 
 # ---------------------------------------------------------------- field types that several parts share
@@ -76,7 +76,7 @@ Threads = Annotated[
 # ---------------------------------------------------------------- the shape of a config
 
 
-class Augment(Strict):
+class Augment(StrictModel):
     """Random changes to training images, drawn anew for every image of every batch. Zero or false: off."""
 
     shift: float = Field(0, ge=0, le=64, description="move by up to this many pixels, in each direction")
@@ -92,7 +92,7 @@ class Augment(Strict):
         return any(value for _, value in self)
 
 
-class Train(Strict):
+class Train(StrictModel):
     """How long and in what steps to train."""
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training data")
@@ -127,17 +127,17 @@ class Train(Strict):
     )
 
 
-class Config(Strict):
+class Config(StrictModel):
     """The whole file. `dataset`, `model`, `loss`, `optimizer` and `schedule` are looked up by name (see `parts`)."""
 
     seed: int = Field(
         0, ge=0, lt=2**32, description="decides every random choice: initial weights, order, dropout, augmentation"
     )
-    dataset: SerializeAsAny[Part] = Field(description="what to learn from")
-    model: SerializeAsAny[Part] = Field(description="the architecture")
-    loss: SerializeAsAny[Part] = Field(description="what to minimise")
-    optimizer: SerializeAsAny[Part] = Field(description="how to descend")
-    schedule: SerializeAsAny[Part] = Field(description="how the learning rate moves")
+    dataset: SerializeAsAny[Component] = Field(description="what to learn from")
+    model: SerializeAsAny[Component] = Field(description="the architecture")
+    loss: SerializeAsAny[Component] = Field(description="what to minimise")
+    optimizer: SerializeAsAny[Component] = Field(description="how to descend")
+    schedule: SerializeAsAny[Component] = Field(description="how the learning rate moves")
     train: Train = Field(default_factory=Train, description="how long and in what steps")
     device: Device = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -151,7 +151,7 @@ class Config(Strict):
     )
     threads: Threads = Field("auto", description="of the CPU; equal numbers give equal bits")
 
-    _source: Source = PrivateAttr(default_factory=Source)
+    _source: SourceMap = PrivateAttr(default_factory=SourceMap)
 
     @property
     def recipe(self) -> str:
@@ -203,7 +203,7 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
         if os.path.exists(path):
             raise ConfigError(Problem("", "is not a file; name a config file or a recipe", str(config)))
         if str(config) not in known:
-            name = yaml_source.short(str(config))
+            name = yaml_source.truncate(str(config))
             raise ConfigError(Problem("", f"no such config file or recipe{registry.suggest(name, known)}", name))
         path = known[str(config)]
     try:
@@ -229,10 +229,10 @@ def parse(text: str, name: str, overrides: Sequence[str] = (), flags: Mapping[st
 
 def from_dict(data: Any, name: str, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None) -> Config:
     """`load` for plain values, e.g. those in a checkpoint; `name` stands for the file in messages."""
-    return _build(data, Source(name), overrides, flags)
+    return _build(data, SourceMap(name), overrides, flags)
 
 
-def _build(data: Any, where: Source, overrides: Sequence[str], flags: Mapping[str, str] | None) -> Config:
+def _build(data: Any, where: SourceMap, overrides: Sequence[str], flags: Mapping[str, str] | None) -> Config:
     if not isinstance(data, dict):
         what = "empty" if data is None else "not a mapping of keys to values"
         raise ConfigError(
@@ -240,9 +240,9 @@ def _build(data: Any, where: Source, overrides: Sequence[str], flags: Mapping[st
         )
     data = {key: _expand(key, value) for key, value in copy.deepcopy(data).items()}
     for text in overrides:
-        _override(data, where, text, yaml_source.short(f"--set {text[: yaml_source.MAX_BYTES]}"))
+        _override(data, where, text, yaml_source.truncate(f"--set {text[: yaml_source.MAX_BYTES]}"))
     for key, value in (flags or {}).items():
-        _override(data, where, f"{key}={value}", yaml_source.short(f"--{key} {value[: yaml_source.MAX_BYTES]}"))
+        _override(data, where, f"{key}={value}", yaml_source.truncate(f"--{key} {value[: yaml_source.MAX_BYTES]}"))
     built, problems = _resolve_parts(data, where)
     try:
         config = Config.model_validate(built)
@@ -257,10 +257,10 @@ def _build(data: Any, where: Source, overrides: Sequence[str], flags: Mapping[st
 
 def _expand(key: str, value: Any) -> Any:
     """The short form: `model: mlp` is `model: {name: mlp}`."""
-    return {"name": value} if key in registry.HOMES and isinstance(value, str) else value
+    return {"name": value} if key in registry.LOCATIONS and isinstance(value, str) else value
 
 
-def _override(data: dict[str, Any], where: Source, text: str, label: str) -> None:
+def _override(data: dict[str, Any], where: SourceMap, text: str, label: str) -> None:
     """Lay `a.b=value` over `data`, creating what is missing on the way."""
     if len(text) > yaml_source.MAX_BYTES:  # by its length alone: to look through 100 MB several times takes a second
         raise ConfigError(Problem("", f"larger than {yaml_source.MAX_BYTES // 1024} kB, which no setting needs", label))
@@ -276,7 +276,7 @@ def _override(data: dict[str, Any], where: Source, text: str, label: str) -> Non
         if not isinstance(target, dict) or not isinstance(target.setdefault(step, {}), dict):
             raise ConfigError(
                 Problem(
-                    yaml_source.short(".".join(path[: depth + 1])),
+                    yaml_source.truncate(".".join(path[: depth + 1])),
                     "is not a mapping, so nothing can be set inside it",
                     label,
                 )
@@ -288,18 +288,18 @@ def _override(data: dict[str, Any], where: Source, text: str, label: str) -> Non
     where.overrides[path] = label
 
 
-Located = tuple[yaml_source.Path, Problem]
+Located = tuple[yaml_source.KeyPath, Problem]
 
 
-def _resolve_parts(data: dict[str, Any], where: Source) -> tuple[dict[str, Any], list[Located]]:
+def _resolve_parts(data: dict[str, Any], where: SourceMap) -> tuple[dict[str, Any], list[Located]]:
     """Replace each named section by its own validated Config; collect what is wrong with them."""
     built = dict(data)
     problems: list[Located] = []
-    for kind in registry.HOMES:
+    for kind in registry.LOCATIONS:
         section = data.get(kind, {"name": DEFAULTS[kind]} if kind in DEFAULTS else None)
         if section is None and kind not in data:
             continue  # reported as missing by the whole
-        built[kind] = Part.model_construct(
+        built[kind] = Component.model_construct(
             name=""
         )  # stands in where the section is wrong, so that the rest is still checked
         if not isinstance(section, dict):
@@ -316,7 +316,7 @@ def _resolve_parts(data: dict[str, Any], where: Source) -> tuple[dict[str, Any],
         else:
             name = section.get("name", DEFAULTS.get(kind))
             try:
-                part = registry.find(kind, yaml_source.short(str(name), 30))
+                part = registry.find(kind, yaml_source.truncate(str(name), 30))
                 built[kind] = part.model_validate({**section, "name": name})
             except LookupError as error:
                 problems.append(((kind, "name"), where.problem((kind, "name"), str(error))))
@@ -332,7 +332,9 @@ def _example(kind: str) -> str:
 # ---------------------------------------------------------------- saying what is wrong
 
 
-def _explain(error: ValidationError, prefix: yaml_source.Path, model: type[BaseModel], where: Source) -> list[Located]:
+def _explain(
+    error: ValidationError, prefix: yaml_source.KeyPath, model: type[BaseModel], where: SourceMap
+) -> list[Located]:
     located = []
     for details in error.errors(include_url=False):
         path = (*prefix, *details["loc"])
@@ -347,7 +349,7 @@ def _did_you_mean(details: ErrorDetails, model: type[BaseModel]) -> str:
     for step in details["loc"][:-1]:
         annotation = model.model_fields[str(step)].annotation
         model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
-    return registry.suggest(yaml_source.short(str(details["loc"][-1])), model.model_fields)
+    return registry.suggest(yaml_source.truncate(str(details["loc"][-1])), model.model_fields)
 
 
 _BOUNDS = {
@@ -390,13 +392,13 @@ def _message(details: ErrorDetails) -> str:
         return f"needs {bound.format(**context)} values, has {context['actual_length']}"
     if kind == "nnx":
         return f"{details['msg']}, not {shown}"
-    return yaml_source.short(
+    return yaml_source.truncate(
         details["msg"].removeprefix("Value error, "), 300
     )  # a part's own words, which may quote a value of any length
 
 
 def _cure(kind: str, value: Any) -> str:
-    meant = yaml_source.scalar(value) if isinstance(value, str) else value
+    meant = yaml_source.parse_scalar(value) if isinstance(value, str) else value
     if isinstance(value, str) and kind in ("int_type", "float_type") and type(meant) in (int, float):
         return "; remove the quotes"
     if kind == "bool_type" and str(value).lower() in ("yes", "on", "1", "no", "off", "0"):
@@ -412,7 +414,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = repr(value) if isinstance(value, str) else str(value)
-    return yaml_source.short(text, 40)
+    return yaml_source.truncate(text, 40)
 
 
 # ---------------------------------------------------------------- the schema
@@ -424,7 +426,7 @@ def json_schema() -> dict[str, Any]:
     definitions = schema.setdefault("$defs", {})
     definitions.pop("Part", None)
     schema["required"] = ["dataset", "model"]
-    for kind in registry.HOMES:
+    for kind in registry.LOCATIONS:
         forms: list[dict[str, Any]] = []
         for name in registry.names(kind):
             part = registry.find(kind, name).model_json_schema()

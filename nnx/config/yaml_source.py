@@ -15,7 +15,7 @@ import yaml
 
 from nnx.errors import ConfigError, Problem
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
@@ -39,7 +39,7 @@ _SCALARS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
 ]
 
 
-def scalar(text: str) -> Any:
+def parse_scalar(text: str) -> Any:
     """What an unquoted word means: None, bool, int, float, or the text itself."""
     for pattern, convert in _SCALARS:
         if pattern.match(text):
@@ -47,26 +47,26 @@ def scalar(text: str) -> Any:
     return text
 
 
-def short(text: str, most: int = 80) -> str:
+def truncate(text: str, most: int = 80) -> str:
     """`text`, cut to a length that a message can hold."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @dataclass
-class Source:
+class SourceMap:
     """Where a config came from: its file, its lines, the place of every key and value, and what `--set` laid over
     it."""
 
     name: str = field(default="", compare=False)
     lines: list[str] = field(default_factory=list, compare=False)
-    keys: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False)
-    values: dict[Path, tuple[int, int]] = field(default_factory=dict, compare=False)
-    overrides: dict[Path, str] = field(default_factory=dict, compare=False)  # path -> "--set model.hidden=[64]"
+    keys: dict[KeyPath, tuple[int, int]] = field(default_factory=dict, compare=False)
+    values: dict[KeyPath, tuple[int, int]] = field(default_factory=dict, compare=False)
+    overrides: dict[KeyPath, str] = field(default_factory=dict, compare=False)  # path -> "--set model.hidden=[64]"
 
-    def problem(self, path: Path, message: str, *, key: bool = False) -> Problem:
+    def problem(self, path: KeyPath, message: str, *, key: bool = False) -> Problem:
         """A Problem at `path`: at its key where `key`, else at its value, else at the closest parent that is written
         down."""
-        dotted = short(".".join(map(str, path)))
+        dotted = truncate(".".join(map(str, path)))
         if path in self.overrides:  # before the search below, which takes 1 s for 3,000 of 3,000
             return Problem(dotted, message, self.overrides[path])
         if path not in self.values:  # what --set created on its way to something deeper
@@ -83,7 +83,7 @@ class Source:
                 return self._at(dotted, message, line, column)
         return Problem(dotted, message, self.name)
 
-    def order(self, path: Path) -> tuple[int, int]:
+    def order(self, path: KeyPath) -> tuple[int, int]:
         """Where `path`, or its closest parent, stands in the file: for sorting problems."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.keys:
@@ -95,12 +95,12 @@ class Source:
         return Problem(key, message, f"{self.name}:{line}:{column}", text, column)
 
 
-def parse(text: str, name: str) -> tuple[Any, Source]:
+def parse(text: str, name: str) -> tuple[Any, SourceMap]:
     """YAML `text`, named `name` in messages -> its plain value and the Source that locates each part of it.
 
     Raises ConfigError with line and column for anything that is not the small YAML of this module.
     """
-    source = Source(name, text.splitlines())
+    source = SourceMap(name, text.splitlines())
     try:
         if len(text.encode()) > MAX_BYTES:
             raise ConfigError(Problem("", f"larger than {MAX_BYTES // 1024} kB, which no config needs", name))
@@ -122,7 +122,7 @@ def parse(text: str, name: str) -> tuple[Any, Source]:
 class _Composer(yaml.SafeLoader):
     """PyYAML's own pure-Python loader (the C one crashes on deep nesting), composing nodes under our limits."""
 
-    def __init__(self, text: str, source: Source) -> None:
+    def __init__(self, text: str, source: SourceMap) -> None:
         super().__init__(text)
         self._nodes = self._depth = 0
 
@@ -143,7 +143,7 @@ class _Composer(yaml.SafeLoader):
         if event.anchor is not None:
             return "anchors (&name) are not supported; write the value out"
         if event.tag is not None:
-            return f"tags ({short(event.tag)}) are not supported"
+            return f"tags ({truncate(event.tag)}) are not supported"
         if self._nodes > MAX_NODES:
             return f"more than {MAX_NODES} values, which no config needs"
         if self._depth > MAX_DEPTH:
@@ -151,7 +151,7 @@ class _Composer(yaml.SafeLoader):
         return None
 
 
-def _value(node: yaml.Node, path: Path, source: Source) -> Any:
+def _value(node: yaml.Node, path: KeyPath, source: SourceMap) -> Any:
     source.values[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, index), source) for index, item in enumerate(node.value)]
@@ -163,7 +163,7 @@ def _value(node: yaml.Node, path: Path, source: Source) -> Any:
             key = _text_of(key_node)
             if key in mapping:
                 raise yaml.MarkedYAMLError(
-                    problem=f"duplicate key {short(repr(key))}", problem_mark=key_node.start_mark
+                    problem=f"duplicate key {truncate(repr(key))}", problem_mark=key_node.start_mark
                 )
             if key == "<<":
                 raise yaml.MarkedYAMLError(
@@ -174,7 +174,7 @@ def _value(node: yaml.Node, path: Path, source: Source) -> Any:
         return mapping
     assert isinstance(node, yaml.ScalarNode)
     text = _text_of(node)
-    return scalar(text) if node.style is None else text
+    return parse_scalar(text) if node.style is None else text
 
 
 def _text_of(node: yaml.ScalarNode) -> str:
@@ -191,7 +191,7 @@ def _text_of(node: yaml.ScalarNode) -> str:
     return text
 
 
-def _yaml_problem(error: yaml.MarkedYAMLError, source: Source) -> Problem:
+def _yaml_problem(error: yaml.MarkedYAMLError, source: SourceMap) -> Problem:
     """PyYAML's error in our words: where a bracket or quote was opened, if it is not closed on its line, else where it
     gave up."""
     opened, mark = error.context_mark, error.problem_mark

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nnx.config import CountOrFraction, registry
-from nnx.config.registry import Part
+from nnx.config.registry import Component
 from nnx.datasets import _progress
 from nnx.datasets._mapped import Mapped, fits, is_mapped
 from nnx.datasets._progress import silent
@@ -28,7 +28,7 @@ from nnx.datasets._statistics import balanced, duplicates, fingerprint, mean_std
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing.columns import Columns
-from nnx.preprocessing.image_statistics import Look
+from nnx.preprocessing.image_statistics import ImageStatistics
 from nnx.preprocessing.spec import Fit, Spec
 
 __all__ = [
@@ -52,7 +52,7 @@ __all__ = [
 Numbers = Annotated[list[float], Field(min_length=1, max_length=100_000)]
 
 
-class DatasetConfig(Part):
+class DatasetConfig(Component):
     """What every dataset can be told."""
 
     packaged: ClassVar[bool] = False  # whether it comes with a library, or is computed: no folder is looked at
@@ -259,7 +259,7 @@ def _measured(config: DatasetConfig, source: Source, train: Split, columns: Colu
     if columns:
         return Spec(shape, source.classes, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)
     mean, std = (config.mean, config.std) if config.mean and config.std else mean_std(train.inputs)
-    look = Look.measured(train.inputs) if len(shape) == 3 else None
+    look = ImageStatistics.measured(train.inputs) if len(shape) == 3 else None
     return Spec(shape, source.classes, tuple(config.mean or mean), tuple(config.std or std), source.fit, look)
 
 

@@ -58,14 +58,14 @@ def decoded(paths: Sequence[str], how: How) -> Generator[Chunk, None, None]:
     """
     size = max(1, min(CHUNK, CHUNK_BYTES // (how.size[0] * how.size[1] * (how.channels or 3))))
     chunks = [(start, paths[start : start + size], how) for start in range(0, len(paths), size)]
-    cores = workers.cores()
+    cores = workers.available_cores()
     with (
         counted("decoding", len(paths), "images")
         if len(paths) >= WORTH_PROCESSES
         else nullcontext(lambda done: None) as progress
     ):
         several = len(paths) >= WORTH_PROCESSES and cores > 1
-        for made, places, bad in workers.in_processes(_some, chunks, cores) if several else starmap(_some, chunks):
+        for made, places, bad in workers.map_in_processes(_some, chunks, cores) if several else starmap(_some, chunks):
             progress(len(places) + len(bad))
             yield made, places, bad
 

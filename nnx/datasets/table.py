@@ -15,7 +15,7 @@ from nnx.datasets import DatasetConfig, Source, Split, _cache, _own
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing import columns, tables
-from nnx.preprocessing.columns import UNSEEN, Category, Columns, as_text, lacks, naturally, places
+from nnx.preprocessing.columns import UNSEEN, CategoryColumn, Columns, as_text, is_missing, natural_sort_key, places
 
 if TYPE_CHECKING:
     import polars as pl
@@ -135,7 +135,7 @@ def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
     for key, names in (("target", [config.target]), ("drop", config.drop), ("categorical", config.categorical)):
         for name in names:
             if name not in frame.columns:
-                raise ConfigError.at(f"dataset.{key}", f"{where} {lacks(name, frame.columns)}")
+                raise ConfigError.at(f"dataset.{key}", f"{where} {is_missing(name, frame.columns)}")
             if key != "target" and name == config.target:
                 raise ConfigError.at(f"dataset.{key}", f"{name!r} is the target, which is no input; take it out")
 
@@ -148,7 +148,7 @@ def _test_frame(config: Config, where: str, there: str) -> "pl.DataFrame":
             "dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)"
         )
     if config.target not in frame.columns:
-        raise DataError(f"{there}: {lacks(config.target, frame.columns)}, which is the target of {where}")
+        raise DataError(f"{there}: {is_missing(config.target, frame.columns)}, which is the target of {where}")
     return frame
 
 
@@ -159,7 +159,7 @@ def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
     name, texts = targets.name, as_text(targets)
     if absent := texts.is_null().arg_true().to_list():
         raise _no_value(name, absent, where)
-    classes = naturally(texts.unique().to_list())
+    classes = natural_sort_key(texts.unique().to_list())
     numbers = texts.cast(pl.Float64, strict=False)
     regression = (
         "looks like a regression target, and a classifier learns classes; name another column, or make classes of it"
@@ -176,7 +176,7 @@ def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
 
 def _labels(targets: "pl.Series", classes: tuple[str, ...], where: str) -> NDArray[np.int64]:
     """(N,) which of `classes` each row has. Raises DataError for a row with none, or another."""
-    codes = Category(targets.name, classes).code(targets, where)
+    codes = CategoryColumn(targets.name, classes).code(targets, where)
     if absent := np.flatnonzero(np.isnan(codes)).tolist():
         raise _no_value(targets.name, absent, where)
     if unknown := np.flatnonzero(codes == UNSEEN).tolist():
@@ -203,9 +203,9 @@ def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: st
 def _kinds(found: Columns, dropped: Sequence[str]) -> Choice:
     """Which columns are taken for numbers, and which for categories."""
     categories = [
-        f"{column.name} ({len(column.categories)})" for column in found.columns if isinstance(column, Category)
+        f"{column.name} ({len(column.categories)})" for column in found.columns if isinstance(column, CategoryColumn)
     ]
-    numbers = [column.name for column in found.columns if not isinstance(column, Category)]
+    numbers = [column.name for column in found.columns if not isinstance(column, CategoryColumn)]
     parts = [
         f"{title}: {_listed(names)}"
         for title, names in (("numbers", numbers), ("categories", categories), ("left out", dropped))

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from nnx.datasets import DatasetConfig, Source, Split, _own
 from nnx.errors import ConfigError
-from nnx.preprocessing.columns import Columns, Number
+from nnx.preprocessing.columns import Columns, NumberColumn
 
 TEST = 0.2  # of the samples
 TURN = 4.0  # radians that a spiral turns by, from the middle to its end
@@ -47,7 +47,11 @@ def load(config: Config, folder: Path) -> Source:
         raise ConfigError.at("dataset.samples", f"{config.samples} is too few for {K} classes; give {5 * K} at least")
     points, labels = _points(config, K)
     return _own.cut(
-        Split(points, labels), TEST, tuple(map(str, range(K))), config.kind, columns=Columns((Number("x"), Number("y")))
+        Split(points, labels),
+        TEST,
+        tuple(map(str, range(K))),
+        config.kind,
+        columns=Columns((NumberColumn("x"), NumberColumn("y"))),
     )
 
 

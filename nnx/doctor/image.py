@@ -22,13 +22,13 @@ from rich.text import Text
 
 from nnx.errors import InputError, printable
 from nnx.formatting import percent
-from nnx.inference.classifier import Classifier, ask
+from nnx.inference.classifier import Classifier, predict_batches
 from nnx.inference.inputs import Batch
 from nnx.preprocessing import handwriting
 from nnx.preprocessing.spec import Spec
 from nnx.system import files
 from nnx.system.device import Runtime
-from nnx.terminal import pixels as draw
+from nnx.terminal import pixels as pixel_art
 from nnx.terminal.predictions import as_table
 
 Pixels = NDArray[np.uint8]
@@ -53,7 +53,7 @@ class Stage:
         return f"{printable(best['label'])}, {percent(best['probability'])}"
 
 
-def diagnose(pixels: Pixels, classifier: Classifier, runtime: Runtime) -> list[Stage]:
+def prediction_by_stage(pixels: Pixels, classifier: Classifier, runtime: Runtime) -> list[Stage]:
     """The image as it is, then after each step of its preparation; the last is what `nnx predict` sees, and says."""
     spec = classifier.spec
     image, steps = handwriting.prepare(pixels, spec)
@@ -62,7 +62,7 @@ def diagnose(pixels: Pixels, classifier: Classifier, runtime: Runtime) -> list[S
     same = pixels.shape[:2] == spec.shape[1:]
     texts = ["as it is" if same else "as it is, only resized", *(step.text for step in steps)]
     batch = Batch(texts, np.stack(seen), [() for _ in texts])
-    answers = ask(classifier, [batch], runtime, top=SHOWN)
+    answers = predict_batches(classifier, [batch], runtime, top=SHOWN)
     return [Stage(text, each, answer["top"]) for text, each, answer in zip(texts, seen, answers, strict=True)]
 
 
@@ -71,7 +71,7 @@ def average(spec: Spec) -> Pixels | None:
     return np.array(spec.look.average, np.uint8) if spec.look else None
 
 
-def newest(runs: Path = Path("runs")) -> Path:
+def newest_checkpoint(runs: Path = Path("runs")) -> Path:
     """The checkpoint that was written last in a folder of runs. Raises InputError where there is none."""
     found = sorted(runs.glob("*/checkpoint.pt"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -105,14 +105,14 @@ def drawn(stages: Sequence[Stage], spec: Spec, console: Console | None = None) -
         level = [
             [Text("".ljust(wide))] * (heights - _heading(block)) + block for block in row
         ]  # pictures stand on one line
-        lines += [*draw.beside(*level), Text("")]
+        lines += [*pixel_art.beside(*level), Text("")]
     return lines[:-1]
 
 
 def _block(text: str, pixels: Pixels, answer: str, console: Console) -> list[Text]:
     """What was done, wrapped; the picture, small ones some times as large; the answer."""
     times = max(1, WIDTH // pixels.shape[1])
-    picture = draw.image(pixels.repeat(times, 0).repeat(times, 1), WIDTH, console=console)
+    picture = pixel_art.image(pixels.repeat(times, 0).repeat(times, 1), WIDTH, console=console)
     wide = max(WIDTH // 2, max(line.cell_len for line in picture))
     heading = [Text(line, "bold") for line in textwrap.wrap(text, wide)]
     return [*heading, *picture, Text(answer[: max(wide, 24)])]

@@ -165,13 +165,16 @@ def _torch() -> Iterator[Check]:
     """What computes, in what precision, by how many threads; and whether it does at all."""
     import torch
 
-    from nnx.system import device as runtime
+    from nnx.models import cnn
+    from nnx.system import device as devices
     from nnx.system import workers
 
-    chosen = runtime.choose("auto", "auto", "cnn")
+    chosen = devices.choose_runtime(
+        "auto", "auto", channels_last=cnn.Config.channels_last, bfloat16_speedup=cnn.Config.bfloat16_speedup
+    )
     for choice in chosen.choices:
         yield Check(choice.what, "ok", choice.value, choice.reason)
-    cores, threads = workers.cores(), torch.get_num_threads()
+    cores, threads = workers.available_cores(), torch.get_num_threads()
     instructions = torch.backends.cpu.get_cpu_capability()
     variable = os.environ.get("OMP_NUM_THREADS")
     what = f"{cores} core{'s' * (cores != 1)} to be had, {threads} thread{'s' * (threads != 1)}, {instructions}"

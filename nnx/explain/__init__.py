@@ -23,15 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nnx import losses, models
-from nnx.checkpoint import Checkpoint
+from nnx.checkpoint import Checkpoint, build_network
 from nnx.config.registry import suggest
 from nnx.datasets import Split
 from nnx.errors import InputError
 from nnx.explain import _draw
-from nnx.inference.classifier import network
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
-from nnx.system.device import mix
+from nnx.system.device import mix_seed
 
 
 @dataclass
@@ -84,7 +83,7 @@ class Subject:
         """
         config = self.kept.config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(self.seed, 1))
+            torch.manual_seed(mix_seed(self.seed, 1))
             fresh = models.build(config.model, self.spec, losses.outputs(config.loss, len(self.classes)))
         return fresh.to(self.device).eval()
 
@@ -140,7 +139,7 @@ def new(
     where = torch.device(device)
     return Subject(
         kept,
-        network(kept).to(where).eval(),
+        build_network(kept).to(where).eval(),
         Normalise(kept.spec, where),
         images,
         labels,
@@ -150,7 +149,7 @@ def new(
     )
 
 
-def one_of_each(split: Split, classes: int, most: int = 10) -> NDArray[np.int64]:
+def one_per_class(split: Split, classes: int, most: int = 10) -> NDArray[np.int64]:
     """The places of the first sample of each class, of `most` classes: what is explained where nothing else is
     asked."""
     found, first = np.unique(split.labels, return_index=True)

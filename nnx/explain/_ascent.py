@@ -69,7 +69,7 @@ def maximise(
 
 def _gradient(network: nn.Module, prepare: Normalise, images: Tensor, targets: Sequence[Target]) -> Tensor:
     """(N, C, H, W), of each image's own unit."""
-    size, gradients = _layer_outputs.at_once(images), []
+    size, gradients = _layer_outputs.batch_size_for(images), []
     for start in range(0, len(images), size):
         part = images[start : start + size].to(prepare.factor.device).requires_grad_()
         found = _units.outputs(network, prepare(part * 255))

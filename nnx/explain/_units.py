@@ -32,7 +32,7 @@ def by_place(output: Tensor) -> Tensor:
 
 def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """As `_capture.outputs`, (N, U, P) of each layer, but with gradients and on the network's device."""
-    modules, seen = _layer_outputs.layers(network, x[:1]), {}
+    modules, seen = _layer_outputs.layer_modules(network, x[:1]), {}
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -40,7 +40,7 @@ def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
         return hook
 
-    with models.hooked(module.register_forward_hook(note(name)) for name, module in modules.items()):
+    with models.registered_hooks(module.register_forward_hook(note(name)) for name, module in modules.items()):
         logits = network(x)
     return {name: seen[name] for name in modules} | {_layer_outputs.LOGITS: by_place(logits)}
 
@@ -54,14 +54,14 @@ def features(network: nn.Module, subject: Subject, images: NDArray[Any]) -> dict
     """
     parts: dict[str, list[NDArray[np.float32]]] = {}
     for x in batches(subject, images):
-        for name, output in some({INPUT: x.cpu(), **_layer_outputs.outputs(network, x)}).items():
+        for name, output in some({INPUT: x.cpu(), **_layer_outputs.layer_outputs(network, x)}).items():
             parts.setdefault(name, []).append(_narrowed(output).flatten(1).numpy())
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 def batches(subject: Subject, images: NDArray[Any]) -> Iterator[Tensor]:
     """Raw samples as what the network takes, as many at a time as it may see at once."""
-    size = _layer_outputs.at_once(subject.inputs(images[:1]))
+    size = _layer_outputs.batch_size_for(subject.inputs(images[:1]))
     for start in range(0, len(images), size):
         yield subject.inputs(images[start : start + size])
 
@@ -112,7 +112,7 @@ def receptive_field(network: nn.Module, spec: Spec, layer: str, places: list[int
     x = torch.rand(1, *spec.shape, generator=drawing, dtype=torch.float64)
     weights: Tensor | None = None  # of units, as the plain sum of what a LayerNorm gives is constant
     fields = []
-    for some_places in torch.split(torch.tensor(places), _layer_outputs.at_once(x)):
+    for some_places in torch.split(torch.tensor(places), _layer_outputs.batch_size_for(x)):
         asked = x.expand(len(some_places), *spec.shape).clone().requires_grad_()
         units = outputs(paths, asked)[layer][range(len(some_places)), :, some_places]  # (P, U)
         weights = torch.rand(units.shape[1], generator=drawing, dtype=torch.float64) if weights is None else weights

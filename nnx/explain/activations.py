@@ -40,7 +40,7 @@ def applies(kept: Checkpoint) -> str | None:
 
 def explain(subject: Subject) -> Explanation:
     outputs = {
-        name: output.numpy() for name, output in _layer_outputs.outputs(subject.network, subject.inputs()).items()
+        name: output.numpy() for name, output in _layer_outputs.layer_outputs(subject.network, subject.inputs()).items()
     }
     logits = outputs.pop(_layer_outputs.LOGITS)
     figures: dict[str, Any] = {
@@ -208,7 +208,7 @@ def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) ->
     for n, line in enumerate(table):
         _draw.asked(_draw.bare(line[0]), subject, n)
         for axes, (name, norms) in zip(line[1:], tokens.items(), strict=False):
-            places = _layer_outputs.patches(subject.spec, norms.shape[1])
+            places = _layer_outputs.patch_grid(subject.spec, norms.shape[1])
             rows, columns, others = places or (1, norms.shape[1], 0)
             _draw.show(
                 _draw.bare(axes),

@@ -1,7 +1,7 @@
 """Attention: which patches each head of a transformer looks at, and, through all blocks, which the answer goes back
 to."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nnx import models
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _draw
-from nnx.models import _layer_outputs
+from nnx.models import AttentionBlock, ModelConfig, _layer_outputs
 
 SAMPLES = 10  # with a rollout
 PICTURES = 3  # of every head
@@ -24,8 +24,8 @@ READING = (
 
 
 def applies(kept: Checkpoint) -> str | None:
-    name = kept.config.model.name
-    return None if name == "transformer" else f"the {name} has no attention; ask a transformer"
+    model = kept.config.model
+    return None if cast(ModelConfig, model).has_attention else f"the {model.name} has no attention; ask a transformer"
 
 
 def explain(subject: Subject) -> Explanation:
@@ -48,7 +48,7 @@ def attention(network: nn.Module, x: Tensor) -> list[Tensor]:
     """
     found: list[Tensor] = []
 
-    def note(block: Any) -> Any:  # a transformer.Block
+    def note(block: AttentionBlock) -> Any:
         def hook(module: nn.Module, _: object, qkv: Tensor) -> None:
             q, k, _v = qkv.view(*qkv.shape[:2], 3, block.heads, -1).permute(
                 2, 0, 3, 1, 4
@@ -57,8 +57,8 @@ def attention(network: nn.Module, x: Tensor) -> list[Tensor]:
 
         return hook
 
-    blocks: list[Any] = [module for module in network.modules() if hasattr(module, "qkv")]
-    with models.hooked(block.qkv.register_forward_hook(note(block)) for block in blocks), torch.no_grad():
+    blocks = [module for module in network.modules() if isinstance(module, AttentionBlock)]
+    with models.registered_hooks(block.qkv.register_forward_hook(note(block)) for block in blocks), torch.no_grad():
         network(x)
     return found
 
@@ -96,7 +96,7 @@ def _facts(A: NDArray[Any], subject: Subject) -> dict[str, float]:
     T = A.shape[-1]
     entropy = -(A * np.log(A.clip(1e-12))).sum(-1).mean() / np.log(T) if T > 1 else 0.0
     facts = {"entropy": float(entropy)}
-    places = _layer_outputs.patches(subject.spec, T)
+    places = _layer_outputs.patch_grid(subject.spec, T)
     if places and subject.spec.is_image:
         rows, columns, others = places
         y, x = np.divmod(np.arange(rows * columns), columns)
@@ -150,7 +150,7 @@ def _heads(subject: Subject, seen: list[NDArray[Any]], n: int) -> Picture:
 
 def _over(axes: Any, subject: Subject, weights: NDArray[Any], n: int) -> None:
     """(T,) weights over the image that they belong to, or as bars where there is none."""
-    places = _layer_outputs.patches(subject.spec, len(weights))
+    places = _layer_outputs.patch_grid(subject.spec, len(weights))
     assert places
     rows, columns, others = places
     grid = weights[others:].reshape(rows, columns)

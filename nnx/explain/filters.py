@@ -1,24 +1,18 @@
 """Filters: the weights that see the input, drawn as what they look for."""
 
-import math
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nnx import models
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _draw
-from nnx.preprocessing.spec import Spec
+from nnx.models import ModelConfig
+from nnx.models._first_layer import GATES, as_images, first_layer, input_weights
 
 MOST = 64  # filters in a picture
 COLUMNS = 8
-GATES = {
-    "LSTM": ("input gate", "forget gate", "candidate", "output gate"),
-    "GRU": ("reset gate", "update gate", "candidate"),
-}
 READING = {
     "whole": "Each square is one neuron of the first layer: what is bright below red adds to its weighted sum, below blue it takes away, "
     "so it looks for red strokes and against blue ones; speckle is what is left of the random start.",
@@ -43,18 +37,16 @@ IN_COLOUR = {
 
 
 def applies(kept: Checkpoint) -> str | None:
-    one_by_one = not kept.spec.is_image and kept.config.model.name in ("rnn", "transformer")
-    return (
-        f"the {kept.config.model.name} reads a table one feature at a time: one weight a unit, and nothing to see"
-        if one_by_one
-        else None
-    )
+    model = kept.config.model
+    if kept.spec.is_image or not cast(ModelConfig, model).reads_features_singly:
+        return None
+    return f"the {model.name} reads a table one feature at a time: one weight a unit, and nothing to see"
 
 
 def explain(subject: Subject) -> Explanation:
-    name, module = first(subject.network, subject.inputs()[:1])
-    weight = _weight(module)
-    kind, images = _as_images(weight, module, subject.spec)
+    name, module = first_layer(subject.network, subject.inputs()[:1])
+    weight = input_weights(module)
+    kind, images = as_images(weight, module, subject.spec)
     figures: dict[str, Any] = {
         "layer": name,
         "kind": kind,
@@ -69,8 +61,8 @@ def explain(subject: Subject) -> Explanation:
         pictures = [_matrix(weight)]
     else:
         pictures = [_images(images, name, figures)]
-        _, control = first(subject.control, subject.inputs()[:1])
-        drawn = _as_images(_weight(control), control, subject.spec)[1]
+        _, control = first_layer(subject.control, subject.inputs()[:1])
+        drawn = as_images(input_weights(control), control, subject.spec)[1]
         assert drawn is not None
         figures |= {"neighbour_correlation": neighbours(images), "neighbour_correlation_untrained": neighbours(drawn)}
     if kind == "patch" and isinstance(getattr(subject.network, "positions", None), nn.Parameter):
@@ -79,68 +71,12 @@ def explain(subject: Subject) -> Explanation:
     return Explanation(reading[kind], tuple(pictures), figures)
 
 
-def first(network: nn.Module, x: Tensor) -> tuple[str, nn.Module]:
-    """The module with a weight matrix of its own that is called first with the input `x`, and its name."""
-    called: list[tuple[str, nn.Module]] = []
-    weighing = (
-        (name, module)
-        for name, module in network.named_modules()
-        if any(p.ndim > 1 for p in module.parameters(recurse=False))
-    )
-    handles = (
-        module.register_forward_pre_hook(lambda module, _, name=name: called.append((name, module)))
-        for name, module in weighing
-        if module is not network
-    )
-    with models.hooked(handles), torch.no_grad():
-        network(x)
-    return called[0]
-
-
 def neighbours(images: NDArray[Any]) -> float:
     """How alike a weight is to the ones right of it and below it, as a correlation: near 0 where weights are drawn at
     random, and towards 1 where they form smooth strokes. (N, C, h, w)."""
     pairs = [(images[..., 1:], images[..., :-1]), (images[..., 1:, :], images[..., :-1, :])]
     one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
     return float(np.corrcoef(one, other)[0, 1]) if one.size > 1 and one.std() and other.std() else 0.0
-
-
-def seen(network: nn.Module, x: Tensor, spec: Spec) -> tuple[str, NDArray[Any]]:
-    """What the first layer sees, a key of READING, and its weights on that: as images (filters, C, h, w), or, where
-    they are none, as a matrix (units, numbers); of a recurrent layer those of its candidate."""
-    _, module = first(network, x)
-    weight = _weight(module)
-    kind, images = _as_images(weight, module, spec)
-    gates = GATES.get(module.mode, ("state",)) if isinstance(module, nn.RNNBase) else ("",)
-    candidate = weight.flatten(1).chunk(len(gates))[gates.index("candidate") if "candidate" in gates else 0]
-    return kind, candidate.numpy() if images is None else images
-
-
-def _weight(module: nn.Module) -> Tensor:
-    """The weights on the input, (filters, ...)."""
-    own = dict(module.named_parameters(recurse=False))
-    return (
-        next(p for p in (own.get("weight"), own.get("weight_ih_l0"), *own.values()) if p is not None and p.ndim > 1)
-        .detach()
-        .cpu()
-    )
-
-
-def _as_images(weight: Tensor, module: nn.Module, spec: Spec) -> tuple[str, NDArray[Any] | None]:
-    """What the weights look at, and they as images (filters, C, h, w), where they are some."""
-    seen = weight[0].numel()
-    side = math.isqrt(seen // spec.shape[0])
-    if isinstance(module, nn.RNNBase):
-        return "row", None
-    if not spec.is_image:
-        return ("feature" if seen == spec.size else "matrix"), None
-    if weight.ndim == 4:
-        return "kernel", weight.numpy()
-    if seen == spec.size:
-        return "whole", weight.reshape(-1, *spec.shape).numpy()
-    if seen == spec.shape[0] * side**2:
-        return "patch", weight.reshape(-1, spec.shape[0], side, side).numpy()
-    return "matrix", None
 
 
 def _strongest(weight: NDArray[Any]) -> NDArray[np.int64]:

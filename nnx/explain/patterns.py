@@ -54,7 +54,7 @@ def explain(subject: Subject) -> Explanation:
 
 
 @dataclass
-class Layer:
+class LayerPatterns:
     """How much images excite the units of a layer: (N, U) the most at any place, and (N, U) at which. `units` are those
     that are shown."""
 
@@ -79,7 +79,7 @@ class Layer:
             np.array(middle) if middle else self.places[:, 0]
         )  # of a map, whose middle sees most; else where the best has it
 
-    def see(self, subject: Subject, below: "Layer") -> None:
+    def see(self, subject: Subject, below: "LayerPatterns") -> None:
         """Find what the shown units can see at the places where they are shown; where that is the whole image and units
         are of tokens, also each token's own patch: what it was made of in the layer `below`, the first of tokens."""
         places = np.unique(np.append(self.places, self.own_places)).tolist()
@@ -108,28 +108,30 @@ class Layer:
         return [_ascent.Target(self.name, unit, place, **regular) for unit, place in pairs]
 
 
-def excited(network: nn.Module, subject: Subject, images: NDArray[Any]) -> list[Layer]:
+def excited(network: nn.Module, subject: Subject, images: NDArray[Any]) -> list[LayerPatterns]:
     """How much each of N images (N, C, H, W) excites each unit of each layer of the network."""
     parts: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for x in _units.batches(subject, images):  # a layer's output for all images may be more than memory holds
-        for name, output in _units.some(_layer_outputs.outputs(network, x)).items():
+        for name, output in _units.some(_layer_outputs.layer_outputs(network, x)).items():
             most, where = _units.by_place(output).max(2)
             parts.setdefault(name, []).append((most.numpy(), where.numpy()))
             shapes[name] = tuple(output.shape[1:])
     return [
-        Layer(name, shapes[name], *(np.concatenate(side) for side in zip(*found, strict=True)))
+        LayerPatterns(name, shapes[name], *(np.concatenate(side) for side in zip(*found, strict=True)))
         for name, found in parts.items()
     ]
 
 
-def _same_class(layer: Layer, labels: NDArray[np.int64]) -> float:
+def _same_class(layer: LayerPatterns, labels: NDArray[np.int64]) -> float:
     """Of a unit's nine images, the share that is of one class, averaged over the shown units."""
     return float(np.mean([np.bincount(labels[best]).max() / len(best) for best in layer.best]))
 
 
-def _figures(layer: Layer, subject: Subject, made: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
-    reached = _layer_outputs.outputs(subject.network, subject.inputs(made * 255))[layer.name]
+def _figures(
+    layer: LayerPatterns, subject: Subject, made: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[str, Any]:
+    reached = _layer_outputs.layer_outputs(subject.network, subject.inputs(made * 255))[layer.name]
     units = []
     for n, unit in enumerate(layer.units.tolist()):
         strongest = float(layer.most[layer.best[n, 0], unit])
@@ -149,7 +151,7 @@ def _figures(layer: Layer, subject: Subject, made: NDArray[np.float32], labels: 
 
 
 def _picture(
-    layer: Layer, subject: Subject, made: NDArray[np.float32], images: NDArray[Any], found: dict[str, Any]
+    layer: LayerPatterns, subject: Subject, made: NDArray[np.float32], images: NDArray[Any], found: dict[str, Any]
 ) -> Picture:
     """A line a unit: its optimised input, and the images that excite it most."""
     first = [_tile(image, layer, place) for image, place in zip(made, layer.own_places, strict=True)]
@@ -176,7 +178,7 @@ def _picture(
     return Picture(f"patterns-{layer.name}", _caption(layer, found), _draw.png(figure))
 
 
-def _caption(layer: Layer, found: dict[str, Any]) -> str:
+def _caption(layer: LayerPatterns, found: dict[str, Any]) -> str:
     shown, of = len(layer.units), found["units"]
     which = (
         f"all {of} units"
@@ -205,7 +207,7 @@ def _box(field: NDArray[np.bool_]) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _tile(image: NDArray[Any], layer: Layer, place: int) -> NDArray[Any]:
+def _tile(image: NDArray[Any], layer: LayerPatterns, place: int) -> NDArray[Any]:
     """What a unit sees of an image (C, H, W) in [0, 1] at a place, as (h, w, 3) of the layer's size; the rest is
     transparent.
 

@@ -65,7 +65,7 @@ def explain(subject: Subject) -> Explanation:
         return Explanation(READING[False], (_features(subject, ours, control),), figures)
     lines = [("integrated\ngradients", ours.values), ("the same,\nuntrained", control.values)]
     cams: list[tuple[str, NDArray[Any]]] = []
-    if any(output.ndim == 4 for output in _layer_outputs.outputs(subject.network, x[:1]).values()):
+    if any(output.ndim == 4 for output in _layer_outputs.layer_outputs(subject.network, x[:1]).values()):
         seen, unlearned = (grad_cam(network, x, targets) for network in (subject.network, subject.control))
         cams = [("Grad-CAM", seen), ("the same,\nuntrained", unlearned)]
         figures["grad_cam"] = _agreement(seen, unlearned, np.ones_like(seen, dtype=bool))
@@ -95,7 +95,7 @@ def credits(network: nn.Module, x: Tensor, targets: Tensor, black: Tensor, steps
     from captum.attr import IntegratedGradients
 
     method = IntegratedGradients(lambda inputs, k: _logit(network, inputs, k))
-    values, at_once = torch.zeros_like(x), max(len(x), _layer_outputs.at_once(x))
+    values, at_once = torch.zeros_like(x), max(len(x), _layer_outputs.batch_size_for(x))
     with torch.no_grad():
         rise = (_logit(network, x, targets) - _logit(network, black.expand_as(x), targets)).double()
     with torch.backends.cudnn.flags(enabled=False):  # cuDNN has no gradient of an RNN in evaluation
@@ -118,8 +118,8 @@ def grad_cam(network: nn.Module, x: Tensor, targets: Tensor) -> NDArray[Any]:
     logit, summed, what is below zero left out (Selvaraju et al. 2017), and enlarged to the image."""
     from captum.attr import LayerGradCam
 
-    maps = [name for name, output in _layer_outputs.outputs(network, x[:1]).items() if output.ndim == 4]
-    stage = _layer_outputs.layers(network, x[:1])[maps[-1]]
+    maps = [name for name, output in _layer_outputs.layer_outputs(network, x[:1]).items() if output.ndim == 4]
+    stage = _layer_outputs.layer_modules(network, x[:1])[maps[-1]]
     found: Tensor = LayerGradCam(lambda inputs, k: _logit(network, inputs, k), stage).attribute(
         x, additional_forward_args=targets, relu_attributions=True
     )

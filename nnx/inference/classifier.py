@@ -7,33 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnx import checkpoint, losses, models
-from nnx.checkpoint import Checkpoint
-from nnx.errors import CheckpointError, ConfigError
+from nnx import checkpoint, losses
+from nnx.errors import DeviceError
 from nnx.inference.inputs import Batch
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
-from nnx.run import folder as runs
 from nnx.system.device import Runtime
-
-
-def network(kept: Checkpoint) -> nn.Module:
-    """The network of a checkpoint, with its weights, on the CPU. Raises CheckpointError where they don't fit
-    together."""
-    name = kept.config.model.name
-    try:
-        model = models.build(kept.config.model, kept.spec, losses.outputs(kept.config.loss, len(kept.spec.classes)))
-        own = model.state_dict()
-        if any(own[name].dtype != tensor.dtype for name, tensor in kept.model.items()):
-            raise TypeError("load_state_dict would convert silently")
-        model.load_state_dict(kept.model)
-    except ConfigError as error:
-        raise CheckpointError(f"its config is not valid: {error}") from None
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError):
-        raise CheckpointError(
-            f"its weights do not fit the {name} that its config describes; it is damaged or was changed"
-        ) from None
-    return model
+from nnx.training.setup import runtime_for, with_supported_precision
 
 
 class Classifier(nn.Module):
@@ -62,11 +42,28 @@ class Classifier(nn.Module):
 
 def load(path: str | Path, device: str = "cpu") -> Classifier:
     """The classifier in a checkpoint, or in that of the run in a folder, in evaluation mode. Raises CheckpointError."""
-    kept = checkpoint.read(runs.checkpoint_in(Path(path)))
-    return Classifier(network(kept), kept.spec, torch.device(device))
+    saved = checkpoint.read(checkpoint.locate(Path(path)))
+    return Classifier(checkpoint.build_network(saved), saved.spec, torch.device(device))
 
 
-def ask(classifier: Classifier, batches: Iterable[Batch], runtime: Runtime, *, top: int) -> Iterator[dict[str, Any]]:
+def load_with_runtime(path: Path, device: str | None = None) -> tuple[Classifier, Runtime]:
+    """The classifier in a checkpoint, or in that of the run in a folder, on a device by name or the best that there is,
+    and its runtime: in the precision that it was trained in, or float32 where this machine does not have that.
+
+    Raises CheckpointError, DeviceError.
+    """
+    saved = checkpoint.read(checkpoint.locate(path))
+    model, config, device = checkpoint.build_network(saved), saved.config, device or "auto"
+    try:
+        runtime = with_supported_precision(runtime_for(config, device=device), config, model, saved.spec, device=device)
+    except DeviceError:
+        runtime = runtime_for(config, device=device, precision="float32")
+    return Classifier(model, saved.spec, runtime.device), runtime
+
+
+def predict_batches(
+    classifier: Classifier, batches: Iterable[Batch], runtime: Runtime, *, top: int
+) -> Iterator[dict[str, Any]]:
     """What the classifier says of each sample, as plain values: its label, how probable that is, and the `top` classes,
     likeliest first."""
     classes = classifier.classes

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 
 @dataclass
-class Asked:
+class InputSet:
     """What `paths` name, for a network of that spec. What is wrong with any of it is said when all has been looked at.
 
     With `auto`, images are prepared (see handwriting); else they must have the right size. `notes` say what was left
@@ -194,18 +194,18 @@ class Asked:
 def _read_all(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sample | None, str]]:
     """`_read` of each file, in order: where that takes long, by all cores. (A generator: of the next call each begins
     with its file.)"""
-    begun, cores = time.perf_counter(), workers.cores()
+    begun, cores = time.perf_counter(), workers.available_cores()
     for n, file in enumerate(files):
         taken = time.perf_counter() - begun
         if n and cores > 1 and taken / n * (len(files) - n) > PATIENCE and STDIN not in files[n:]:
             chunks = ((files[start : start + CHUNK], spec, auto) for start in range(n, len(files), CHUNK))
-            for some in workers.in_processes(_read_some, chunks, cores):
+            for some in workers.map_in_processes(_read_some, chunks, cores):
                 yield from some
             return
         yield _read(file, spec, auto)
 
 
-def decoded(file: str, spec: Spec) -> NDArray[np.uint8]:
+def decode_image(file: str, spec: Spec) -> NDArray[np.uint8]:
     """An image file, or standard input, as (h, w, 1 or 3) pixels for a network of images. Raises DataError."""
     pixels = (
         images.decode(_standard_input(images.MAX_BYTES), "standard input") if file == STDIN else images.decode(file)
@@ -221,7 +221,7 @@ def _read_some(files: Sequence[str], spec: Spec, auto: bool) -> list[tuple[Sampl
 def _read(file: str, spec: Spec, auto: bool) -> tuple[Sample | None, str]:
     """An image file as a sample, or what is wrong with it."""
     try:
-        return (file, *_prepared(decoded(file, spec), spec, auto, file)), ""
+        return (file, *_prepared(decode_image(file, spec), spec, auto, file)), ""
     except DataError as error:
         return None, str(error)
 

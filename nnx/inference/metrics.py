@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nnx.formatting import wilson
-from nnx.loader.batches import Resident
+from nnx.loader.batches import BatchLoader
 from nnx.losses import Criterion, probabilities
 from nnx.system import distributed
 from nnx.system.device import Runtime
@@ -38,13 +38,13 @@ class Predictions:
         return float((self.predicted == self.labels).mean())
 
 
-def evaluate(model: nn.Module, batches: Resident, criterion: Criterion, runtime: Runtime) -> Predictions:
+def evaluate(model: nn.Module, batches: BatchLoader, criterion: Criterion, runtime: Runtime) -> Predictions:
     """Run `model` over every sample once, in order; of several ranks each over its share. Draws no random numbers;
     leaves the model in evaluation mode."""
     begun = time.perf_counter()
     model.eval()
     total, said, labels = 0.0, [], []
-    for inputs, targets in batches.in_order(distributed.share(len(batches))):
+    for inputs, targets in batches.in_order(distributed.shard(len(batches))):
         with torch.no_grad(), runtime.autocast():
             logits = model(inputs)
         logits = logits.float()
@@ -53,14 +53,14 @@ def evaluate(model: nn.Module, batches: Resident, criterion: Criterion, runtime:
         )  # of few samples, a rank may have none
         said.append(probabilities(logits).cpu())
         labels.append(targets.cpu())
-    probable, right = (distributed.whole(torch.cat(parts), len(batches)) for parts in (said, labels))
-    loss = float(distributed.whole(torch.tensor([total], dtype=torch.float64), distributed.here().world).sum()) / len(
-        batches
-    )
+    probable, right = (distributed.all_gather(torch.cat(parts), len(batches)) for parts in (said, labels))
+    loss = float(
+        distributed.all_gather(torch.tensor([total], dtype=torch.float64), distributed.current().world).sum()
+    ) / len(batches)
     return Predictions(probable.numpy(), right.numpy(), loss, time.perf_counter() - begun)
 
 
-def metrics(predictions: Predictions, classes: tuple[str, ...], split: str) -> dict[str, Any]:
+def compute_metrics(predictions: Predictions, classes: tuple[str, ...], split: str) -> dict[str, Any]:
     """The figures of `nnx eval`, as plain values. Confusion matrix: rows are true classes, columns predicted ones.
 
     Precision, recall and F1 are 0 where there is nothing to divide by, as in scikit-learn, whose figures these are

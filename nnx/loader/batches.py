@@ -16,13 +16,13 @@ from nnx.events import Choice
 from nnx.loader.augment import augment, mixup
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
-from nnx.system.device import mix
+from nnx.system.device import mix_seed
 
 EVALUATION_BATCH = 2000
 Gather = Callable[[Tensor, Tensor], Tensor]  # (N, *shape) inputs and (B,) places -> (B, *shape) on the device
 
 
-def cuts(samples: int, train: Train) -> list[tuple[int, int]]:
+def batch_bounds(samples: int, train: Train) -> list[tuple[int, int]]:
     """Where each step of an epoch of so many samples begins and ends in the epoch's order.
 
     The last step is smaller where the samples don't divide evenly. None is left out, but for a lone last one: batch
@@ -34,16 +34,16 @@ def cuts(samples: int, train: Train) -> list[tuple[int, int]]:
     return [(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
-class Resident:
+class BatchLoader:
     """A split in memory. `epoch` gives shuffled training batches, `in_order` each sample once, untouched."""
 
     def __init__(self, split: Split, spec: Spec, device: torch.device) -> None:
         self.inputs, self.rows = _tensor(split.inputs)
         self.gather: Gather = lambda inputs, index: inputs.index_select(0, index).to(device)
-        if self.rows is None and (device.type != "cuda" or fits(split.inputs.nbytes, device)):
+        if self.rows is None and (device.type != "cuda" or fits_on_device(split.inputs.nbytes, device)):
             self.inputs = self.inputs.to(device)
         elif device.type == "cuda":
-            self.gather = ferry(device)
+            self.gather = copy_ahead(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.classes = len(spec.classes)
         self.normalise = Normalise(spec, device)
@@ -58,14 +58,14 @@ class Resident:
         The order is a function of (seed, epoch), drawn on the CPU so that every device sees the same one; augmentation
         is one of (seed, epoch, batch). Any batch can be reached without those before it.
         """
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch)))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix_seed(seed, epoch)))
         places, labels = self._places(order), self.labels.index_select(0, order.to(self.labels.device))
         varied = train.augment.is_on or train.mixup > 0
         generator = torch.Generator(self.labels.device) if varied else None
-        for batch, (begin, end) in enumerate(cuts(len(self), train)[start:], start):
+        for batch, (begin, end) in enumerate(batch_bounds(len(self), train)[start:], start):
             inputs, targets = self.gather(self.inputs, places[begin:end]), labels[begin:end]
             if generator is not None:
-                generator.manual_seed(mix(seed, epoch, batch))
+                generator.manual_seed(mix_seed(seed, epoch, batch))
                 if train.augment.is_on:
                     inputs = augment(inputs.float(), train.augment, generator)
             inputs = self.normalise(inputs)
@@ -96,12 +96,12 @@ def _tensor(inputs: Any) -> tuple[Tensor, Tensor | None]:
         return torch.from_numpy(inputs), None
 
 
-def fits(size: int, device: torch.device) -> bool:
+def fits_on_device(size: int, device: torch.device) -> bool:
     """Whether so many bytes take no more than half of what is free on a CUDA device: the rest is for the network."""
     return size < torch.cuda.mem_get_info(device)[0] / 2
 
 
-def ferry(device: torch.device) -> Gather:
+def copy_ahead(device: torch.device) -> Gather:
     """A gather from the computer's memory to a CUDA device, through two pinned buffers in turn: while the device copies
     one batch and works on it, the next is gathered. Not run yet: no GPU was there."""
     buffers: list[Tensor] = []
@@ -123,7 +123,7 @@ def ferry(device: torch.device) -> Gather:
     return gather
 
 
-def data_path(name: str, train: Split, batches: Resident) -> Choice:
+def describe_data_path(name: str, train: Split, batches: BatchLoader) -> Choice:
     """Where the dataset of this name lies while it is trained on, and why."""
     size, device = f"{formatting.size(train.inputs.nbytes)}, as {train.inputs.dtype},", batches.inputs.device
     if batches.rows is not None:

@@ -7,7 +7,7 @@ logits.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +15,37 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from nnx.config import registry
-from nnx.config.registry import Part
+from nnx.config.registry import Component
 from nnx.errors import ConfigError
-from nnx.events import Layer
+from nnx.events import LayerSummary
 from nnx.preprocessing.spec import Spec
-from nnx.system.device import whole_torch
+from nnx.system.device import load_meta_kernels
+
+
+class ModelConfig(Component):
+    """The config of an architecture. Class variables state what else nnx has to know about it."""
+
+    channels_last: ClassVar[bool] = False
+    """Made of 2-D convolutions: its images may lie channels-last in memory."""
+    bfloat16_speedup: ClassVar[float | None] = None
+    """Measured speed-up by bfloat16 on a CPU that multiplies it; None where it is none."""
+    has_attention: ClassVar[bool] = False
+    """Its blocks are `AttentionBlock`s, whose weights explain and trace can show."""
+    reads_features_singly: ClassVar[bool] = False
+    """Reads a table one feature at a time, so that the first layer has one weight a unit."""
+
 
 BYTES_A_PARAMETER = 16  # float32 weight, gradient, and Adam's two moments
 
 
-def build(config: Part, spec: Spec, outputs: int) -> nn.Module:
+def build(config: Component, spec: Spec, outputs: int) -> nn.Module:
     """The network that `config` names, for inputs and classes as in `spec`, with freshly drawn weights.
 
     Raises ConfigError where its sizes can't work for this data, or can't fit into this machine's memory.
     """
-    needed = count(outline(config, spec, outputs)) * BYTES_A_PARAMETER  # a model of 10^12 is refused before it is tried
+    needed = (
+        count_parameters(build_on_meta(config, spec, outputs)) * BYTES_A_PARAMETER
+    )  # a model of 10^12 is refused before it is tried
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise ConfigError.at(
@@ -41,7 +57,7 @@ def build(config: Part, spec: Spec, outputs: int) -> nn.Module:
     return model
 
 
-def outline(config: Part, spec: Spec, outputs: int) -> nn.Module:
+def build_on_meta(config: Component, spec: Spec, outputs: int) -> nn.Module:
     """The network that `build` would make, without its memory: names and shapes."""
 
     def make() -> nn.Module:
@@ -52,7 +68,7 @@ def outline(config: Part, spec: Spec, outputs: int) -> nn.Module:
     try:
         return make()
     except NotImplementedError:  # an architecture that computes while it is built
-        whole_torch()
+        load_meta_kernels()
         return make()
 
 
@@ -68,7 +84,7 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def count(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """The number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -89,7 +105,7 @@ def multiply_adds(model: nn.Module, spec: Spec) -> int:
     return total
 
 
-def layers(model: nn.Module, spec: Spec) -> tuple[Layer, ...]:
+def layer_table(model: nn.Module, spec: Spec) -> tuple[LayerSummary, ...]:
     """The model table: each layer's name, kind, output shape for one sample, and trainable parameters.
 
     Containers are opened (Sequential, ModuleList), all else is one row; parameters that a model holds itself come
@@ -100,16 +116,21 @@ def layers(model: nn.Module, spec: Spec) -> tuple[Layer, ...]:
     def note(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
         shapes[module] = tuple((output if isinstance(output, Tensor) else output[0]).shape[1:])
 
-    table = rows(model)
+    table = table_rows(model)
     _forward(model, spec, {module: note for _, module in table})
-    own = [Layer(name, "Parameter", tuple(p.shape), p.numel()) for name, p in model.named_parameters(recurse=False)]
+    own = [
+        LayerSummary(name, "Parameter", tuple(p.shape), p.numel()) for name, p in model.named_parameters(recurse=False)
+    ]
     return (
         *own,
-        *(Layer(name, type(module).__name__, shapes.get(module, ()), count(module)) for name, module in table),
+        *(
+            LayerSummary(name, type(module).__name__, shapes.get(module, ()), count_parameters(module))
+            for name, module in table
+        ),
     )
 
 
-def flops(config: Part, spec: Spec, outputs: int) -> dict[str, int]:
+def flops(config: Component, spec: Spec, outputs: int) -> dict[str, int]:
     """Floating-point operations of a forward pass of one sample, by the names of `layers`; "" is the whole.
 
     torch's own count (FlopCounterMode): two for each multiply-add of matrix products, convolutions and attention,
@@ -117,15 +138,15 @@ def flops(config: Part, spec: Spec, outputs: int) -> dict[str, int]:
     kernels, an LSTM's or attention's, there they are matrix products. Brings torch._dynamo along, which takes 1 s and
     170 MB.
     """
-    whole_torch()
+    load_meta_kernels()
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = outline(config, spec, outputs).eval()
+    model = build_on_meta(config, spec, outputs).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *spec.shape, device="meta"))
     counted = {place: sum(kinds.values()) for place, kinds in counter.get_flop_counts().items()}
     root = type(model).__name__
-    return {"": counter.get_total_flops(), **{name: counted.get(f"{root}.{name}", 0) for name, _ in rows(model)}}
+    return {"": counter.get_total_flops(), **{name: counted.get(f"{root}.{name}", 0) for name, _ in table_rows(model)}}
 
 
 def _forward(model: nn.Module, spec: Spec, hooks: Mapping[nn.Module, Callable[..., None]]) -> None:
@@ -133,14 +154,41 @@ def _forward(model: nn.Module, spec: Spec, hooks: Mapping[nn.Module, Callable[..
     parameter, training = next(model.parameters()), model.training
     model.eval()
     try:
-        with hooked(module.register_forward_hook(hook) for module, hook in hooks.items()), torch.no_grad():
+        with registered_hooks(module.register_forward_hook(hook) for module, hook in hooks.items()), torch.no_grad():
             model(torch.zeros(1, *spec.shape, device=parameter.device))
     finally:  # of a precision that a layer has no kernel for
         model.train(training)
 
 
+@runtime_checkable
+class PatchModel(Protocol):
+    """A network that reads an image as patches of `patch` x `patch` pixels, each weighed by the linear layer `embed`."""
+
+    patch: int
+    embed: nn.Module
+
+
+@runtime_checkable
+class AttentionBlock(Protocol):
+    """A block of self-attention. `qkv` gives queries, keys and values, (B, T, 3 * D), for `heads` heads; `attention`
+    takes (B, T, D) tokens and gives (B, T, D), after the linear layer `project`."""
+
+    heads: int
+    qkv: nn.Module
+    project: nn.Module
+
+    def attention(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class PlainModel(Protocol):
+    """A network whose forward is exactly `plain_layers()`, one after the other, on flattened inputs."""
+
+    def plain_layers(self) -> list[nn.Module]: ...
+
+
 @contextmanager
-def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+def registered_hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     """Inside, hooks are there that were registered with these handles; afterwards they are gone, whatever happened."""
     registered = list(handles)
     try:
@@ -150,12 +198,12 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
-def rows(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+def table_rows(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     """The modules that are rows of the model table, by name, in the order in which the model holds them."""
     found = []
     for name, child in model.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
-            found += rows(child, f"{prefix}{name}.")
+            found += table_rows(child, f"{prefix}{name}.")
         else:
             found.append((f"{prefix}{name}", child))
     return found

@@ -15,7 +15,7 @@ NUMBERS = 2_000_000  # in them
 LOGITS = "logits"
 
 
-def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def layer_outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """(N, ...) normalised inputs -> each layer's output (N, ...), first to last, on the CPU, by the name of the row of
     the model table that it begins with; the last are the logits.
 
@@ -24,25 +24,25 @@ def outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """
     parts: list[dict[str, Tensor]] = []
     with torch.no_grad():
-        for batch in torch.split(x, at_once(x)):
+        for batch in torch.split(x, batch_size_for(x)):
             seen, logits = _seen(network, batch)
             parts.append({name: seen[row] for name, row in _named(network, seen, logits).items()} | {LOGITS: logits})
     return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
 
 
-def at_once(x: Tensor) -> int:
+def batch_size_for(x: Tensor) -> int:
     """How many samples like these the network may see at once."""
     return max(1, min(BATCH, NUMBERS // x[0].numel()))
 
 
-def layers(network: nn.Module, x: Tensor) -> dict[str, nn.Module]:
+def layer_modules(network: nn.Module, x: Tensor) -> dict[str, nn.Module]:
     """The module behind each output of `outputs`, but for the logits. `x` is a batch, of one sample for instance."""
     modules = dict(network.named_modules())
     with torch.no_grad():
         return {name: modules[row] for name, row in _named(network, *_seen(network, x)).items()}
 
 
-def patches(spec: Spec, tokens: int) -> tuple[int, int, int] | None:
+def patch_grid(spec: Spec, tokens: int) -> tuple[int, int, int] | None:
     """Rows and columns of the patches that a transformer's tokens are, and how many tokens stand before them (a class
     token); of a table one row of features. None where they are no patches."""
     if not spec.is_image:
@@ -67,7 +67,9 @@ def _seen(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 
         return hook
 
-    with models.hooked(module.register_forward_hook(note(name)) for name, module in models.rows(network)):
+    with models.registered_hooks(
+        module.register_forward_hook(note(name)) for name, module in models.table_rows(network)
+    ):
         return seen, network(x)
 
 
@@ -80,7 +82,7 @@ def _named(network: nn.Module, seen: dict[str, Tensor], logits: Tensor) -> dict[
     of several, it is complete.
     """
     found: dict[str, str] = {}
-    for name, module in models.rows(network):
+    for name, module in models.table_rows(network):
         if name not in seen:
             continue
         if any(p.ndim > 1 for p in module.parameters()):

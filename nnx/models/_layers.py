@@ -47,7 +47,7 @@ def activation(name: str) -> nn.Module:
     return activations()[name]()
 
 
-def begin(layer: Any, activation: str | None = None) -> Any:
+def init_weights(layer: Any, activation: str | None = None) -> Any:
     """Draw a linear or convolutional layer's weights for the activation that follows it, and return the layer. Biases
     begin at zero.
 

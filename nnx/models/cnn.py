@@ -2,14 +2,14 @@
 coarser."""
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from nnx.config.registry import Part
 from nnx.errors import ConfigError
-from nnx.models._layers import Activation, Dropout, Width, activation, begin
+from nnx.models import ModelConfig
+from nnx.models._layers import Activation, Dropout, Width, activation, init_weights
 from nnx.preprocessing.spec import Spec
 
 Value = TypeVar("Value")
@@ -26,10 +26,12 @@ Kernel = Annotated[int, Field(ge=1, le=63)]
 Pool = Literal["max", "average", "stride", "none"]
 
 
-class Config(Part):
+class Config(ModelConfig):
     """`channels: [32, 64]` is two stages: 32 filters, pooling, 64 filters, pooling; then the classifier."""
 
     name: Literal["cnn"] = "cnn"
+    channels_last: ClassVar = True
+    bfloat16_speedup: ClassVar = 1.7  # two cores of an AMD EPYC with avx512_bf16, torch 2.15
     channels: Annotated[list[Width], Field(min_length=1, max_length=100)] = Field(
         [32, 64], description="filters of each stage"
     )
@@ -77,13 +79,13 @@ class Block(nn.Module):
         padding = (
             (kernel - 1) // 2 if stride == 2 and config.padding == "same" else config.padding
         )  # torch has no "same" with a stride
-        self.conv = begin(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias), config.activation)
+        self.conv = init_weights(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias), config.activation)
         self.pool = {"max": nn.MaxPool2d(2), "average": nn.AvgPool2d(2)}.get(pool, nn.Identity())
         self.norm = nn.BatchNorm2d(outputs) if config.norm == "batch" else nn.Identity()
         self.activation = activation(config.activation)
         self.skip: nn.Module | None = None
         if config.residual:
-            self.skip = nn.Identity() if inputs == outputs else begin(nn.Conv2d(inputs, outputs, 1, bias=False))
+            self.skip = nn.Identity() if inputs == outputs else init_weights(nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W), or half of H and W where it pools."""
@@ -127,10 +129,10 @@ class Model(nn.Module):
         features = config.channels[-1] * (H * W if config.head == "flatten" else 1)
         for units in config.hidden:
             head += [nn.Dropout(config.dropout)] if config.dropout else []
-            head += [begin(nn.Linear(features, units), config.activation), activation(config.activation)]
+            head += [init_weights(nn.Linear(features, units), config.activation), activation(config.activation)]
             features = units
         head += [nn.Dropout(config.dropout)] if config.dropout else []
-        self.head = nn.Sequential(*head, begin(nn.Linear(features, outputs)))
+        self.head = nn.Sequential(*head, init_weights(nn.Linear(features, outputs)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images -> (B, outputs) logits."""

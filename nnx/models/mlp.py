@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from nnx.config.registry import Part
-from nnx.models._layers import Activation, Dropout, Width, activation, begin
+from nnx.models import ModelConfig
+from nnx.models._layers import Activation, Dropout, Width, activation, init_weights
 from nnx.preprocessing.spec import Spec
 
 
-class Config(Part):
+class Config(ModelConfig):
     """`hidden: [256, 128]` is the network 784-256-128-10 on MNIST; `hidden: []` is a linear classifier."""
 
     name: Literal["mlp"] = "mlp"
@@ -30,16 +30,20 @@ class Model(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, units in pairwise([spec.size, *config.hidden]):
-            layers.append(begin(nn.Linear(inputs, units), config.activation))
+            layers.append(init_weights(nn.Linear(inputs, units), config.activation))
             if config.norm != "none":
                 layers.append(nn.BatchNorm1d(units) if config.norm == "batch" else nn.LayerNorm(units))
             layers.append(activation(config.activation))
             if config.dropout:
                 layers.append(nn.Dropout(config.dropout))
-        layers.append(begin(nn.Linear([spec.size, *config.hidden][-1], outputs)))
+        layers.append(init_weights(nn.Linear([spec.size, *config.hidden][-1], outputs)))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images or (B, F) rows -> (B, outputs) logits."""
         logits: Tensor = self.layers(x)
         return logits
+
+    def plain_layers(self) -> list[nn.Module]:
+        """The layers that `forward` runs one after the other, behind Flatten."""
+        return list(self.layers)[1:]

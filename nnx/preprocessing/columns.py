@@ -41,7 +41,7 @@ UNSEEN = -1  # codes a category that the columns don't list
 
 
 @dataclass(frozen=True)
-class Number:
+class NumberColumn:
     """A column of numbers. What is learned from the training rows: mean and deviation once missing ones are filled in,
     and the filling."""
 
@@ -75,7 +75,7 @@ class Number:
             )
         return values
 
-    def fitted(self, values: NDArray[np.float64]) -> "Number":
+    def fitted(self, values: NDArray[np.float64]) -> "NumberColumn":
         """This column with what (N,) training values say of it."""
         absent = np.isnan(values)
         if absent.all():
@@ -86,9 +86,9 @@ class Number:
         std = 0.0 if constant else float(filled.std())
         return replace(self, mean=float(filled.mean()), std=std, missing=median, indicator=bool(absent.any()))
 
-    def recoded(self, values: NDArray[np.float64], by: "Number | Category") -> NDArray[np.float64]:
+    def recoded(self, values: NDArray[np.float64], by: "NumberColumn | CategoryColumn") -> NDArray[np.float64]:
         """Values that `by`, a column of the same name, has coded, as this one would. Raises DataError."""
-        if isinstance(by, Number):
+        if isinstance(by, NumberColumn):
             return values
         numbers = []
         for text in by.categories:
@@ -110,7 +110,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Category:
+class CategoryColumn:
     """A column of categories. What is learned from the training rows: those that are in them, and whether some were
     missing."""
 
@@ -134,17 +134,17 @@ class Category:
         codes: NDArray[np.float64] = np.where(texts.is_null().to_numpy(), np.nan, known.fill_null(UNSEEN).to_numpy())
         return codes
 
-    def fitted(self, values: NDArray[np.float64]) -> "Category":
+    def fitted(self, values: NDArray[np.float64]) -> "CategoryColumn":
         """This column with the categories that (N,) training values have."""
         found = np.unique(values[values >= 0]).astype(int)
         return replace(
             self, categories=tuple(self.categories[index] for index in found), indicator=bool(np.isnan(values).any())
         )
 
-    def recoded(self, values: NDArray[np.float64], by: "Number | Category") -> NDArray[np.float64]:
+    def recoded(self, values: NDArray[np.float64], by: "NumberColumn | CategoryColumn") -> NDArray[np.float64]:
         """Values that `by`, a column of the same name, has coded, as this one would."""
         index = {category: float(place) for place, category in enumerate(self.categories)}
-        if isinstance(by, Number):
+        if isinstance(by, NumberColumn):
             found, inverse = np.unique(values, return_inverse=True)
             codes = [
                 math.nan if np.isnan(value) else index.get(_WHOLE.sub(r"\1", repr(float(value))), UNSEEN)
@@ -166,7 +166,7 @@ class Columns:
     """The columns of a table that a network sees, in its order. Fitted on the training rows, they are kept in the
     checkpoint."""
 
-    columns: tuple[Number | Category, ...]
+    columns: tuple[NumberColumn | CategoryColumn, ...]
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class Columns:
         """(F,) offsets and (F,) scales: features * scales + offsets are values as the table has them; what is one-hot
         stays so."""
         pairs = [
-            (column.mean, column.std) if isinstance(column, Number) and place == 0 else (0.0, 1.0)
+            (column.mean, column.std) if isinstance(column, NumberColumn) and place == 0 else (0.0, 1.0)
             for column in self.columns
             for place in range(len(column.feature_names))
         ]
@@ -199,7 +199,7 @@ class Columns:
         """
         for column in self.columns:
             if column.name not in frame.columns:
-                raise DataError(f"{where}: {lacks(column.name, frame.columns)}")
+                raise DataError(f"{where}: {is_missing(column.name, frame.columns)}")
         return np.stack([column.code(frame[column.name], where) for column in self.columns], axis=1)
 
     def remarks(self, coded: NDArray[np.float64], frame: "pl.DataFrame") -> list[str]:
@@ -209,7 +209,7 @@ class Columns:
         for column, values in zip(self.columns, coded.T, strict=True):
             if count := int(np.isnan(values).sum()):
                 missing.append(f"{column.name} {count:,}")
-            if isinstance(column, Category) and len(rows := np.flatnonzero(values == UNSEEN)):
+            if isinstance(column, CategoryColumn) and len(rows := np.flatnonzero(values == UNSEEN)):
                 unseen.append(
                     f"{column.name} {len(rows):,}, {_shown(as_text(frame[column.name])[int(rows[0])])} for instance"
                 )
@@ -233,7 +233,7 @@ class Columns:
         start = 0
         for column in self.columns:
             if column.name not in theirs:
-                raise DataError(f"{lacks(column.name, theirs)}. The network was trained with it")
+                raise DataError(f"{is_missing(column.name, theirs)}. The network was trained with it")
             other, values = theirs[column.name]
             end = start + len(column.feature_names)
             column.fill(features[:, start:end], values if other == column else column.recoded(values, other))
@@ -243,8 +243,8 @@ class Columns:
     def widened(self, frame: "pl.DataFrame") -> "Columns":
         """These columns, not fitted yet, with the categories that `frame` has besides, where it has the column."""
         widened = [
-            replace(column, categories=naturally({*column.categories, *_categories(frame[column.name])}))
-            if isinstance(column, Category) and column.name in frame.columns
+            replace(column, categories=natural_sort_key({*column.categories, *_categories(frame[column.name])}))
+            if isinstance(column, CategoryColumn) and column.name in frame.columns
             else column
             for column in self.columns
         ]
@@ -268,7 +268,7 @@ class Columns:
             raise ValueError("not columns")
         columns = cls(tuple(_from_dict(each) for each in listed))
         names = [column.name for column in columns.columns]
-        categories = sum(len(column.categories) for column in columns.columns if isinstance(column, Category))
+        categories = sum(len(column.categories) for column in columns.columns if isinstance(column, CategoryColumn))
         if len(set(names)) != len(names) or categories > MAX_CATEGORIES_IN_ALL or not columns.features:
             raise ValueError("not columns")
         return columns
@@ -285,7 +285,7 @@ def infer(frame: "pl.DataFrame", where: str, categorical: Sequence[str] = ()) ->
             f"{where}: has {frame.width:,} columns, at most {MAX_COLUMNS:,} can be used; put others under drop"
         )
     columns = Columns(tuple(_infer(frame[name], where, name in categorical) for name in frame.columns))
-    count = sum(len(column.categories) for column in columns.columns if isinstance(column, Category))
+    count = sum(len(column.categories) for column in columns.columns if isinstance(column, CategoryColumn))
     if count > MAX_CATEGORIES_IN_ALL:
         raise DataError(
             f"{where}: has {count:,} categories in all, at most {MAX_CATEGORIES_IN_ALL:,} can be used; put columns under drop"
@@ -301,7 +301,7 @@ def as_text(series: "pl.Series") -> "pl.Series":
     return series.cast(pl.String).str.replace(_WHOLE.pattern, "$1")
 
 
-def naturally(names: Iterable[str]) -> tuple[str, ...]:
+def natural_sort_key(names: Iterable[str]) -> tuple[str, ...]:
     """Sorted as people do: numbers by their value, text with the numbers in it by theirs, "a2" before "a10"."""
     names = list(names)
     if all(number(name) is not None for name in names):
@@ -311,7 +311,7 @@ def naturally(names: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def lacks(name: str, columns: Iterable[str]) -> str:
+def is_missing(name: str, columns: Iterable[str]) -> str:
     """What there is to say where `name` is not among `columns`."""
     columns = list(columns)
     if all(number(column) is not None for column in columns):
@@ -330,7 +330,7 @@ _WHOLE = re.compile(r"^(-?\d+)\.0+$")
 _PIECES = re.compile(r"(\D*)([0-9]{1,18})?")
 
 
-def _infer(series: "pl.Series", where: str, categorical: bool) -> Number | Category:
+def _infer(series: "pl.Series", where: str, categorical: bool) -> NumberColumn | CategoryColumn:
     import polars as pl
 
     name = series.name
@@ -350,7 +350,7 @@ def _infer(series: "pl.Series", where: str, categorical: bool) -> Number | Categ
     if not categorical:
         count = len(_as_numbers(series).drop_nulls())
         if count == known:
-            return Number(name)
+            return NumberColumn(name)
         if count >= MOSTLY * known:
             wrong = (_as_numbers(series).is_null() & series.is_not_null()).arg_true().to_list()
             what = f"column {name!r} holds {_shown(series[wrong[0]])} but is otherwise numbers"
@@ -364,11 +364,11 @@ def _infer(series: "pl.Series", where: str, categorical: bool) -> Number | Categ
     if long := next((text for text in categories if len(text) > MAX_LENGTH), None):
         what = f"column {name!r} holds text of {len(long):,} characters, {_shown(long)}, which is no category"
         raise DataError(f"{where}: {what}; put it under drop")
-    return Category(name, categories)
+    return CategoryColumn(name, categories)
 
 
 def _categories(series: "pl.Series") -> tuple[str, ...]:
-    return naturally(as_text(series).drop_nulls().unique().to_list())
+    return natural_sort_key(as_text(series).drop_nulls().unique().to_list())
 
 
 def _as_numbers(series: "pl.Series") -> "pl.Series":
@@ -389,28 +389,28 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
-def _from_dict(data: dict[str, Any]) -> Number | Category:
+def _from_dict(data: dict[str, Any]) -> NumberColumn | CategoryColumn:
     """A column out of plain values, each of its right type and range. Raises ValueError, KeyError or TypeError."""
     kind, name, indicator = (data[key] for key in ("kind", "name", "indicator"))
     right = type(name) is str and 0 < len(name) <= MAX_LENGTH and type(indicator) is bool
-    column: Number | Category
-    if kind == Number.kind:
+    column: NumberColumn | CategoryColumn
+    if kind == NumberColumn.kind:
         mean, std, missing = (data[key] for key in ("mean", "std", "missing"))
         right = (
             right
             and all(type(value) in (int, float) and abs(value) <= LARGEST for value in (mean, std, missing))
             and std >= 0
         )
-        column = Number(name, mean, std, missing, indicator)
+        column = NumberColumn(name, mean, std, missing, indicator)
     else:
         texts = data["categories"]
-        right = right and kind == Category.kind and type(texts) is list and len(texts) <= MAX_CATEGORIES
+        right = right and kind == CategoryColumn.kind and type(texts) is list and len(texts) <= MAX_CATEGORIES
         right = (
             right
             and all(type(text) is str and 0 < len(text) <= MAX_LENGTH for text in texts)
             and len(set(texts)) == len(texts)
         )
-        column = Category(name, tuple(texts), indicator)
+        column = CategoryColumn(name, tuple(texts), indicator)
     if not right or data.keys() != {"kind", *asdict(column)}:
         raise ValueError("not a column")
     return column

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx.preprocessing import images, segmentation
-from nnx.preprocessing.image_statistics import LEVEL, Floats, Look, contrast, ink_box, mass_centre, stroke_width
+from nnx.preprocessing.image_statistics import (
+    LEVEL,
+    Floats,
+    ImageStatistics,
+    contrast,
+    ink_box,
+    mass_centre,
+    stroke_width,
+)
 from nnx.preprocessing.segmentation import Ink, Paper
 from nnx.preprocessing.spec import Spec
 
@@ -72,7 +80,7 @@ def fitted(pixels: Pixels, spec: Spec) -> Pixels:
     return images.to_size(images.to_channels(pixels, C), H, W, spec.fit or "pad").transpose(2, 0, 1)
 
 
-def _is_inverted(pixels: Pixels, look: Look) -> bool:
+def _is_inverted(pixels: Pixels, look: ImageStatistics) -> bool:
     return bool(look.is_inverted(images.border(images.to_channels(pixels, 1)))[0])
 
 
@@ -83,7 +91,7 @@ def _size(pixels: NDArray[Any]) -> str:
 # ---------------------------------------------------------------- ink
 
 
-def _as_ink(pixels: Pixels, spec: Spec, look: Look) -> list[Step]:
+def _as_ink(pixels: Pixels, spec: Spec, look: ImageStatistics) -> list[Step]:
     """What makes the ink on a picture look as in the training images, step by step."""
     steps = _Steps(pixels)
     gray = images.to_channels(pixels, 1)
@@ -147,7 +155,7 @@ def _looked_for(pixels: Pixels, steps: "_Steps") -> tuple[Ink | None, Pixels, fl
     picture's."""
     for _ in range(PAGES):
         scale = min(1.0, LOOKED_AT / max(pixels.shape))
-        found = segmentation.find(_scaled(pixels, scale))
+        found = segmentation.find_ink(_scaled(pixels, scale))
         if found is None or not found.page:
             return found, pixels, scale
         top, bottom, left, right = (edge / scale for edge in found.box)
@@ -168,7 +176,7 @@ def _closely(found: Ink, pixels: Pixels, part: tuple[slice, slice], scale: float
     papers: tuple[Paper, ...] = ("even", "smooth") if found.paper == "smooth" else (found.paper,)
     close = _scaled(pixels[part], fine)
     reach = round(max(found.share.shape) * segmentation.REACH * fine / scale)
-    closely = segmentation.find(close, papers, max(3, reach))
+    closely = segmentation.find_ink(close, papers, max(3, reach))
     if closely and closely.darker == found.darker and not closely.page:
         return closely
     rows, columns = (slice(int(side.start * scale), int(side.stop * scale) + 1) for side in part)
@@ -185,7 +193,7 @@ def _beside(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return grown
 
 
-def _as_wide(strokes: Floats, spec: Spec, look: Look, box: int) -> tuple[Floats, str]:
+def _as_wide(strokes: Floats, spec: Spec, look: ImageStatistics, box: int) -> tuple[Floats, str]:
     """Strokes as wide as the training images' once they are as small, where they are far from it; and what was done."""
     now = first = _width(strokes, spec, look, box)
     wanted = min(max(look.stroke, 0.5), box / 2)
@@ -210,7 +218,7 @@ def _as_wide(strokes: Floats, spec: Spec, look: Look, box: int) -> tuple[Floats,
     return changed, f"strokes {'thickened' if now > first else 'thinned'} from {first:.1f} to {now:.1f} pixels"
 
 
-def _width(strokes: Floats, spec: Spec, look: Look, box: int) -> float:
+def _width(strokes: Floats, spec: Spec, look: ImageStatistics, box: int) -> float:
     """How wide strokes are in pixels of the training images, once they are as small as there."""
     return float(stroke_width(_placed(strokes, spec, look, box)[None])[0])
 
@@ -234,7 +242,7 @@ def _grown(strokes: Floats, more: float) -> Floats:
     return grown
 
 
-def _placed(strokes: Floats, spec: Spec, look: Look, box: int) -> Floats:
+def _placed(strokes: Floats, spec: Spec, look: ImageStatistics, box: int) -> Floats:
     """(H, W): the ink, its box as large as in the training images, where it is in them."""
     _, H, W = spec.shape
     first, last, left, right = (int(edge) for edge in np.nan_to_num(ink_box(strokes[None])[0]))
@@ -253,7 +261,7 @@ def _placed(strokes: Floats, spec: Spec, look: Look, box: int) -> Floats:
     return placed
 
 
-def _is_in_place(gray: Pixels, spec: Spec, look: Look) -> bool:
+def _is_in_place(gray: Pixels, spec: Spec, look: ImageStatistics) -> bool:
     """Whether an image of the right size and polarity is as the training images are: its paper, its ink's box and
     centre."""
     if gray.shape[:2] != spec.shape[1:]:
@@ -274,7 +282,7 @@ def _side(strokes: Floats) -> float:
     return float(max(box[1] - box[0], box[3] - box[2]) + 1) if box[0] >= 0 else 0.0
 
 
-def _levels(share: Floats, look: Look) -> Pixels:
+def _levels(share: Floats, look: ImageStatistics) -> Pixels:
     """(h, w) shares of ink -> (h, w, 1) gray levels as in the training images."""
     levels = look.background + (look.ink - look.background) * np.clip(share, 0, 1)
     return np.rint(levels).astype(np.uint8)[:, :, None]

@@ -29,7 +29,7 @@ AVERAGE = 32  # pixels a side, at most, of the average image
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageStatistics:
     """Measured from training images. Kept in the checkpoint. Gray levels are 0 to 255, lengths in pixels of the
     training images."""
 
@@ -45,7 +45,7 @@ class Look:
     ]  # the mean of the images in gray, made smaller where they are larger than 32 x 32
 
     @classmethod
-    def measured(cls, images: Any) -> "Look":
+    def measured(cls, images: Any) -> "ImageStatistics":
         """The look of (N, C, H, W) uint8 training images, an array or Mapped, from 500 of them at most, evenly spaced:
         6 ms."""
         count = max(1, min(SAMPLES, NUMBERS // math.prod(images.shape[1:])))
@@ -85,7 +85,7 @@ class Look:
         return {**asdict(self), "centre": list(self.centre), "average": [list(row) for row in self.average]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Look":
+    def from_dict(cls, data: dict[str, Any]) -> "ImageStatistics":
         """Inverse of `to_dict`. Raises ValueError, KeyError or TypeError for anything else."""
         rows, most = data["average"], 2**26  # pixels a side: more than any input has
         if (

@@ -44,7 +44,7 @@ class Ink:
     doubt: float
 
 
-def find(
+def find_ink(
     pixels: NDArray[np.uint8], papers: tuple[Paper, ...] = ("even", "smooth", "dark", "bright"), reach: int = 0
 ) -> Ink | None:
     """The ink on a picture, of the simplest of these papers that explains it; None where nothing stands out.

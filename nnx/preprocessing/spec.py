@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from nnx.preprocessing.columns import Columns
-from nnx.preprocessing.image_statistics import Look
+from nnx.preprocessing.image_statistics import ImageStatistics
 
 Fit = Literal["pad", "stretch"]
 
@@ -27,7 +27,7 @@ class Spec:
     fit: Fit | None = (
         None  # where it was trained on image files of any size: how they got this one, keeping their aspect or not
     )
-    look: Look | None = None  # of images: what the training images have in common
+    look: ImageStatistics | None = None  # of images: what the training images have in common
     columns: Columns | None = None  # of a table: how its rows become features
 
     @property
@@ -54,7 +54,7 @@ class Spec:
         spec = cls(
             **plain,
             fit=data.get("fit"),
-            look=look and Look.from_dict(look),
+            look=look and ImageStatistics.from_dict(look),
             columns=columns and Columns.from_dict(columns),
         )
         right = (

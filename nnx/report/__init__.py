@@ -20,14 +20,13 @@ import numpy as np
 from markupsafe import Markup
 
 from nnx import datasets, formatting, models
-from nnx.checkpoint import Checkpoint
+from nnx.checkpoint import Checkpoint, build_network
 from nnx.events import Choice
-from nnx.inference.classifier import network
-from nnx.inference.metrics import Predictions, calibration, metrics
+from nnx.inference.metrics import Predictions, calibration, compute_metrics
 from nnx.report import _charts, _film, _pictures, _samples, _sheet
 from nnx.report._charts import Line
 from nnx.report._samples import Cell
-from nnx.system import device as runtime
+from nnx.system import device as devices
 from nnx.system import files
 from nnx.training.film import Frame
 
@@ -39,7 +38,7 @@ EPOCHS = 200  # that the table of epochs and the curves show; of more, every n-t
 
 
 @dataclass(frozen=True)
-class Content:
+class ReportContent:
     """What a report is about: what a network says of a split's samples.
 
     `records` are the lines of metrics.jsonl, where they are known. `run` is the summary of the run, or empty for an
@@ -64,7 +63,7 @@ class Content:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """Those of `nnx eval`."""
-        return metrics(self.predictions, self.classes, self.split)
+        return compute_metrics(self.predictions, self.classes, self.split)
 
 
 class Verdict(NamedTuple):
@@ -77,12 +76,12 @@ class Verdict(NamedTuple):
     is_right: bool
 
 
-def write(path: Path, content: Content) -> None:
+def write(path: Path, content: ReportContent) -> None:
     """Make the page and put it in place of `path` in one step. Raises MachineError."""
     files.write(path, render(content))
 
 
-def render(content: Content) -> str:
+def render(content: ReportContent) -> str:
     """The page."""
     import jinja2  # 20 ms, which a run without a report is spared
 
@@ -130,20 +129,20 @@ def _few(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if key != "confusion_matrix" or len(value) <= MAPPED // 10}
 
 
-def _setting(content: Content) -> dict[str, Any]:
+def _setting(content: ReportContent) -> dict[str, Any]:
     """What was trained, on what, and with what."""
-    model = network(content.kept)
+    model = build_network(content.kept)
     return {
         "yaml": content.kept.config.to_yaml(),
-        "layers": models.layers(model, content.kept.spec),
-        "parameters": models.count(model),
+        "layers": models.layer_table(model, content.kept.spec),
+        "parameters": models.count_parameters(model),
         "epoch": (content.kept.counters or content.kept.record).get("epoch"),
-        "environment": runtime.environment(),
+        "environment": devices.environment(),
         "calibration": _charts.reliability(calibration(content.predictions)),
     }
 
 
-def _film_of(content: Content) -> dict[str, Any] | None:
+def _film_of(content: ReportContent) -> dict[str, Any] | None:
     """What the script draws of the film, if there is one, and it is of this network's classes."""
     if content.film is None or not 0 <= content.film["labels"].min() <= content.film["labels"].max() < len(
         content.classes
@@ -153,7 +152,7 @@ def _film_of(content: Content) -> dict[str, Any] | None:
     return _film.for_page(content.film, content.kept.spec, steps_per_epoch)
 
 
-def _curves(content: Content) -> dict[str, Any]:
+def _curves(content: ReportContent) -> dict[str, Any]:
     """The lines of metrics.jsonl as charts and as a table."""
     every = -(-len(content.records) // EPOCHS)
     records = [
@@ -179,7 +178,7 @@ def _curves(content: Content) -> dict[str, Any]:
     }
 
 
-def _classes(content: Content) -> dict[str, Any]:
+def _classes(content: ReportContent) -> dict[str, Any]:
     """The table of the classes: figures, and the interval of each recall."""
     rows = content.figures["per_class"]
     with_samples = [row for row in rows if row["support"]]
@@ -189,7 +188,7 @@ def _classes(content: Content) -> dict[str, Any]:
     return {"rows": list(zip(rows, intervals, strict=True)), "mean": mean, "low": low}
 
 
-def _shown(content: Content) -> dict[str, Any]:
+def _shown(content: ReportContent) -> dict[str, Any]:
     """Samples: behind each cell of the confusion matrix, the most confident mistakes, the least certain right
     answers."""
     spec, predictions = content.kept.spec, content.predictions
@@ -218,7 +217,7 @@ def _shown(content: Content) -> dict[str, Any]:
     }
 
 
-def _layers(content: Content) -> list[_pictures.Panel]:
+def _layers(content: ReportContent) -> list[_pictures.Panel]:
     """Pictures of the layers, with their answers to the first sample that is recognised and to the surest mistake, as
     far as there are such."""
     right = np.flatnonzero(content.predictions.predicted == content.predictions.labels)
@@ -227,20 +226,20 @@ def _layers(content: Content) -> list[_pictures.Panel]:
     return _pictures.pictures(content.kept, content.samples.take(np.array(chosen)), named)
 
 
-def _verdict(content: Content, sample: int) -> Verdict:
+def _verdict(content: ReportContent, sample: int) -> Verdict:
     said, truth = content.predictions.probabilities[sample], int(content.predictions.labels[sample])
     most, second = np.argsort(-said, kind="stable")[:2].tolist()
     is_, says, next_ = ((content.classes[k], float(said[k])) for k in (truth, most, second))
     return Verdict(is_, says, next_, truth == most)
 
 
-def _values(content: Content, sample: int) -> list[str]:
+def _values(content: ReportContent, sample: int) -> list[str]:
     """The first features of a row, as they come."""
     offsets, scales = content.kept.spec.columns.units if content.kept.spec.columns else (0, 1)
     return [f"{value:.4g}" for value in (content.samples.inputs[sample] * scales + offsets)[:VALUES].tolist()]
 
 
-def _map(content: Content) -> str:
+def _map(content: ReportContent) -> str:
     """The confusion matrix of many classes as an image, a pixel a cell: how opaque is the square root of its share of
     the true class."""
     matrix = np.array(content.figures["confusion_matrix"], float)

@@ -12,9 +12,9 @@ import torch
 from nnx.errors import DivergedError
 from nnx.events import Step
 from nnx.inference.metrics import evaluate
-from nnx.loader.batches import EVALUATION_BATCH, Resident
+from nnx.loader.batches import EVALUATION_BATCH, BatchLoader
 from nnx.training.loop import train
-from nnx.training.setup import Job
+from nnx.training.setup import TrainingSetup
 
 WARM_UP = 8  # steps that are not counted: in them libraries set themselves up, and a CUDA graph is recorded
 PREDICTED = 5 * EVALUATION_BATCH  # samples at most, to tell how long validation takes
@@ -22,7 +22,7 @@ NEVER = sys.maxsize
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """What was measured, in seconds and bytes. `trouble` says why training would not go on, where it would not."""
 
     steps: int
@@ -38,41 +38,41 @@ class Pace:
         return self.seconds / self.steps
 
 
-def run(job: Job, batches: Resident, *, seconds: float = 2.0) -> Pace:
-    """Train for so many seconds after a warm-up, then predict some validation samples. The job is used up by that: its
+def measure_throughput(setup: TrainingSetup, batches: BatchLoader, *, seconds: float = 2.0) -> Throughput:
+    """Train for so many seconds after a warm-up, then predict some validation samples. The setup is used up by that: its
     weights move."""
-    step = job.step()
+    step = setup.make_step()
 
     def go_on(enough: Callable[[], bool]) -> tuple[int, float, str]:
         """Train until there is enough: the steps, the seconds that they took, and what was the trouble, if any."""
-        first, begun, trouble = job.state.step, time.perf_counter(), ""
+        first, begun, trouble = setup.state.step, time.perf_counter(), ""
         while not trouble:
             try:
                 if any(
                     isinstance(event, Step)
-                    for event in train(job.state, batches, step, log_every=NEVER, pausing=enough)
+                    for event in train(setup.state, batches, step, log_every=NEVER, pausing=enough)
                 ):
                     break
-                job.state.epoch = 0  # that was the whole run already: once more
+                setup.state.epoch = 0  # that was the whole run already: once more
             except DivergedError as error:
                 trouble = str(error)
-                job.state.end_epoch()
-        return job.state.step - first, time.perf_counter() - begun, trouble
+                setup.state.end_epoch()
+        return setup.state.step - first, time.perf_counter() - begun, trouble
 
     begun = time.perf_counter()
-    warm, warming, early = go_on(lambda: job.state.step >= WARM_UP or time.perf_counter() - begun > seconds)
+    warm, warming, early = go_on(lambda: setup.state.step >= WARM_UP or time.perf_counter() - begun > seconds)
     begun = time.perf_counter()
     steps, took, late = go_on(lambda: time.perf_counter() - begun > seconds)
-    some = job.dataset.validation.take(np.arange(min(PREDICTED, len(job.dataset.validation))))
+    some = setup.dataset.validation.take(np.arange(min(PREDICTED, len(setup.dataset.validation))))
     evaluate(
-        job.state.evaluated,
-        job.feed(some.take(np.arange(min(EVALUATION_BATCH, len(some))))),
-        job.criterion,
-        job.runtime,
+        setup.state.evaluated,
+        setup.loader(some.take(np.arange(min(EVALUATION_BATCH, len(some))))),
+        setup.criterion,
+        setup.runtime,
     )
-    predicted = evaluate(job.state.evaluated, job.feed(some), job.criterion, job.runtime)
-    device = job.runtime.device
-    return Pace(
+    predicted = evaluate(setup.state.evaluated, setup.loader(some), setup.criterion, setup.runtime)
+    device = setup.runtime.device
+    return Throughput(
         steps=steps,
         seconds=took,
         once=max(0.0, warming - warm * took / steps),

@@ -37,7 +37,7 @@ FILES = (
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network drives
 
 
-def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
+def choose_folder(out: Path | None, recipe: str, *, force: bool) -> Path:
     """The folder for a new run, not made yet: `out`, or runs/<recipe>-<timestamp>, perhaps with a number behind it (see
     `created`).
 
@@ -51,14 +51,6 @@ def choose(out: Path | None, recipe: str, *, force: bool) -> Path:
     return out
 
 
-def checkpoint_in(path: Path) -> Path:
-    """The checkpoint that `path` is, or that of the run in the folder that it is."""
-    within = path / "checkpoint.pt"
-    return (
-        within if os.path.isfile(within) else path
-    )  # unlike Path.is_file, it is quiet about names that are too long, or not to be read
-
-
 def check_folder(out: Path) -> None:
     """Raises InputError where `out` can't be a folder, as it is a file or lies below one."""
     near = next(path for path in (out, *out.absolute().parents) if path.exists())
@@ -69,14 +61,14 @@ def check_folder(out: Path) -> None:
 
 
 @contextmanager
-def created(folder: Path, *, force: bool, exactly: bool) -> Iterator[Path]:
+def create_folder(folder: Path, *, force: bool, exactly: bool) -> Iterator[Path]:
     """Make the folder, empty of an earlier run's files, and hold it (see `held`). Where it need not be `exactly` that
     one and another run has it, as it began in the same second, it is that with -2, -3, ... behind it.
 
     Raises MachineError, and InputError where another process made a run there in the meantime.
     """
     folder = _made(folder, exactly)
-    with held(folder):
+    with lock_folder(folder):
         if not force:
             _check_empty(folder)
         try:
@@ -88,14 +80,14 @@ def created(folder: Path, *, force: bool, exactly: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Inside, no other process may write to the folder; what dead ones left half-written is removed.
 
     The kernel lets go of it however this process ends. Raises MachineError, naming the process that holds it.
     """
     lock = _lock(folder)
     try:
-        files.sweep(folder)
+        files.remove_stale_files(folder)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -130,7 +122,7 @@ def read_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> list[dict[s
     ]
 
 
-def records_of(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+def matching_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that are whole, if they are of the run that a checkpoint is from: one of them is its
     epoch's `record`."""
     keys = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second")

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from nnx import datasets, losses, models
 from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig, mean_std
-from nnx.events import Choice, Layer
-from nnx.loader.batches import data_path
+from nnx.events import Choice, LayerSummary
+from nnx.loader.batches import describe_data_path
 from nnx.preprocessing.spec import Spec
 from nnx.run import dry_run
-from nnx.run.dry_run import Pace
-from nnx.system import device as runtime
-from nnx.training.setup import Job, prepare
+from nnx.run.dry_run import Throughput
+from nnx.system import device as devices
+from nnx.training.setup import TrainingSetup, prepare
 
 EXAMPLES = 10  # classes of which a sample is shown
 
@@ -82,12 +82,12 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Preview:
     """All of it. `flops` are those of a forward pass of one sample."""
 
     config: Config
     data: Data
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSummary, ...]
     parameters: int
     flops: int
     choices: tuple[Choice, ...]
@@ -116,14 +116,14 @@ class Shown:
         }
 
 
-def show(
+def preview_config(
     config: Config,
     *,
     data_dir: str | None = None,
     seconds: float = 2.0,
     begun: float | None = None,
     trying: Callable[[], None] = lambda: None,
-) -> Shown:
+) -> Preview:
     """What `config` stands for. Nothing is written but data that has to be fetched or decoded first.
 
     `seconds` are those of the trial; with 0 there is none. `begun` is when the process began, by time.perf_counter().
@@ -131,27 +131,32 @@ def show(
     DeviceError, MachineError.
     """
     begun = time.perf_counter() if begun is None else begun
-    with runtime.enough_memory("Make train.batch_size, or the model, smaller"):
-        job = prepare(config, data_dir=data_dir)
-        batches = job.feed(job.dataset.train)
-        path = data_path(config.dataset.name, job.dataset.train, batches)
-        layers, parameters = models.layers(job.state.model, job.dataset.spec), models.count(job.state.model)
+    with devices.explain_out_of_memory("Make train.batch_size, or the model, smaller"):
+        setup = prepare(config, data_dir=data_dir)
+        batches = setup.loader(setup.dataset.train)
+        path = describe_data_path(config.dataset.name, setup.dataset.train, batches)
+        layers, parameters = (
+            models.layer_table(setup.state.model, setup.dataset.spec),
+            models.count_parameters(setup.state.model),
+        )
         start = time.perf_counter() - begun
         if seconds:
             trying()
-        pace = dry_run.run(job, batches, seconds=seconds) if seconds else None
+        pace = dry_run.measure_throughput(setup, batches, seconds=seconds) if seconds else None
         before = time.perf_counter()
-        data = facts(job.dataset, cast(DatasetConfig, config.dataset))
+        data = facts(setup.dataset, cast(DatasetConfig, config.dataset))
         reading = time.perf_counter() - before
-        flops = models.flops(config.model, job.dataset.spec, losses.outputs(config.loss, len(job.dataset.spec.classes)))
-    return Shown(
+        flops = models.flops(
+            config.model, setup.dataset.spec, losses.outputs(config.loss, len(setup.dataset.spec.classes))
+        )
+    return Preview(
         config,
         data,
         tuple(replace(layer, flops=flops.get(layer.name, 0)) for layer in layers),
         parameters,
         flops[""],
-        (*job.runtime.choices, path),
-        _forecast(job, pace, start, reading, data.samples["test"]) if pace else None,
+        (*setup.runtime.choices, path),
+        _forecast(setup, pace, start, reading, data.samples["test"]) if pace else None,
         (f"in the trial, {pace.trouble}",) if pace and pace.trouble else (),
     )
 
@@ -195,14 +200,14 @@ def _names(spec: Spec) -> tuple[str, ...]:
     return spec.columns.feature_names if spec.columns else tuple(map(str, range(spec.size)))
 
 
-def _forecast(job: Job, pace: Pace, start: float, reading: float, test: int) -> Forecast:
+def _forecast(setup: TrainingSetup, pace: Throughput, start: float, reading: float, test: int) -> Forecast:
     return Forecast(
         steps=pace.steps,
         start=start + pace.once,
-        training=pace.a_step * job.state.steps_per_epoch,
-        validation=pace.a_sample * len(job.dataset.validation),
+        training=pace.a_step * setup.state.steps_per_epoch,
+        validation=pace.a_sample * len(setup.dataset.validation),
         end=reading + pace.a_sample * test,
-        epochs=job.config.train.epochs,
+        epochs=setup.config.train.epochs,
         memory=pace.memory,
         device_memory=pace.device_memory,
     )

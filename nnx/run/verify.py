@@ -7,10 +7,10 @@ from typing import Any
 
 from nnx import config as configs
 from nnx.errors import CheckpointError, Stopped
-from nnx.run.pipeline import last_saved
-from nnx.system import device as runtime
+from nnx.run.resume import last_saved
+from nnx.system import device as devices
 from nnx.training.loop import EpochEnd, train
-from nnx.training.setup import differences, prepare
+from nnx.training.setup import describe_differences, prepare
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verification:
     """What came of training `steps` steps again. `changed` is what differs in the environment or the data: "torch:
     2.14.1 → 2.15.0"."""
 
@@ -40,7 +40,7 @@ def verify(
     device: str | None = None,
     data_dir: str | None = None,
     signal: Callable[[], int] = lambda: 0,
-) -> Verified:
+) -> Verification:
     """Train the first `steps` steps of the run in this folder again (all that were recorded: 100 at most), and compare
     their losses.
 
@@ -55,14 +55,16 @@ def verify(
         f"train.epochs={began['train.epochs']}"  # a schedule counts on them; a resume may have asked for more since
     )
     config = configs.from_dict(saved.config.to_dict(), str(source), [epochs], {"device": device} if device else None)
-    job = prepare(config, data_dir=data_dir)
-    state, history = job.state, (saved.counters or {})["history"]
+    setup = prepare(config, data_dir=data_dir)
+    state, history = setup.state, (saved.counters or {})["history"]
 
     def enough() -> bool:
         return state.step >= len(recorded) or bool(signal())
 
-    with runtime.enough_memory("Close what else runs, or name another --device"):
-        for event in train(state, job.feed(job.dataset.train), job.step(), log_every=len(recorded), pausing=enough):
+    with devices.explain_out_of_memory("Close what else runs, or name another --device"):
+        for event in train(
+            state, setup.loader(setup.dataset.train), setup.make_step(), log_every=len(recorded), pausing=enough
+        ):
             if isinstance(event, EpochEnd):
                 state.history.append(history[state.epoch - 1])  # what a schedule may have looked at
             if number := signal():
@@ -74,5 +76,7 @@ def verify(
     now = state.losses[: len(recorded)].cpu()
     unequal = (now != recorded).nonzero().flatten().tolist()
     difference = Difference(unequal[0] + 1, float(recorded[unequal[0]]), float(now[unequal[0]])) if unequal else None
-    data = {"data": saved.data}, {"data": job.data}
-    return Verified(run, len(recorded), difference, differences(began | data[0], job.environment["began"] | data[1]))
+    data = {"data": saved.data}, {"data": setup.data_hash}
+    return Verification(
+        run, len(recorded), difference, describe_differences(began | data[0], setup.environment["began"] | data[1])
+    )

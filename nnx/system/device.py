@@ -1,7 +1,6 @@
 """Where and how to compute: device, precision, threads, each with the reason for the choice; and the seed of every
 step."""
 
-import ctypes
 import math
 import os
 import re
@@ -18,15 +17,10 @@ from nnx.errors import DeviceError, MachineError
 from nnx.events import Choice
 from nnx.system import distributed
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 # Multiply-adds of a step, forward. Two threads instead of one gave 0.94 times the samples at 0.5 M, 0.98 at 7.1 M
 # (digits_rnn), 1.06 at 10 M (digits_cnn), 1.15 at 6.7 M, 1.22 at 7.5 M and 1.49 at 30 M (MLPs); medians of 4, in turns,
 # two cores of an AMD EPYC 7002.
-WORTH_A_THREAD = 4_000_000
-BFLOAT16_GAIN = {
-    "cnn": 1.7,
-    "rnn": 1.6,
-}  # two cores of an AMD EPYC with avx512_bf16, torch 2.15; the transformer and small MLPs lose
+MULTIPLY_ADDS_PER_THREAD = 4_000_000
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,11 +42,11 @@ class Runtime:
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
-    def but(self, other: Choice) -> "Runtime":
+    def replacing(self, other: Choice) -> "Runtime":
         """The same, with another choice in the place of the one about the same."""
         return replace(self, choices=tuple(other if choice.what == other.what else choice for choice in self.choices))
 
-    def having(self, *choices: Choice) -> "Runtime":
+    def adding(self, *choices: Choice) -> "Runtime":
         """The same, with further choices noted."""
         return replace(self, choices=(*self.choices, *choices))
 
@@ -61,35 +55,41 @@ class Runtime:
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def choose(device: str, precision: str, model: str = "") -> Runtime:
-    """The runtime for a config's `device` and `precision`, for an architecture by name.
+def choose_runtime(
+    device: str,
+    precision: str,
+    *,
+    channels_last: bool = False,
+    bfloat16_speedup: float | None = None,
+) -> Runtime:
+    """The runtime for a config's `device` and `precision`, and what its architecture states (see models.ModelConfig).
 
     Raises DeviceError where a device or precision is asked for by name and is not there.
     """
     chosen, device_reason = _device(device)
-    dtype, precision_reason = _precision(precision, chosen, model)
+    dtype, precision_reason = _precision(precision, chosen, bfloat16_speedup)
     choices = [
         Choice("device", f"{chosen}{_described(chosen)}", device_reason),
         Choice("precision", str(dtype).removeprefix("torch."), precision_reason),
     ]
-    channels_last = False
-    if model == "cnn":
-        channels_last, layout_reason = _channels_last(chosen)
-        choices.append(Choice("layout", "channels last" if channels_last else "channels first", layout_reason))
-    return Runtime(chosen, dtype, tuple(choices), channels_last)
+    pays = False
+    if channels_last:
+        pays, layout_reason = _channels_last(chosen)
+        choices.append(Choice("layout", "channels last" if pays else "channels first", layout_reason))
+    return Runtime(chosen, dtype, tuple(choices), pays)
 
 
 def set_threads(wanted: int | Literal["auto"], multiply_adds: int) -> Choice:
     """Have torch use so many threads for the CPU part of a step of so many `multiply_adds`, forward; auto: as many as
     pay off."""
-    processes = distributed.here().local_world
+    processes = distributed.current().local_world
     cores = max(1, available_cores() // processes)
     if wanted != "auto":
         threads, reason = wanted, "as asked"
     elif "OMP_NUM_THREADS" in os.environ:
         threads, reason = torch.get_num_threads(), "OMP_NUM_THREADS"
     else:
-        threads = max(1, min(cores, multiply_adds // WORTH_A_THREAD))
+        threads = max(1, min(cores, multiply_adds // MULTIPLY_ADDS_PER_THREAD))
         few = f"a step of {multiply_adds / 1e6:,.1f} M multiply-adds is too small for more"
         each = f" for each of {processes} processes" if processes > 1 else ""
         reason = few if threads < cores else f"{cores} core{'s' * (cores != 1)} to be had{each}"
@@ -114,22 +114,7 @@ def available_cores() -> int:
     return min(cores)
 
 
-def keep_memory() -> None:
-    """Have glibc keep freed memory instead of giving it back to the system and faulting it in again at the next step.
-
-    Large activations are otherwise mapped and unmapped at every step: with this, mnist_cnn trained 8,134 samples a
-    second, not 6,684, mnist_transformer 5,572, not 5,259, mnist_mlp 68,577, not 67,658 (medians of 4 processes, A B A
-    B, two cores of an AMD EPYC 7002, torch 2.14). Elsewhere than on glibc it does nothing.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * 2**20)):
-        mallopt(option, value)
-
-
-def whole_torch() -> None:
+def load_meta_kernels() -> None:
     """Bring what the command line leaves out of torch at its start (see nnx.cli._start): shapes without computing, on
     the meta device."""
     import torch._meta_registrations  # noqa: F401
@@ -142,15 +127,15 @@ def seed_step(seed: int, step: int, device: torch.device) -> None:
     use.
     """
     if device.type == "mps":
-        torch.mps.manual_seed(mix(seed, step))
+        torch.mps.manual_seed(mix_seed(seed, step))
     else:
         generator = (
             torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
         )
-        generator.manual_seed(mix(seed, step))
+        generator.manual_seed(mix_seed(seed, step))
 
 
-def mix(seed: int, *counters: int) -> int:
+def mix_seed(seed: int, *counters: int) -> int:
     """One 63-bit seed out of several small numbers, far apart for neighbours (the finaliser of SplitMix64, Steele et
     al. 2014)."""
     value = seed
@@ -162,7 +147,7 @@ def mix(seed: int, *counters: int) -> int:
     return value >> 1
 
 
-def fingerprint(chosen: Runtime) -> dict[str, str | int]:
+def environment_fingerprint(chosen: Runtime) -> dict[str, str | int]:
     """What the bits of a training run depend on besides config and data: equal fingerprints on a CPU, equal bits."""
     there = environment()
     kept = {key: there[key] for key in ("nnx", "torch", "machine", "cpu")}
@@ -170,7 +155,7 @@ def fingerprint(chosen: Runtime) -> dict[str, str | int]:
     return kept | instructions | {choice.what: choice.value for choice in chosen.choices}
 
 
-def be_deterministic(device: torch.device) -> Choice:
+def set_deterministic(device: torch.device) -> Choice:
     """Have a GPU compute equal bits from equal bits, which costs time; a CPU does anyway. Not run yet: no GPU was
     there."""
     if device.type == "cpu":
@@ -193,7 +178,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def enough_memory(cure: str) -> Iterator[None]:
+def explain_out_of_memory(cure: str) -> Iterator[None]:
     """Inside, running out of memory is a MachineError that says how much was asked for, where that is known, and the
     `cure`."""
     try:
@@ -228,7 +213,7 @@ def environment() -> dict[str, str | int]:
 
 
 def _device(name: str) -> tuple[torch.device, str]:
-    if distributed.here().world > 1:
+    if distributed.current().world > 1:
         return _device_of_rank(name)
     if name != "auto":
         _check_device(name)
@@ -242,7 +227,7 @@ def _device(name: str) -> tuple[torch.device, str]:
 
 def _device_of_rank(name: str) -> tuple[torch.device, str]:
     """A GPU of its own for each process, or the CPU for all. Not run yet with a GPU: none was there."""
-    _, _, local_rank, processes = distributed.here()
+    _, _, local_rank, processes = distributed.current()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not gpus):
         return torch.device("cpu"), "as asked" if name == "cpu" else "no GPU found that several processes can use"
@@ -267,15 +252,13 @@ def _described(device: torch.device) -> str:
     return ""
 
 
-def _precision(name: str, device: torch.device, model: str) -> tuple[torch.dtype, str]:
+def _precision(name: str, device: torch.device, bfloat16_speedup: float | None) -> tuple[torch.dtype, str]:
     if name == "auto":
         if device.type == "cuda" and torch.cuda.is_bf16_supported():
             return torch.bfloat16, f"tensor cores of {device} take it"
-        if device.type == "cpu" and model in BFLOAT16_GAIN and _multiplies_bfloat16():
-            return (
-                torch.bfloat16,
-                f"measured {BFLOAT16_GAIN[model]}x faster for {model} on a CPU that multiplies it, as this one does",
-            )
+        if device.type == "cpu" and bfloat16_speedup and _multiplies_bfloat16():
+            speedup = f"measured {bfloat16_speedup}x faster for this architecture"
+            return torch.bfloat16, f"{speedup} on a CPU that multiplies it, as this one does"
         return torch.float32, f"exact, and the safe choice on {device.type}"
     if name == "float16" and device.type == "cpu":
         raise DeviceError("precision float16 needs a GPU; on the CPU use bfloat16 or float32")

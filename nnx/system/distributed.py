@@ -41,7 +41,7 @@ Whose = TypeVar("Whose")
 Gradients = Callable[[Whose, Tensor, Tensor], Tensor]
 
 
-class Ranks(NamedTuple):
+class RankInfo(NamedTuple):
     """Which process this is, of how many: of the run, and on this machine."""
 
     rank: int
@@ -50,20 +50,20 @@ class Ranks(NamedTuple):
     local_world: int
 
 
-ALONE = Ranks(0, 1, 0, 1)
+ALONE = RankInfo(0, 1, 0, 1)
 _here = ALONE
 _job: Any = None  # the store in which ranks leave word for each other, as long as torchrun lives
 _store: Any = None  # the part of it for this attempt: torchrun may restart all ranks
 _meetings, _sayings = count(), count()  # that their keys are not used twice
 
 
-def here() -> Ranks:
+def current() -> RankInfo:
     """Which of the ranks that joined this process is; alone where none did."""
     return _here
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def join() -> Iterator[None]:
     """Around all that torchrun's processes do, from reading the config on: when one leaves by an error, all do within
     seconds.
 
@@ -109,7 +109,7 @@ def connect(device: torch.device) -> None:
     dist.init_process_group(backend, store=store, rank=_here.rank, world_size=_here.world, timeout=PATIENCE)
 
 
-def first(do: Callable[[], str | None]) -> str:
+def on_rank_zero(do: Callable[[], str | None]) -> str:
     """Have rank 0 do it while the others wait, and tell all what it gave. Where it fails, all leave."""
     if _here.world == 1:
         return do() or ""
@@ -122,20 +122,20 @@ def first(do: Callable[[], str | None]) -> str:
     return str(_store.get(key).decode())
 
 
-def remember(text: str) -> None:
+def store_for_restart(text: str) -> None:
     """Note something down for the ranks that torchrun starts in the place of these, should one of them die."""
     if _here.world > 1 and _here.rank == 0:
         _job.set("remembered", text)
 
 
-def remembered() -> str | None:
+def stored_before_restart() -> str | None:
     """What rank 0 noted down before torchrun restarted this run, if it did."""
     if _here.world == 1 or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not _job.check(["remembered"]):
         return None
     return str(_job.get("remembered").decode())
 
 
-def agreed(signal: Callable[[], int]) -> Callable[[], int]:
+def any_rank_signalled(signal: Callable[[], int]) -> Callable[[], int]:
     """`signal`, answered for all ranks at once: the highest of what theirs say. All must ask equally often.
 
     They ask each other every PAUSE seconds or so, not each time: after as many calls as the fastest of them made in
@@ -159,18 +159,18 @@ def agreed(signal: Callable[[], int]) -> Callable[[], int]:
     return ask
 
 
-def share(total: int) -> slice:
+def shard(total: int) -> slice:
     """This rank's part of `total` samples: consecutive ones, as many for each rank, or one more for the first ranks."""
     each, more = divmod(total, _here.world)
     return slice(*(each * rank + min(rank, more) for rank in (_here.rank, _here.rank + 1)))
 
 
-def whole(part: Tensor, total: int) -> Tensor:
+def all_gather(part: Tensor, total: int) -> Tensor:
     """(n, ...) of each rank's share -> (total, ...) of all, in order, each sample once."""
     if _here.world == 1:
         return part
     zeros = part.new_zeros(total, *part.shape[1:])
-    zeros[share(total)] = part
+    zeros[shard(total)] = part
     dist.all_reduce(zeros)
     return zeros
 
@@ -179,7 +179,7 @@ Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Of a network, (B, ...) inputs and (B, ...) targets: their mean loss."""
 
 
-def sharing(model: nn.Module) -> Callable[[Forward], Forward]:
+def shard_batch(model: nn.Module) -> Callable[[Forward], Forward]:
     """Makes of a forward pass one of this rank's share of the batch, which gives that share's part of the batch's mean
     loss: over all ranks, these losses and their gradients add up to those of the batch (see `summing`).
 
@@ -195,7 +195,7 @@ def sharing(model: nn.Module) -> Callable[[Forward], Forward]:
             total = len(inputs)
             if total < world:
                 return forward(model, inputs, targets).div(world)
-            mine = share(total)
+            mine = shard(total)
             dropout = _Dropout(total, mine) if drops else nullcontext()
             with dropout, _across_ranks(norms, part := (mine.stop - mine.start) / total):
                 return forward(model, inputs[mine], targets[mine]).mul(part)
@@ -205,7 +205,7 @@ def sharing(model: nn.Module) -> Callable[[Forward], Forward]:
     return shared
 
 
-def summing(gradients: Gradients[Whose], model: nn.Module) -> Gradients[Whose]:
+def all_reduce_gradients(gradients: Gradients[Whose], model: nn.Module) -> Gradients[Whose]:
     """Makes of what leaves its gradients in the parameters, and returns a loss, one that leaves the ranks' sum, and
     returns it.
 
@@ -370,13 +370,13 @@ class _Normalise(torch.autograd.Function):
 
 def _gather(tensor: Tensor) -> Tensor:
     """(...) of each rank -> (world, ...) of all."""
-    return whole(tensor[None], _here.world)
+    return all_gather(tensor[None], _here.world)
 
 
 # ---------------------------------------------------------------- leaving together
 
 
-def _environment() -> Ranks:
+def _environment() -> RankInfo:
     """What torchrun says. Raises InputError where that is incomplete."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return ALONE
@@ -386,7 +386,7 @@ def _environment() -> Ranks:
         raise InputError(f"{wrong[0]}: should be a number where WORLD_SIZE is set, as torchrun sets it")
     if not os.environ.get("MASTER_ADDR"):
         raise InputError("MASTER_ADDR: is missing, though WORLD_SIZE is set; torchrun sets both")
-    return Ranks(*map(int, values[:4]))
+    return RankInfo(*map(int, values[:4]))
 
 
 def _meet() -> Any:

@@ -42,11 +42,11 @@ def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
 
 def write(path: Path, text: str) -> None:
     """`replace`, of text, making the folder where it is missing. Raises MachineError."""
-    make(path.parent)
+    make_folder(path.parent)
     replace(path, text.encode())
 
 
-def make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make the folder, and those above it, where they are missing. Raises MachineError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def make(folder: Path) -> None:
         raise MachineError(f"{folder}: can't be made ({error.strerror})") from None
 
 
-def sweep(folder: Path) -> None:
+def remove_stale_files(folder: Path) -> None:
     """Remove from `folder` what processes that are no more left half-written."""
     for path in folder.glob(".*.*.tmp"):
         if not is_alive(path):

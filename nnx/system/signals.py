@@ -24,7 +24,7 @@ _held = False
 
 
 @contextmanager
-def noted() -> Iterator[Callable[[], int]]:
+def catch_signals() -> Iterator[Callable[[], int]]:
     """Inside, the first signal is only noted. Gives a function that says which came: 0 while none has.
 
     A SIGHUP that is ignored stays so: that is what nohup is for.
@@ -57,7 +57,7 @@ def noted() -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def at_once(message: str) -> Iterator[None]:
+def exit_on_signal(message: str) -> Iterator[None]:
     """Inside, a signal raises Stopped with `message` wherever the work is. So does one that was noted before, at the
     beginning.
 
@@ -80,7 +80,7 @@ def at_once(message: str) -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Inside `at_once`, a signal that comes in here raises at its end: for what has to be whole before it can be
     ended."""
     global _held

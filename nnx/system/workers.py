@@ -20,12 +20,12 @@ from nnx.system import signals
 Result = TypeVar("Result")
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(
+def map_in_processes(
     function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], processes: int
 ) -> Iterator[Result]:
     """`function(*each)` of all arguments, in order, by so many processes; they are a few ahead of who takes the
@@ -68,7 +68,7 @@ def _starting() -> Iterator[None]:
     sys.modules["__main__"] = ModuleType(
         "__main__"
     )  # multiprocessing would run it for what it defines, and much else with it
-    with signals.held():  # the mask is this thread's: by another one of torch's the signal may still come
+    with signals.defer_signals():  # the mask is this thread's: by another one of torch's the signal may still come
         try:
             yield
         finally:

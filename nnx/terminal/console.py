@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnx.errors import printable
-from nnx.events import Choice, Layer
+from nnx.events import Choice, LayerSummary
 from nnx.formatting import interval as _interval
 from nnx.formatting import loss as _loss
 from nnx.formatting import percent as _percent
@@ -91,7 +91,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     stdout().print(metrics_table(metrics))
 
 
-def model_table(layers: Sequence[Layer], parameters: int, flops: int | None = None) -> Table:
+def model_table(layers: Sequence[LayerSummary], parameters: int, flops: int | None = None) -> Table:
     """The layers: name, kind, output shape, parameters and, where they were counted, floating-point operations."""
     counted = flops is not None
     table = frameless(["layer", "kind"], ["output", "parameters", *(["FLOPs"] if counted else [])])

@@ -12,11 +12,11 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from nnx.formatting import size
-from nnx.terminal import pixels as draw
+from nnx.terminal import pixels as pixel_art
 from nnx.terminal.console import aligned, frameless, model_table, repeated, stdout
 
 if TYPE_CHECKING:  # which brings torch along
-    from nnx.run.preview import Data, Example, Forecast, Shown
+    from nnx.run.preview import Data, Example, Forecast, Preview
 
 BARS = 20  # classes that get a bar each
 BAR = 30  # characters at most
@@ -25,7 +25,7 @@ ROWS = 20  # features that are listed
 Rows = list[tuple[str, str, str]]
 
 
-def print_shown(shown: "Shown") -> None:
+def print_shown(shown: "Preview") -> None:
     """All of it, on stdout."""
     console = stdout()
     wide = console.width if sys.stdout.isatty() else None
@@ -33,7 +33,7 @@ def print_shown(shown: "Shown") -> None:
         console.print(part, soft_wrap=isinstance(part, Text))
 
 
-def sections(shown: "Shown", console: Console, wide: int | None) -> list[RenderableType]:
+def sections(shown: "Preview", console: Console, wide: int | None) -> list[RenderableType]:
     """What is printed on a terminal so `wide`, or into a pipe."""
     choices = [(choice.what, choice.value, choice.reason) for choice in shown.choices]
     # YAML is broken behind the setting that goes beyond the width, so that has to be less
@@ -135,13 +135,13 @@ def _thumbnails(examples: "Sequence[Example]", console: Console, wide: int) -> l
         pixels = np.moveaxis(example.inputs[: 3 if len(example.inputs) > 2 else 1], 0, -1)
         label = Text(example.label)
         label.truncate(width, overflow="ellipsis")
-        blocks.append([label, *draw.image(np.ascontiguousarray(pixels), width, console=console)])
+        blocks.append([label, *pixel_art.image(np.ascontiguousarray(pixels), width, console=console)])
     rows = -(-len(blocks) // max(1, (wide + 2) // (width + 2)))
     a_row = -(-len(blocks) // rows)
     lines = [
         line
         for start in range(0, len(blocks), a_row)
-        for line in (*draw.beside(*blocks[start : start + a_row]), Text())
+        for line in (*pixel_art.beside(*blocks[start : start + a_row]), Text())
     ]
     return lines[:-1]
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from nnx.errors import printable
 from nnx.formatting import percent as _percent
-from nnx.terminal import pixels as draw
+from nnx.terminal import pixels as pixel_art
 from nnx.trace.result import Attention, Neuron, Term, Trace
 
 PIPE = 100  # columns, where stdout is no terminal
@@ -112,7 +112,7 @@ def _input(found: Trace, console: Console) -> Iterator[RenderableType]:
     line = f"{sample.dataset}, {' × '.join(map(str, sample.shape))} pixels of {levels}; normalised, as the network sees them, {seen}."
     C, H, W = sample.shape
     pixels = np.array(sample.raw, np.uint8).reshape(C, H, W).transpose(1, 2, 0)[:, :, : 3 if C == 3 else 1]
-    shown, in_colour = [pixels], draw.has_colours(console)
+    shown, in_colour = [pixels], pixel_art.has_colours(console)
     if (
         neuron
         and in_colour
@@ -122,12 +122,14 @@ def _input(found: Trace, console: Console) -> Iterator[RenderableType]:
         and found.layers[0].name == neuron.name
     ):
         line += f" Beside them the weights of unit {neuron.unit}, told below, each at its pixel: orange above 0, blue below."
-        shown.append(draw.signed(np.array([term.weight for term in neuron.terms]).reshape(H, W)))
+        shown.append(pixel_art.signed(np.array([term.weight for term in neuron.terms]).reshape(H, W)))
     elif neuron and in_colour and neuron.window:
         line += " Tinted: what the neuron told below looks at."
-        shown = [draw.tinted(pixels, neuron.window)]
+        shown = [pixel_art.tinted(pixels, neuron.window)]
     yield Text(line, "dim")
-    yield Text("\n").join(draw.beside(*(draw.image(draw.sized(each), console=console) for each in shown), gap=3))
+    yield Text("\n").join(
+        pixel_art.beside(*(pixel_art.image(pixel_art.sized(each), console=console) for each in shown), gap=3)
+    )
 
 
 # ---------------------------------------------------------------- 2: forward

@@ -23,22 +23,20 @@ from torch import Tensor, nn
 
 from nnx import checkpoint, models
 from nnx import config as configs
-from nnx.checkpoint import Checkpoint
+from nnx.checkpoint import Checkpoint, build_network
 from nnx.config import Config
 from nnx.errors import CheckpointError, DivergedError, InputError
-from nnx.inference.classifier import network
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
-from nnx.run import folder as runs
 from nnx.trace import checks
 from nnx.trace.loss import derive
 from nnx.trace.names import feature
-from nnx.trace.neuron import attention, choose, pick, tell
+from nnx.trace.neuron import attention, describe_neuron, select_neuron, take_weights
 from nnx.trace.question import Answer, Question, log_probabilities
-from nnx.trace.result import Gradient, Layer, Loss, Sample, Trace
-from nnx.trace.seen import Seen, look
+from nnx.trace.result import Gradient, LayerTrace, Loss, Sample, Trace
+from nnx.trace.seen import RecordedPass, collect_layers
 from nnx.trace.step import update
-from nnx.training.setup import Job, build_criterion, prepare
+from nnx.training.setup import TrainingSetup, build_criterion, prepare
 
 __all__ = ["Trace", "trace"]
 
@@ -58,48 +56,48 @@ def trace(
     """One step of sample `index` of a split, by the network of a config or recipe, or of a checkpoint or a run's
     folder.
 
-    `neuron` names the one to tell in full (see `nnx.trace.neuron.choose`). Whether a check held is in the result.
+    `neuron` names the one to tell in full (see `nnx.trace.neuron.select_neuron`). Whether a check held is in the result.
     Nothing is written. Raises ConfigError, CheckpointError, DataError, InputError, MachineError, and DivergedError
     where numbers are not finite.
     """
     config, kept, name = _open(source, overrides)
-    job = prepare(config, data_dir=data_dir)
+    setup = prepare(config, data_dir=data_dir)
     if kept:
-        _take_over(job, kept, name)
-    spec = kept.spec if kept else job.dataset.spec
-    samples = job.dataset.split(split)
+        _take_over(setup, kept, name)
+    spec = kept.spec if kept else setup.dataset.spec
+    samples = setup.dataset.split(split)
     if not 0 <= index < len(samples):
         raise InputError(f"--index {index}: there are {len(samples):,} samples in {split}, 0 to {len(samples) - 1:,}")
     raw, label = np.array(samples.inputs[index : index + 1]), int(samples.labels[index])  # a copy, also out of a file
-    model = _in_float64(job.state.model)
+    model = _in_float64(setup.state.model)
     x = Normalise(spec, torch.device("cpu"))(torch.from_numpy(raw)).double()
     with _double():
-        question = Question(model, x, torch.tensor([label]), build_criterion(config, job.dataset, job.runtime))
+        question = Question(model, x, torch.tensor([label]), build_criterion(config, setup.dataset, setup.runtime))
         answer = question.learn()
         if not math.isfinite(answer.loss):
             raise DivergedError(
                 f"{name}: the loss of this sample is {answer.loss}; its numbers are beyond what can be computed with"
             )
         seen, weights = (
-            look(model, spec, x[0], answer.calls),
+            collect_layers(model, spec, x[0], answer.calls),
             {key: p.detach().clone() for key, p in model.named_parameters()},
         )
-        choice = choose(seen, neuron)
-        told = tell(seen, choice, weights, answer.gradients) if choice else None
+        choice = select_neuron(seen, neuron)
+        told = describe_neuron(seen, choice, weights, answer.gradients) if choice else None
         looked = attention(seen, choice)
-        loss = _loss(job, answer, label)
+        loss = _loss(setup, answer, label)
         found = list(checks.by_hand(seen, choice, told, answer.gradients, loss, looked[1] if looked else None))
         found.append(checks.finite_differences(question, answer, choice, config.seed))
-        moved, descended, optimized = update(job.state, question, answer)
+        moved, descended, optimized = update(setup.state, question, answer)
         found += checks.plain_python(question, answer, config.loss, moved.learning_rate)
     if told and choice:
-        told = told.having(pick(descended, choice.spans), pick(optimized, choice.spans))
+        told = told.having(take_weights(descended, choice.spans), take_weights(optimized, choice.spans))
     return Trace(
         source=name,
         epoch=int(kept.record["epoch"]) if kept and "epoch" in kept.record else None,
         architecture=config.model.name,
         seed=config.seed,
-        parameters=models.count(model),
+        parameters=models.count_parameters(model),
         notes=list(_notes(config, model, kept)),
         sample=_sample(config, spec, split, index, label, raw, x),
         layers=list(_layers(seen)),
@@ -117,7 +115,7 @@ def trace(
 
 def _open(source: str | Path, overrides: Sequence[str]) -> tuple[Config, Checkpoint | None, str]:
     """The config that `source` is or holds, its checkpoint where it is one, and what to call it."""
-    path = runs.checkpoint_in(Path(source))
+    path = checkpoint.locate(Path(source))
     settings = [*overrides, *PLAIN]
     if path.suffix != ".pt" and (path.suffix in (".yaml", ".yml") or not os.path.isfile(path)):
         return configs.load(source, settings), None, str(source)
@@ -133,15 +131,15 @@ def _open(source: str | Path, overrides: Sequence[str]) -> tuple[Config, Checkpo
 BINARY = "binary_cross_entropy"
 
 
-def _take_over(job: Job, kept: Checkpoint, name: str) -> None:
-    """Put the checkpoint's weights into the job's network. Raises CheckpointError where the data is of another kind."""
-    ours, theirs = job.dataset.spec, kept.spec
+def _take_over(setup: TrainingSetup, kept: Checkpoint, name: str) -> None:
+    """Put the checkpoint's weights into the setup's network. Raises CheckpointError where the data is of another kind."""
+    ours, theirs = setup.dataset.spec, kept.spec
     if (ours.shape, ours.classes) != (theirs.shape, theirs.classes):
         was, has = (
             f"{'x'.join(map(str, spec.shape))} inputs and {len(spec.classes)} classes" for spec in (theirs, ours)
         )
         raise CheckpointError(f"{name}: was trained on {was}, the dataset has {has}, or others of that number")
-    job.state.model.load_state_dict(network(kept).state_dict())
+    setup.state.model.load_state_dict(build_network(kept).state_dict())
 
 
 def _in_float64(model: nn.Module) -> nn.Module:
@@ -170,13 +168,13 @@ def _sample(config: Config, spec: Spec, split: str, index: int, label: int, raw:
     return Sample(config.dataset.name, split, index, label, spec.classes[label], spec.shape, names, *shown)
 
 
-def _loss(job: Job, answer: Answer, label: int) -> Loss:
+def _loss(setup: TrainingSetup, answer: Answer, label: int) -> Loss:
     """The loss, and how it comes about."""
-    classes = job.dataset.spec.classes
-    counts = np.bincount(job.dataset.train.labels, minlength=len(classes)).tolist()
+    classes = setup.dataset.spec.classes
+    counts = np.bincount(setup.dataset.train.labels, minlength=len(classes)).tolist()
     log_p = log_probabilities(answer.logits[None])[0].tolist()
-    steps, by_hand = derive(job.config.loss, log_p, label, classes[label], counts)
-    return Loss(job.config.loss.name, answer.loss, steps, by_hand, answer.slopes.tolist())
+    steps, by_hand = derive(setup.config.loss, log_p, label, classes[label], counts)
+    return Loss(setup.config.loss.name, answer.loss, steps, by_hand, answer.slopes.tolist())
 
 
 def _notes(config: Config, model: nn.Module, kept: Checkpoint | None) -> Iterator[str]:
@@ -194,7 +192,7 @@ def _notes(config: Config, model: nn.Module, kept: Checkpoint | None) -> Iterato
         yield "the optimizer and the schedule begin afresh, as a checkpoint keeps the network alone"
 
 
-def _layers(seen: Seen) -> Iterator[Layer]:
+def _layers(seen: RecordedPass) -> Iterator[LayerTrace]:
     """A row for each layer's turn; recurrent layers one for each layer and direction."""
     numbers = {name: number for number, name in enumerate(seen.layers, 1)}
     for call in seen.calls:
@@ -203,12 +201,12 @@ def _layers(seen: Seen) -> Iterator[Layer]:
             low, mean, high = float(output.min()), float(output.mean()), float(output.max())
             zeros = float((output == 0).double().mean())
             kind, shape = type(call.module).__name__, tuple(output.shape)
-            yield Layer(
+            yield LayerTrace(
                 numbers.get(name), name, kind, shape, low, mean, high, zeros, output.detach().flatten().tolist()
             )
 
 
-def _gradients(seen: Seen, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> Iterator[Gradient]:
+def _gradients(seen: RecordedPass, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> Iterator[Gradient]:
     """The gradient of each layer that has weights, in the order of the network."""
     owners = {parameter: layer.name for layer in seen.layers.values() for parameter in layer.parameters}
     groups: dict[str, list[str]] = {}

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from nnx import losses
 from nnx.backprop import Network
-from nnx.config.registry import Part
-from nnx.models import mlp
-from nnx.trace.neuron import Choice, pick
+from nnx.config.registry import Component
+from nnx.models import PlainModel
+from nnx.trace.neuron import Selection, take_weights
 from nnx.trace.question import Answer, Question
 from nnx.trace.result import Check, Loss, Neuron
-from nnx.trace.seen import Seen
+from nnx.trace.seen import RecordedPass
 
 STEPS = (
     1e-5,
@@ -31,7 +31,7 @@ PLAIN_PYTHON = 1_000_000  # weights, beyond which backprop takes too long
 EPSILON = 2.0**-52
 
 
-def finite_differences(question: Question, answer: Answer, choice: Choice | None, seed: int) -> Check:
+def finite_differences(question: Question, answer: Answer, choice: Selection | None, seed: int) -> Check:
     """The gradient of some weights of the chosen neuron, and of random ones of every layer, against what the loss does
     when they move."""
     parameters, gradients = dict(question.model.named_parameters()), answer.gradients
@@ -45,7 +45,7 @@ def finite_differences(question: Question, answer: Answer, choice: Choice | None
     return Check("gradient", what, max(measured, default=0.0), RELATIVE)
 
 
-def _places(gradients: dict[str, Tensor], choice: Choice | None, random: Random) -> Iterator[tuple[str, int]]:
+def _places(gradients: dict[str, Tensor], choice: Selection | None, random: Random) -> Iterator[tuple[str, int]]:
     """The neuron's five weights of the largest |gradient| and five others, its biases; and two weights of each
     tensor."""
     chosen: list[tuple[str, int]] = []
@@ -106,8 +106,8 @@ def _compare(
 
 
 def by_hand(
-    seen: Seen,
-    choice: Choice | None,
+    seen: RecordedPass,
+    choice: Selection | None,
     neuron: Neuron | None,
     gradients: dict[str, Tensor],
     loss: Loss,
@@ -121,7 +121,7 @@ def by_hand(
         layer, unit = choice.layer, choice.unit
         inputs = torch.cat([layer.inputs(unit), layer.bias_inputs(unit)], 1)  # (P, n + biases)
         what = f"dL/dsum × input{f', over {neuron.uses} places,' if neuron.uses > 1 else ''} against autograd"
-        yield _exact("chain rule", what, (layer.slopes[unit] @ inputs).tolist(), pick(gradients, choice.spans))
+        yield _exact("chain rule", what, (layer.slopes[unit] @ inputs).tolist(), take_weights(gradients, choice.spans))
     if seen.apart is not None:
         yield Check("gates", "written out, at every step, against torch's own", seen.apart, EXACT)
     if attention is not None:
@@ -130,11 +130,11 @@ def by_hand(
         yield _exact("loss", "from the probabilities, as shown, against training's", [loss.by_hand], [loss.value])
 
 
-def plain_python(question: Question, answer: Answer, loss: Part, rate: float) -> Iterator[Check]:
+def plain_python(question: Question, answer: Answer, loss: Component, rate: float) -> Iterator[Check]:
     """An MLP of relu or sigmoid against nnx.backprop: the loss, each gradient, each weight after a step. Nothing for
     other networks."""
     model, gradients = question.model, list(answer.gradients.values())
-    layers = list(model.layers)[1:] if isinstance(model, mlp.Model) else []  # without Flatten
+    layers = model.plain_layers() if isinstance(model, PlainModel) else []
     linears, kinds = (
         [layer for layer in layers[::2] if type(layer) is nn.Linear],
         {type(layer) for layer in layers[1::2]},
@@ -165,7 +165,7 @@ def plain_python(question: Question, answer: Answer, loss: Part, rate: float) ->
     yield Check("plain Python", what, max(abs(found.loss - answer.loss), *apart), EXACT)
 
 
-def _is_told(loss: Part) -> bool:
+def _is_told(loss: Component) -> bool:
     """Whether nnx.backprop has this loss."""
     plain = isinstance(loss, losses.CrossEntropy) and not loss.label_smoothing and loss.class_weights is None
     return plain or isinstance(loss, losses.MeanSquaredError)

@@ -101,7 +101,7 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
         return hook
 
     leaves = [(name, module) for name, module in model.named_modules() if not any(True for _ in module.children())]
-    with models.hooked(module.register_forward_hook(note(name)) for name, module in leaves):
+    with models.registered_hooks(module.register_forward_hook(note(name)) for name, module in leaves):
         yield calls
 
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 
 from nnx import losses
-from nnx.config.registry import Part
+from nnx.config.registry import Component
 
 
 def derive(
-    config: Part, log_p: Sequence[float], label: int, name: str, counts: Sequence[int]
+    config: Component, log_p: Sequence[float], label: int, name: str, counts: Sequence[int]
 ) -> tuple[list[str], float | None]:
     """The steps from K log-probabilities to the loss of the class `label`, called `name`, and what they come to.
 
@@ -46,7 +46,7 @@ def derive(
     return [], None
 
 
-def _weights(config: Part, counts: Sequence[int]) -> list[float]:
+def _weights(config: Component, counts: Sequence[int]) -> list[float]:
     """Of each class, none where all count alike; balanced: n / (K * n_class)."""
     wanted = getattr(config, "class_weights", None)
     return [sum(counts) / (len(counts) * max(n, 1)) for n in counts] if wanted == "balanced" else list(wanted or ())

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from nnx.errors import printable
-from nnx.models import transformer
+from nnx.models import PatchModel
 from nnx.preprocessing.spec import Spec
 from nnx.trace.layers import Weighted, corner
-from nnx.trace.seen import Seen
+from nnx.trace.seen import RecordedPass
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Names:
     kernel: tuple[int, int, int] | None = None
 
 
-def naming(seen: Seen, layer: Weighted, place: Sequence[int]) -> Names:
+def naming(seen: RecordedPass, layer: Weighted, place: Sequence[int]) -> Names:
     """The names of what a layer's units see at a place."""
     module, inputs = layer.call.module, layer.call.input
     if layer.name in seen.recurrent:
         return _of_a_step(seen, layer, place[0])
     if isinstance(module, nn.Conv2d):
         return _of_a_filter(seen, layer, module, place)
-    if isinstance(seen.model, transformer.Model) and module is seen.model.embed:
+    if isinstance(seen.model, PatchModel) and module is seen.model.embed:
         return _of_a_patch(seen, seen.model, place[0])
     if inputs.shape == (seen.spec.size,) and torch.equal(inputs, seen.sample.flatten()):
         return Names(lambda i: pixel(seen.spec, i))
@@ -59,16 +59,16 @@ def pixel(spec: Spec, i: int) -> str:
     return f"{_channel(C, i // (H * W))}row {i // W % H}, column {i % W}"
 
 
-def tokens(seen: Seen, sequence: Tensor) -> list[str]:
+def tokens(seen: RecordedPass, sequence: Tensor) -> list[str]:
     """The names of the rows of (T, D), if they are a transformer's tokens; else none."""
-    if not isinstance(seen.model, transformer.Model) or sequence.ndim != 2:
+    if not isinstance(seen.model, PatchModel) or sequence.ndim != 2:
         return []
     spec, P = seen.spec, seen.model.patch
     patches = (spec.shape[1] // P) * (spec.shape[2] // P) if spec.is_image else spec.size
     return ["class token"] * (len(sequence) - patches) + [_patch(spec, P, t) for t in range(patches)]
 
 
-def _of_a_filter(seen: Seen, layer: Weighted, module: nn.Conv2d, place: Sequence[int]) -> Names:
+def _of_a_filter(seen: RecordedPass, layer: Weighted, module: nn.Conv2d, place: Sequence[int]) -> Names:
     (height, width), (down, across) = module.kernel_size, module.dilation
     top, left = corner(module, place)
     maps, H, W = layer.call.input.shape
@@ -88,7 +88,7 @@ def _of_a_filter(seen: Seen, layer: Weighted, module: nn.Conv2d, place: Sequence
     )
 
 
-def _of_a_step(seen: Seen, layer: Weighted, t: int) -> Names:
+def _of_a_step(seen: RecordedPass, layer: Weighted, t: int) -> Names:
     spec, n, known = seen.spec, layer.weights(0)[0].count, seen.recurrent[layer.name]
     where = f"row {t}" if spec.is_image else feature(spec, t)
     past = f"the {'row' if spec.is_image else 'step'} {'after' if known.backwards else 'before'}"
@@ -107,7 +107,7 @@ def _of_a_step(seen: Seen, layer: Weighted, t: int) -> Names:
     return Names(name, where, (t, 0, t + 1, spec.shape[2]) if spec.is_image and not known.depth else None)
 
 
-def _of_a_patch(seen: Seen, model: transformer.Model, t: int) -> Names:
+def _of_a_patch(seen: RecordedPass, model: PatchModel, t: int) -> Names:
     spec, P = seen.spec, model.patch
     if not spec.is_image:
         return Names(lambda i: feature(spec, t), feature(spec, t))

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from nnx.config.registry import suggest
 from nnx.errors import InputError
-from nnx.models import transformer
+from nnx.models import AttentionBlock
 from nnx.trace.layers import Span, Weighted
 from nnx.trace.names import naming, tokens
 from nnx.trace.result import Attention, Neuron, Stage, Term
-from nnx.trace.seen import Seen
+from nnx.trace.seen import RecordedPass
 
 Tensors = dict[str, Tensor]
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
@@ -22,7 +22,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class Selection:
     """Which neuron, and why."""
 
     layer: Weighted
@@ -44,7 +44,7 @@ class Choice:
         return [*self.layer.weights(self.unit), *self.layer.biases(self.unit)]
 
 
-def choose(seen: Seen, wanted: str | None) -> Choice | None:
+def select_neuron(seen: RecordedPass, wanted: str | None) -> Selection | None:
     """The neuron that LAYER:UNIT or LAYER:UNIT@PLACE names; else, of the first layer, that on whose weights the loss
     depends most.
 
@@ -58,7 +58,7 @@ def choose(seen: Seen, wanted: str | None) -> Choice | None:
     if wanted is None:
         layer = next(iter(seen.layers.values()))
         unit, p = divmod(int(layer.shares.argmax()), layer.shares.shape[1])
-        return Choice(
+        return Selection(
             layer, unit, _unfolded(layer, p), "of the first layer, the one on whose weights the loss depends most"
         )
     parsed = re.fullmatch(r"([^:@\s]+):(\d{1,9})(?:@(\d{1,9}(?:,\d{1,9})*))?", wanted)
@@ -71,7 +71,7 @@ def choose(seen: Seen, wanted: str | None) -> Choice | None:
         raise InputError(f"--neuron {wanted}: {layer.name} has {layer.units} units, 0 to {layer.units - 1}")
     if parsed[3] is None:
         p = int(layer.shares[unit].argmax())
-        return Choice(
+        return Selection(
             layer, unit, _unfolded(layer, p), f"as asked{', where the loss depends on it most' if layer.places else ''}"
         )
     place = tuple(map(int, parsed[3].split(",")))
@@ -82,10 +82,10 @@ def choose(seen: Seen, wanted: str | None) -> Choice | None:
             else "one place; leave @ away"
         )
         raise InputError(f"--neuron {wanted}: {layer.name} has {there}")
-    return Choice(layer, unit, place, "as asked")
+    return Selection(layer, unit, place, "as asked")
 
 
-def _named(seen: Seen, word: str, wanted: str) -> Weighted:
+def _named(seen: RecordedPass, word: str, wanted: str) -> Weighted:
     names = list(seen.layers)
     if word in seen.layers:
         return seen.layers[word]
@@ -104,7 +104,7 @@ def _unfolded(layer: Weighted, p: int) -> tuple[int, ...]:
     return tuple(place)
 
 
-def tell(seen: Seen, choice: Choice, weights: Tensors, gradients: Tensors) -> Neuron:
+def describe_neuron(seen: RecordedPass, choice: Selection, weights: Tensors, gradients: Tensors) -> Neuron:
     """All there is to know of it before a step is made."""
     layer, unit, p = choice.layer, choice.unit, choice.p
     names, known = naming(seen, layer, choice.place), seen.recurrent.get(layer.name)
@@ -131,7 +131,7 @@ def tell(seen: Seen, choice: Choice, weights: Tensors, gradients: Tensors) -> Ne
     )
 
 
-def pick(tensors: Tensors, spans: Sequence[Span]) -> list[float]:
+def take_weights(tensors: Tensors, spans: Sequence[Span]) -> list[float]:
     """The numbers at these spans."""
     return [
         number
@@ -143,11 +143,11 @@ def pick(tensors: Tensors, spans: Sequence[Span]) -> list[float]:
 def _terms(
     inputs: Tensor, spans: Sequence[Span], weights: Tensors, gradients: Tensors, name: Callable[[int], str]
 ) -> list[Term]:
-    columns = zip(inputs.tolist(), pick(weights, spans), pick(gradients, spans), strict=True)
+    columns = zip(inputs.tolist(), take_weights(weights, spans), take_weights(gradients, spans), strict=True)
     return [Term(name(i), x, weight, x * weight, gradient) for i, (x, weight, gradient) in enumerate(columns)]
 
 
-def _then(seen: Seen, layer: Weighted, unit: int, place: Sequence[int]) -> Iterator[Stage]:
+def _then(seen: RecordedPass, layer: Weighted, unit: int, place: Sequence[int]) -> Iterator[Stage]:
     """What pooling, a norm and a skip connection make of the sum on its way to the activation, and the activation."""
     before, at, is_map = layer.call.output, list(place), layer.kind == "Conv2d"
 
@@ -177,11 +177,11 @@ def _stride(pool: nn.MaxPool2d | nn.AvgPool2d) -> int:
     return int(pool.stride if isinstance(pool.stride, int) else pool.stride[0])
 
 
-def attention(seen: Seen, choice: Choice | None) -> tuple[Attention, float] | None:
+def attention(seen: RecordedPass, choice: Selection | None) -> tuple[Attention, float] | None:
     """Where the chosen token looks, by that head of its block, or of the first block, which looks most at one; and how
     far attention written out, softmax(q k^T / sqrt(D / heads)) v, is from what the block computed. None where there is
     none."""
-    blocks = {name: module for name, module in seen.model.named_modules() if isinstance(module, transformer.Block)}
+    blocks = {name: module for name, module in seen.model.named_modules() if isinstance(module, AttentionBlock)}
     calls = {call.name: call for call in seen.calls}
     if choice is None or not any(f"{name}.qkv" in calls for name in blocks):
         return None

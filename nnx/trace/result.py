@@ -26,7 +26,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerTrace:
     """A layer's outputs for the sample, flat, of this `shape`. `number` counts, from 1, the layers that a neuron can be
     chosen from."""
 
@@ -201,7 +201,7 @@ class Trace:
     parameters: int
     notes: Sequence[str]
     sample: Sample
-    layers: Sequence[Layer]
+    layers: Sequence[LayerTrace]
     neuron: Neuron | None
     attention: Attention | None
     classes: Sequence[str]

@@ -11,7 +11,7 @@ from nnx.trace.recurrent import Cells, cells
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class RecordedPass:
     """Every layer's turn, and the layers that weigh their inputs, by name, in the order of happening."""
 
     model: nn.Module
@@ -23,7 +23,7 @@ class Seen:
     apart: float | None  # of recurrent layers written out from torch's own, at most; None where there are none
 
 
-def look(model: nn.Module, spec: Spec, sample: Tensor, calls: Sequence[Call]) -> Seen:
+def collect_layers(model: nn.Module, spec: Spec, sample: Tensor, calls: Sequence[Call]) -> RecordedPass:
     """The weighted layers among `calls`, which know their slopes by now."""
     layers: dict[str, Weighted] = {}
     recurrent: dict[str, Cells] = {}
@@ -39,4 +39,4 @@ def look(model: nn.Module, spec: Spec, sample: Tensor, calls: Sequence[Call]) ->
                 apart = max(far, apart or 0.0)
                 layers |= {each.weighted.name: each.weighted for each in found}
                 recurrent |= {each.weighted.name: each for each in found}
-    return Seen(model, spec, sample, calls, layers, recurrent, apart)
+    return RecordedPass(model, spec, sample, calls, layers, recurrent, apart)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nnx.config.registry import Part
+from nnx.config.registry import Component
 from nnx.optimizers import SGD
 from nnx.trace.question import Answer, Question
 from nnx.trace.result import Outcome, Update
@@ -70,7 +70,7 @@ def _schedule(state: State) -> str:
     return f"where the schedule {state.config.schedule.name} begins with optimizer.lr {state.peak_lr:g}"
 
 
-def _says(optimizer: Part) -> str:
+def _says(optimizer: Component) -> str:
     """What it does with a gradient at its first step, in a sentence without its subject."""
     if isinstance(optimizer, SGD):
         ahead = f"looks ahead along its momentum, which makes the first step {1 + optimizer.momentum:g} times as long"

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from nnx import losses, models
 from nnx.datasets import Split
 from nnx.errors import CheckpointError
-from nnx.explain import filters
 from nnx.models import _layer_outputs
+from nnx.models._first_layer import first_weights
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
 from nnx.system import distributed, files
@@ -58,7 +58,7 @@ def is_kept(step: int) -> bool:
     return step == 0 or next_step(step - 1) == step
 
 
-class Recorder:
+class FilmRecorder:
     """Keeps the frames of a run. Of several ranks, rank 0 does; all ask whether a frame is due, as their questions must
     be equally many."""
 
@@ -84,7 +84,7 @@ class Recorder:
 
         Raises CheckpointError where it can't be read, or is of other samples.
         """
-        if distributed.here().rank or not (folder / NAME).exists():
+        if distributed.current().rank or not (folder / NAME).exists():
             return
         film = read(folder / NAME)
         if film["places"].tolist() != self.places.tolist() or film["labels"].tolist() != self.probe.labels.tolist():
@@ -97,7 +97,7 @@ class Recorder:
 
     def record(self) -> None:
         """Keep a frame of the state as it stands."""
-        if distributed.here().rank == 0 and self.state.step not in self.frames:
+        if distributed.current().rank == 0 and self.state.step not in self.frames:
             network = self.state.evaluated
             training = network.training
             self.frames[self.state.step] = _frame(
@@ -159,8 +159,10 @@ def _frame(network: nn.Module, inputs: Tensor, labels: NDArray[np.int64], spec: 
     """What there is to see of a network in evaluation mode."""
     seen: list[Tensor] = []
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
-    with models.hooked(module.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for module in last):
-        outputs = _layer_outputs.outputs(network, inputs)
+    with models.registered_hooks(
+        module.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for module in last
+    ):
+        outputs = _layer_outputs.layer_outputs(network, inputs)
     logits = outputs.pop(_layer_outputs.LOGITS)
     probabilities = losses.probabilities(logits).numpy()
     hidden = torch.cat(seen) if seen else logits
@@ -168,7 +170,7 @@ def _frame(network: nn.Module, inputs: Tensor, labels: NDArray[np.int64], spec: 
         "predicted": probabilities.argmax(1).astype(np.uint16),
         "right": _half(probabilities[np.arange(len(labels)), labels]),  # the probability of the true class
         "embedding": _half(_components(hidden.flatten(1).cpu().double().nan_to_num())),
-        "filters": _half(_small(filters.seen(network, inputs[:1], spec)[1])),
+        "filters": _half(_small(first_weights(network, inputs[:1], spec)[1])),
     }
     room = NUMBERS
     for name, output in outputs.items():
@@ -291,7 +293,7 @@ def _is_plane(film: Frame, steps: int, samples: int) -> bool:
     return all(film[key].shape == shape for key, shape in shapes.items()) and bool((film["high"] > film["low"]).all())
 
 
-def of_run(folder: Path) -> Frame | None:
+def read_from_run(folder: Path) -> Frame | None:
     """The film in a run's folder, or None where there is none, or none that can be read."""
     try:
         return read(folder / NAME)

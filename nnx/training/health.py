@@ -1,8 +1,8 @@
 """How a training fares: dead ReLUs, gradients, how far a step moves the weights. What is off is said with its likely
 cause and its cure.
 
-    watch = Watch(state, job.feed(train.take(probe(len(train)))), job.criterion)
-    step = watch.over(job.step())        # notes how far a few steps of each epoch move the weights
+    watch = Watch(state, job.loader(train.take(probe(len(train)))), job.criterion)
+    step = watch.over(job.make_step())        # notes how far a few steps of each epoch move the weights
     yield watch.look()                   # a Health, at each epoch's end
 
 Nothing here draws a random number or changes the network: a watched run has the bits of one that is not (tested).
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nnx import models
 from nnx.events import Health
-from nnx.loader.batches import Resident
+from nnx.loader.batches import BatchLoader
 from nnx.losses import Criterion, probabilities
 from nnx.training.state import State, StepFunction
 
@@ -43,15 +43,15 @@ RELUS = (nn.ReLU, nn.ReLU6)
 SATURATING = ("sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid", "logsigmoid")
 
 
-def probe(samples: int) -> NDArray[np.int64]:
+def probe_size(samples: int) -> NDArray[np.int64]:
     """Which of so many samples to look at: a hundredth of them, but 64 at least and 256 at most, evenly spread."""
     return np.linspace(0, samples - 1, min(samples, max(FEWEST, min(MOST, samples // 100)))).round().astype(np.int64)
 
 
-class Watch:
+class HealthMonitor:
     """Looks after a network in training. What it has warned of, it does not say again."""
 
-    def __init__(self, state: State, samples: Resident, criterion: Criterion) -> None:
+    def __init__(self, state: State, samples: BatchLoader, criterion: Criterion) -> None:
         self.state, self.samples, self.criterion = state, samples, criterion
         self.layers = dict(_layers(state.model))
         self._steps: list[
@@ -217,7 +217,7 @@ def _dead_units(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         return hook
 
     relus = ((name, module) for name, module in model.named_modules() if isinstance(module, RELUS))
-    with models.hooked(module.register_forward_hook(note(name)) for name, module in relus):
+    with models.registered_hooks(module.register_forward_hook(note(name)) for name, module in relus):
         yield dead
 
 

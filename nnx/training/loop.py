@@ -1,5 +1,4 @@
-"""The inner loop. Forward, loss, backward, update: everything else in nnx exists so that this can stay on one
-screen."""
+"""The inner loop: forward, loss, backward, update. Everything else in nnx exists to keep it on one screen."""
 
 import math
 import time
@@ -13,10 +12,10 @@ from torch.nn.utils import get_total_norm
 
 from nnx.errors import DivergedError
 from nnx.events import Step
-from nnx.loader.batches import Resident
+from nnx.loader.batches import BatchLoader
 from nnx.losses import Criterion
 from nnx.system.device import Runtime
-from nnx.training.state import Gradients, State, StepFunction
+from nnx.training.state import GradientFunction, State, StepFunction
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class EpochEnd:
 
 def backpropagation(
     criterion: Criterion, runtime: Runtime, fuse: Callable[[Any], Any] = lambda loss: loss
-) -> Gradients:
+) -> GradientFunction:
     """Forward, loss, backward, by torch's autograd. `fuse` may make a faster function of the forward pass (see
     nnx.training.step).
 
@@ -57,7 +56,7 @@ def backpropagation(
     return gradients
 
 
-def train_step(gradients: Gradients) -> StepFunction:
+def train_step(gradients: GradientFunction) -> StepFunction:
     """A function that makes one step: gradients, then the weights move along them."""
 
     def step(state: State, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -70,7 +69,7 @@ def train_step(gradients: Gradients) -> StepFunction:
 
 def train(
     state: State,
-    batches: Resident,
+    batches: BatchLoader,
     step: StepFunction,
     *,
     log_every: int = 50,
@@ -92,10 +91,10 @@ def train(
             state.end_step(loss, len(inputs))
             del inputs, targets  # so that the next batch gets their memory, which is still in the processor's cache
             if state.step % log_every == 0 or pausing():
-                yield _look(
+                yield _progress(
                     state, (state.samples - seen) / (time.perf_counter() - begun)
                 )  # the one place that waits for the device
-        look = _look(state, 0)
+        look = _progress(state, 0)
         seconds, samples = time.perf_counter() - begun, state.samples - seen
         state.end_epoch()
         yield EpochEnd(look.loss, look.lr, seconds, samples)
@@ -107,7 +106,7 @@ def check_finite(value: float, name: str, state: State) -> None:
         raise DivergedError(f"step {state.step}: the {name} is {value}. {state.cure}")
 
 
-def _look(state: State, samples_per_second: float) -> Step:
+def _progress(state: State, samples_per_second: float) -> Step:
     loss = state.mean_loss()
     check_finite(loss, "training loss", state)
     check_finite(float(get_total_norm(state.model.parameters())), "norm of the weights", state)

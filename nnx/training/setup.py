@@ -1,4 +1,4 @@
-"""What a run works with, all of it found and checked before anything is written."""
+"""All that a run trains with, found and checked before anything is written."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,79 +9,77 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from nnx import checkpoint, datasets, losses, models
+from nnx import datasets, losses, models
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig, Split
 from nnx.errors import CheckpointError, DeviceError
 from nnx.events import Choice
-from nnx.inference.classifier import Classifier, network
-from nnx.loader.batches import Resident, cuts
+from nnx.loader.batches import BatchLoader, batch_bounds
 from nnx.losses import Criterion
+from nnx.models import ModelConfig
 from nnx.preprocessing.spec import Spec
-from nnx.run import folder as runs
-from nnx.system import device as runtime
-from nnx.system import distributed
+from nnx.system import device as devices
 from nnx.system.device import Runtime
-from nnx.training import step as fuse
-from nnx.training.loop import backpropagation, train_step
 from nnx.training.state import State, StepFunction
+from nnx.training.step import StepMethod, choose_step, make_step
 
 # Where these are paths, the data may have moved: it's the samples that must be equal
-MAY_MOVE = ("dataset.path", "dataset.labels", "dataset.test", "dataset.test_labels")
-# What may be other than a resumed run began with
-MAY_DIFFER = ("train.epochs", "train.save_every", "train.report", "train.film", "device", "threads", "dataset.root")
+PATH_KEYS = ("dataset.path", "dataset.labels", "dataset.test", "dataset.test_labels")
+# What a resumed run may change
+CHANGEABLE_KEYS = (
+    "train.epochs",
+    "train.save_every",
+    "train.report",
+    "train.film",
+    "device",
+    "threads",
+    "dataset.root",
+)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run's parts. `saved` is what it goes on from, where it does, read from `source`."""
+class TrainingSetup:
+    """The parts of a run. `saved` is the checkpoint that it resumes from, if it does, read from `source`."""
 
     config: Config
     runtime: Runtime
     dataset: Dataset
     criterion: Criterion
     state: State
+    step_method: StepMethod
     saved: Checkpoint | None
     source: Path
 
-    def feed(self, split: Split) -> Resident:
-        return Resident(split, self.dataset.spec, self.runtime.device)
+    def loader(self, split: Split) -> BatchLoader:
+        return BatchLoader(split, self.dataset.spec, self.runtime.device)
 
-    def step(self) -> StepFunction:
-        """What makes a step, as the choice says: as is, or wrapped in what makes it faster (see nnx.training.step)."""
-        how = next(choice.value for choice in self.runtime.choices if choice.what == "step")
-        if how == "matrices":
-            return train_step(fuse.matrices(fuse.with_gradient(self.config.loss, self.criterion), self.state.model))
-        if distributed.here().world > 1:
-            shared = backpropagation(self.criterion, self.runtime, distributed.sharing(self.state.model))
-            return train_step(distributed.summing(shared, self.state.model))
-        forward = {"fuse": fuse.compiled} if "compiled" in how else {}
-        step = train_step(backpropagation(self.criterion, self.runtime, **forward))
-        return fuse.cuda_graph(step) if "CUDA graph" in how else step
+    def make_step(self) -> StepFunction:
+        """The function that makes one step, by the method that was chosen."""
+        return make_step(self.step_method, self.config.loss, self.criterion, self.runtime, self.state.model)
 
     @cached_property
-    def data(self) -> str:
-        """SHA-256 of the samples to train on and to validate with. Asked for when the run is first saved: 0.03 s for
-        MNIST."""
+    def data_hash(self) -> str:
+        """SHA-256 of the training and validation samples. Computed at the run's first save: 0.03 s for MNIST."""
         parts = (datasets.fingerprint(split) for split in (self.dataset.train, self.dataset.validation))
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What the bits depend on besides config and data: when the run began, and now."""
-        now = runtime.fingerprint(self.runtime) | {"train.epochs": self.config.train.epochs}
+        now = devices.environment_fingerprint(self.runtime) | {"train.epochs": self.config.train.epochs}
         saved = self.saved.environment if self.saved else None
         return {"began": saved["began"] if saved else now, "saved": now}
 
     @property
     def changed(self) -> str:
-        """How the environment differs from that of the state which the run goes on from: "torch: 2.14.1 → 2.15.0", or
-        nothing."""
-        before = self.saved.environment["saved"] if self.saved and self.saved.environment else self.environment["saved"]
-        return differences(before, self.environment["saved"], but=("train.epochs",))
+        """How the environment differs from that of the state which the run resumes: "torch: 2.14.1 → 2.15.0"; empty
+        where it does not."""
+        now = self.environment["saved"]
+        before = self.saved.environment["saved"] if self.saved and self.saved.environment else now
+        return describe_differences(before, now, but=("train.epochs",))
 
-    def snapshot(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
         """All that is needed to use the network, and to go on from here to the same bits."""
         state = self.state
         return Checkpoint(
@@ -92,85 +90,86 @@ class Job:
             state.counters(),
             state.tensors(),
             self.environment,
-            self.data,
+            self.data_hash,
         )
 
 
 def prepare(
     config: Config, saved: Checkpoint | None = None, *, source: Path = Path(), data_dir: str | None = None
-) -> Job:
-    """The job of `config` before its first step, or where `saved`, read from `source`, stands. Nothing is written.
+) -> TrainingSetup:
+    """The setup of `config` before its first step, or where `saved`, read from `source`, stands. Nothing is written.
 
     Raises ConfigError, DataError, DeviceError, MachineError, and CheckpointError where `saved` is of other settings or
     other data.
     """
     if saved:
         _check_settings(saved, config, source)
-    chosen = runtime.choose(config.device, config.precision, config.model.name)
+    runtime = runtime_for(config)
     if config.deterministic:
-        chosen = chosen.having(runtime.be_deterministic(chosen.device))
+        runtime = runtime.adding(devices.set_deterministic(runtime.device))
     with config.locate():
         dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
-        if chosen.device.type == "cpu":
-            runtime.keep_memory()  # not before: the whole training data, now cut into parts, is given back
         torch.manual_seed(config.seed)
         model = models.build(config.model, dataset.spec, losses.outputs(config.loss, len(dataset.spec.classes)))
-        criterion = build_criterion(config, dataset, chosen)
-    chosen = workable(chosen, config, model, dataset.spec)
-    work = models.multiply_adds(model, dataset.spec) * min(config.train.batch_size, len(dataset.train))
-    chosen = chosen.having(runtime.set_threads(config.threads, work), fuse.choose(config, model, chosen))
-    state = State.new(config, model, chosen, len(cuts(len(dataset.train), config.train)))
-    job = Job(config, chosen, dataset, criterion, state, saved, source)
+        criterion = build_criterion(config, dataset, runtime)
+    runtime = with_supported_precision(runtime, config, model, dataset.spec)
+    multiply_adds = models.multiply_adds(model, dataset.spec) * min(config.train.batch_size, len(dataset.train))
+    threads = devices.set_threads(config.threads, multiply_adds)
+    method, step = choose_step(config, model, runtime)
+    runtime = runtime.adding(threads, step)
+    state = State.new(config, model, runtime, len(batch_bounds(len(dataset.train), config.train)))
+    setup = TrainingSetup(config, runtime, dataset, criterion, state, method, saved, source)
     if saved:
-        _restore(job, saved)
-    return job
+        _restore(setup, saved)
+    return setup
 
 
-def workable(chosen: Runtime, config: Config, model: nn.Module, spec: Spec) -> Runtime:
-    """`chosen`, or float32 where torch has no kernels for this network in the precision: for an LSTM in bfloat16, say,
-    on some CPUs.
+def runtime_for(config: Config, *, device: str | None = None, precision: str | None = None) -> Runtime:
+    """The runtime for the config's device, precision and architecture, or for another device or precision.
+
+    Raises DeviceError.
+    """
+    model = type(cast(ModelConfig, config.model))
+    return devices.choose_runtime(
+        device or config.device,
+        precision or config.precision,
+        channels_last=model.channels_last,
+        bfloat16_speedup=model.bfloat16_speedup,
+    )
+
+
+def with_supported_precision(
+    runtime: Runtime, config: Config, model: nn.Module, spec: Spec, *, device: str | None = None
+) -> Runtime:
+    """`runtime`, or one in float32 where torch has no kernels for this network in its precision: for an LSTM in
+    bfloat16, say, on some CPUs.
 
     Raises DeviceError where that precision was asked for by name.
     """
-    if chosen.dtype == torch.float32:
-        return chosen
+    if runtime.dtype == torch.float32:
+        return runtime
     try:
-        with chosen.autocast():
-            models.multiply_adds(model.to(chosen.device), spec)
-        return chosen
+        with runtime.autocast():
+            models.multiply_adds(model.to(runtime.device), spec)
+        return runtime
     except RuntimeError as error:
-        if runtime.is_out_of_memory(error):
+        if devices.is_out_of_memory(error):
             raise
-        why = f"torch can't compute this {config.model.name} in {chosen.precision} on this {chosen.device.type}"
+        why = f"torch can't compute this {config.model.name} in {runtime.precision} on this {runtime.device.type}"
         if config.precision != "auto":
             raise DeviceError(f"{why}; use precision: float32") from None
-        return runtime.choose(config.device, "float32", config.model.name).but(Choice("precision", "float32", why))
+        exact = runtime_for(config, device=device, precision="float32")
+        return exact.replacing(Choice("precision", "float32", why))
 
 
-def ready(path: Path, device: str | None = None) -> tuple[Classifier, Runtime]:
-    """The classifier in a checkpoint, or in that of the run in a folder, on a device by name or the best that there is,
-    and what to compute with: in the precision that it was trained in and is evaluated in, or float32 where this machine
-    does not have that.
-
-    Raises CheckpointError, DeviceError.
-    """
-    kept = checkpoint.read(runs.checkpoint_in(path))
-    model, config = network(kept), kept.config.model_copy(update={"device": device or "auto"})
-    try:
-        chosen = workable(runtime.choose(config.device, config.precision, config.model.name), config, model, kept.spec)
-    except DeviceError:
-        chosen = runtime.choose(config.device, "float32", config.model.name)
-    return Classifier(model, kept.spec, chosen.device), chosen
-
-
-def build_criterion(config: Config, dataset: Dataset, chosen: Runtime) -> Criterion:
+def build_criterion(config: Config, dataset: Dataset, runtime: Runtime) -> Criterion:
     """The config's loss, with its class weights from the training labels. Raises ConfigError."""
     labels = torch.from_numpy(dataset.train.labels)
     counts = torch.bincount(labels, minlength=len(dataset.spec.classes)).tolist()
-    return cast(losses.Loss, config.loss).build(counts, chosen.device)
+    return cast(losses.Loss, config.loss).build(counts, runtime.device)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], *, but: tuple[str, ...] = ()) -> str:
+def describe_differences(old: dict[str, Any], new: dict[str, Any], *, but: tuple[str, ...] = ()) -> str:
     """What differs between two sets of settings, "key: old → new; ...", keys in `but` left aside."""
     keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in but]
     return "; ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in keys)
@@ -180,8 +179,8 @@ def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
     if saved.training is None:
         raise CheckpointError(f"{source}: holds a network but no training state; resume from a last.pt")
     old, new = _flat(saved.config.to_dict()), _flat(config.to_dict())
-    moved = [key for key in MAY_MOVE if isinstance(old.get(key), str) and isinstance(new.get(key), str)]
-    if what := differences(old, new, but=(*MAY_DIFFER, *moved)):
+    moved = [key for key in PATH_KEYS if isinstance(old.get(key), str) and isinstance(new.get(key), str)]
+    if what := describe_differences(old, new, but=(*CHANGEABLE_KEYS, *moved)):
         raise CheckpointError(
             f"{source}: was trained with other settings, which --resume can't change ({what}). Start anew in another --out"
         )
@@ -192,17 +191,17 @@ def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
         )
 
 
-def _restore(job: Job, saved: Checkpoint) -> None:
-    if saved.data not in (None, job.data):
-        where = datasets.place(cast(DatasetConfig, job.config.dataset), job.dataset.folder)
+def _restore(setup: TrainingSetup, saved: Checkpoint) -> None:
+    if saved.data not in (None, setup.data_hash):
+        where = datasets.place(cast(DatasetConfig, setup.config.dataset), setup.dataset.folder)
         raise CheckpointError(
-            f"{job.source}: was trained on other data than {where} now holds; bring back the old, or start anew"
+            f"{setup.source}: was trained on other data than {where} now holds; bring back the old, or start anew"
         )
     try:
-        job.state.restore(saved.counters or {}, saved.training or {})
+        setup.state.restore(saved.counters or {}, saved.training or {})
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError):
-        raise CheckpointError(f"{job.source}: its state does not fit its config") from None
-    job.state.recording = job.environment["began"]["train.epochs"] == job.config.train.epochs
+        raise CheckpointError(f"{setup.source}: its state does not fit its config") from None
+    setup.state.recording = setup.environment["began"]["train.epochs"] == setup.config.train.epochs
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,17 +13,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from nnx.checkpoint.checkpoint import COUNTERS, MAX_RECORDED_LOSSES
 from nnx.config import Config
 from nnx.errors import DivergedError
-from nnx.optimizers import OptimizerConfig, descent
+from nnx.optimizers import OptimizerConfig, fast_step
 from nnx.schedules import Horizon, Schedule
 from nnx.system.device import Runtime, seed_step
 
-Gradients = Callable[["State", Tensor, Tensor], Tensor]
+GradientFunction = Callable[["State", Tensor, Tensor], Tensor]
 """On one batch, (B, *shape) inputs and (B,) or (B, K) targets: leaves the mean loss's gradient in each parameter and
 returns the loss."""
-
-RECORDED = 100  # steps at the beginning of a run whose losses are kept, one by one
 
 StepFunction = Callable[["State", Tensor, Tensor], Tensor]
 """Makes one step on such a batch and returns its mean loss."""
@@ -62,7 +61,7 @@ class State:
             AveragedModel(model, use_buffers=True) if decay else None,
             steps_per_epoch,
             torch.zeros((), device=runtime.device),
-            torch.zeros(RECORDED, device=runtime.device),
+            torch.zeros(MAX_RECORDED_LOSSES, device=runtime.device),
         )
 
     @property
@@ -134,7 +133,7 @@ class State:
 
     @cached_property
     def _descents(self) -> list[Callable[[], None]]:
-        return [descent(optimizer) for optimizer in self.optimizers]
+        return [fast_step(optimizer) for optimizer in self.optimizers]
 
     @torch.no_grad()
     def _move_average(self, average: AveragedModel) -> None:
@@ -164,7 +163,7 @@ class State:
         if self.average:
             self._move_average(self.average)
         self.loss.add_(loss, alpha=samples)
-        if self.recording and self.step == self.recorded < RECORDED:
+        if self.recording and self.step == self.recorded < MAX_RECORDED_LOSSES:
             self.losses[self.step] = loss
             self.recorded += 1
         self.samples += samples
@@ -199,11 +198,9 @@ class State:
 
     # ---------------------------------------------------------------- saving and going on
 
-    COUNTERS = ("epoch", "batch", "step", "samples", "history")
-
     def counters(self) -> dict[str, Any]:
         """What is not a tensor, as plain values."""
-        return {name: getattr(self, name) for name in self.COUNTERS}
+        return {name: getattr(self, name) for name in COUNTERS}
 
     def tensors(self) -> dict[str, Any]:
         """What is, as nested dicts and lists of tensors and numbers."""
@@ -238,7 +235,7 @@ class State:
         self.loss.copy_(tensors["loss"])
         self.recorded = len(tensors["losses"])
         self.losses[: self.recorded].copy_(tensors["losses"])
-        for name in self.COUNTERS:
+        for name in COUNTERS:
             setattr(self, name, counters[name])
 
 

@@ -1,11 +1,13 @@
-"""The same step in less time: a function wrapped round a function. The loop can't tell.
+"""Ways to make a step in less time. Each is a function wrapped round a function, and the loop can't tell which it calls.
 
-as is        forward and backward by autograd, operation by operation
-matrices     a plain MLP on the CPU: backpropagation written out in matrices
-compiled     torch.compile of forward and loss
-CUDA graph   the whole step recorded once and replayed: one launch instead of hundreds
+AUTOGRAD     forward and backward by autograd, operation by operation
+MATRICES     a plain MLP on the CPU: backpropagation written out in matrices
+COMPILED     torch.compile of forward and loss
+CUDA_GRAPH   the whole step recorded once and replayed: one launch instead of hundreds
+DISTRIBUTED  autograd in several processes, each on its share of the batch
 """
 
+import enum
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -14,22 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnx import losses
+from nnx import losses, models
 from nnx.config import Config
-from nnx.config.registry import Part
+from nnx.config.registry import Component
 from nnx.errors import DeviceError
 from nnx.events import Choice
 from nnx.losses import Criterion
-from nnx.models import mlp
 from nnx.system import distributed
 from nnx.system.device import Runtime
-from nnx.training.state import Gradients, State, StepFunction
+from nnx.training.loop import backpropagation, train_step
+from nnx.training.state import GradientFunction, State, StepFunction
 
-# steps as is before a CUDA graph is recorded: what libraries and optimizers set up in their first steps must not be in
-# it
+# Steps by autograd before a CUDA graph is recorded: what libraries and optimizers set up in their first steps must not
+# be in it.
 WARM_UP = 3
 
-# An activation in place, and from its output the gradient before it out of the gradient behind it: torch's own kernels.
+# An activation in place, and the gradient before it from the gradient behind it and its output: torch's own kernels.
 _aten = torch.ops.aten
 ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     nn.ReLU: (torch.relu_, lambda grad, output: _aten.threshold_backward(grad, output, 0)),
@@ -38,44 +40,86 @@ ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[T
 }
 
 
-def choose(config: Config, model: nn.Module, runtime: Runtime) -> Choice:
-    """How to make steps, and why, for `compile` auto, true or false. Raises DeviceError where compiling is asked for
-    and can't be."""
-    if (world := distributed.here().world) > 1:
-        if config.compile is True:
+class StepMethod(enum.Enum):
+    """How a step is made. The value is the name that is printed."""
+
+    AUTOGRAD = "as is"
+    MATRICES = "matrices"
+    COMPILED = "compiled"
+    CUDA_GRAPH = "CUDA graph"
+    COMPILED_CUDA_GRAPH = "compiled, CUDA graph"
+    DISTRIBUTED = "as is, by several processes"
+
+
+def choose_step(config: Config, model: nn.Module, runtime: Runtime) -> tuple[StepMethod, Choice]:
+    """How to make steps for `compile` auto, true or false, and the choice as it is printed, with its reason.
+
+    Raises DeviceError where `compile: true` asks for what this machine or run can't do.
+    """
+    method, reason = _method(config, model, runtime)
+    world = distributed.current().world
+    value = f"as is, by {world} processes" if method is StepMethod.DISTRIBUTED else method.value
+    return method, Choice("step", value, reason)
+
+
+def make_step(
+    method: StepMethod, loss: Component, criterion: Criterion, runtime: Runtime, model: nn.Module
+) -> StepFunction:
+    """The function that makes one step of `model`, by `method`."""
+    match method:
+        case StepMethod.MATRICES:
+            return train_step(matrix_backpropagation(loss_with_gradient(loss, criterion), model))
+        case StepMethod.DISTRIBUTED:
+            share = backpropagation(criterion, runtime, distributed.shard_batch(model))
+            return train_step(distributed.all_reduce_gradients(share, model))
+        case StepMethod.COMPILED:
+            return train_step(backpropagation(criterion, runtime, compiled))
+        case StepMethod.CUDA_GRAPH:
+            return capture_cuda_graph(train_step(backpropagation(criterion, runtime)))
+        case StepMethod.COMPILED_CUDA_GRAPH:
+            return capture_cuda_graph(train_step(backpropagation(criterion, runtime, compiled)))
+        case StepMethod.AUTOGRAD:
+            return train_step(backpropagation(criterion, runtime))
+
+
+def _method(config: Config, model: nn.Module, runtime: Runtime) -> tuple[StepMethod, str]:
+    """The method for this run, and why. Raises DeviceError."""
+    asked, kind = config.compile is True, runtime.device.type
+    if distributed.current().world > 1:
+        if asked:
             raise DeviceError("compile: true is for one process alone; leave it at auto, or train without torchrun")
-        return Choice("step", f"as is, by {world} processes", "each takes its share of every batch")
+        return StepMethod.DISTRIBUTED, "each takes its share of every batch"
     if config.compile is False:
-        return Choice("step", "as is", "compile: false")
-    if (
-        config.compile is True
-        and runtime.device.type == "cpu"
-        and not any(map(shutil.which, ("c++", "g++", "clang++")))
-    ):
+        return StepMethod.AUTOGRAD, "compile: false"
+    if asked and kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise DeviceError(
-            "compile: true needs a C++ compiler (g++ or clang++), and none is there; install one, or leave compile at auto"
+            "compile: true needs a C++ compiler (g++ or clang++), and there is none; install one, or use compile: auto"
         )
-    if runtime.device.type == "cuda" and (why_not := _not_recordable(config, runtime)) is None:
-        return Choice(
-            "step",
-            "compiled, CUDA graph" if config.compile is True else "CUDA graph",
-            "one launch a step instead of hundreds",
-        )
-    if config.compile is True:
-        return Choice("step", "compiled", "as asked")
-    if runtime.device.type == "cuda":
-        return Choice("step", "as is", str(why_not))
-    if (
-        runtime.device.type == "cpu"
-        and runtime.dtype == torch.float32
-        and config.train.accumulate == 1
-        and _is_plain(model)
-    ):
-        return Choice("step", "matrices", "measured 1.2x faster than autograd for a plain MLP on a CPU")
-    return Choice("step", "as is", f"compiling takes longer than it saves on {runtime.device.type}: 15 s and more")
+    why_not = _not_recordable(config, runtime)
+    if kind == "cuda" and why_not is None:
+        method = StepMethod.COMPILED_CUDA_GRAPH if asked else StepMethod.CUDA_GRAPH
+        return method, "one launch a step instead of hundreds"
+    if asked:
+        return StepMethod.COMPILED, "as asked"
+    if kind == "cuda":
+        return StepMethod.AUTOGRAD, str(why_not)
+    exact = kind == "cpu" and runtime.dtype == torch.float32 and config.train.accumulate == 1
+    if exact and _is_plain(model):
+        return StepMethod.MATRICES, "measured 1.2x faster than autograd for a plain MLP on a CPU"
+    return StepMethod.AUTOGRAD, f"compiling takes longer than it saves on {kind}: 15 s and more"
 
 
-def matrices(loss_with_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], model: nn.Module) -> Gradients:
+def _is_plain(model: nn.Module) -> bool:
+    """Linear layers with known activations between them and nothing else, all of it trained."""
+    kinds = [type(layer) for layer in model.plain_layers()] if isinstance(model, models.PlainModel) else []
+    linears, others = kinds[::2], kinds[1::2]
+    plain = set(linears) == {nn.Linear} and len(linears) == len(others) + 1 and set(others) <= ACTIVATIONS.keys()
+    return plain and all(parameter.requires_grad for parameter in model.parameters())
+
+
+def matrix_backpropagation(
+    loss_with_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], model: nn.Module
+) -> GradientFunction:
     """Backpropagation in matrices, for the layers Linear, activation, Linear, ..., Linear: autograd's gradients within
     rounding (tested).
 
@@ -106,7 +150,7 @@ def matrices(loss_with_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor
     return gradients
 
 
-def with_gradient(loss: Part, criterion: Criterion) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def loss_with_gradient(loss: Component, criterion: Criterion) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """A function from (B, K) logits and targets to the mean loss and its gradient by the logits, (B, K)."""
     if isinstance(loss, losses.CrossEntropy) and loss.class_weights is None:
         return loss.with_gradient
@@ -119,19 +163,12 @@ def with_gradient(loss: Part, criterion: Criterion) -> Callable[[Tensor, Tensor]
     return by_autograd
 
 
-def _is_plain(model: nn.Module) -> bool:
-    """Nothing but linear layers with known activations between them, and all of it trained."""
-    kinds = [type(layer) for layer in model.layers[1:]] if isinstance(model, mlp.Model) else []  # without Flatten
-    plain = kinds[::2] == [nn.Linear] * ((len(kinds) + 1) // 2) and all(kind in ACTIVATIONS for kind in kinds[1::2])
-    return bool(kinds) and plain and all(p.requires_grad for p in model.parameters())
-
-
 def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     """torch.compile, once for the whole batch and once for an epoch's last, smaller one."""
     return torch.compile(forward, dynamic=False)
 
 
-def cuda_graph(step: StepFunction) -> StepFunction:
+def capture_cuda_graph(step: StepFunction) -> StepFunction:
     """`step` recorded once for each size of batch, after WARM_UP steps as is, and replayed from then on. Not run yet:
     no GPU was there.
 

@@ -13,8 +13,8 @@ from contestant import serve  # noqa: E402
 
 from nnx import config  # noqa: E402
 from nnx.datasets import Split  # noqa: E402
-from nnx.loader.batches import cuts  # noqa: E402
-from nnx.training import setup as job  # noqa: E402
+from nnx.loader.batches import batch_bounds  # noqa: E402
+from nnx.training import setup  # noqa: E402
 from nnx.training.loop import EpochEnd, train  # noqa: E402
 
 
@@ -23,19 +23,19 @@ def prepare(
 ) -> tuple[Callable[[int], tuple[int, float]], dict[str, str]]:
     """A function that trains on as many samples as it is told to, and what nnx chose. All that this program knows of
     nnx is here."""
-    work = job.prepare(config.load(recipe, [*overrides, "train.epochs=100000"]))
+    work = setup.prepare(config.load(recipe, [*overrides, "train.epochs=100000"]))
     state, split = work.state, work.dataset.train
     if samples:  # the same images over and over
         split = Split(np.resize(split.inputs, (samples, *split.inputs.shape[1:])), np.resize(split.labels, samples))
-        state.steps_per_epoch = len(cuts(samples, work.config.train))
-    samples_per_epoch = cuts(len(split), work.config.train)[-1][1]
+        state.steps_per_epoch = len(batch_bounds(samples, work.config.train))
+    samples_per_epoch = batch_bounds(len(split), work.config.train)[-1][1]
     goal = 0
 
     def done() -> int:
         return state.epoch * samples_per_epoch + state.samples
 
     log_every = max(1, min(50, state.steps_per_epoch // 10))
-    events = train(state, work.feed(split), work.step(), log_every=log_every, pausing=lambda: done() >= goal)
+    events = train(state, work.loader(split), work.make_step(), log_every=log_every, pausing=lambda: done() >= goal)
 
     def advance(wanted: int) -> tuple[int, float]:
         nonlocal goal

@@ -23,12 +23,11 @@ from random import Random
 from typing import Any
 
 from nnx import config, models
-from nnx.checkpoint import checkpoint
+from nnx.checkpoint import build_network, checkpoint
 from nnx.config import registry
 from nnx.errors import CheckpointError
-from nnx.inference import classifier as predict
 from nnx.preprocessing.spec import Spec
-from nnx.system import device as runtime
+from nnx.system import device as devices
 from nnx.training.state import State
 from tortures import _child
 
@@ -80,7 +79,7 @@ def _good(folder: Path) -> dict[str, bytes]:
         made = config.from_dict(
             {"dataset": "digits", "model": {"name": name, **SMALL.get(name, {})}, "train": {"ema": 0.9}}, name
         )
-        state = State.new(made, models.build(made.model, SPEC, 10), runtime.choose("cpu", "float32"), 2)
+        state = State.new(made, models.build(made.model, SPEC, 10), devices.choose_runtime("cpu", "float32"), 2)
         for step in range(2):
             state.begin_step()
             loss = state.model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))).square().mean()
@@ -111,7 +110,7 @@ def _damage(count: int, seed: int, good: Mapping[str, bytes], folder: Path, *, s
         try:
             kept = checkpoint.read(path)
             _child.check(sealed, f"{what} was read")
-            network = predict.network(kept)
+            network = build_network(kept)
             finite = all(bool(value.isfinite().all()) for value in network.state_dict().values())
             _child.check(finite, f"{what} was read, and is not finite")
             outcomes["other_numbers"] += 1
@@ -656,7 +655,7 @@ def _read(path: Path, *, refused: bool, name: str) -> tuple[int, float]:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
         begun = time.process_time()
         try:
-            predict.network(checkpoint.read(path))
+            build_network(checkpoint.read(path))
             outcome = "read"
         except CheckpointError as error:
             outcome = f"refused: {error}"

@@ -34,7 +34,12 @@ RECIPES = sorted(path.read_bytes() for path in config.recipes().values())
 TREES: list[dict[str, Any]] = [yaml_source.parse(raw.decode(), "recipe")[0] for raw in RECIPES]
 WORDS = sorted({word for raw in RECIPES for word in re.findall(r"[\w.]+", raw.decode())})
 KEYS = sorted(
-    {key for kind in registry.HOMES for name in registry.names(kind) for key in registry.find(kind, name).model_fields}
+    {
+        key
+        for kind in registry.LOCATIONS
+        for name in registry.names(kind)
+        for key in registry.find(kind, name).model_fields
+    }
     | set(config.Config.model_fields)
 )
 
@@ -219,7 +224,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
     """Run the first int(100,000 * share) cases, on all cores. Raises AssertionError naming the cases that broke
     something."""
     count, processes = max(len(HOSTILE), int(CASES * share)), len(os.sched_getaffinity(0))
-    for kind in registry.HOMES:  # imported once, before the fork; torch, too
+    for kind in registry.LOCATIONS:  # imported once, before the fork; torch, too
         registry.find(kind, registry.names(kind)[0])
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         found = [

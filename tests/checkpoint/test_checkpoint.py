@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from nnx import config, models
-from nnx.checkpoint import checkpoint
+from nnx.checkpoint import build_network, checkpoint
 from nnx.config import registry
 from nnx.errors import CheckpointError, MachineError
-from nnx.inference import classifier as predict
+from nnx.inference import classifier as classifiers
 from nnx.preprocessing.spec import Spec
-from nnx.system import device as runtime
+from nnx.system import device as devices
 from nnx.training.state import State
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -48,7 +48,7 @@ def kept(name="mlp", *, training=True, seed=0, optimizer="adamw", **model):
     }
     made = config.from_dict(data, "made")
     torch.manual_seed(seed)
-    state = State.new(made, models.build(made.model, SPEC, 10), runtime.choose("cpu", "float32"), 5)
+    state = State.new(made, models.build(made.model, SPEC, 10), devices.choose_runtime("cpu", "float32"), 5)
     for step in range(2):
         state.begin_step()
         loss = state.model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))).square().mean()
@@ -98,7 +98,7 @@ def refused(path, data=None):
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(CheckpointError) as caught:
-        predict.network(checkpoint.read(path))
+        build_network(checkpoint.read(path))
     assert "weights_only" not in str(caught.value), "torch's advice on how to switch safety off is not passed on"
     return str(caught.value)
 
@@ -146,7 +146,7 @@ def test_the_network_comes_back_with_its_answers(name, tmp_path):
     model = models.build(good.config.model, SPEC, 10)
     model.load_state_dict(good.model)
     expected = model.eval()((x / 255 - SPEC.mean[0]) / SPEC.std[0]).softmax(1)
-    classifier = predict.load(path)
+    classifier = classifiers.load(path)
     with torch.no_grad():
         torch.testing.assert_close(classifier(x), expected, rtol=1e-4, atol=1e-5)
     assert classifier.classes == tuple("0123456789")
@@ -155,7 +155,7 @@ def test_the_network_comes_back_with_its_answers(name, tmp_path):
 
 def test_a_loaded_classifier_says_that_it_is_in_evaluation_mode(sealed, tmp_path):
     (tmp_path / "a.pt").write_bytes(sealed)
-    assert not predict.load(tmp_path / "a.pt").training
+    assert not classifiers.load(tmp_path / "a.pt").training
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -204,7 +204,9 @@ def test_a_restored_state_makes_the_same_bytes(optimizer, tmp_path):
     checkpoint.write(tmp_path / "last.pt", kept(optimizer=optimizer))
     found = checkpoint.read(tmp_path / "last.pt")
     torch.manual_seed(9)
-    state = State.new(found.config, models.build(found.config.model, SPEC, 10), runtime.choose("cpu", "float32"), 5)
+    state = State.new(
+        found.config, models.build(found.config.model, SPEC, 10), devices.choose_runtime("cpu", "float32"), 5
+    )
     state.restore(found.counters, found.training)
     assert (state.step, state.batch, state.samples) == (2, 2, 8)
     assert_same(checkpoint._plain(state.tensors()), found.training)
@@ -219,13 +221,13 @@ def test_the_first_format_is_read():
     assert found.training["losses"].shape == (0,)
     assert found.training["losses"].dtype == torch.float32
     assert_same(found.model, torch.load(FORMAT_1, weights_only=True)["model"])
-    assert predict.load(FORMAT_1).classes == found.spec.classes
+    assert classifiers.load(FORMAT_1).classes == found.spec.classes
 
 
 def test_a_run_of_the_first_format_goes_on():
     found = checkpoint.read(FORMAT_1)
     model = models.build(found.config.model, found.spec, len(found.spec.classes))
-    state = State.new(found.config, model, runtime.choose("cpu", "float32"), 5)
+    state = State.new(found.config, model, devices.choose_runtime("cpu", "float32"), 5)
     state.restore(found.counters, found.training)
     assert state.step == found.counters["step"] > 0
     assert state.recorded == 0
@@ -452,7 +454,7 @@ def test_a_resealed_good_one_is_read(tmp_path):
     """The control for all below: only what is changed is what is refused."""
     for data in (saved(content()), saved(content(state=True)), zipped(members())):
         (tmp_path / "a.pt").write_bytes(reseal(data))
-        assert predict.network(checkpoint.read(tmp_path / "a.pt"))
+        assert build_network(checkpoint.read(tmp_path / "a.pt"))
 
 
 SPEC_DICT = SPEC.to_dict()
@@ -594,7 +596,7 @@ def test_no_spec_breaks_the_loader(case, tmp_path):
     path = tmp_path / "a.pt"
     path.write_bytes(reseal(saved(content(**spec_of(**HOSTILE_SPECS[case])))))
     with pytest.raises(CheckpointError):
-        predict.load(path)
+        classifiers.load(path)
 
 
 def test_a_later_format_says_upgrade(tmp_path):
@@ -696,7 +698,7 @@ def test_a_large_file_is_understood_before_it_is_read(sealed, tmp_path, monkeypa
     monkeypatch.setattr(checkpoint, "_LARGE", 0)
     assert "member" in refused(tmp_path / "a.pt", damaged)
     (tmp_path / "a.pt").write_bytes(sealed)
-    assert predict.load(tmp_path / "a.pt")
+    assert classifiers.load(tmp_path / "a.pt")
     weights = sealed.index(kept().model[WEIGHT].numpy().tobytes())
     assert "damaged" in refused(tmp_path / "a.pt", sealed[:weights] + b"??" + sealed[weights + 2 :])
 

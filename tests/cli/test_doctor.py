@@ -14,13 +14,13 @@ from PIL import Image
 from rich.console import Console
 
 from nnx import checkpoint
-from nnx.doctor import image as diagnosis
-from nnx.doctor import machine as doctor
+from nnx.doctor import image as image_check
+from nnx.doctor import machine
+from nnx.inference import classifier as classifiers
 from nnx.preprocessing import handwriting, images
-from nnx.system import device as runtime
+from nnx.system import device as devices
 from nnx.system import workers
 from nnx.terminal.pixels import RAMP
-from nnx.training import setup as job
 
 NAMES = {
     "python",
@@ -53,11 +53,11 @@ def test_this_machine(nnx, tmp_path, monkeypatch):
     monkeypatch.delenv("NNX_OFFLINE", raising=False)
     checks = found(nnx)
     assert set(checks) == NAMES | EXTRAS
-    assert all(check["state"] in doctor.SIGNS for check in checks.values())
+    assert all(check["state"] in machine.SIGNS for check in checks.values())
     assert all(check["cure"] for check in checks.values() if check["state"] in ("warning", "error"))
     assert checks["python"]["state"] == checks["packages"]["state"] == checks["gradient"]["state"] == "ok"
     assert f"torch {metadata.version('torch')}" in checks["packages"]["found"]
-    assert checks["device"]["found"].split()[0] == str(runtime.choose("auto", "auto").device)
+    assert checks["device"]["found"].split()[0] == str(devices.choose_runtime("auto", "auto").device)
     result = nnx("doctor")
     assert result.code == 0
     for name in checks:
@@ -67,9 +67,9 @@ def test_this_machine(nnx, tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_said_with_its_cure(nnx, monkeypatch):
-    real = doctor.importlib.util.find_spec
+    real = machine.importlib.util.find_spec
     monkeypatch.setattr(
-        doctor.importlib.util,
+        machine.importlib.util,
         "find_spec",
         lambda name: None if name == "uvicorn" else object() if name == "fastapi" else real(name),
     )
@@ -92,7 +92,7 @@ def test_a_torch_that_fails_is_an_error_not_a_crash(nnx, monkeypatch):
     def broken(*_):
         raise OSError("libcudart.so.99: cannot open shared object file\nmore")
 
-    monkeypatch.setattr(runtime, "choose", broken)
+    monkeypatch.setattr(devices, "choose_runtime", broken)
     checks = found(nnx)
     assert checks["torch"]["state"] == "error"
     assert checks["torch"]["found"] == "OSError: libcudart.so.99: cannot open shared object file"
@@ -112,7 +112,7 @@ def test_folders_that_can_not_be_used(nnx, tmp_path, monkeypatch):
     assert checks["data"]["found"].endswith("holds MNIST")
     assert checks["network"]["state"] == "note"
     monkeypatch.setattr(
-        doctor.tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+        machine.tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
     )
     checks = found(nnx)
     assert (checks["runs go to"]["state"], checks["data"]["state"]) == ("warning", "note"), (
@@ -124,9 +124,9 @@ def test_folders_that_can_not_be_used(nnx, tmp_path, monkeypatch):
 def test_scarce_memory_disk_and_threads(nnx, monkeypatch):
     monkeypatch.setattr("nnx.datasets._mapped.free_memory", lambda: 2**20)
     monkeypatch.setattr(
-        doctor.shutil, "disk_usage", lambda path: os.statvfs_result((0,) * 10) and type("Usage", (), {"free": 1000})
+        machine.shutil, "disk_usage", lambda path: os.statvfs_result((0,) * 10) and type("Usage", (), {"free": 1000})
     )
-    monkeypatch.setattr(workers, "cores", lambda: 99)
+    monkeypatch.setattr(workers, "available_cores", lambda: 99)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     checks = found(nnx)
     assert {checks[name]["state"] for name in ("memory", "runs go to", "cache")} == {"warning"}
@@ -166,9 +166,9 @@ def test_it_ends_in_what_predict_says(nnx, trained):
 
 
 def test_each_answer_is_that_of_the_image_after_that_step(trained):
-    classifier, chosen = job.ready(trained, "cpu")
+    classifier, chosen = classifiers.load_with_runtime(trained, "cpu")
     pixels = images.decode(PHOTO)
-    stages = diagnosis.diagnose(pixels, classifier, chosen)
+    stages = image_check.prediction_by_stage(pixels, classifier, chosen)
     _, steps = handwriting.prepare(pixels, classifier.spec)
     import torch
 
@@ -196,11 +196,11 @@ def test_it_is_drawn_without_colours_too(nnx, trained):
 
 
 def test_it_is_drawn_in_colours(trained):
-    classifier, chosen = job.ready(trained, "cpu")
-    stages = diagnosis.diagnose(images.decode(PHOTO), classifier, chosen)
+    classifier, chosen = classifiers.load_with_runtime(trained, "cpu")
+    stages = image_check.prediction_by_stage(images.decode(PHOTO), classifier, chosen)
     for width in (30, 80, 200):
         console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=width, _environ={})
-        for line in diagnosis.drawn(stages, classifier.spec, console):
+        for line in image_check.drawn(stages, classifier.spec, console):
             assert line.cell_len <= max(width, 40)
             console.print(line, soft_wrap=True)
         text = console.file.getvalue()

@@ -14,9 +14,9 @@ from PIL import Image
 from nnx import config, datasets
 from nnx.cli import run_command
 from nnx.config import Config
-from nnx.inference import classifier as predict
+from nnx.inference import classifier as classifiers
 from nnx.preprocessing import handwriting, images
-from nnx.system import device as runtime
+from nnx.system import device as devices
 
 pytestmark = pytest.mark.mnist
 FOLDER = Path(__file__).parents[1] / "data/handwriting"
@@ -42,10 +42,10 @@ def said(checkpoint, seen):
     """The labels that the network gives, asked directly."""
     with (
         torch.no_grad(),
-        runtime.choose("cpu", "auto", "cnn").autocast(),
+        devices.choose_runtime("cpu", "auto", "cnn").autocast(),
     ):  # the precision of the training, as eval has it, too
         parts = torch.from_numpy(np.stack(seen)).split(500)
-        return torch.cat([predict.load(checkpoint)(part) for part in parts]).argmax(1).tolist()
+        return torch.cat([classifiers.load(checkpoint)(part) for part in parts]).argmax(1).tolist()
 
 
 def test_all_of_mnist_as_png_files_is_what_eval_measures(nnx, mnist_cnn, real_mnist, test_split, tmp_path):
@@ -70,7 +70,7 @@ def test_twenty_drawings_and_photographs_of_digits(nnx, mnist_cnn):
     found = json.loads(nnx("predict", mnist_cnn, FOLDER, "--json").out)["predictions"]
     assert sum(Path(each["input"]).name[0] == each["label"] for each in found) >= 18
     assert all(each["prepared"] for each in found), "each says how it was prepared"
-    spec = predict.load(mnist_cnn).spec
+    spec = classifiers.load(mnist_cnn).spec
     guessed = said(mnist_cnn, [handwriting.fitted(images.decode(file), spec) for file in files])
     assert sum(file.name[0] == str(k) for file, k in zip(files, guessed, strict=True)) < 10, "the control: resized only"
 
@@ -104,7 +104,7 @@ def upside_down_in_brightness(digit, rng):
     ("disguise", "count"), [(photographed, 60), (on_a_board, 100), (upside_down_in_brightness, 1000)]
 )
 def test_digits_of_mnist_in_disguise(mnist_cnn, test_split, disguise, count):
-    spec, rng = predict.load(mnist_cnn).spec, np.random.default_rng(0)
+    spec, rng = classifiers.load(mnist_cnn).spec, np.random.default_rng(0)
     pictures = [disguise(digit[0], rng) for digit in test_split.inputs[:count]]
     right = [
         test_split.labels[:count] == said(mnist_cnn, [how(each) for each in pictures])

@@ -14,7 +14,7 @@ from PIL import Image
 from nnx import checkpoint, config, datasets
 from nnx.config import Config
 from nnx.errors import DataError
-from nnx.inference import classifier as predict
+from nnx.inference import classifier as classifiers
 from nnx.inference import inputs
 from nnx.preprocessing import images
 from nnx.system import workers
@@ -55,7 +55,7 @@ def test_it_predicts_what_eval_measures(nnx, trained):
         matrix[truth, int(found["label"])] += 1
     assert matrix.tolist() == measured["confusion_matrix"]
     with torch.no_grad():
-        expected = predict.load(path)(torch.from_numpy(test.inputs))
+        expected = classifiers.load(path)(torch.from_numpy(test.inputs))
     for row, found in zip(expected, predictions, strict=True):
         assert set(found) == {"input", "label", "probability", "top", "prepared"}
         assert found["prepared"] == []
@@ -316,7 +316,7 @@ def test_rows_of_an_array(nnx, trained, tmp_path):
     np.save(tmp_path / "rows.npy", rows)
     found = json.loads(nnx("predict", "rows.pt", "rows.npy", "--json").out)["predictions"]
     with torch.no_grad():
-        expected = predict.load(tmp_path / "rows.pt")(torch.from_numpy(rows).float())
+        expected = classifiers.load(tmp_path / "rows.pt")(torch.from_numpy(rows).float())
     assert [each["label"] for each in found] == [str(k) for k in expected.argmax(1).tolist()]
     assert [each["probability"] for each in found] == pytest.approx(expected.max(1).values.tolist(), abs=1e-6)
     assert set(found[0]) == {"input", "label", "probability", "top"}, "rows are not prepared"
@@ -380,7 +380,7 @@ def test_an_old_checkpoint_does_not_know_and_says_so(nnx, trained, tmp_path):
     )
     small = images.to_size(images.decode(tmp_path / "large.png"), 8, 8, "pad")
     with torch.no_grad():
-        said = predict.load(tmp_path / "old.pt")(torch.from_numpy(small.transpose(2, 0, 1)[None].copy()))[0]
+        said = classifiers.load(tmp_path / "old.pt")(torch.from_numpy(small.transpose(2, 0, 1)[None].copy()))[0]
     assert (found["label"], found["probability"]) == (
         str(int(said.argmax())),
         pytest.approx(float(said.max()), abs=1e-6),
@@ -394,7 +394,7 @@ def test_nothing_is_said_before_all_is_known_and_nothing_held_of_what_was(traine
     read = []
     real = inputs._read
     monkeypatch.setattr(inputs, "_read", lambda file, *more: read.append(file) or real(file, *more))
-    asked = inputs.Asked([str(file) for file in files[:95]], predict.load(path).spec)
+    asked = inputs.InputSet([str(file) for file in files[:95]], classifiers.load(path).spec)
     sizes = []
     for batch in asked.batches():
         sizes.append(len(batch.names))
@@ -405,23 +405,23 @@ def test_nothing_is_said_before_all_is_known_and_nothing_held_of_what_was(traine
 
 def test_all_cores_give_the_same(trained, tmp_path, monkeypatch):
     path, files, _ = trained
-    spec = predict.load(path).spec
+    spec = classifiers.load(path).spec
     (tmp_path / "text.png").write_text("no image")
     names = [*map(str, files[:40]), str(tmp_path / "text.png"), *map(str, files[40:60])]
 
     def told():
-        asked = inputs.Asked(names, spec)
+        asked = inputs.InputSet(names, spec)
         with pytest.raises(DataError) as caught:
             list(asked.batches())
-        asked = inputs.Asked(names[:40] + names[41:], spec)
+        asked = inputs.InputSet(names[:40] + names[41:], spec)
         return str(caught.value), [(batch.names, batch.inputs.tolist(), batch.prepared) for batch in asked.batches()]
 
     alone = told()
     monkeypatch.setattr(inputs, "PATIENCE", 0.0)
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "available_cores", lambda: 2)
     used = []
-    real = workers.in_processes
-    monkeypatch.setattr(workers, "in_processes", lambda *all_of_it: used.append(1) or real(*all_of_it))
+    real = workers.map_in_processes
+    monkeypatch.setattr(workers, "map_in_processes", lambda *all_of_it: used.append(1) or real(*all_of_it))
     assert told() == alone
     assert used == [1, 1]
 
@@ -475,7 +475,7 @@ def test_rows_of_a_table(nnx, table, tmp_path, monkeypatch):
     )  # what is empty is missing
     features = kept.spec.columns.apply(kept.spec.columns.code(whole, "x"), kept.spec.columns)
     with torch.no_grad():
-        expected = predict.load(path)(torch.from_numpy(features)).argmax(1).tolist()
+        expected = classifiers.load(path)(torch.from_numpy(features)).argmax(1).tolist()
     assert [label for _, label in found] == [kept.spec.classes[k] for k in expected[:20]]
     assert len({label for _, label in found}) == 2
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from nnx import config
 from nnx.datasets import Source, Split, mnist
 from nnx.events import Choice
-from nnx.run import preview as show
+from nnx.run import preview as previews
 from nnx.terminal import preview as screen
 
 QUICK = ("digits_mlp", "--no-trial")
@@ -34,7 +34,7 @@ def blank_mnist(config, folder):
 def shown(recipe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "load", blank_mnist)
-        return show.show(config.load(recipe), seconds=0.05)
+        return previews.preview_config(config.load(recipe), seconds=0.05)
 
 
 def drawn(found, width, *, terminal=True, **options):
@@ -271,7 +271,7 @@ def test_notes_of_the_dataset_are_told():
 
 def test_of_a_table_features_are_listed():
     names = tuple(f"width {n}" for n in range(25))
-    examples = tuple(show.Example(label, np.full(25, k, np.float32)) for k, label in enumerate("abcd"))
+    examples = tuple(previews.Example(label, np.full(25, k, np.float32)) for k, label in enumerate("abcd"))
     lines = plain(
         drawn(with_data(shape=(25,), features=names, mean=(1.5,) * 25, std=(0.25,) * 25, examples=examples), 80)
     )
@@ -284,12 +284,13 @@ def test_of_a_table_features_are_listed():
 def test_an_image_of_three_channels_is_drawn_in_its_colours():
     red = np.zeros((3, 4, 4), np.uint8)
     red[0] = 255
-    lines = drawn(with_data(shape=(3, 4, 4), examples=(show.Example("a very long name", red),)), 80)
+    lines = drawn(with_data(shape=(3, 4, 4), examples=(previews.Example("a very long name", red),)), 80)
     assert sum("38;2;255;0;0;48;2;255;0;0" in line for line in lines) == 2
     assert "a v…" in plain(lines)
     for channels in (2, 4):  # what has no colours of its own is drawn by what can be
         drawn(
-            with_data(shape=(channels, 4, 4), examples=(show.Example("x", np.zeros((channels, 4, 4), np.uint8)),)), 80
+            with_data(shape=(channels, 4, 4), examples=(previews.Example("x", np.zeros((channels, 4, 4), np.uint8)),)),
+            80,
         )
 
 

@@ -16,7 +16,7 @@ from nnx.config import registry
 from nnx.errors import MAX_LINES, ConfigError
 
 RECIPES = config.recipes()
-PARTS = [(kind, name) for kind in registry.HOMES for name in registry.names(kind)]
+PARTS = [(kind, name) for kind in registry.LOCATIONS for name in registry.names(kind)]
 
 
 def problems(text, overrides=(), flags=None):

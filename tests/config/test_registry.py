@@ -12,7 +12,7 @@ from examples import example, required
 from nnx import config, datasets, losses, models, optimizers, schedules
 from nnx.config import registry
 
-ALL = [(kind, name) for kind in registry.HOMES for name in registry.names(kind)]
+ALL = [(kind, name) for kind in registry.LOCATIONS for name in registry.names(kind)]
 UNIONS = {"loss": losses.Loss, "optimizer": optimizers.OptimizerConfig, "schedule": schedules.Schedule}
 
 
@@ -33,7 +33,7 @@ def test_names_are_the_members_of_the_union(kind):
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_every_part_is_what_its_name_says(kind, name):
     found = registry.find(kind, name)
-    assert issubclass(found, registry.Part)
+    assert issubclass(found, registry.Component)
     assert found.model_fields["name"].default == name
     assert typing.get_args(found.model_fields["name"].annotation) == (name,)
     assert example(found).name == name, "every default is valid"
@@ -49,7 +49,7 @@ def test_every_part_is_strict_and_never_changes(kind, name):
         found(**required(found), nonsense=1)
 
 
-@pytest.mark.parametrize("kind", registry.HOMES)
+@pytest.mark.parametrize("kind", registry.LOCATIONS)
 def test_an_unknown_name_is_met_with_a_suggestion_or_a_list(kind):
     name = registry.names(kind)[0]
     with pytest.raises(LookupError, match=f"unknown {kind} '{name}x', did you mean '{name}'"):

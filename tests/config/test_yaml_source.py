@@ -129,7 +129,7 @@ def test_the_line_and_a_caret_are_shown():
 
 @pytest.mark.parametrize("lead", ["", "\t", "x" * 500 + ": "])
 def test_the_caret_points_at_its_character_in_any_line(lead):
-    excerpt = yaml_source.Source("a.yaml", [f"{lead}!{'y' * 300}"])._at("", "", 1, len(lead) + 1).excerpt()
+    excerpt = yaml_source.SourceMap("a.yaml", [f"{lead}!{'y' * 300}"])._at("", "", 1, len(lead) + 1).excerpt()
     assert excerpt[0][excerpt[1].index("^")] == "!"
     assert max(map(len, excerpt)) <= 110
 

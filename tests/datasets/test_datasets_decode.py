@@ -123,7 +123,9 @@ def test_a_terminal_sees_a_bar_also_where_colours_come_late_unless_quiet(many, m
     shown.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(workers, "in_processes", lambda function, chunks, cores: (function(*chunk) for chunk in chunks))
+    monkeypatch.setattr(
+        workers, "map_in_processes", lambda function, chunks, cores: (function(*chunk) for chunk in chunks)
+    )
     with datasets.silent(quiet):
         assert source(many, skip_bad=True).train.inputs.shape[1] == 3
     assert ("decoding" in shown.getvalue()) != quiet

@@ -20,7 +20,7 @@ from nnx.config import Train
 from nnx.datasets import Mapped, _mapped, arrays
 from nnx.errors import Stopped
 from nnx.events import Epoch, Finished, Started, Step
-from nnx.loader.batches import Resident
+from nnx.loader.batches import BatchLoader
 from nnx.run.pipeline import run
 
 WHOLE = np.random.default_rng(0).integers(0, 256, (20, 2, 3, 4), dtype=np.uint8)
@@ -251,7 +251,7 @@ def test_what_is_larger_than_memory_takes_none(tmp_path, large):
     datasets.load(config(images(tmp_path)).dataset, seed=0)  # what is imported is not counted
     tracemalloc.start()
     data = datasets.load(arrays.Config(path=str(folder), test=1000), seed=0)
-    batches = Resident(data.train, data.spec, torch.device("cpu"))
+    batches = BatchLoader(data.train, data.spec, torch.device("cpu"))
     next(batches.epoch(0, Train(batch_size=64), 0))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

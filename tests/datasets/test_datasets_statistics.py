@@ -15,7 +15,7 @@ from nnx import config as configs
 from nnx import datasets
 from nnx.datasets import Split, _statistics, arrays
 from nnx.errors import ConfigError
-from nnx.system.device import choose
+from nnx.system.device import choose_runtime
 from nnx.training.setup import build_criterion
 
 
@@ -104,7 +104,7 @@ def test_balanced_weights_are_of_the_training_labels(tmp_path):
     text = "dataset: {name: digits}\nmodel: mlp\nloss: {name: cross_entropy, class_weights: balanced}\n"
     config = configs.parse(text, "own.yaml")
     counts = [40, 10, 5]
-    chosen = choose("cpu", "float32", "mlp")
+    chosen = choose_runtime("cpu", "float32", "mlp")
     logits, targets = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
     weight = torch.tensor([55 / (3 * count) for count in counts])  # n / (K * n_class), as scikit-learn has it
     expected = (weight[targets] * torch.nn.functional.cross_entropy(logits, targets, reduction="none")).mean()

@@ -13,7 +13,7 @@ from nnx import datasets
 from nnx.datasets import arrays, breast_cancer, iris, table, wine
 from nnx.errors import DataError
 from nnx.preprocessing import columns
-from nnx.preprocessing.columns import Category, Number
+from nnx.preprocessing.columns import CategoryColumn, NumberColumn
 
 N = 200
 
@@ -87,7 +87,7 @@ def test_features_are_standardised_over_the_training_rows(data):
     dataset = load(path)
     spec = dataset.spec
     assert spec.classes == ("class 8", "class 9", "class 10")
-    assert [type(column) for column in spec.columns.columns] == [Number, Category, Number]
+    assert [type(column) for column in spec.columns.columns] == [NumberColumn, CategoryColumn, NumberColumn]
     assert spec.columns.feature_names == (
         "size",
         "colour = blue",

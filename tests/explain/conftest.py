@@ -54,7 +54,7 @@ def subject(trained: Callable[[str], Path]) -> Callable[..., Subject]:
     @cache
     def of(model: str) -> Subject:
         test = digits().test()
-        which = explain.one_of_each(test, 10, most=2)
+        which = explain.one_per_class(test, 10, most=2)
         kept = checkpoint.read(trained(model))
         return explain.new(kept, digits().split, test.inputs[which], [f"test {n}" for n in which], test.labels[which])
 

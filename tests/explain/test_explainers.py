@@ -164,10 +164,10 @@ def test_the_control_is_the_same_architecture_with_other_weights_always_the_same
 
 def test_one_of_each_class(subject):
     split = subject("mlp").data("test")
-    which = explain.one_of_each(split, 10)
+    which = explain.one_per_class(split, 10)
     assert split.labels[which].tolist() == list(range(10))
     assert all((split.labels[:place] != split.labels[place]).all() for place in which), "the first of its class"
-    assert len(explain.one_of_each(split, 10, most=3)) == 3
+    assert len(explain.one_per_class(split, 10, most=3)) == 3
 
 
 def test_the_page_holds_all_and_escapes_what_it_is_told(subject):

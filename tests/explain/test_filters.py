@@ -7,11 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from nnx.explain import filters
+from nnx.models._first_layer import as_images, first_layer, input_weights
 
 
 def drawn(subject):
-    name, module = filters.first(subject.network, subject.inputs()[:1])
-    kind, images = filters._as_images(filters._weight(module), module, subject.spec)
+    name, module = first_layer(subject.network, subject.inputs()[:1])
+    kind, images = as_images(input_weights(module), module, subject.spec)
     return name, module, kind, images
 
 

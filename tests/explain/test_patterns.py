@@ -157,7 +157,7 @@ def test_the_nine_images_are_the_nine_strongest(subject, model):
     images = asked.data("test").inputs
     outputs = {
         name: _units.by_place(output)
-        for name, output in _layer_outputs.outputs(asked.network, asked.inputs(images)).items()
+        for name, output in _layer_outputs.layer_outputs(asked.network, asked.inputs(images)).items()
     }
     layers = patterns.excited(asked.network, asked, images)
     assert [layer.name for layer in layers] == list(outputs)
@@ -176,7 +176,7 @@ def test_the_nine_images_are_the_nine_strongest(subject, model):
 def test_patches_are_cut_where_the_unit_looks():
     """Of an image whose pixels say where they are."""
     network = built("{name: cnn, channels: [2], kernel: [3]}")
-    layer = patterns.Layer("stages.0", (2, 6, 6), np.zeros((9, 2), np.float32), np.zeros((9, 2), np.int64))
+    layer = patterns.LayerPatterns("stages.0", (2, 6, 6), np.zeros((9, 2), np.float32), np.zeros((9, 2), np.int64))
     places = [0, 14, 35, 5]
     layer.fields = dict(zip(places, _units.receptive_field(network, SPEC, "stages.0", places), strict=True))
     layer.size, layer.patches = (4, 4), {}

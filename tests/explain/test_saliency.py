@@ -97,7 +97,7 @@ def test_grad_cam_is_what_the_paper_says(subject):
     weights = maps.grad.mean((2, 3), keepdim=True)
     expected = F.interpolate(F.relu((weights * maps).sum(1, keepdim=True)), x.shape[2:], mode="bilinear")[:, 0]
     np.testing.assert_allclose(saliency.grad_cam(network, x, targets), expected.detach().numpy(), atol=1e-5)
-    assert list(_layer_outputs.layers(network, x[:1]))[:2] == ["stages.0", "stages.1"]
+    assert list(_layer_outputs.layer_modules(network, x[:1]))[:2] == ["stages.0", "stages.1"]
 
 
 @pytest.mark.parametrize("model", MODELS)

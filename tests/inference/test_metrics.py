@@ -12,13 +12,13 @@ from torch import nn
 from nnx import losses
 from nnx.config import registry
 from nnx.datasets import Split
-from nnx.inference.metrics import Predictions, calibration, evaluate, expected_calibration_error, metrics
+from nnx.inference.metrics import Predictions, calibration, compute_metrics, evaluate, expected_calibration_error
 from nnx.loader import batches
-from nnx.loader.batches import Resident
+from nnx.loader.batches import BatchLoader
 from nnx.preprocessing.spec import Spec
-from nnx.system import device as runtime
+from nnx.system import device as devices
 
-CPU = runtime.choose("cpu", "float32")
+CPU = devices.choose_runtime("cpu", "float32")
 NAMES = ("zero", "one", "two", "three")
 SPEC = Spec((1, 4, 4), NAMES, (0.4,), (0.3,))
 
@@ -63,7 +63,7 @@ def criterion(name="cross_entropy", **settings):
     ],
 )
 def test_the_figures_are_scikit_learns(given):
-    found = metrics(given, NAMES, "validation")
+    found = compute_metrics(given, NAMES, "validation")
     predicted = [max(range(4), key=lambda k: row[k]) for row in given.probabilities.tolist()]
     report = sk.classification_report(
         given.labels, predicted, labels=range(4), target_names=NAMES, output_dict=True, zero_division=0.0
@@ -97,7 +97,7 @@ def test_the_figures_are_scikit_learns(given):
 def test_the_figures_are_plain_values():
     import json
 
-    found = metrics(predictions(never=(2,)), NAMES, "test")
+    found = compute_metrics(predictions(never=(2,)), NAMES, "test")
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -152,7 +152,7 @@ def test_calibration_error_of_known_cases():
 
 def test_predictions_are_those_of_one_pass_over_all():
     model, data = network(), split()
-    found = evaluate(model, Resident(data, SPEC, CPU.device), criterion(), CPU)
+    found = evaluate(model, BatchLoader(data, SPEC, CPU.device), criterion(), CPU)
     images = torch.tensor((data.inputs / 255 - 0.4) / 0.3, dtype=torch.float32)
     with torch.no_grad():
         logits = model.eval()(images).double()
@@ -173,7 +173,7 @@ def test_predictions_are_those_of_one_pass_over_all():
 )
 @pytest.mark.parametrize("size", [1, 7, 149])
 def test_the_loss_does_not_depend_on_the_evaluation_batch(name, settings, size, monkeypatch):
-    model, feed = network(), Resident(split(), SPEC, CPU.device)
+    model, feed = network(), BatchLoader(split(), SPEC, CPU.device)
     whole = evaluate(model, feed, criterion(name, **settings), CPU)
     monkeypatch.setattr(batches, "EVALUATION_BATCH", size)
     assert len(list(feed.in_order())) == math.ceil(150 / size), "the control: batches are of that size"
@@ -190,14 +190,14 @@ def test_two_classes_by_one_sigmoid():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     loss = losses.BinaryCrossEntropy().build([1, 1], CPU.device)
-    found = evaluate(model, Resident(data, spec, CPU.device), loss, CPU)
+    found = evaluate(model, BatchLoader(data, spec, CPU.device), loss, CPU)
     assert found.probabilities.shape == (150, 2)
     assert found.loss == pytest.approx(sk.log_loss(data.labels, found.probabilities[:, 1]), rel=1e-5)
-    assert len(metrics(found, spec.classes, "test")["per_class"]) == 2
+    assert len(compute_metrics(found, spec.classes, "test")["per_class"]) == 2
 
 
 def test_measuring_draws_nothing_and_changes_nothing():
-    model, feed = network().train(), Resident(split(), SPEC, CPU.device)
+    model, feed = network().train(), BatchLoader(split(), SPEC, CPU.device)
     torch.manual_seed(5)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     weights = {key: value.clone() for key, value in model.state_dict().items()}
@@ -212,9 +212,10 @@ def test_measuring_draws_nothing_and_changes_nothing():
 
 
 def test_in_bfloat16_the_figures_come_in_float32():
-    model, feed = network(), Resident(split(), SPEC, CPU.device)
+    model, feed = network(), BatchLoader(split(), SPEC, CPU.device)
     exact, rough = (
-        evaluate(model, feed, criterion(), runtime.choose("cpu", precision)) for precision in ("float32", "bfloat16")
+        evaluate(model, feed, criterion(), devices.choose_runtime("cpu", precision))
+        for precision in ("float32", "bfloat16")
     )
     assert rough.probabilities.dtype == np.float32
     assert rough.loss == pytest.approx(exact.loss, rel=0.03)

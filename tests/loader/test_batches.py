@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nnx.config import Augment, Train
 from nnx.datasets import Mapped, Split
-from nnx.loader.batches import Resident, cuts, data_path
+from nnx.loader.batches import BatchLoader, batch_bounds, describe_data_path
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
 
@@ -28,7 +28,7 @@ def numbered(N):
 
 
 def feed(N=100):
-    return Resident(numbered(N), SPEC, CPU)
+    return BatchLoader(numbered(N), SPEC, CPU)
 
 
 def samples(images):
@@ -65,7 +65,7 @@ def test_an_epoch_holds_each_sample_once(N, batch_size, accumulate):
         or batch_size == 1
         or N == 1
     )
-    assert len(batches) == len(cuts(N, Train(batch_size=batch_size, accumulate=accumulate)))
+    assert len(batches) == len(batch_bounds(N, Train(batch_size=batch_size, accumulate=accumulate)))
 
 
 def test_labels_belong_to_their_images():
@@ -137,11 +137,11 @@ def left_in_file(split, folder):
 @pytest.mark.parametrize("train", [{}, {"mixup": 0.4}, VARIED, {"mixup": 0.4, "accumulate": 2, **VARIED}], ids=str)
 @pytest.mark.parametrize("start", [0, 3])
 def test_a_memory_map_gives_the_very_batches_that_memory_gives(train, start, tmp_path):
-    held, left = feed(), Resident(left_in_file(numbered(100), tmp_path), SPEC, CPU)
+    held, left = feed(), BatchLoader(left_in_file(numbered(100), tmp_path), SPEC, CPU)
     settings = Train(batch_size=16, **train)
     for number in range(2):
         batches = [list(batches.epoch(number, settings, 5, start)) for batches in (held, left)]
-        assert len(batches[0]) == len(cuts(100, settings)) - start
+        assert len(batches[0]) == len(batch_bounds(100, settings)) - start
         assert equal(*batches)
         assert all(images.is_contiguous() and images.dtype == torch.float32 for images, _ in batches[1])
 
@@ -149,7 +149,7 @@ def test_a_memory_map_gives_the_very_batches_that_memory_gives(train, start, tmp
 def test_rows_in_a_file_do_too(tmp_path):
     rows = Split(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32), np.arange(50) % 2)
     spec = Spec((3,), ("a", "b"), (1.0, -200.0, 0.0), (2.0, 50.0, 1.0))
-    held, left = Resident(rows, spec, CPU), Resident(left_in_file(rows, tmp_path), spec, CPU)
+    held, left = BatchLoader(rows, spec, CPU), BatchLoader(left_in_file(rows, tmp_path), spec, CPU)
     assert equal(list(held.epoch(0, Train(batch_size=8), 0)), list(left.epoch(0, Train(batch_size=8), 0)))
     assert equal(list(held.in_order()), list(left.in_order()))
 
@@ -159,7 +159,7 @@ def test_evaluation_reads_the_same_from_a_file(part, tmp_path, monkeypatch):
     from nnx.loader import batches
 
     monkeypatch.setattr(batches, "EVALUATION_BATCH", 33)
-    held, left = feed(), Resident(left_in_file(numbered(100), tmp_path), SPEC, CPU)
+    held, left = feed(), BatchLoader(left_in_file(numbered(100), tmp_path), SPEC, CPU)
     assert len(left) == 100
     assert equal(list(held.in_order(part)), list(left.in_order(part)))
     assert sum(len(labels) for _, labels in left.in_order(part)) == len(range(100)[part])
@@ -167,9 +167,9 @@ def test_evaluation_reads_the_same_from_a_file(part, tmp_path, monkeypatch):
 
 def test_where_the_data_lies_is_said(tmp_path):
     held, left = numbered(100), left_in_file(numbered(100), tmp_path)
-    said = data_path("mine", held, Resident(held, SPEC, CPU))
+    said = describe_data_path("mine", held, BatchLoader(held, SPEC, CPU))
     assert (said.what, said.value, said.reason) == ("data path", "mine in memory", "its 3.2 kB, as uint8, fit")
-    said = data_path("mine", left, Resident(left, SPEC, CPU))
+    said = describe_data_path("mine", left, BatchLoader(left, SPEC, CPU))
     assert said.value == "mine in its file, memory-mapped"
     assert said.reason == "its 3.2 kB, as uint8, are more than half of the memory that is free"
 
@@ -182,7 +182,7 @@ def test_normalised_as_in_numpy():
     images = rng.integers(0, 256, (20, 2, 4, 4), dtype=np.uint8)
     expected = (images / 255 - np.reshape(SPEC.mean, (2, 1, 1))) / np.reshape(SPEC.std, (2, 1, 1))
     np.testing.assert_allclose(Normalise(SPEC, CPU)(torch.from_numpy(images)), expected, atol=1e-5)
-    [(found, _)] = Resident(Split(images, np.zeros(20, np.int64)), SPEC, CPU).in_order()
+    [(found, _)] = BatchLoader(Split(images, np.zeros(20, np.int64)), SPEC, CPU).in_order()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -191,7 +191,7 @@ def test_rows_are_normalised_by_feature():
     rows = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32) * 100
     expected = (rows - np.array(spec.mean)) / np.array(spec.std)
     np.testing.assert_allclose(Normalise(spec, CPU)(torch.from_numpy(rows)), expected, rtol=1e-5, atol=1e-5)
-    [(found, _)] = Resident(Split(rows, np.arange(9) % 2), spec, CPU).epoch(0, Train(batch_size=9), 0)
+    [(found, _)] = BatchLoader(Split(rows, np.arange(9) % 2), spec, CPU).epoch(0, Train(batch_size=9), 0)
     assert found.shape == (9, 3)
     assert sorted(found[:, 0].tolist()) == pytest.approx(sorted(expected[:, 0]), abs=1e-4)
 
@@ -206,7 +206,7 @@ def test_changes_are_a_function_of_seed_epoch_and_batch():
         "in the same order"
     )
 
-    alike = Resident(
+    alike = BatchLoader(
         Split(np.random.default_rng(0).integers(0, 256, (1, 2, 4, 4), np.uint8).repeat(40, 0), np.zeros(40, np.int64)),
         SPEC,
         CPU,
@@ -226,7 +226,7 @@ def test_mixup_blends_images_and_targets_by_the_same_shares():
     """Every sample is a class of its own here, so the targets say who was blended, and by how much."""
     images = np.random.default_rng(0).integers(0, 256, (40, 2, 4, 4), np.uint8)
     spec = Spec((2, 4, 4), tuple(map(str, range(40))), SPEC.mean, SPEC.std)
-    alone = Resident(Split(images, np.arange(40)), spec, CPU)
+    alone = BatchLoader(Split(images, np.arange(40)), spec, CPU)
     [(whole, _)] = alone.in_order()
     blended, shares = list(alone.epoch(0, Train(batch_size=20, mixup=1.0), 0)), []
     for (mixed, targets), (_, labels) in zip(blended, alone.epoch(0, Train(batch_size=20), 0), strict=True):

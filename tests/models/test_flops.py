@@ -70,7 +70,7 @@ def test_layers_add_up_and_nothing_with_weights_is_missed(name, shape):
     config = registry.find("model", name)()
     model = models.build(config, spec(*shape), 10)
     found = models.flops(config, spec(*shape), 10)
-    rows = models.layers(model, spec(*shape))
+    rows = models.layer_table(model, spec(*shape))
     assert sum(found.get(row.name, 0) for row in rows) == found[""]
     assert found.keys() - {""} <= {row.name for row in rows}
     assert found[""] >= 2 * models.multiply_adds(model, spec(*shape)) > 0

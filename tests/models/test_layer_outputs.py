@@ -45,34 +45,36 @@ def build(name, **settings):
 )
 def test_layers_are_those_that_a_person_would_name(name, settings, shapes):
     network, x = build(name, **settings)
-    found = _layer_outputs.outputs(network, x)
+    found = _layer_outputs.layer_outputs(network, x)
     assert {key: tuple(value.shape[1:]) for key, value in found.items()} == {**shapes, _layer_outputs.LOGITS: (10,)}
     assert torch.equal(found[_layer_outputs.LOGITS], network(x))
-    assert set(_layer_outputs.layers(network, x)) == set(shapes)
+    assert set(_layer_outputs.layer_modules(network, x)) == set(shapes)
     assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_outputs_are_the_layers_own():
     mlp, x = build("mlp", hidden=[12, 6], norm="layer", dropout=0.5)
     one, norm = mlp.layers[1], mlp.layers[2]
-    torch.testing.assert_close(_layer_outputs.outputs(mlp, x)["layers.1"], F.relu(norm(one(x.flatten(1)))))
+    torch.testing.assert_close(_layer_outputs.layer_outputs(mlp, x)["layers.1"], F.relu(norm(one(x.flatten(1)))))
     cnn, x = build("cnn", channels=[4, 6])
-    torch.testing.assert_close(_layer_outputs.outputs(cnn, x)["stages.1"], cnn.stages(x))
+    torch.testing.assert_close(_layer_outputs.layer_outputs(cnn, x)["stages.1"], cnn.stages(x))
     rnn, x = build("rnn", hidden=9)
-    torch.testing.assert_close(_layer_outputs.outputs(rnn, x)["recurrent"], rnn.recurrent(x[:, 0])[0])
+    torch.testing.assert_close(_layer_outputs.layer_outputs(rnn, x)["recurrent"], rnn.recurrent(x[:, 0])[0])
     transformer, x = build("transformer", patch=4, width=8, depth=1, read="mean")
     with_place = transformer.embed(transformer.tokens(x)) + transformer.positions
     torch.testing.assert_close(
-        _layer_outputs.outputs(transformer, x)["embed"], with_place, msg="a token knows its place"
+        _layer_outputs.layer_outputs(transformer, x)["embed"], with_place, msg="a token knows its place"
     )
-    torch.testing.assert_close(_layer_outputs.outputs(transformer, x)["blocks.0"], transformer.blocks[0](with_place))
+    torch.testing.assert_close(
+        _layer_outputs.layer_outputs(transformer, x)["blocks.0"], transformer.blocks[0](with_place)
+    )
 
 
 def test_many_samples_are_seen_in_parts_and_all_come_back(monkeypatch):
     network, x = build("mlp", hidden=[12])
-    whole = _layer_outputs.outputs(network, x)
+    whole = _layer_outputs.layer_outputs(network, x)
     monkeypatch.setattr(_layer_outputs, "BATCH", 3)
-    for key, value in _layer_outputs.outputs(network, x).items():
+    for key, value in _layer_outputs.layer_outputs(network, x).items():
         torch.testing.assert_close(value, whole[key])
 
 
@@ -87,7 +89,7 @@ def test_an_architecture_that_it_has_never_seen():
 
     network = Maxout().eval()
     x = torch.randn(2, 1, 8, 8)
-    found = _layer_outputs.outputs(network, x)
+    found = _layer_outputs.layer_outputs(network, x)
     assert list(found) == ["sums", _layer_outputs.LOGITS]
     assert torch.equal(found["sums"], network.sums(x.flatten(1)))
 
@@ -105,4 +107,4 @@ def test_an_architecture_that_it_has_never_seen():
     ],
 )
 def test_where_tokens_stand(shape, tokens, places):
-    assert _layer_outputs.patches(Spec(shape, ("a", "b"), (0.0,) * shape[0], (1.0,) * shape[0]), tokens) == places
+    assert _layer_outputs.patch_grid(Spec(shape, ("a", "b"), (0.0,) * shape[0], (1.0,) * shape[0]), tokens) == places

@@ -129,8 +129,12 @@ def test_the_first_loss_is_that_of_a_guess(name, shape):
 def test_the_table_adds_up(name, shape):
     model = build(name, shape).train()
     before = [tensor.clone() for tensor in model.state_dict().values()]
-    rows = models.layers(model, spec(shape))
-    assert sum(row.parameters for row in rows) == models.count(model) == sum(p.numel() for p in model.parameters())
+    rows = models.layer_table(model, spec(shape))
+    assert (
+        sum(row.parameters for row in rows)
+        == models.count_parameters(model)
+        == sum(p.numel() for p in model.parameters())
+    )
     assert rows[-1].shape == (10,)
     assert all(row.name and row.kind for row in rows)
     assert len({row.name for row in rows}) == len(rows)
@@ -167,8 +171,8 @@ def test_all_of_it_has_a_gradient(name, settings):
     model = build(name, **settings).train()
     model(inputs((1, 8, 8), 16)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    rows = models.layers(model, spec((1, 8, 8)))
-    assert sum(row.parameters for row in rows) == models.count(model)
+    rows = models.layer_table(model, spec((1, 8, 8)))
+    assert sum(row.parameters for row in rows) == models.count_parameters(model)
 
 
 @pytest.mark.parametrize("name", NAMES)

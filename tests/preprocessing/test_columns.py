@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nnx.errors import DataError
 from nnx.preprocessing import columns
-from nnx.preprocessing.columns import LARGEST, UNSEEN, Category, Columns, Number
+from nnx.preprocessing.columns import LARGEST, UNSEEN, CategoryColumn, Columns, NumberColumn
 from nnx.preprocessing.spec import Spec
 
 NUMBERS = st.none() | st.floats(-1e6, 1e6).map(lambda x: round(x, 3)) | st.integers(-5, 5).map(float)
@@ -56,7 +56,7 @@ def by_scikit_learn(frame, train):
                 found.append(np.isnan(values))
         else:
             values = np.array(frame[name].to_list(), object)[:, None]
-            seen = list(columns.naturally(set(values[:train, 0]) - {None}))
+            seen = list(columns.natural_sort_key(set(values[:train, 0]) - {None}))
             seen += [None] if None in values[:train, 0] else []
             encoder = OneHotEncoder(handle_unknown="ignore", categories=[np.array(seen, object)], sparse_output=False)
             found.append(encoder.fit(values[:train]).transform(values))
@@ -75,7 +75,7 @@ def test_features_are_those_of_scikit_learn(frame):
     assert features.shape == (len(frame), fitted.features) == (len(frame), len(fitted.feature_names))
     expected = by_scikit_learn(frame, train)
     for index, column in enumerate(
-        column for column in fitted.columns if isinstance(column, Number) and not column.std
+        column for column in fitted.columns if isinstance(column, NumberColumn) and not column.std
     ):
         assert len(set(frame[column.name][:train].drop_nulls())) == 1, index
         expected[:, fitted.feature_names.index(column.name)] = 0  # scikit-learn lets later rows through as they are
@@ -83,7 +83,7 @@ def test_features_are_those_of_scikit_learn(frame):
     numbers = [
         fitted.feature_names.index(column.name)
         for column in fitted.columns
-        if isinstance(column, Number) and column.std
+        if isinstance(column, NumberColumn) and column.std
     ]
     np.testing.assert_allclose(features[:train, numbers].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(features[:train, numbers].std(0), 1, atol=1e-4)
@@ -117,7 +117,7 @@ def test_how_rows_were_coded_does_not_matter(frame):
     np.testing.assert_array_equal(fitted.apply(fitted.code(text, "data"), fitted), expected)
     after = by.fitted(by.code(other, "data")[train:])  # knows other categories: what it does not list is unseen
     for column in after.columns:
-        if isinstance(column, Category):
+        if isinstance(column, CategoryColumn):
             unknown = set(frame[column.name].drop_nulls()) - set(column.categories)
             coded = after.code(frame, "data")[:, after.columns.index(column)]
             assert (np.isin(frame[column.name].to_list(), list(unknown)) == (coded == UNSEEN)).all()
@@ -159,7 +159,7 @@ def test_far_values_are_held_back():
     fitted = unfitted.fitted(unfitted.code(frame, "data"))
     features = fitted.apply(fitted.code(pl.DataFrame({"x": [LARGEST, -LARGEST]}), "data"), fitted)
     assert features.tolist() == [[1e6], [-1e6]]
-    tiny = Columns((Number("x", 0, 5e-324),))
+    tiny = Columns((NumberColumn("x", 0, 5e-324),))
     assert tiny.apply(tiny.code(pl.DataFrame({"x": [LARGEST]}), "data"), tiny).tolist() == [[1e6]]
 
 
@@ -168,7 +168,12 @@ def test_kinds():
         {"a": ["1", "2.5", "-1e3", None], "b": ["x", "1", "y", None], "c": ["1.0", "2", "1", None], "d": [1, 2, 3, 4]}
     )
     found = columns.infer(frame, "data", ["c"])
-    assert found.columns == (Number("a"), Category("b", ("1", "x", "y")), Category("c", ("1", "2")), Number("d"))
+    assert found.columns == (
+        NumberColumn("a"),
+        CategoryColumn("b", ("1", "x", "y")),
+        CategoryColumn("c", ("1", "2")),
+        NumberColumn("d"),
+    )
     np.testing.assert_array_equal(found.code(frame, "data")[:, 2], [0, 1, 0, math.nan])
 
 
@@ -176,7 +181,7 @@ def test_numbers_may_have_become_categories_and_the_reverse():
     """A column of 1, 2, x is one of categories; of a file that has only 1 and 2 in it, it would be one of numbers."""
     mixed, whole = pl.DataFrame({"c": ["1", "2", "x"]}), pl.DataFrame({"c": ["2.0", "1", "3", None]})
     by_text, by_number = columns.infer(mixed, "data"), columns.infer(whole, "data")
-    assert [type(each.columns[0]) for each in (by_text, by_number)] == [Category, Number]
+    assert [type(each.columns[0]) for each in (by_text, by_number)] == [CategoryColumn, NumberColumn]
     assert by_text.apply(by_number.code(whole, "data"), by_number).tolist() == [
         [0, 1, 0],
         [1, 0, 0],
@@ -184,7 +189,7 @@ def test_numbers_may_have_become_categories_and_the_reverse():
         [0, 0, 0],
     ]
     numbers = by_number.fitted(np.array([[0.0], [2.0]]))
-    named = Columns((Category("c", ("1", "2")),))
+    named = Columns((CategoryColumn("c", ("1", "2")),))
     assert numbers.apply(named.code(whole, "data"), named).tolist() == [[1], [0], [0], [0]]
     with pytest.raises(DataError, match="column 'c' holds 'x', but was numbers"):
         numbers.apply(by_text.code(mixed, "data"), by_text)
@@ -193,17 +198,17 @@ def test_numbers_may_have_become_categories_and_the_reverse():
 def test_widened_columns_know_the_categories_of_both():
     first, second = pl.DataFrame({"c": ["b", "a"], "n": [1, 2]}), pl.DataFrame({"c": ["z", None], "n": [3, 4]})
     unfitted = columns.infer(first, "data")
-    assert unfitted.widened(second).columns == (Category("c", ("a", "b", "z")), Number("n"))
+    assert unfitted.widened(second).columns == (CategoryColumn("c", ("a", "b", "z")), NumberColumn("n"))
     assert unfitted.widened(pl.DataFrame({"x": [1]})) == unfitted
 
 
 def test_a_missing_column_is_named():
-    fitted = Columns((Number("age"), Category("city", ("x",))))
+    fitted = Columns((NumberColumn("age"), CategoryColumn("city", ("x",))))
     with pytest.raises(DataError, match=r"^rows\.csv: has no column 'city', did you mean 'cty'\?$"):
         fitted.code(pl.DataFrame({"age": [1], "cty": ["x"]}), "rows.csv")
     with pytest.raises(DataError, match="has no column 'age', among the 30 that it has"):
         fitted.code(pl.DataFrame({f"column {i}": [1] for i in range(30)}), "rows.csv")
-    other = Columns((Number("age"),))
+    other = Columns((NumberColumn("age"),))
     with pytest.raises(DataError, match=r"has no column 'city', one of: age\. The network was trained with it"):
         fitted.apply(np.zeros((1, 1)), other)
 
@@ -234,10 +239,10 @@ def test_too_many_columns_and_categories_are_refused():
     ],
 )
 def test_naturally(names, expected):
-    assert columns.naturally(reversed(names)) == columns.naturally(names) == tuple(expected)
+    assert columns.natural_sort_key(reversed(names)) == columns.natural_sort_key(names) == tuple(expected)
 
 
-GOOD = Columns((Number("n", 1.5, 2.0, 1.0, True), Category("c", ("a", "b"), False))).to_dict()
+GOOD = Columns((NumberColumn("n", 1.5, 2.0, 1.0, True), CategoryColumn("c", ("a", "b"), False))).to_dict()
 
 
 def changed(*path, to):

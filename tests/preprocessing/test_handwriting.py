@@ -14,13 +14,13 @@ from sklearn.datasets import load_digits
 
 from nnx.preprocessing import handwriting, images, segmentation
 from nnx.preprocessing.handwriting import prepare
-from nnx.preprocessing.image_statistics import Look, stroke_width
+from nnx.preprocessing.image_statistics import ImageStatistics, stroke_width
 from nnx.preprocessing.spec import Spec
 
 DIGITS = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
 CLASSES = tuple("0123456789")
-OF_DIGITS = Spec((1, 8, 8), CLASSES, (0.5,), (0.5,), look=Look.measured(DIGITS[:, None]))
-LOOK = Look(0, 255, True, 20, 2.4, "mass", (0.5, 0.5), ((0,),))  # as of MNIST
+OF_DIGITS = Spec((1, 8, 8), CLASSES, (0.5,), (0.5,), look=ImageStatistics.measured(DIGITS[:, None]))
+LOOK = ImageStatistics(0, 255, True, 20, 2.4, "mass", (0.5, 0.5), ((0,),))  # as of MNIST
 SPEC = Spec((1, 28, 28), CLASSES, (0.13,), (0.31,), look=LOOK)
 PAGE = (240, 320)
 
@@ -309,7 +309,7 @@ def test_otsu_is_the_threshold_of_least_variance():
 def test_ink_is_where_it_was_put():
     covered = drawn()
     for picture, darker in ((CLEAN, True), (LIKE["white on black"], False), (LIKE["in uneven light"], True)):
-        found = segmentation.find(picture)
+        found = segmentation.find_ink(picture)
         assert found.darker == darker
         mask = covered > 0.5
         overlap = (found.kept & mask).sum() / (found.kept | mask).sum()

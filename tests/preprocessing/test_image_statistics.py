@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from nnx import checkpoint
 from nnx.datasets import Mapped
 from nnx.errors import CheckpointError
-from nnx.preprocessing.image_statistics import Look, ink_box, mass_centre, stroke_width
+from nnx.preprocessing.image_statistics import ImageStatistics, ink_box, mass_centre, stroke_width
 from nnx.preprocessing.images import to_size
 
 RNG = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_boxes_and_centres_are_scipys():
 
 @pytest.mark.parametrize("centred", ["mass", "box"])
 def test_how_images_were_centred_is_found(centred):
-    found = Look.measured(uint8(strokes(100, centred=centred)))
+    found = ImageStatistics.measured(uint8(strokes(100, centred=centred)))
     assert found.plain
     assert (found.background, found.ink, found.box, found.centred) == (0, 255, 20, centred)
     assert np.abs(found.centre).max() < 0.5
@@ -93,16 +93,16 @@ def test_how_images_were_centred_is_found(centred):
 
 def test_shifted_images_are_centred_elsewhere():
     images = np.roll(uint8(strokes(100)), (2, -1), (2, 3))
-    before, after = Look.measured(uint8(strokes(100))), Look.measured(images)
+    before, after = ImageStatistics.measured(uint8(strokes(100))), ImageStatistics.measured(images)
     assert np.subtract(after.centre, before.centre) == pytest.approx([2, -1], abs=0.02)
 
 
 def test_real_digits():
     images = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[:, None]
-    found = Look.measured(images)
+    found = ImageStatistics.measured(images)
     assert (found.background, found.ink, found.plain, found.box, found.centred) == (0, 255, True, 8, "box")
     assert np.abs(np.array(found.average) - images[::4, 0].mean(0)).max() <= 1
-    opposite = Look.measured(255 - images)
+    opposite = ImageStatistics.measured(255 - images)
     assert opposite == replace(found, background=255, ink=0, average=opposite.average)
     assert not found.is_inverted(images[:, 0, :, 0].T).any()
     assert found.is_inverted(255 - images[:, 0, :, 0].T).all()
@@ -122,8 +122,8 @@ def test_mnist_is_as_its_authors_say(real_mnist):
 
 def test_what_is_not_ink_on_a_plain_background():
     lines = strokes(60)
-    assert Look.measured(uint8(lines)).plain, "the control"
-    assert Look.measured(np.repeat(uint8(lines), 3, 1)).plain, "gray in three channels"
+    assert ImageStatistics.measured(uint8(lines)).plain, "the control"
+    assert ImageStatistics.measured(np.repeat(uint8(lines), 3, 1)).plain, "gray in three channels"
     coloured = np.repeat(uint8(lines), 3, 1)
     coloured[:, 1] //= 2
     shirts = np.zeros((60, 1, 28, 28), np.uint8)
@@ -139,16 +139,16 @@ def test_what_is_not_ink_on_a_plain_background():
         uint8(lines) // 12,  # too faint to tell from noise
         np.full((5, 1, 28, 28), 7, np.uint8),
     ):
-        assert not Look.measured(what).plain
+        assert not ImageStatistics.measured(what).plain
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 1, 9), (2, 4, 9, 1), (700, 2, 5, 3), (3, 3, 200, 320)])
 @pytest.mark.parametrize("kind", ["constant", "noise"])
 def test_any_images_have_a_look(shape, kind):
     images = np.full(shape, 9, np.uint8) if kind == "constant" else RNG.integers(0, 256, shape, dtype=np.uint8)
-    look = Look.measured(images)
-    assert Look.from_dict(json.loads(json.dumps(look.to_dict()))) == look
-    assert Look.measured(Mapped(images, np.arange(len(images)))) == look
+    look = ImageStatistics.measured(images)
+    assert ImageStatistics.from_dict(json.loads(json.dumps(look.to_dict()))) == look
+    assert ImageStatistics.measured(Mapped(images, np.arange(len(images)))) == look
     H, W = shape[2:]
     assert np.shape(look.average) == (min(H, 32), W) if W <= 32 else np.shape(look.average) == (20, 32)
     if kind == "constant":
@@ -160,7 +160,7 @@ def test_any_images_have_a_look(shape, kind):
 
 
 def looked():
-    return Look.measured(uint8(strokes(20)))
+    return ImageStatistics.measured(uint8(strokes(20)))
 
 
 HOSTILE = {
@@ -196,9 +196,9 @@ HOSTILE = {
 )
 def test_what_is_no_look_is_refused(key, value):
     right = looked().to_dict()
-    assert Look.from_dict(right) == looked()
+    assert ImageStatistics.from_dict(right) == looked()
     with pytest.raises((ValueError, KeyError, TypeError)):
-        Look.from_dict({**right, key: value})
+        ImageStatistics.from_dict({**right, key: value})
 
 
 def test_ink_must_differ_from_its_background_and_keys_from_others():
@@ -212,7 +212,7 @@ def test_ink_must_differ_from_its_background_and_keys_from_others():
         7,
     ):
         with pytest.raises((ValueError, KeyError, TypeError)):
-            Look.from_dict(wrong)
+            ImageStatistics.from_dict(wrong)
 
 
 def test_a_checkpoint_with_a_wrong_look_is_refused(nnx_checkpoint, tmp_path):

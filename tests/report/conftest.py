@@ -16,7 +16,7 @@ from nnx.inference.metrics import Predictions
 from nnx.preprocessing.spec import Spec
 from nnx.report import _pictures
 
-Make = Callable[..., report.Content]
+Make = Callable[..., report.ReportContent]
 
 
 def content(
@@ -27,7 +27,7 @@ def content(
     model: str = "{name: mlp, hidden: [8]}",
     epochs: int = 3,
     **more: Any,
-) -> report.Content:
+) -> report.ReportContent:
     """An untrained network's report, with random but skilful predictions; `sharpness` makes them surer and more often
     right."""
     rng = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def content(
     record = {key: value for key, value in records[-1].items() if key not in ("seconds", "samples_per_second")}
     kept = Checkpoint(settings, spec, network.state_dict(), record)
     given = {"records": records} | more
-    return report.Content(kept, "test", Split(inputs, labels), Predictions(said, labels, 0.5, 2.0), **given)
+    return report.ReportContent(kept, "test", Split(inputs, labels), Predictions(said, labels, 0.5, 2.0), **given)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from nnx import config, report
 from nnx.cli import run_command
 from nnx.errors import MachineError
-from nnx.run import folder as runs
-from nnx.run import pipeline as nnx_run
-from nnx.run.pipeline import evaluate_checkpoint, run
+from nnx.run import folder as run_folder
+from nnx.run.evaluate import evaluate_checkpoint
+from nnx.run.pipeline import run
 
 QUICK = ("--set", "train.epochs=2", "--set", "model.hidden=[8]")
 
@@ -141,12 +141,12 @@ def test_curves_are_only_those_of_the_checkpoints_own_run(trained, tmp_path, dam
     assert list(content.records) == []
     assert content.film is None
     assert "Learning rate" not in report.render(content)
-    assert len(runs.records_of(trained, content.kept.record)) == 2, "the control"
+    assert len(run_folder.matching_metrics(trained, content.kept.record)) == 2, "the control"
 
 
 def test_a_folder_that_is_none_is_said_before_anything_is_measured(nnx, trained, monkeypatch):
     Path("file").write_text("x")
-    monkeypatch.setattr(nnx_run, "evaluate_checkpoint", None)
+    monkeypatch.setattr("nnx.run.evaluate.evaluate_checkpoint", None)
     code, _, err = nnx("eval", trained / "checkpoint.pt", "--out", "file")
     assert code == 2
     assert "file: is a file, not a folder" in err

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nnx import checkpoint
 from nnx.errors import InputError, MachineError
-from nnx.run import folder as runs
+from nnx.run import folder as run_folder
 
 HOLD = """
 import sys
@@ -29,42 +30,45 @@ def test_a_second_process_is_refused_with_the_firsts_pid(tmp_path):
         [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(MachineError, match=f"in use by process {other.pid}"), runs.held(tmp_path):
+        with pytest.raises(MachineError, match=f"in use by process {other.pid}"), run_folder.lock_folder(tmp_path):
             pass
         other.send_signal(signal.SIGKILL)
         other.wait()
         assert (tmp_path / ".lock").exists(), "killed, it left its lock file"
-    with runs.held(tmp_path):
+    with run_folder.lock_folder(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
-        with pytest.raises(MachineError, match=f"in use by process {os.getpid()}"), runs.held(tmp_path):
+        with pytest.raises(MachineError, match=f"in use by process {os.getpid()}"), run_folder.lock_folder(tmp_path):
             pass
     assert os.listdir(tmp_path) == []
 
 
 def test_nothing_is_held_where_the_work_failed(tmp_path):
-    with pytest.raises(ZeroDivisionError), runs.held(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_folder.lock_folder(tmp_path):
         1 / 0  # noqa: B018
-    with runs.held(tmp_path):
+    with run_folder.lock_folder(tmp_path):
         pass
 
 
 def test_a_run_that_began_meanwhile_is_not_overwritten(tmp_path):
-    out = runs.choose(tmp_path / "r", "x", force=False)
-    with runs.created(out, force=False, exactly=True):
+    out = run_folder.choose_folder(tmp_path / "r", "x", force=False)
+    with run_folder.create_folder(out, force=False, exactly=True):
         (out / "config.yaml").write_text("theirs")
-    with pytest.raises(InputError, match="holds a run already"), runs.created(out, force=False, exactly=True):
+    with (
+        pytest.raises(InputError, match="holds a run already"),
+        run_folder.create_folder(out, force=False, exactly=True),
+    ):
         pass
     assert (out / "config.yaml").read_text() == "theirs"
-    with runs.created(out, force=True, exactly=True):
+    with run_folder.create_folder(out, force=True, exactly=True):
         assert not (out / "config.yaml").exists()
 
 
 def test_runs_that_begin_in_the_same_second_get_folders_of_their_own(tmp_path):
     """Several seeds at once: `for seed in 0 1 2; do nnx train digits_mlp --seed $seed & done`."""
     with (
-        runs.created(tmp_path / "r/x", force=False, exactly=False) as first,
-        runs.created(tmp_path / "r/x", force=False, exactly=False) as second,
-        runs.created(tmp_path / "r/x", force=False, exactly=False) as third,
+        run_folder.create_folder(tmp_path / "r/x", force=False, exactly=False) as first,
+        run_folder.create_folder(tmp_path / "r/x", force=False, exactly=False) as second,
+        run_folder.create_folder(tmp_path / "r/x", force=False, exactly=False) as third,
     ):
         assert [path.name for path in (first, second, third)] == ["x", "x-2", "x-3"]
 
@@ -72,7 +76,7 @@ def test_runs_that_begin_in_the_same_second_get_folders_of_their_own(tmp_path):
 def test_the_checkpoint_of_a_folder_and_what_is_none(tmp_path):
     (tmp_path / "checkpoint.pt").touch()
     (tmp_path / "other/checkpoint.pt").mkdir(parents=True)
-    assert runs.checkpoint_in(tmp_path) == tmp_path / "checkpoint.pt"
+    assert checkpoint.locate(tmp_path) == tmp_path / "checkpoint.pt"
     for none in (
         tmp_path / "checkpoint.pt",
         tmp_path / "other",
@@ -80,13 +84,13 @@ def test_the_checkpoint_of_a_folder_and_what_is_none(tmp_path):
         tmp_path / ("long" * 100),
         Path("a\0b"),
     ):
-        assert runs.checkpoint_in(none) == none
+        assert checkpoint.locate(none) == none
 
 
 def test_what_a_killed_start_left_is_no_run(tmp_path):
     (tmp_path / ".lock").write_text("1\n")
     (tmp_path / ".config.yaml.1.tmp").write_text("seed")
-    assert runs.choose(tmp_path, "x", force=False) == tmp_path
+    assert run_folder.choose_folder(tmp_path, "x", force=False) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -104,13 +108,13 @@ def test_what_a_killed_start_left_is_no_run(tmp_path):
 def test_metrics_after_a_crash(damage, known, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(damage("".join(json.dumps(line) + "\n" for line in LINES)))
     timeless = {"seconds": None, "samples_per_second": None}
-    assert runs.read_metrics(tmp_path, RECORDS) == [
+    assert run_folder.read_metrics(tmp_path, RECORDS) == [
         line if line["epoch"] in known else line | timeless for line in LINES
     ]
-    assert len(runs.read_metrics(tmp_path, RECORDS[:2])) == 2
+    assert len(run_folder.read_metrics(tmp_path, RECORDS[:2])) == 2
 
 
 def test_no_metrics_and_bytes_that_are_no_text(tmp_path):
-    assert len(runs.read_metrics(tmp_path, RECORDS)) == 3
+    assert len(run_folder.read_metrics(tmp_path, RECORDS)) == 3
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
-    assert runs.read_metrics(tmp_path, []) == []
+    assert run_folder.read_metrics(tmp_path, []) == []

@@ -13,10 +13,10 @@ from nnx.config import registry
 from nnx.datasets import Dataset, Split
 from nnx.errors import MachineError
 from nnx.events import Choice
-from nnx.preprocessing.columns import Category, Columns, Number
+from nnx.preprocessing.columns import CategoryColumn, Columns, NumberColumn
 from nnx.preprocessing.spec import Spec
 from nnx.run import dry_run
-from nnx.run.preview import Forecast, facts, show
+from nnx.run.preview import Forecast, facts, preview_config
 from nnx.training.setup import prepare
 
 DIGITS = registry.find("dataset", "digits")()
@@ -31,13 +31,15 @@ def test_every_model_is_shown_as_it_would_be_trained(model, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     recipe = f"digits_{model}"
     chosen = config.load(recipe) if recipe in config.recipes() else config.load("digits_mlp", [f"model={model}"])
-    found = show(chosen, seconds=0.2)
+    found = preview_config(chosen, seconds=0.2)
     job = prepare(chosen)
     assert found.config == chosen
-    assert found.parameters == models.count(job.state.model) == sum(layer.parameters for layer in found.layers)
+    assert (
+        found.parameters == models.count_parameters(job.state.model) == sum(layer.parameters for layer in found.layers)
+    )
     assert found.flops == sum(layer.flops for layer in found.layers) > 0
     assert [replace(layer, flops=None) for layer in found.layers] == list(
-        models.layers(job.state.model, job.dataset.spec)
+        models.layer_table(job.state.model, job.dataset.spec)
     )
     assert [choice.what for choice in found.choices] == [*(choice.what for choice in job.runtime.choices), "data path"]
     assert found.warnings == ()
@@ -115,7 +117,8 @@ def test_a_table_has_features_instead_of_pixels():
 
 def test_columns_name_the_features():
     dataset = table(
-        columns=Columns((Number("a", mean=40, std=5), Number("b", std=1), Category("c", ("x", "y")))), features=4
+        columns=Columns((NumberColumn("a", mean=40, std=5), NumberColumn("b", std=1), CategoryColumn("c", ("x", "y")))),
+        features=4,
     )
     found = facts(dataset, DIGITS)
     assert found.features == ("a", "b", "c = x", "c = y")
@@ -149,7 +152,7 @@ def test_a_trial_measures_steps_and_leaves_out_what_only_the_first_take(tiny, mo
         return real(state, inputs, targets)
 
     monkeypatch.setattr(type(made), "step", lambda self: slow)
-    pace = dry_run.run(made, made.feed(made.dataset.train), seconds=0.5)
+    pace = dry_run.measure_throughput(made, made.loader(made.dataset.train), seconds=0.5)
     assert pace.a_step >= 0.005
     assert pace.steps * 0.005 <= pace.seconds
     assert pace.seconds >= 0.5
@@ -160,7 +163,7 @@ def test_a_trial_measures_steps_and_leaves_out_what_only_the_first_take(tiny, mo
 def test_a_trial_goes_on_where_the_run_is_shorter_than_it(tiny):
     made = job(tiny, "train: {epochs: 1, batch_size: 1000}")
     assert made.state.steps_per_epoch == 2
-    pace = dry_run.run(made, made.feed(made.dataset.train), seconds=0.1)
+    pace = dry_run.measure_throughput(made, made.loader(made.dataset.train), seconds=0.1)
     assert pace.steps > 2
     assert pace.seconds >= 0.1
 
@@ -169,13 +172,13 @@ def test_a_step_that_takes_longer_than_the_trial_is_one_step(tiny, monkeypatch):
     made = job(tiny)
     real = type(made).step(made)
     monkeypatch.setattr(type(made), "step", lambda self: lambda *arguments: (time.sleep(0.2), real(*arguments))[1])
-    pace = dry_run.run(made, made.feed(made.dataset.train), seconds=0.1)
+    pace = dry_run.measure_throughput(made, made.loader(made.dataset.train), seconds=0.1)
     assert pace.steps == 1
     assert pace.a_step > 0.2
 
 
 def test_training_that_diverges_is_a_warning(tiny):
-    found = show(
+    found = preview_config(
         config.parse(
             tiny("optimizer: {name: sgd, lr: 1000}", model="{name: mlp, hidden: [64, 64, 64], activation: leaky_relu}"),
             "a.yaml",
@@ -188,7 +191,7 @@ def test_training_that_diverges_is_a_warning(tiny):
 
 
 def test_the_document_is_plain_and_whole(tiny):
-    found = show(config.parse(tiny(), "a.yaml"), seconds=0)
+    found = preview_config(config.parse(tiny(), "a.yaml"), seconds=0)
     document = found.to_dict()
     assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
     assert document["forecast"] is None
@@ -198,15 +201,15 @@ def test_the_document_is_plain_and_whole(tiny):
 def test_the_seconds_to_the_start_are_counted_from_where_the_process_began(tiny):
     parsed = config.parse(tiny(), "a.yaml")
     now = time.perf_counter()
-    assert show(parsed, seconds=0.05, begun=now - 100).forecast.start > 100
-    assert show(parsed, seconds=0.05).forecast.start < 50
+    assert preview_config(parsed, seconds=0.05, begun=now - 100).forecast.start > 100
+    assert preview_config(parsed, seconds=0.05).forecast.start < 50
 
 
 def test_trying_is_said_where_the_trial_begins(tiny):
     said = []
-    show(config.parse(tiny(), "a.yaml"), seconds=0, trying=lambda: said.append(1))
+    preview_config(config.parse(tiny(), "a.yaml"), seconds=0, trying=lambda: said.append(1))
     assert said == []
-    show(config.parse(tiny(), "a.yaml"), seconds=0.05, trying=lambda: said.append(1))
+    preview_config(config.parse(tiny(), "a.yaml"), seconds=0.05, trying=lambda: said.append(1))
     assert said == [1]
 
 
@@ -216,4 +219,4 @@ def test_too_little_memory_is_3(tiny, monkeypatch):
 
     monkeypatch.setattr("nnx.run.dry_run.train", hungry)
     with pytest.raises(MachineError, match="smaller"):
-        show(config.parse(tiny(), "a.yaml"))
+        preview_config(config.parse(tiny(), "a.yaml"))

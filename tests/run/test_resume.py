@@ -14,11 +14,12 @@ import torch
 from nnx import checkpoint, config, errors
 from nnx.events import Epoch, Finished, Started, Step
 from nnx.inference import metrics
-from nnx.run import folder as runs
-from nnx.run import pipeline as runs_module
-from nnx.run.pipeline import resumed_config, run
+from nnx.run import folder as run_folder
+from nnx.run import pipeline
+from nnx.run.pipeline import run
+from nnx.run.resume import resumed_config
 from nnx.run.verify import verify
-from nnx.system import device as runtime
+from nnx.system import device as devices
 from nnx.training import loop
 
 SETTINGS = [
@@ -176,22 +177,22 @@ def test_what_does_not_change_the_training_may_differ(folder, setting):
 
 
 def test_another_environment_is_warned_of(folder, monkeypatch):
-    real = runtime.fingerprint
-    monkeypatch.setattr(runtime, "fingerprint", lambda chosen: real(chosen) | {"torch": "9.9"})
+    real = devices.environment_fingerprint
+    monkeypatch.setattr(devices, "environment_fingerprint", lambda chosen: real(chosen) | {"torch": "9.9"})
     (warning,) = started(events("train.epochs=3", resume=folder)).warnings
     assert f"torch: {torch.__version__} → 9.9" in warning
     assert not started(events("train.epochs=4", resume=folder)).warnings, "it is now saved with this one"
 
 
 def test_other_data_is_refused(folder, monkeypatch):
-    real = runs_module.datasets.load
+    real = pipeline.datasets.load
 
     def other(*arguments, **options):
         found = real(*arguments, **options)
         found.train.labels[0] += 1
         return found
 
-    monkeypatch.setattr(runs_module.datasets, "load", other)
+    monkeypatch.setattr(pipeline.datasets, "load", other)
     with pytest.raises(errors.CheckpointError, match="trained on other data"):
         events(resume=folder)
 
@@ -219,7 +220,7 @@ def test_a_crash_between_state_and_checkpoint_is_made_good(tmp_path, monkeypatch
         else:
             events(resume=tmp_path / "r")
     assert files(tmp_path / "r")["checkpoint.pt"] == files(tmp_path / "whole")["checkpoint.pt"]
-    lines = runs.read_metrics(tmp_path / "r", [json.loads(line) for line in ("{}",)] * 0)
+    lines = run_folder.read_metrics(tmp_path / "r", [json.loads(line) for line in ("{}",)] * 0)
     assert lines == []
     first, second = map(json.loads, (tmp_path / "r/metrics.jsonl").read_text().splitlines())
     assert first["seconds"] is None, "how long the epoch took was lost"
@@ -298,9 +299,9 @@ def test_a_signal_while_the_test_set_is_read_ends_it_and_it_can_be_taken_up(tmp_
             os.kill(os.getpid(), signal.SIGTERM)
         return real(model, batches, *more)
 
-    monkeypatch.setattr(runs_module, "evaluate", evaluate)
+    monkeypatch.setattr(pipeline, "evaluate", evaluate)
     with (
-        signals.noted() as noted,
+        signals.catch_signals() as noted,
         pytest.raises(errors.Stopped, match=r"training is done and saved. Go on with: nnx train --resume \S+r$"),
     ):
         events(out=tmp_path / "r", signal=noted)
@@ -311,14 +312,14 @@ def test_a_signal_while_the_test_set_is_read_ends_it_and_it_can_be_taken_up(tmp_
 def test_a_signal_before_the_first_step_changes_nothing(tmp_path, monkeypatch):
     from nnx.system import signals
 
-    real = runs_module.datasets.load
+    real = pipeline.datasets.load
 
     def load(*arguments, **options):
         os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(runs_module.datasets, "load", load)
-    with signals.noted() as noted, pytest.raises(errors.Stopped, match="nothing was changed") as stopped:
+    monkeypatch.setattr(pipeline.datasets, "load", load)
+    with signals.catch_signals() as noted, pytest.raises(errors.Stopped, match="nothing was changed") as stopped:
         events(out=tmp_path / "r", signal=noted)
     assert stopped.value.exit_code == 130
     assert not (tmp_path / "r").exists()
@@ -360,7 +361,7 @@ def test_out_of_memory_says_the_batch_size_and_what_to_try(error, said, tmp_path
         raise error
 
     monkeypatch.setattr(loop, "train_step", lambda gradients: step)
-    monkeypatch.setattr("nnx.training.setup.train_step", lambda gradients: step)
+    monkeypatch.setattr("nnx.training.step.train_step", lambda gradients: step)
     with pytest.raises(
         errors.MachineError, match=r"out of memory.*Halve train.batch_size \(now 64\) and double train.accumulate"
     ) as caught:
@@ -373,13 +374,13 @@ def test_other_errors_are_not_taken_for_it(tmp_path, monkeypatch):
     def step(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("nnx.training.setup.train_step", lambda gradients: step)
+    monkeypatch.setattr("nnx.training.step.train_step", lambda gradients: step)
     with pytest.raises(RuntimeError, match="mat1"):
         events(out=tmp_path / "r")
 
 
 def test_the_machines_own_allocator_is_understood():
-    with pytest.raises(errors.MachineError, match="out of memory"), runtime.enough_memory("x"):
+    with pytest.raises(errors.MachineError, match="out of memory"), devices.explain_out_of_memory("x"):
         torch.empty(2**60)
 
 
@@ -408,7 +409,7 @@ def test_weights_that_are_not_finite_end_the_run_and_the_last_good_state_stays(w
     def moment(state):
         state.optimizers[0].state[state.model.layers[1].weight]["exp_avg_sq"][0, 0] = torch.inf
 
-    monkeypatch.setattr("nnx.training.setup.train_step", spoiled({"weight": weight, "moment": moment}[where], 14))
+    monkeypatch.setattr("nnx.training.step.train_step", spoiled({"weight": weight, "moment": moment}[where], 14))
     with pytest.raises(errors.DivergedError) as caught:
         events("compile=false", out=tmp_path / "r")
     step = int(str(caught.value).split("step ")[1].split(":")[0])

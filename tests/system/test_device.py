@@ -11,7 +11,7 @@ from nnx import config, models
 from nnx.errors import ConfigError, DeviceError
 from nnx.preprocessing.spec import Spec
 from nnx.run.pipeline import run
-from nnx.system import device as runtime
+from nnx.system import device as devices
 
 IMAGES = Spec((1, 28, 28), tuple("0123456789"), (0.1,), (0.3,))
 
@@ -25,8 +25,8 @@ def threads():
 
 def test_small_work_gets_one_thread_and_large_work_all_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(runtime, "available_cores", lambda: 3)
-    chosen = {work: runtime.set_threads("auto", work) for work in (0, 2 * runtime.WORTH_A_THREAD, 10**12)}
+    monkeypatch.setattr(devices, "available_cores", lambda: 3)
+    chosen = {work: devices.set_threads("auto", work) for work in (0, 2 * devices.MULTIPLY_ADDS_PER_THREAD, 10**12)}
     assert [choice.value for choice in chosen.values()] == ["1", "2", "3"]
     assert "too small" in chosen[0].reason
     assert "3 cores" in chosen[10**12].reason
@@ -34,14 +34,14 @@ def test_small_work_gets_one_thread_and_large_work_all_cores(monkeypatch):
 
 
 def test_threads_asked_for_are_given_and_the_environment_is_heeded(monkeypatch):
-    assert runtime.set_threads(2, 0).value == "2"
+    assert devices.set_threads(2, 0).value == "2"
     assert torch.get_num_threads() == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert runtime.set_threads("auto", 0) == runtime.Choice("threads", "2", "OMP_NUM_THREADS")
+    assert devices.set_threads("auto", 0) == devices.Choice("threads", "2", "OMP_NUM_THREADS")
 
 
 def test_cores_are_those_this_process_may_use():
-    assert 1 <= runtime.available_cores() <= len(os.sched_getaffinity(0))
+    assert 1 <= devices.available_cores() <= len(os.sched_getaffinity(0))
     code = "from nnx.system import device; print(device.available_cores())"
     one = subprocess.run(["taskset", "-c", "0", sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert one.stdout == "1\n"
@@ -64,16 +64,16 @@ def test_threads_are_auto_or_a_count(text):
     ],
 )
 def test_bfloat16_is_taken_where_it_was_measured_to_pay(monkeypatch, flags, model, expected):
-    monkeypatch.setattr(runtime, "_cpuinfo", lambda key: flags)
-    chosen = runtime.choose("cpu", "auto", model)
+    monkeypatch.setattr(devices, "_cpuinfo", lambda key: flags)
+    chosen = devices.choose_runtime("cpu", "auto", model)
     assert chosen.dtype == expected
     assert ("measured" in chosen.choices[1].reason) == (expected == torch.bfloat16)
 
 
 def test_a_precision_asked_for_is_taken_or_refused():
-    assert runtime.choose("cpu", "bfloat16").dtype == torch.bfloat16
+    assert devices.choose_runtime("cpu", "bfloat16").dtype == torch.bfloat16
     with pytest.raises(DeviceError, match="float16 needs a GPU"):
-        runtime.choose("cpu", "float16")
+        devices.choose_runtime("cpu", "float16")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_multiply_adds_by_hand(model, expected):
 
 def test_a_precision_without_kernels_is_left_or_refused(monkeypatch, tmp_path):
     """As an LSTM in bfloat16 on a CPU without AVX-512."""
-    monkeypatch.setattr(runtime, "_cpuinfo", lambda key: "avx512_bf16")
+    monkeypatch.setattr(devices, "_cpuinfo", lambda key: "avx512_bf16")
     count = models.multiply_adds
 
     def no_kernels(model, spec):

@@ -30,10 +30,10 @@ from nnx.config import registry
 from nnx.datasets import Split
 from nnx.errors import DataError, DeviceError, InputError, Stopped
 from nnx.inference.metrics import evaluate
-from nnx.loader.batches import Resident
+from nnx.loader.batches import BatchLoader
 from nnx.preprocessing.spec import Spec
 from nnx.run.pipeline import run
-from nnx.system import device as runtime
+from nnx.system import device as devices
 from nnx.system import distributed
 from nnx.training import film
 from nnx.training.state import State
@@ -76,7 +76,7 @@ def together(world: int, do: Callable[[int], Any]) -> list[Any]:
     ends = [FORK.Pipe(duplex=False) for _ in range(world)]
 
     def joined(rank: int) -> None:
-        with distributed.joined():
+        with distributed.join():
             distributed.connect(torch.device("cpu"))
             ends[rank][1].send(do(rank))
 
@@ -115,35 +115,35 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def test_shares_are_even_and_each_sample_is_in_one(monkeypatch, world, total):
     shares = []
     for rank in range(world):
-        monkeypatch.setattr(distributed, "_here", distributed.Ranks(rank, world, rank, world))
-        shares.append(range(total)[distributed.share(total)])
+        monkeypatch.setattr(distributed, "_here", distributed.RankInfo(rank, world, rank, world))
+        shares.append(range(total)[distributed.shard(total)])
     assert [place for share in shares for place in share] == list(range(total))
     assert [len(share) for share in shares] == [len(each) for each in torch.tensor_split(torch.empty(total), world)]
 
 
 def test_alone_nothing_is_shared():
-    with distributed.joined():
+    with distributed.join():
         distributed.connect(torch.device("cpu"))
-        assert distributed.remembered() is None
-        assert distributed.here() == (0, 1, 0, 1)
-        assert distributed.first(lambda: "said") == "said"
+        assert distributed.stored_before_restart() is None
+        assert distributed.current() == (0, 1, 0, 1)
+        assert distributed.on_rank_zero(lambda: "said") == "said"
         tensor, asked = torch.rand(3), lambda: 0
-        assert distributed.whole(tensor, 3) is tensor
-        assert distributed.agreed(asked) is asked
+        assert distributed.all_gather(tensor, 3) is tensor
+        assert distributed.any_rank_signalled(asked) is asked
         assert not torch.distributed.is_initialized()
 
 
 def test_ranks_exchange_numbers():
     def exchange(rank):
-        said = distributed.first(lambda: f"rank {rank} says so")
-        return said, distributed.whole(torch.full((2 - rank // 2, 1), rank), 5).flatten().tolist()
+        said = distributed.on_rank_zero(lambda: f"rank {rank} says so")
+        return said, distributed.all_gather(torch.full((2 - rank // 2, 1), rank), 5).flatten().tolist()
 
     assert together(3, exchange) == [("rank 0 says so", [0, 0, 1, 1, 2])] * 3
 
 
 def test_a_signal_to_one_rank_is_answered_to_all_at_the_same_question():
     def wait_for_it(rank):
-        asked, signalled = 0, distributed.agreed(lambda: signal.SIGTERM if rank == 1 and asked > 20 else 0)
+        asked, signalled = 0, distributed.any_rank_signalled(lambda: signal.SIGTERM if rank == 1 and asked > 20 else 0)
         while not (number := signalled()):
             asked += 1
             time.sleep(0.001)
@@ -167,15 +167,15 @@ def test_an_incomplete_environment_is_the_users_mistake(monkeypatch, missing):
     }
     for name, value in (there | {missing: ""}).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=missing), distributed.joined():
+    with pytest.raises(InputError, match=missing), distributed.join():
         pass
 
 
 def test_each_process_takes_a_device_of_its_own(monkeypatch):
-    monkeypatch.setattr(distributed, "_here", distributed.Ranks(1, 2, 1, 2))
-    assert runtime.choose("cpu", "float32").device == torch.device("cpu")
+    monkeypatch.setattr(distributed, "_here", distributed.RankInfo(1, 2, 1, 2))
+    assert devices.choose_runtime("cpu", "float32").device == torch.device("cpu")
     with pytest.raises(DeviceError, match="2 processes need a GPU each"):
-        runtime.choose("cuda:0", "float32")
+        devices.choose_runtime("cuda:0", "float32")
 
 
 # ---------------------------------------------------------------- gradients
@@ -212,7 +212,7 @@ def steps(B: int, layout: torch.memory_format, *, shared: bool) -> list[torch.Te
         return loss.detach()
 
     if shared:
-        forward, gradients = distributed.sharing(model)(forward), distributed.summing(gradients, model)
+        forward, gradients = distributed.shard_batch(model)(forward), distributed.all_reduce_gradients(gradients, model)
     for _ in range(3):
         model.zero_grad()
         loss = gradients(None, 3 * torch.randn(B, 2, 6, 6).to(memory_format=layout) + 1, torch.randint(5, (B,)))
@@ -253,8 +253,8 @@ def test_evaluation_counts_each_sample_once_on_however_many_ranks(samples):
     spec = Spec(shape=(1, 2, 2), classes=("a", "b", "c"), mean=(0.5,), std=(0.2,))
 
     def evaluated(rank: int) -> tuple[Any, ...]:
-        chosen = runtime.choose("cpu", "float32")
-        found = evaluate(model, Resident(split, spec, chosen.device), F.cross_entropy, chosen)
+        chosen = devices.choose_runtime("cpu", "float32")
+        found = evaluate(model, BatchLoader(split, spec, chosen.device), F.cross_entropy, chosen)
         return found.probabilities.tolist(), found.labels.tolist(), found.loss
 
     alone = evaluated(0)
@@ -316,7 +316,7 @@ def test_several_processes_train_as_one(tmp_path, model):
     for world in (2, 3):
 
         def train(rank: int, world: int = world) -> None:
-            with distributed.joined():
+            with distributed.join():
                 trained(chosen(model), out=tmp_path / str(world))
 
         assert ended(start(world, train), 60) == [0] * world
@@ -328,11 +328,11 @@ def test_a_run_of_two_goes_on_as_one_and_the_other_way_round(tmp_path, monkeypat
     what = chosen("cnn", "train.epochs=3", "train.film=true", "train.report=true")
 
     def begin(folder: str) -> None:
-        with pytest.raises(Stopped), distributed.joined():
+        with pytest.raises(Stopped), distributed.join():
             trained(what, out=tmp_path / folder, signal=stopping_at(30))
 
     def go_on(folder: str) -> None:
-        with distributed.joined():
+        with distributed.join():
             trained(what, resume=tmp_path / folder)
 
     trained(what, out=tmp_path / "whole")

@@ -52,7 +52,7 @@ def test_only_what_dead_processes_left_is_swept(tmp_path):
     )
     for path in (mine, theirs, other):
         path.write_text("x")
-    files.sweep(tmp_path)
+    files.remove_stale_files(tmp_path)
     assert mine.exists()
     assert other.exists()
     assert not theirs.exists()

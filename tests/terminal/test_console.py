@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nnx.events import Choice, Epoch, Event, Finished, Layer, Started, Step
+from nnx.events import Choice, Epoch, Event, Finished, LayerSummary, Started, Step
 from nnx.terminal import console, train
 
 SUMMARY = {
@@ -33,7 +33,7 @@ SUMMARY = {
 
 
 def events(epochs: int = 3, steps: int = 20, losses: tuple[float, ...] = (2.0, 0.5, 0.1)) -> Iterator[Event]:
-    layers = (Layer("flatten", "Flatten", (784,), 0), Layer("output", "Linear", (10,), 7850))
+    layers = (LayerSummary("flatten", "Flatten", (784,), 0), LayerSummary("output", "Linear", (10,), 7850))
     choices = (Choice("device", "cpu", "no CUDA device found [bold]"), Choice("precision", "float32", "exact"))
     yield Started(
         Path("runs/[red]x"), choices, {"train": 55_000, "validation": 5_000}, layers, 7850, epochs, steps, 0, 0

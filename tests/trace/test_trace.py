@@ -19,10 +19,10 @@ from nnx import datasets as datasets_package
 from nnx import models as models_package
 from nnx.config import registry
 from nnx.errors import CheckpointError, DivergedError, InputError
-from nnx.preprocessing.columns import Columns, Number
+from nnx.preprocessing.columns import Columns, NumberColumn
 from nnx.preprocessing.spec import Spec
 from nnx.run.pipeline import run
-from nnx.terminal import trace as story
+from nnx.terminal import trace as trace_view
 from nnx.trace import trace
 from nnx.trace.loss import derive
 from nnx.trace.names import feature
@@ -188,7 +188,7 @@ def test_the_numbers_are_those_of_plain_pytorch(name):
     assert math.hypot(*(each.norm for each in found.gradients)) == pytest.approx(
         math.hypot(*(float(g.norm()) for g in gradients.values())), rel=1e-10
     )
-    assert sum(each.parameters for each in found.gradients) == found.parameters == models.count(model)
+    assert sum(each.parameters for each in found.gradients) == found.parameters == models.count_parameters(model)
 
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     with torch.no_grad():
@@ -411,14 +411,20 @@ def test_rows_of_numbers(others, capsys):
         all_hold(found)
         _, x, _ = untraced(config.load("digits_mlp", settings(name, "dataset=rows")), found)
         assert found.neuron.terms[0].label.startswith("feature ")
-        story.tell(found)
+        trace_view.tell(found)
         out = capsys.readouterr().out
         assert re.search(rf"^ +feature 0 +{found.sample.raw[0]:.3f} +{float(x[0, 0]):.3f}$", out, re.MULTILINE), out
         assert "... and 3 more" in out
 
 
 def test_columns_have_their_names():
-    spec = Spec((2,), ("no", "yes"), (0.0, 0.0), (1.0, 1.0), columns=Columns((Number("age"), Number("\x1b[31mheight"))))
+    spec = Spec(
+        (2,),
+        ("no", "yes"),
+        (0.0, 0.0),
+        (1.0, 1.0),
+        columns=Columns((NumberColumn("age"), NumberColumn("\x1b[31mheight"))),
+    )
     assert [feature(spec, i) for i in range(2)] == ["age", "\N{REPLACEMENT CHARACTER}[31mheight"]
 
 
@@ -429,7 +435,7 @@ def test_two_classes_by_one_sigmoid(others, capsys):
     assert found.loss.value == pytest.approx(
         -math.log(found.probabilities[("no", "yes").index(found.sample.label)]), rel=1e-12
     )
-    story.tell(found)
+    trace_view.tell(found)
     assert "whose sigmoid is the probability of yes" in capsys.readouterr().out
 
 
@@ -439,7 +445,7 @@ def test_colour_images(others, capsys):
         all_hold(found)
         labels = [term.label for term in found.neuron.terms]
         assert "channel 2, row" in " ".join(labels)
-        story.tell(found)
+        trace_view.tell(found)
         assert "3 × 8 × 12 pixels" in capsys.readouterr().out
 
 
@@ -484,7 +490,7 @@ def test_a_step_too_long_is_told(capsys):
     found = trace("digits_mlp", overrides=settings("mlp", "optimizer={name: sgd, lr: 5}"), index=1)
     all_hold(found)
     assert found.update.descent.loss > found.loss.value
-    story.tell(found)
+    trace_view.tell(found)
     assert "it went too far" in capsys.readouterr().out
 
 
@@ -595,7 +601,7 @@ def test_the_story_in_a_pipe(nnx, recipe):
     assert "\x1b" not in result.out
     lines = result.out.splitlines()
     assert len(lines) <= 115, "about two screens"
-    assert all(len(line) <= story.PIPE and line == line.rstrip() for line in lines)
+    assert all(len(line) <= trace_view.PIPE and line == line.rstrip() for line in lines)
     found = trace(recipe)
     for number, title in enumerate(
         (
@@ -682,7 +688,7 @@ def test_pictures_in_a_terminal():
                 record=True,
                 file=io.StringIO(),
             )
-            for part in story.chapters(found, screen):
+            for part in trace_view.chapters(found, screen):
                 screen.print(part)
             assert max(map(len, screen.export_text(clear=False, styles=False).splitlines())) <= width
             assert ("orange" in screen.export_text()) == colour

@@ -14,15 +14,15 @@ from scipy.stats import ortho_group
 from sklearn.decomposition import PCA
 
 from nnx import checkpoint, config, datasets, errors, models
+from nnx.checkpoint import build_network
 from nnx.config import registry
 from nnx.datasets import Split
 from nnx.events import Started
-from nnx.inference.classifier import network
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
 from nnx.report import _film
 from nnx.run.pipeline import run
-from nnx.system.device import choose
+from nnx.system.device import choose_runtime
 from nnx.training import film
 from nnx.training.setup import prepare
 from nnx.training.state import State
@@ -159,7 +159,7 @@ def test_frames_behind_the_state_are_dropped(whole, tmp_path):
     ahead = film.read(whole / "film.npz")
     (tmp_path / "r/film.npz").write_bytes((whole / "film.npz").read_bytes())
     job = prepare(config.load("digits_mlp", [f"model={MODELS['cnn']}", *RANDOM]))
-    recorder = film.Recorder(job.state, job.dataset.spec, job.dataset.validation)
+    recorder = film.FilmRecorder(job.state, job.dataset.spec, job.dataset.validation)
     recorder.state.step = 4
     recorder.resume(tmp_path / "r")
     assert sorted(recorder.frames) == [0, 1, 2, 3, 4]
@@ -250,18 +250,18 @@ def test_force_replaces_it(tmp_path):
 # ---------------------------------------------------------------- what is in it
 
 
-def recorder_of(model: str, shape: tuple[int, ...] = (1, 8, 8), K: int = 10, samples: int = 250) -> film.Recorder:
+def recorder_of(model: str, shape: tuple[int, ...] = (1, 8, 8), K: int = 10, samples: int = 250) -> film.FilmRecorder:
     rng = np.random.default_rng(0)
     settings = config.load("digits_mlp", [f"model={MODELS.get(model, model)}", "train.ema=null"])
     spec = Spec(shape, tuple(map(str, range(K))), (0.4,) * shape[0], (0.3,) * shape[0])
     torch.manual_seed(0)
-    state = State.new(settings, models.build(settings.model, spec, K), choose("cpu", "float32"), 10)
+    state = State.new(settings, models.build(settings.model, spec, K), choose_runtime("cpu", "float32"), 10)
     inputs = (
         rng.integers(0, 256, (samples, *shape), dtype=np.uint8)
         if len(shape) == 3
         else rng.normal(size=(samples, *shape)).astype("f4")
     )
-    return film.Recorder(state, spec, Split(inputs, rng.integers(0, K, samples)))
+    return film.FilmRecorder(state, spec, Split(inputs, rng.integers(0, K, samples)))
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
@@ -269,7 +269,7 @@ def test_the_last_frame_is_the_network_that_came_out(tmp_path, model):
     plain = ["train.ema=null", "train.mixup=0", "train.augment={}", "train.epochs=10"]
     folder = trained(tmp_path / "r", model, "train.film=true", *plain)
     frames, kept = film.read(folder / "film.npz"), checkpoint.read(folder / "last.pt")
-    net = network(kept).eval()
+    net = build_network(kept).eval()
     data = datasets.load(kept.config.dataset, seed=kept.config.seed).validation
     assert len(frames["places"]) == 200
     inputs = Normalise(kept.spec, torch.device("cpu"))(torch.from_numpy(data.inputs[frames["places"]]))
@@ -371,5 +371,5 @@ def test_a_network_that_diverges_is_filmed_without_a_complaint():
 def test_the_probe_has_every_class_of_data_in_order():
     labels = np.repeat(np.arange(10), 100)
     recorder = recorder_of("mlp", samples=1000)
-    again = film.Recorder(recorder.state, recorder.spec, Split(np.zeros((1000, 1, 8, 8), np.uint8), labels))
+    again = film.FilmRecorder(recorder.state, recorder.spec, Split(np.zeros((1000, 1, 8, 8), np.uint8), labels))
     assert np.bincount(again.probe.labels).tolist() == [20] * 10

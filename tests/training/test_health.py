@@ -16,17 +16,17 @@ from torch.nn import functional as F
 from nnx import config, models
 from nnx.datasets import Split
 from nnx.events import Epoch, Finished, Health, Started
-from nnx.loader.batches import Resident
+from nnx.loader.batches import BatchLoader
 from nnx.preprocessing.spec import Spec
 from nnx.run.pipeline import run
-from nnx.system import device as runtime
+from nnx.system import device as devices
 from nnx.terminal import train
 from nnx.training import health
-from nnx.training.health import Watch, probe
+from nnx.training.health import HealthMonitor, probe_size
 from nnx.training.loop import backpropagation, train_step
 from nnx.training.state import State
 
-CPU = runtime.choose("cpu", "float32")
+CPU = devices.choose_runtime("cpu", "float32")
 RECIPES = {
     "digits_mlp": 40,
     "digits_cnn": 8,
@@ -59,7 +59,7 @@ def samples(spec, n=64, seed=1, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     inputs = scale * torch.randn(n, *spec.shape, generator=generator)
     inputs = (128 + 50 * inputs).clamp(0, 255).to(torch.uint8) if spec.is_image else inputs
-    return Resident(
+    return BatchLoader(
         Split(inputs.numpy(), torch.randint(len(spec.classes), (n,), generator=generator).numpy()), spec, CPU.device
     )
 
@@ -72,7 +72,7 @@ def test_the_figures_are_those_of_other_code():
     with torch.no_grad():
         state.model.layers[1].bias[:5] = -100  # dead for sure
     data = samples(spec)
-    found = Watch(state, data, F.cross_entropy).look()
+    found = HealthMonitor(state, data, F.cross_entropy).look()
     (x, y), layers = next(data.in_order()), state.model.layers
     loss = F.cross_entropy(state.model(x), y)
     loss.backward()
@@ -93,19 +93,19 @@ def test_the_figures_are_those_of_other_code():
 def test_a_dead_map_is_zero_at_all_places_of_all_samples():
     state, spec = made("model={name: cnn, channels: [6], norm: none}", shape=(1, 8, 8))
     data = samples(spec)
-    assert Watch(state, data, F.cross_entropy).look().dead == {"stages.0.activation": 0}
+    assert HealthMonitor(state, data, F.cross_entropy).look().dead == {"stages.0.activation": 0}
     with torch.no_grad():
         state.model.stages[0].conv.bias[:2] = -1000
         state.model.stages[0].conv.weight[2].zero_()
         state.model.stages[0].conv.bias[2] = 1e-3  # barely alive
-    assert Watch(state, data, F.cross_entropy).look().dead["stages.0.activation"] == pytest.approx(2 / 6)
+    assert HealthMonitor(state, data, F.cross_entropy).look().dead["stages.0.activation"] == pytest.approx(2 / 6)
 
 
 @pytest.mark.parametrize("optimizer", ["{name: sgd, lr: 0.1}", "{name: adam, lr: 0.01}"])
 def test_the_longest_of_the_measured_steps(optimizer):
     state, spec = made(f"optimizer={optimizer}")
     data = samples(spec)
-    watch = Watch(state, data, F.cross_entropy)
+    watch = HealthMonitor(state, data, F.cross_entropy)
     step = watch.over(train_step(backpropagation(F.cross_entropy, CPU)))
     x, y = next(data.in_order())
     lengths = []
@@ -122,9 +122,9 @@ def test_the_longest_of_the_measured_steps(optimizer):
 
 
 def test_the_probe_is_a_hundredth_but_enough_and_spread_evenly():
-    assert [len(probe(n)) for n in (3, 64, 1150, 10_000, 55_000)] == [3, 64, 64, 100, 256]
+    assert [len(probe_size(n)) for n in (3, 64, 1150, 10_000, 55_000)] == [3, 64, 64, 100, 256]
     for n in (3, 100, 55_000):
-        index = probe(n)
+        index = probe_size(n)
         assert (index[0], index[-1], len(set(index.tolist()))) == (0, n - 1, len(index))
         assert max(index[1:] - index[:-1]) - min(index[1:] - index[:-1]) <= 1
 
@@ -161,7 +161,7 @@ def test_the_matrices_of_a_plain_mlp_too(tmp_path):
 
 
 def test_a_look_that_changed_something_would_be_seen(tmp_path, monkeypatch):
-    right = Watch.look
+    right = HealthMonitor.look
 
     def careless(self):
         found = right(self)
@@ -169,7 +169,7 @@ def test_a_look_that_changed_something_would_be_seen(tmp_path, monkeypatch):
         self.state.model.train()(next(self.samples.in_order())[0])  # moves what batch norm keeps
         return found
 
-    monkeypatch.setattr(Watch, "look", careless)
+    monkeypatch.setattr(HealthMonitor, "look", careless)
     chosen = config.load("digits_mlp", [f"model={DROPPING['mlp']}", *ALL_ON])
     for watch in (False, True):
         list(run(chosen, out=tmp_path / str(watch), watch=watch))
@@ -178,7 +178,7 @@ def test_a_look_that_changed_something_would_be_seen(tmp_path, monkeypatch):
 
 def test_a_look_leaves_the_network_as_it_was():
     state, spec = made("model={name: cnn, channels: [4], dropout: 0.5}", shape=(1, 8, 8))
-    watch = Watch(state, samples(spec), F.cross_entropy)
+    watch = HealthMonitor(state, samples(spec), F.cross_entropy)
     before, random = {key: value.clone() for key, value in state.model.state_dict().items()}, torch.get_rng_state()
     for training in (True, False):
         state.model.train(training)
@@ -278,7 +278,7 @@ def test_what_has_learned_all_there_is_takes_short_steps_in_peace():
     with torch.no_grad():
         state.model.layers[5].bias[3] = 50.0
     data.labels.fill_(3)
-    watch = Watch(state, data, F.cross_entropy)
+    watch = HealthMonitor(state, data, F.cross_entropy)
     step = watch.over(train_step(backpropagation(F.cross_entropy, CPU)))
     state.begin_step()
     state.end_step(step(state, *next(data.in_order())), 64)
@@ -290,26 +290,26 @@ def test_what_has_learned_all_there_is_takes_short_steps_in_peace():
 def test_dead_relus_are_told_apart_by_what_killed_them():
     state, spec = made()
     data = samples(spec)
-    assert Watch(state, data, F.cross_entropy).look().warnings == ()
+    assert HealthMonitor(state, data, F.cross_entropy).look().warnings == ()
     with torch.no_grad():
         state.model.layers[3].bias[:5] = -1000
-    (begun,) = Watch(state, data, F.cross_entropy).look().warnings
+    (begun,) = HealthMonitor(state, data, F.cross_entropy).look().warnings
     assert begun.startswith("before the first step: ")
     assert "of layers.4 are dead" in begun
     assert "they begin so" in begun
     state.step, state.epoch = 4, 1
-    (later,) = Watch(state, data, F.cross_entropy).look().warnings
+    (later,) = HealthMonitor(state, data, F.cross_entropy).look().warnings
     assert "% of the ReLUs of layers.4 are dead, 0 for each of 64 samples" in later
     assert "model.activation: leaky_relu" in later
     with torch.no_grad():
         state.model.layers[1].bias.fill_(-1000)
-    (all_of_them,) = Watch(state, data, F.cross_entropy).look().warnings
+    (all_of_them,) = HealthMonitor(state, data, F.cross_entropy).look().warnings
     assert "100 % of the ReLUs of layers.2 (and most of 1 more)" in all_of_them, all_of_them
     with torch.no_grad():
         state.model.layers[1].bias.zero_()
         state.model.layers[3].bias[:5] = 0
         state.model.layers[3].bias[:2] = -1000
-    assert Watch(state, data, F.cross_entropy).look().warnings == (), "a quarter is no cause for alarm"
+    assert HealthMonitor(state, data, F.cross_entropy).look().warnings == (), "a quarter is no cause for alarm"
 
 
 def test_gradients_that_vanish(tmp_path):
@@ -320,10 +320,10 @@ def test_gradients_that_vanish(tmp_path):
     for well in (deep % "relu", "model={name: mlp, hidden: [24, 24], activation: sigmoid}"):
         assert said(watched("digits_mlp", well, "train.epochs=2", out=tmp_path / str(len(well)))) == []
     state, spec = made("model={name: rnn, cell: rnn, hidden: 8}", shape=(1, 8, 8))
-    assert Watch(state, samples(spec), F.cross_entropy).look().warnings == ()
+    assert HealthMonitor(state, samples(spec), F.cross_entropy).look().warnings == ()
     with torch.no_grad():
         state.model.recurrent.bias_ih_l0.fill_(30.0)  # tanh is flat there
-    assert Watch(state, samples(spec), F.cross_entropy).look().warnings[0].endswith("set model.cell: lstm")
+    assert HealthMonitor(state, samples(spec), F.cross_entropy).look().warnings[0].endswith("set model.cell: lstm")
 
 
 def test_gradients_that_explode():
@@ -334,12 +334,12 @@ def test_gradients_that_explode():
         state, spec = made("model.hidden=[16, 16, 16, 16]", f"train.clip_grad_norm={clip}")
         state.step = 1
         data = samples(spec)
-        assert Watch(state, data, F.cross_entropy).look().warnings == ()
+        assert HealthMonitor(state, data, F.cross_entropy).look().warnings == ()
         with torch.no_grad():
             for layer in state.model.modules():
                 if isinstance(layer, nn.Linear):
                     layer.weight *= 8
-        (warning,) = Watch(state, data, F.cross_entropy).look().warnings
+        (warning,) = HealthMonitor(state, data, F.cross_entropy).look().warnings
         assert re.search("the gradient has the norm .*it explodes", warning)
         assert warning.endswith(cure)
 
@@ -347,19 +347,19 @@ def test_gradients_that_explode():
 def test_a_first_loss_far_above_a_guess():
     state, spec = made("model.hidden=[16]")
     data = samples(spec)
-    assert Watch(state, data, F.cross_entropy).look().warnings == ()
+    assert HealthMonitor(state, data, F.cross_entropy).look().warnings == ()
     raw = samples(spec, scale=100.0)
-    warning, *_ = Watch(state, raw, F.cross_entropy).look().warnings
+    warning, *_ = HealthMonitor(state, raw, F.cross_entropy).look().warnings
     assert re.match(
         r"before the first step: the loss is [\d.]+, where a guess has ln 5 = 1.61: inputs are not normalised, their size is \d+",
         warning,
     )
     with torch.no_grad():
         state.model.layers[3].weight *= 30
-    warning, *_ = Watch(state, data, F.cross_entropy).look().warnings
+    warning, *_ = HealthMonitor(state, data, F.cross_entropy).look().warnings
     assert re.search(r"the weights begin too large, logits deviate by \d+.*, not by 1 or less", warning)
     state.step = 1
-    assert not any("a guess" in warning for warning in Watch(state, data, F.cross_entropy).look().warnings), (
+    assert not any("a guess" in warning for warning in HealthMonitor(state, data, F.cross_entropy).look().warnings), (
         "it is about the start"
     )
 
@@ -367,7 +367,7 @@ def test_a_first_loss_far_above_a_guess():
 def test_two_classes_by_one_sigmoid_have_their_guess_too():
     state, spec = made("loss=binary_cross_entropy", classes=2)
     state.model.layers[5] = nn.Linear(8, 1)
-    found = Watch(state, samples(spec), state.config.loss.build([1, 1], CPU.device)).look()
+    found = HealthMonitor(state, samples(spec), state.config.loss.build([1, 1], CPU.device)).look()
     assert found.guess == pytest.approx(math.log(2))
     assert abs(found.loss - found.guess) < 0.7
     assert found.warnings == ()
@@ -377,7 +377,7 @@ def test_each_warning_is_said_once():
     state, spec = made()
     with torch.no_grad():
         state.model.layers[1].bias.fill_(-1000)
-    watch = Watch(state, samples(spec), F.cross_entropy)
+    watch = HealthMonitor(state, samples(spec), F.cross_entropy)
     assert len(watch.look().warnings) == 1
     assert watch.look().warnings == ()
 

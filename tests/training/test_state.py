@@ -5,11 +5,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nnx import config, models
 from nnx.preprocessing.spec import Spec
-from nnx.system import device as runtime
+from nnx.system import device as devices
 from nnx.training.state import State
 
 SPEC = Spec((1, 8, 8), tuple("0123456789"), (0.5,), (0.3,))
-CPU = runtime.choose("cpu", "float32")
+CPU = devices.choose_runtime("cpu", "float32")
 
 
 def made(*overrides):

@@ -15,12 +15,12 @@ from nnx import backprop, config, losses, models
 from nnx.config import registry
 from nnx.errors import ConfigError, DeviceError
 from nnx.preprocessing.spec import Spec
-from nnx.system import device as runtime
-from nnx.training import step as fuse
+from nnx.system import device as devices
+from nnx.training import step as steps
 from nnx.training.loop import backpropagation, train_step
 from nnx.training.state import State
 
-CPU = runtime.choose("cpu", "float32")
+CPU = devices.choose_runtime("cpu", "float32")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -41,7 +41,7 @@ def criterion(state, classes=5):
 
 
 def matrices(state):
-    return fuse.matrices(fuse.with_gradient(state.config.loss, criterion(state)), state.model)
+    return steps.matrix_backpropagation(steps.loss_with_gradient(state.config.loss, criterion(state)), state.model)
 
 
 def batch(B=9, features=12, classes=5, seed=0):
@@ -102,7 +102,7 @@ def test_matrices_give_the_gradients_of_pure_python():
 
 
 def test_a_wrong_derivative_would_be_seen(monkeypatch):
-    monkeypatch.setitem(fuse.ACTIVATIONS, nn.ReLU, (torch.relu_, lambda grad, output: grad))
+    monkeypatch.setitem(steps.ACTIVATIONS, nn.ReLU, (torch.relu_, lambda grad, output: grad))
     state = made(["model.hidden=[7, 6]"])
     expected = [tensor.clone() for tensor in gradients_of(backpropagation(criterion(state), CPU), state, *batch())]
     found = gradients_of(matrices(state), state, *batch())
@@ -142,26 +142,26 @@ NOT_PLAIN = [
 )
 def test_a_plain_mlp_is_done_in_matrices(overrides):
     state = made(overrides)
-    assert fuse.choose(state.config, state.model, CPU).value == "matrices"
+    assert steps.choose_step(state.config, state.model, CPU).value == "matrices"
 
 
 @pytest.mark.parametrize("overrides", NOT_PLAIN, ids=str)
 def test_what_is_not_plain_is_left_as_it_is(overrides):
     state = made(overrides)
-    chosen = runtime.choose("cpu", state.config.precision)
-    assert fuse.choose(state.config, state.model, chosen).value == "as is"
+    chosen = devices.choose_runtime("cpu", state.config.precision)
+    assert steps.choose_step(state.config, state.model, chosen).value == "as is"
 
 
 def test_compile_false_means_plain_pytorch():
     state = made(["compile=false"])
-    assert fuse.choose(state.config, state.model, CPU).value == "as is"
+    assert steps.choose_step(state.config, state.model, CPU).value == "as is"
 
 
 def test_compile_true_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     state = made(["compile=true"])
     with pytest.raises(DeviceError, match="C\\+\\+ compiler"):
-        fuse.choose(state.config, state.model, CPU)
+        steps.choose_step(state.config, state.model, CPU)
 
 
 @pytest.mark.parametrize("text", ["maybe", "1", "0", "null", "[true]"])
@@ -177,9 +177,9 @@ def test_compile_is_auto_true_or_false(text):
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_are_the_same_within_rounding():
     state, other = made(["compile=true"]), made()
-    assert fuse.choose(state.config, state.model, CPU).value == "compiled"
+    assert steps.choose_step(state.config, state.model, CPU).value == "compiled"
     expected = [tensor.clone() for tensor in gradients_of(backpropagation(criterion(other), CPU), other, *batch())]
-    found = gradients_of(backpropagation(criterion(state), CPU, fuse=fuse.compiled), state, *batch())
+    found = gradients_of(backpropagation(criterion(state), CPU, fuse=steps.compiled), state, *batch())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -187,9 +187,9 @@ def test_compiled_steps_are_the_same_within_rounding():
 @pytest.mark.parametrize("name", registry.names("model"))
 def test_a_cuda_graph_learns_the_same_as_eager(name):
     data = Spec((1, 8, 8), tuple("01234"), (0.5,), (0.3,))
-    device = runtime.choose("cuda", "float32")
+    device = devices.choose_runtime("cuda", "float32")
     ends = []
-    for wrap in (lambda step: step, fuse.cuda_graph):
+    for wrap in (lambda step: step, steps.capture_cuda_graph):
         state = made(
             [f"model={{name: {name}}}", *(["model.patch=4"] if name == "transformer" else []), "train.ema=0.9"],
             data=data,

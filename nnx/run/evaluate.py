@@ -1,0 +1,137 @@
+"""A checkpoint measured on a split of its dataset, and the end of a run: its best network on the test set."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from nnx import checkpoint, datasets, models
+from nnx import config as configs
+from nnx.checkpoint import Checkpoint, build_network
+from nnx.config import Config
+from nnx.datasets import Dataset, DatasetConfig
+from nnx.errors import CheckpointError, InputError
+from nnx.events import Choice
+from nnx.inference.metrics import Predictions, evaluate
+from nnx.loader.batches import EVALUATION_BATCH, BatchLoader
+from nnx.losses import Criterion
+from nnx.report import ReportContent
+from nnx.run import folder as run_folder
+from nnx.run.saver import RunSaver
+from nnx.system import device as devices
+from nnx.system.device import Runtime
+from nnx.training import film
+from nnx.training.setup import build_criterion, runtime_for, with_supported_precision
+from nnx.training.state import State
+
+
+def evaluate_checkpoint(
+    path: Path,
+    *,
+    split: str = "test",
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+    data_dir: str | None = None,
+) -> ReportContent:
+    """Measure the checkpoint that `path` is, or that of the run in that folder, on a split of its dataset, or of the
+    dataset that `overrides` describe: the `metrics` of the result, or a report of it.
+
+    Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
+    """
+    path = checkpoint.locate(path)
+    saved = checkpoint.read(path)
+    config = settings_of(saved, path, overrides, device)
+    runtime = runtime_for(config)
+    dataset = dataset_of(saved, config, path, data_dir)
+    model = build_network(saved)
+    runtime = with_supported_precision(runtime, config, model, saved.spec)
+    threads = devices.set_threads(config.threads, models.multiply_adds(model, saved.spec) * EVALUATION_BATCH)
+    cure = "Close other programs, or use --device cpu where it is the device's memory that is full"
+    with devices.explain_out_of_memory(cure):
+        samples = dataset.split(split)
+        batches, criterion = BatchLoader(samples, saved.spec, runtime.device), build_criterion(config, dataset, runtime)
+        predictions = _predict(saved, batches, runtime, criterion)
+    records = run_folder.matching_metrics(path.parent, saved.record)
+    frames = film.read_from_run(path.parent) if records else None
+    duplicates = datasets.duplicates((dataset.train, dataset.validation), samples) if split == "test" else None
+    choices = (*runtime.choices, threads, *dataset.notes)
+    return ReportContent(saved, split, samples, predictions, choices, records, film=frames, duplicates=duplicates)
+
+
+def settings_of(saved: Checkpoint, path: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
+    """The config of the checkpoint from `path`, pointed at another dataset or device. Raises InputError where
+    `overrides` set anything else, and ConfigError."""
+    if strange := [text for text in overrides if not text.startswith("dataset.")]:
+        raise InputError(f"--set {strange[0]}: only dataset.… can be set here; the checkpoint fixes the rest")
+    return configs.from_dict(saved.config.to_dict(), str(path), overrides, {"device": device} if device else None)
+
+
+def dataset_of(saved: Checkpoint, config: Config, path: Path, data_dir: str | None = None) -> Dataset:
+    """The dataset of `config`, for the network from `path`. Raises CheckpointError where its inputs or classes differ
+    from those that the network was trained on, ConfigError, DataError, MachineError."""
+    with config.locate():
+        dataset = datasets.load(
+            cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir, like=saved.spec
+        )
+    shape = dataset.train.inputs.shape[1:]
+    if shape != saved.spec.shape:
+        has, wanted = ("x".join(map(str, each)) for each in (shape, saved.spec.shape))
+        raise CheckpointError(f"{path}: was trained on inputs of {wanted}, the dataset has {has}")
+    return dataset
+
+
+def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> ReportContent:
+    """The best network on the test set, which is read here and nowhere else; with the run's summary, and all that its
+    report shows. `begun` is when the run began, by time.perf_counter()."""
+    setup, folder = saver.setup, saver.folder
+    best, test = _best_saved(setup.state, folder), setup.dataset.test()
+    duplicates = datasets.duplicates((setup.dataset.train, setup.dataset.validation), test)
+    predictions = _predict(best, setup.loader(test), setup.runtime, setup.criterion)
+    seconds = time.perf_counter() - begun
+    summary = _summary(saver, best, predictions, duplicates=duplicates, seconds=seconds)
+    frames = film.read_from_run(folder)
+    return ReportContent(best, "test", test, predictions, choices, saver.metrics, summary, frames, duplicates)
+
+
+def _best_saved(state: State, folder: Path) -> Checkpoint:
+    """The checkpoint of the best epoch. Raises CheckpointError where the folder holds another one."""
+    saved = checkpoint.read(folder / "checkpoint.pt")
+    if saved.record != state.best:
+        raise CheckpointError(
+            f"{folder / 'checkpoint.pt'}: is not of this run's best epoch; another program wrote there"
+        )
+    return saved
+
+
+def _predict(saved: Checkpoint, batches: BatchLoader, runtime: Runtime, criterion: Criterion) -> Predictions:
+    return evaluate(runtime.place(build_network(saved)), batches, criterion, runtime)
+
+
+def _summary(
+    saver: RunSaver, best: Checkpoint, test: Predictions, *, duplicates: int | None, seconds: float
+) -> dict[str, Any]:
+    """The contents of summary.json. `seconds` is the duration of the whole run."""
+    setup, folder = saver.setup, saver.folder
+    timed = [record for record in saver.metrics if record["seconds"] is not None]
+    train_seconds = sum(record["seconds"] for record in timed)
+    samples = sum(record["samples_per_second"] * record["seconds"] for record in timed)
+    return {
+        "run": str(folder),
+        "checkpoint": str(folder / "checkpoint.pt"),
+        "report": str(folder / "report.html") if setup.config.train.report else None,
+        "epochs": setup.state.epoch,
+        "best_epoch": best.record["epoch"],
+        "val_accuracy": best.record["val_accuracy"],
+        "val_loss": best.record["val_loss"],
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "test_samples": len(test.labels),
+        "test_duplicates": duplicates,
+        "parameters": models.count_parameters(setup.state.model),
+        "train_seconds": train_seconds,
+        "seconds": seconds,
+        "samples_per_second": samples / max(train_seconds, 1e-9),
+        "device": str(setup.runtime.device),
+        "precision": setup.runtime.precision,
+        "environment": devices.environment(),
+    }
