@@ -3,7 +3,7 @@
 from torch import nn
 
 from nnx import losses, models
-from nnx.checkpoint.checkpoint import Checkpoint
+from nnx.checkpoint.schema import Checkpoint
 from nnx.errors import CheckpointError, ConfigError
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from nnx.checkpoint.checkpoint import COUNTERS, MAX_RECORDED_LOSSES
+from nnx.checkpoint.schema import COUNTERS, MAX_RECORDED_LOSSES
 from nnx.config import Config
 from nnx.errors import DivergedError
 from nnx.optimizers import OptimizerConfig, fast_step

@@ -241,7 +241,7 @@ def test_the_first_format_is_what_it_was_and_no_more(tmp_path):
     assert checkpoint.read(tmp_path / "a.pt")
     more = json.dumps(json.loads(old["json"]) | {"environment": None, "data": None})
     for changed in ({"format": 2}, {"json": more}, {"training": old["training"] | {"losses": torch.zeros(1)}}):
-        assert "lacks parts" in refused(tmp_path / "a.pt", reseal(saved(old | changed)))
+        assert "exactly the parts" in refused(tmp_path / "a.pt", reseal(saved(old | changed)))
 
 
 def test_a_checkpoint_is_not_written_that_could_not_be_read(tmp_path, monkeypatch):
