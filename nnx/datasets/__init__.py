@@ -98,7 +98,7 @@ class Source:
 
     `verified` waits for a check of the training files that still goes on, and raises DataError where they are damaged.
     `validation` is there where the data has such a part of its own. `columns`, of a table, are not fitted yet: its
-    splits then hold (N, columns) float64 as `Columns.code` gives them. `notes` say what was chosen for the user, and
+    splits then hold (N, columns) float64 as `Columns.encode` gives them. `notes` say what was chosen for the user, and
     why.
     """
 
@@ -170,7 +170,7 @@ def load(
         rows = np.delete(rows, aside)
         train, validation = whole.take(rows), whole.take(aside)
     train, validation = hold(train), hold(validation)
-    columns = like.columns if like else source.columns and source.columns.fitted(np.asarray(whole.inputs[rows]))
+    columns = like.columns if like else source.columns and source.columns.fit(np.asarray(whole.inputs[rows]))
     prepare = _preparation(source, columns, where)
     train, validation = prepare(train), prepare(validation)
     spec = like or _measured(config, source, train, columns)
@@ -259,8 +259,8 @@ def _measured(config: DatasetConfig, source: Source, train: Split, columns: Colu
     if columns:
         return Spec(shape, source.classes, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)
     mean, std = (config.mean, config.std) if config.mean and config.std else mean_std(train.inputs)
-    look = ImageStatistics.measured(train.inputs) if len(shape) == 3 else None
-    return Spec(shape, source.classes, tuple(config.mean or mean), tuple(config.std or std), source.fit, look)
+    statistics = ImageStatistics.measure(train.inputs) if len(shape) == 3 else None
+    return Spec(shape, source.classes, tuple(config.mean or mean), tuple(config.std or std), source.fit, statistics)
 
 
 def _in_memory(split: Split) -> Split:

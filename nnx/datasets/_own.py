@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from nnx.datasets import Source, Split, stratified
 from nnx.errors import MAX_LINES, ConfigError, DataError
 from nnx.events import Choice
-from nnx.preprocessing.columns import natural_sort_key
+from nnx.preprocessing.columns import sort_naturally
 
 MOST_CLASSES = 10_000
 
@@ -110,7 +110,7 @@ def numbered(
         raise DataError(
             f"{where}: {len(texts):,} different labels, more than {MOST_CLASSES:,}; are they labels of classes?"
         )
-    numbers = dict(among or {label: k for k, label in enumerate(natural_sort_key(texts))})
+    numbers = dict(among or {label: k for k, label in enumerate(sort_naturally(texts))})
     if unknown := [k for k, label in enumerate(texts) if label not in numbers]:
         row = int(np.nonzero(codes == unknown[0])[0][0])
         listed = f"{', '.join([*numbers][:5])}{', ...' if len(numbers) > 5 else ''}"

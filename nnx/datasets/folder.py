@@ -18,7 +18,7 @@ from nnx.datasets import DatasetConfig, Source, Split, _cache, _decode, _own
 from nnx.errors import DataError, MachineError
 from nnx.events import Choice
 from nnx.preprocessing import images
-from nnx.preprocessing.columns import natural_sort_key
+from nnx.preprocessing.columns import sort_naturally
 from nnx.preprocessing.spec import Fit
 
 PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
@@ -100,7 +100,7 @@ def load(config: Config, folder: Path) -> Source:
     known = {*(parts.get("train") or parts[ALL]).labels}
     if len(known) > _own.MOST_CLASSES:
         raise DataError(f"{path}: {len(known):,} classes, more than {_own.MOST_CLASSES:,}; are they classes?")
-    classes = natural_sort_key(known)
+    classes = sort_naturally(known)
     for part in parts.values():
         if unknown := {*part.labels} - known:
             first = next(place for place, label in enumerate(part.labels) if label in unknown)

@@ -15,7 +15,15 @@ from nnx.datasets import DatasetConfig, Source, Split, _cache, _own
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing import columns, tables
-from nnx.preprocessing.columns import UNSEEN, CategoryColumn, Columns, as_text, is_missing, natural_sort_key, places
+from nnx.preprocessing.columns import (
+    UNSEEN,
+    CategoryColumn,
+    Columns,
+    category_names,
+    locate_first_row,
+    missing_column_message,
+    sort_naturally,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -60,7 +68,7 @@ def load(config: Config, folder: Path) -> Source:
 
 @dataclass(frozen=True)
 class Coded:
-    """A table in numbers: rows (N, columns) float64 as `Columns.code` gives them, test rows where they have a file of
+    """A table in numbers: rows (N, columns) float64 as `Columns.encode` gives them, test rows where they have a file of
     their own."""
 
     train: Split
@@ -121,9 +129,9 @@ def _coded(config: Config, where: str, there: str | None) -> Coded:
     notes, test = (_kinds(found, config.drop), *_missing(rows)), None
     if there:
         other = _test_frame(config, where, there)
-        found = found.widened(other)
-        test = Split(found.code(other, there), _labels(other[config.target], classes, there))
-    train = Split(found.code(rows, where), _labels(targets, classes, where))
+        found = found.with_categories_of(other)
+        test = Split(found.encode(other, there), _labels(other[config.target], classes, there))
+    train = Split(found.encode(rows, where), _labels(targets, classes, where))
     if not test:
         _check_enough(train.labels, classes, where)
     return Coded(train, test, classes, found, notes)
@@ -135,7 +143,7 @@ def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
     for key, names in (("target", [config.target]), ("drop", config.drop), ("categorical", config.categorical)):
         for name in names:
             if name not in frame.columns:
-                raise ConfigError.at(f"dataset.{key}", f"{where} {is_missing(name, frame.columns)}")
+                raise ConfigError.at(f"dataset.{key}", f"{where} {missing_column_message(name, frame.columns)}")
             if key != "target" and name == config.target:
                 raise ConfigError.at(f"dataset.{key}", f"{name!r} is the target, which is no input; take it out")
 
@@ -148,7 +156,9 @@ def _test_frame(config: Config, where: str, there: str) -> "pl.DataFrame":
             "dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)"
         )
     if config.target not in frame.columns:
-        raise DataError(f"{there}: {is_missing(config.target, frame.columns)}, which is the target of {where}")
+        raise DataError(
+            f"{there}: {missing_column_message(config.target, frame.columns)}, which is the target of {where}"
+        )
     return frame
 
 
@@ -156,17 +166,17 @@ def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
     """The classes of a target column, sorted: numbers by their value. Raises DataError where it holds no classes."""
     import polars as pl
 
-    name, texts = targets.name, as_text(targets)
+    name, texts = targets.name, category_names(targets)
     if absent := texts.is_null().arg_true().to_list():
         raise _no_value(name, absent, where)
-    classes = natural_sort_key(texts.unique().to_list())
+    classes = sort_naturally(texts.unique().to_list())
     numbers = texts.cast(pl.Float64, strict=False)
     regression = (
         "looks like a regression target, and a classifier learns classes; name another column, or make classes of it"
     )
     if not numbers.has_nulls() and (fractions := (numbers % 1 != 0).arg_true().to_list()):
         raise DataError(
-            f"{places(where, fractions)}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}"
+            f"{locate_first_row(where, fractions)}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}"
         )
     if len(classes) > MAX_CLASSES:
         what = f"the target column {name!r} has {len(classes):,} different values, more than the {MAX_CLASSES:,} classes there may be"
@@ -176,18 +186,20 @@ def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
 
 def _labels(targets: "pl.Series", classes: tuple[str, ...], where: str) -> NDArray[np.int64]:
     """(N,) which of `classes` each row has. Raises DataError for a row with none, or another."""
-    codes = CategoryColumn(targets.name, classes).code(targets, where)
+    codes = CategoryColumn(targets.name, classes).encode(targets, where)
     if absent := np.flatnonzero(np.isnan(codes)).tolist():
         raise _no_value(targets.name, absent, where)
     if unknown := np.flatnonzero(codes == UNSEEN).tolist():
         known = ", ".join(map(repr, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
-        what = f"class {as_text(targets)[unknown[0]]!r} is not in the training data, whose {len(classes)} classes are {known}"
-        raise DataError(f"{places(where, unknown)}: {what}; correct it, or drop the row")
+        what = f"class {category_names(targets)[unknown[0]]!r} is not in the training data, whose {len(classes)} classes are {known}"
+        raise DataError(f"{locate_first_row(where, unknown)}: {what}; correct it, or drop the row")
     return codes.astype(np.int64)
 
 
 def _no_value(name: str, rows: list[int], where: str) -> DataError:
-    return DataError(f"{places(where, rows)}: no value in the target column {name!r}; fill it in, or drop the row")
+    return DataError(
+        f"{locate_first_row(where, rows)}: no value in the target column {name!r}; fill it in, or drop the row"
+    )
 
 
 def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: str) -> None:
@@ -197,7 +209,7 @@ def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: st
         row = int(np.flatnonzero(labels == alone[0])[0])
         more = f" (as do {len(alone) - 1:,} more classes)" if len(alone) > 1 else ""
         what = f"class {classes[alone[0]]!r} has this row only{more}, which can't be both trained on and tested"
-        raise DataError(f"{tables.place(where, row)}: {what}; get more of it, or drop the row")
+        raise DataError(f"{tables.locate_row(where, row)}: {what}; get more of it, or drop the row")
 
 
 def _kinds(found: Columns, dropped: Sequence[str]) -> Choice:

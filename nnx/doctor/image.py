@@ -57,7 +57,10 @@ def prediction_by_stage(pixels: Pixels, classifier: Classifier, runtime: Runtime
     """The image as it is, then after each step of its preparation; the last is what `nnx predict` sees, and says."""
     spec = classifier.spec
     image, steps = handwriting.prepare(pixels, spec)
-    seen = [handwriting.fitted(pixels, spec), *(handwriting.fitted(step.picture, spec) for step in steps[:-1])]
+    seen = [
+        handwriting.resize_to_spec(pixels, spec),
+        *(handwriting.resize_to_spec(step.picture, spec) for step in steps[:-1]),
+    ]
     seen += [image] if steps else []
     same = pixels.shape[:2] == spec.shape[1:]
     texts = ["as it is" if same else "as it is, only resized", *(step.text for step in steps)]
@@ -68,7 +71,7 @@ def prediction_by_stage(pixels: Pixels, classifier: Classifier, runtime: Runtime
 
 def average(spec: Spec) -> Pixels | None:
     """The mean of the training images, (H, W), where it is known."""
-    return np.array(spec.look.average, np.uint8) if spec.look else None
+    return np.array(spec.image_statistics.average, np.uint8) if spec.image_statistics else None
 
 
 def newest_checkpoint(runs: Path = Path("runs")) -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx.errors import DataError
-from nnx.preprocessing import columns, handwriting, images, tables
+from nnx.preprocessing import handwriting, images, tables
 from nnx.preprocessing.spec import Spec
 from nnx.system import workers
 
@@ -140,11 +140,11 @@ class InputSet:
             )
         name = "standard input" if path == STDIN else path
         table = _standard_input(MAX_TABLE) if path == STDIN else path
-        frame = columns.read(table, name)
-        coded = self.spec.columns.code(frame, name)
+        frame = tables.read(table, name)
+        coded = self.spec.columns.encode(frame, name)
         rows = self.spec.columns.apply(coded, self.spec.columns)
-        self.notes += [f"{name}: {remark}" for remark in self.spec.columns.remarks(coded, frame)]
-        for where, row in zip(tables.places(table, name, len(rows)), rows, strict=True):
+        self.notes += [f"{name}: {remark}" for remark in self.spec.columns.describe_missing_and_unseen(coded, frame)]
+        for where, row in zip(tables.locate_rows(table, name, len(rows)), rows, strict=True):
             yield where, row, ()
 
     def _array(self, path: Path) -> Iterator[Sample]:
@@ -192,7 +192,7 @@ class InputSet:
 
 
 def _read_all(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sample | None, str]]:
-    """`_read` of each file, in order: where that takes long, by all cores. (A generator: of the next call each begins
+    """`_read_image` of each file, in order: where that takes long, by all cores. (A generator: of the next call each begins
     with its file.)"""
     begun, cores = time.perf_counter(), workers.available_cores()
     for n, file in enumerate(files):
@@ -202,7 +202,7 @@ def _read_all(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sa
             for some in workers.map_in_processes(_read_some, chunks, cores):
                 yield from some
             return
-        yield _read(file, spec, auto)
+        yield _read_image(file, spec, auto)
 
 
 def decode_image(file: str, spec: Spec) -> NDArray[np.uint8]:
@@ -215,10 +215,10 @@ def decode_image(file: str, spec: Spec) -> NDArray[np.uint8]:
 
 
 def _read_some(files: Sequence[str], spec: Spec, auto: bool) -> list[tuple[Sample | None, str]]:
-    return [_read(file, spec, auto) for file in files]
+    return [_read_image(file, spec, auto) for file in files]
 
 
-def _read(file: str, spec: Spec, auto: bool) -> tuple[Sample | None, str]:
+def _read_image(file: str, spec: Spec, auto: bool) -> tuple[Sample | None, str]:
     """An image file as a sample, or what is wrong with it."""
     try:
         return (file, *_prepared(decode_image(file, spec), spec, auto, file)), ""
@@ -239,7 +239,7 @@ def _prepared(
             f"{name}: is {found}, but the network was trained on images {wanted}; save it in that size, or use --prepare auto"
         )
     if not auto:
-        return handwriting.fitted(pixels, spec), ()
+        return handwriting.resize_to_spec(pixels, spec), ()
     image, steps = handwriting.prepare(pixels, spec)
     return image, tuple(step.text for step in steps)
 

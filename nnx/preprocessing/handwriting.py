@@ -57,23 +57,27 @@ def prepare(pixels: Pixels, spec: Spec) -> tuple[Pixels, list[Step]]:
     """
     _, H, W = spec.shape
     sized = images.to_size(pixels, H, W, spec.fit) if spec.fit else pixels
-    if spec.look and spec.look.plain and (sized.shape[:2] != (H, W) or _is_inverted(sized, spec.look)):
-        steps = _as_ink(pixels, spec, spec.look)
-        return fitted(steps[-1].picture if steps else pixels, spec), steps
-    found = fitted(pixels, spec)
+    if (
+        spec.image_statistics
+        and spec.image_statistics.plain
+        and (sized.shape[:2] != (H, W) or _is_inverted(sized, spec.image_statistics))
+    ):
+        steps = _as_ink(pixels, spec, spec.image_statistics)
+        return resize_to_spec(steps[-1].picture if steps else pixels, spec), steps
+    found = resize_to_spec(pixels, spec)
     if pixels.shape[:2] == (H, W):
         return found, []
     why = (
         ", as in the training"
         if spec.fit
         else ""
-        if spec.look
+        if spec.image_statistics
         else ", and no more: the checkpoint does not say what its images look like"
     )
     return found, [Step(f"resized from {_size(pixels)}{why}", np.ascontiguousarray(found.transpose(1, 2, 0)))]
 
 
-def fitted(pixels: Pixels, spec: Spec) -> Pixels:
+def resize_to_spec(pixels: Pixels, spec: Spec) -> Pixels:
     """(h, w, 1 or 3) -> (C, H, W), with the channels of `spec`, and resized: all that is done where nothing is
     prepared."""
     C, H, W = spec.shape

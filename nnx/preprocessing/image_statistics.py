@@ -45,7 +45,7 @@ class ImageStatistics:
     ]  # the mean of the images in gray, made smaller where they are larger than 32 x 32
 
     @classmethod
-    def measured(cls, images: Any) -> "ImageStatistics":
+    def measure(cls, images: Any) -> "ImageStatistics":
         """The look of (N, C, H, W) uint8 training images, an array or Mapped, from 500 of them at most, evenly spaced:
         6 ms."""
         count = max(1, min(SAMPLES, NUMBERS // math.prod(images.shape[1:])))

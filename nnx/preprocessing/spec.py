@@ -1,6 +1,6 @@
 """What a dataset tells a model: the shape of one input, the classes, and the statistics that normalise it.
 
-It travels in the checkpoint, so that train, eval, predict and export all prepare an input in the same way.
+The checkpoint contains it, so that train, eval, predict and export prepare an input in the same way.
 """
 
 import math
@@ -17,18 +17,17 @@ Fit = Literal["pad", "stretch"]
 class Spec:
     """One input is a (C, H, W) uint8 image, or a row of (F,) float32 features; K classes.
 
-    `mean` and `std` are per channel, in units of [0, 1] for images, or per feature in the feature's own units.
+    `mean` and `std` are per channel, in units of [0, 1] for images, or per feature in the feature's own units. `fit` is
+    set if the training images were files of any size: it says how they were resized, keeping the aspect ratio or not.
     """
 
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fit: Fit | None = (
-        None  # where it was trained on image files of any size: how they got this one, keeping their aspect or not
-    )
-    look: ImageStatistics | None = None  # of images: what the training images have in common
-    columns: Columns | None = None  # of a table: how its rows become features
+    fit: Fit | None = None
+    image_statistics: ImageStatistics | None = None  # images only: what the training images have in common
+    columns: Columns | None = None  # tables only: how a row becomes features
 
     @property
     def is_image(self) -> bool:
@@ -36,28 +35,30 @@ class Spec:
 
     @property
     def size(self) -> int:
-        """Numbers in one input: C*H*W or F."""
+        """Number of values in one input: C*H*W or F."""
         return math.prod(self.shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dicts and text, for the checkpoint's JSON."""
+        """Plain lists, dicts and strings for the checkpoint's JSON, where the image statistics have the key "look"."""
         plain = {key: list(getattr(self, key)) for key in ("shape", "classes", "mean", "std")}
-        look, columns = (part and part.to_dict() for part in (self.look, self.columns))
+        look, columns = (part and part.to_dict() for part in (self.image_statistics, self.columns))
         return {**plain, "fit": self.fit, "look": look, "columns": columns}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Spec":
-        """Inverse of `to_dict`, also of what lacks the later keys. Raises ValueError, KeyError or TypeError for
-        anything else."""
+        """Inverse of `to_dict`. Older checkpoints lack "fit", "look" and "columns".
+
+        Raises ValueError, KeyError or TypeError if `data` is not a valid spec.
+        """
         plain = {key: tuple(data[key]) for key in ("shape", "classes", "mean", "std")}
         look, columns = data.get("look"), data.get("columns")
         spec = cls(
             **plain,
             fit=data.get("fit"),
-            look=look and ImageStatistics.from_dict(look),
+            image_statistics=look and ImageStatistics.from_dict(look),
             columns=columns and Columns.from_dict(columns),
         )
-        right = (
+        valid = (
             len(spec.shape) in (1, 3)
             and all(type(n) is int and n > 0 for n in spec.shape)
             and all(type(name) is str for name in spec.classes)
@@ -66,9 +67,9 @@ class Spec:
             and all(type(n) in (int, float) and math.isfinite(n) for n in (*spec.mean, *spec.std))
             and min(spec.std) > 0
             and spec.fit in (None, *get_args(Fit))
-            and (spec.look is None or spec.is_image)
+            and (spec.image_statistics is None or spec.is_image)
             and (spec.columns is None or spec.shape == (spec.columns.features,))
         )
-        if not right:
+        if not valid:
             raise ValueError("not a spec")
         return spec

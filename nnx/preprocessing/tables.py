@@ -1,10 +1,9 @@
-"""Table files to frames: CSV with any separator, and Parquet. polars reads them; what is wrong with them is said with
-its line.
+"""Reads table files into frames: CSV with any separator, and Parquet. Errors name the line.
 
-    frame = read("plant.csv")  # columns of text, missing values null; of Parquet numbers, too
+    frame = read("plant.csv")  # columns of text, missing values null; Parquet has columns of numbers, too
 
-The standard library's csv module goes over a file a second time, but only where it looks ragged or its lines have to be
-counted: polars fills short rows up with nulls, and names no line for long ones.
+polars parses the file. The standard library's csv module parses it a second time, but only if rows look ragged or lines
+must be counted: polars fills short rows with nulls, and does not name the line of a long one.
 """
 
 import codecs
@@ -27,20 +26,19 @@ from nnx.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
-MAX_BYTES = 4 * 2**30  # of a file, unpacked: all of it is read into memory
-MAX_VALUES = 2**29  # of Parquet, which packs a column of equal values into nothing: 4 GiB as float64
+MAX_BYTES = 4 * 2**30  # of a decompressed file: all of it is read into memory
+MAX_VALUES = 2**29  # of a Parquet file, which stores a column of equal values in almost no space: 4 GiB as float64
 MISSING = ("", "NA", "N/A", "nan", "NaN", "null", "None", "?", "-")
 SEPARATORS = (",", ";", "\t", "|")
 _DECIMAL_COMMA = r"^([+-]?\d+),(\d+)$"
-_MARKS = {  # how the files begin that are taken for tables
+_UNSUPPORTED = {  # the first bytes of other files that people pass as tables
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
-    b"PK\x03\x04": "is a zip, as spreadsheets are; save it as CSV",
+    b"PK\x03\x04": "is a zip file, such as a spreadsheet; save it as CSV",
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
 }
-# In a process of its own, as polars 2.1 takes the whole process down (SIGABRT) for some files with a single flipped
-# bit.
-_PARQUET = f"""
+# Runs in a separate process: for some files with a single flipped bit, polars 2.1 aborts the whole process (SIGABRT).
+_PARQUET_SCRIPT = f"""
 import io, sys, polars
 data = sys.stdin.buffer.read()
 lazy = polars.scan_parquet(io.BytesIO(data))
@@ -50,92 +48,94 @@ polars.read_parquet(io.BytesIO(data)).write_ipc_stream(sys.stdout.buffer)
 
 
 def read(file: str | Path | bytes, name: str = "") -> "pl.DataFrame":
-    """A table file, or the bytes of one called `name`, as a frame with a row for each of its rows, in their order.
+    """A table file, or the bytes of one called `name` -> a frame with the same rows in the same order.
 
-    Of text, which may be gzipped, all columns are text without space around it. Separators are found out; .tsv has
-    tabs. After semicolons, 1,5 is 1.5. Of Parquet, numbers stay numbers, and what has a CSV form (truth values, times,
-    categories) is text. MISSING values are null.
+    From text, which may be gzipped, every column is text without surrounding spaces. The separator is detected; .tsv
+    files have tabs. In files with semicolons, 1,5 means 1.5. From Parquet, numbers stay numbers; booleans, times and
+    categories become text as in CSV. MISSING values become null.
 
-    Raises DataError, naming the file and the line, for what is no table: empty, no text, no rows, ragged, two columns
-    of one name.
+    Raises DataError with the file and the line for a file that is empty, not text, ragged or without rows, or that has
+    two columns of the same name.
     """
     name = name or (str(file) if not isinstance(file, bytes) else "table")
-    data = file if isinstance(file, bytes) else _read(Path(file), name)
-    frame = _parquet(data, name) if data.startswith(b"PAR1") else _text(_plain(data, name), name)
+    data = file if isinstance(file, bytes) else _read_bytes(Path(file), name)
+    frame = _read_parquet(data, name) if data.startswith(b"PAR1") else _read_csv(_unpack_text(data, name), name)
     if not frame.height:
-        raise DataError(f"{name}: has a header, but no rows; give it some")
+        raise DataError(f"{name}: has a header, but no rows; add some")
     return frame
 
 
-def place(name: str | Path, row: int) -> str:
-    """Where row `row` of the table `name` stands, counted from 0: "data.csv:57", or "data.parquet, row 56" where there
-    are no lines."""
+def locate_row(name: str | Path, row: int) -> str:
+    """The location of row `row`, counted from 0, of the table `name`: "data.csv:57", or "data.parquet, row 56" for a
+    file without lines."""
     try:
-        data = _read(Path(name), str(name))
+        data = _read_bytes(Path(name), str(name))
         if not data.startswith(b"PAR1"):
-            text = _plain(data, str(name))
-            lines = (line for line, fields in _records(text, _separator(text, str(name))) if fields)
-            return f"{name}:{next(islice(lines, row + 1, None))}"  # the header is the first
-    except (DataError, csv.Error, UnicodeDecodeError, StopIteration):  # it came from elsewhere, as standard input does
+            text = _unpack_text(data, str(name))
+            records = _read_records(text, _detect_separator(text, str(name)))
+            lines = (line for line, fields in records if fields)
+            return f"{name}:{next(islice(lines, row + 1, None))}"  # the first is the header
+    except (DataError, csv.Error, UnicodeDecodeError, StopIteration):  # not a file, as for standard input
         pass
     return f"{name}, row {row + 1}"
 
 
-def places(file: str | Path | bytes, name: str, rows: int) -> list[str]:
-    """Where each of the `rows` rows of a table stands that `read` has read from `file`, as `place` says it."""
+def locate_rows(file: str | Path | bytes, name: str, rows: int) -> list[str]:
+    """The location of each of the `rows` rows that `read` has read from `file`, in the form of `locate_row`."""
     try:
-        data = file if isinstance(file, bytes) else _read(Path(file), name)
+        data = file if isinstance(file, bytes) else _read_bytes(Path(file), name)
         if not data.startswith(b"PAR1"):
-            text = _plain(data, name)
-            lines = [f"{name}:{line}" for line, fields in _records(text, _separator(text, name)) if fields]
-            if len(lines) == rows + 1:  # the header is the first
+            text = _unpack_text(data, name)
+            records = _read_records(text, _detect_separator(text, name))
+            lines = [f"{name}:{line}" for line, fields in records if fields]
+            if len(lines) == rows + 1:  # the first is the header
                 return lines[1:]
-    except (DataError, csv.Error, UnicodeDecodeError):  # what polars reads otherwise than the csv module does
+    except (DataError, csv.Error, UnicodeDecodeError):  # polars reads some files that the csv module does not
         pass
     return [f"{name}, row {row}" for row in range(1, rows + 1)]
 
 
-def number(text: str) -> float | None:
-    """What `text` is as a number, if it is one."""
+def parse_number(text: str) -> float | None:
+    """`text` as a number, or None if it is not one."""
     try:
         return float(text)
     except ValueError:
         return None
 
 
-def _read(path: Path, name: str) -> bytes:
+def _read_bytes(path: Path, name: str) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(
-                f"{name}: is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'}; name a .csv, .tsv or .parquet"
-            )
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise DataError(f"{name}: is {kind}; give a .csv, .tsv or .parquet file")
         if status.st_size > MAX_BYTES:
-            raise DataError(f"{name}: is {_too_large(status.st_size)}")
+            raise DataError(f"{name}: {_too_large_message(status.st_size)}")
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataError(
-            f"{name}: no such file (looked for {path.absolute()}); correct the path, or start nnx in the right folder"
-        ) from None
+        problem = f"no such file ({path.absolute()})"
+        raise DataError(f"{name}: {problem}; correct the path, or start nnx in the right folder") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _too_large(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB, more than the {MAX_BYTES // 2**30} that a table may have; take a sample of its rows, or fewer columns"
+def _too_large_message(size: int, prefix: str = "is") -> str:
+    limit = f"the limit for a table is {MAX_BYTES // 2**30} GiB"
+    return f"{prefix} {size / 2**30:.1f} GiB large, {limit}; take a sample of its rows, or fewer columns"
 
 
-def _parquet(data: bytes, name: str) -> "pl.DataFrame":
+def _read_parquet(data: bytes, name: str) -> "pl.DataFrame":
     import polars as pl
 
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _PARQUET], input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", _PARQUET_SCRIPT], input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    if done.returncode == 3:
-        raise DataError(f"{name}: holds more than {MAX_VALUES:,} values; take a sample of its rows, or fewer columns")
-    if done.returncode:
-        raise DataError(f"{name}: can't be read as Parquet; it is damaged, get it again")
-    frame = pl.read_ipc_stream(io.BytesIO(done.stdout))
+    if process.returncode == 3:
+        problem = f"contains more than {MAX_VALUES:,} values"
+        raise DataError(f"{name}: {problem}; take a sample of its rows, or fewer columns")
+    if process.returncode:
+        raise DataError(f"{name}: can't be read as Parquet, the file is damaged; get it again")
+    frame = pl.read_ipc_stream(io.BytesIO(process.stdout))
     _check_names(frame.columns, name)
     texts = [
         column
@@ -143,11 +143,11 @@ def _parquet(data: bytes, name: str) -> "pl.DataFrame":
         if not kind.is_numeric() and not kind.is_nested() and kind != pl.Binary
     ]
     floats = [column for column, kind in frame.schema.items() if kind.is_float()]
-    return _with_nulls(frame.with_columns(pl.col(texts).cast(pl.String), pl.col(floats).fill_nan(None)), texts)
+    return _replace_missing(frame.with_columns(pl.col(texts).cast(pl.String), pl.col(floats).fill_nan(None)), texts)
 
 
-def _with_nulls(frame: "pl.DataFrame", texts: list[str]) -> "pl.DataFrame":
-    """`frame` with its columns `texts` stripped of space, and null where they hold one of MISSING."""
+def _replace_missing(frame: "pl.DataFrame", texts: list[str]) -> "pl.DataFrame":
+    """`frame` with spaces stripped from its columns `texts`, and MISSING values in them replaced by null."""
     import polars as pl
 
     return frame.with_columns(pl.col(texts).str.strip_chars().replace(dict.fromkeys(MISSING)))
@@ -156,50 +156,50 @@ def _with_nulls(frame: "pl.DataFrame", texts: list[str]) -> "pl.DataFrame":
 # ---------------------------------------------------------------- text
 
 
-def _plain(data: bytes, name: str) -> bytes:
-    """UTF-8 text out of a file's bytes: unpacked, without mark, lines ended by \\n. Raises DataError for what is no
-    text."""
+def _unpack_text(data: bytes, name: str) -> bytes:
+    """A file's bytes -> UTF-8 text: decompressed, without byte order mark, with \\n line ends. Raises DataError if it
+    is not text."""
     if data.startswith(b"\x1f\x8b"):
         try:
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_BYTES + 1)
         except (OSError, EOFError, zlib.error):
-            raise DataError(f"{name}: is a damaged gzip; get it again") from None
+            raise DataError(f"{name}: is a damaged gzip file; get it again") from None
         if len(data) > MAX_BYTES:
-            raise DataError(f"{name}: is, unpacked, {_too_large(len(data))}")
+            raise DataError(f"{name}: {_too_large_message(len(data), 'when decompressed, is')}")
     data = data.removeprefix(codecs.BOM_UTF8)
-    for mark, what in _MARKS.items():
-        if data.startswith(mark):
-            raise DataError(f"{name}: {what}")
+    for start, problem in _UNSUPPORTED.items():
+        if data.startswith(start):
+            raise DataError(f"{name}: {problem}")
     if b"\0" in data[:65536]:
-        raise DataError(f"{name}: is not text; name a .csv, .tsv or .parquet")
+        raise DataError(f"{name}: is not text; give a .csv, .tsv or .parquet file")
     if not data.strip():
-        raise DataError(f"{name}: is empty; give it a header and rows")
+        raise DataError(f"{name}: is empty; add a header and rows")
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return data.rstrip(b"\r\n") + b"\n"  # polars takes a separator at the very end for nothing
+    return data.rstrip(b"\r\n") + b"\n"  # polars ignores a separator at the very end of the file
 
 
-def _text(data: bytes, name: str) -> "pl.DataFrame":
+def _read_csv(data: bytes, name: str) -> "pl.DataFrame":
     import polars as pl
 
     if data[:1] in b"\r\n":
-        raise DataError(f"{name}:1: is blank; the first line has to name the columns")
-    separator = _separator(data, name)
+        raise DataError(f"{name}:1: is blank; the first line must name the columns")
+    separator = _detect_separator(data, name)
     try:
-        # with a mark, or polars unpacks what begins as zlib does, with x^2 for instance, and however large it gets
+        # The byte order mark stops polars from decompressing text that begins like zlib data, such as x^2, to any size.
         frame = pl.read_csv(codecs.BOM_UTF8 + data, has_header=False, separator=separator, infer_schema=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         _check_rows(data, name, separator)
-        raise DataError(
-            f"{name}: can't be read as CSV; put text that holds quotes into quotes, and double those inside"
-        ) from None
-    uneven = (
-        frame[:, -1].has_nulls() if b'"' in data else data.count(separator.encode()) != frame.height * (frame.width - 1)
-    )
-    if uneven:
+        cure = "quote the values that contain quotes, and double the quotes in them"
+        raise DataError(f"{name}: can't be read as CSV; {cure}") from None
+    if b'"' in data:
+        ragged = frame[:, -1].has_nulls()
+    else:
+        ragged = data.count(separator.encode()) != frame.height * (frame.width - 1)
+    if ragged:
         filled = _check_rows(data, name, separator)
         if len(filled) != frame.height:
-            raise DataError(f"{name}: can't be read as CSV; a quote is opened inside of a value, or never closed")
+            raise DataError(f"{name}: can't be read as CSV; a quote opens inside a value, or never closes")
         frame = frame.filter(pl.Series(filled))
     names = [(column or "").strip() for column in frame.row(0)]
     _check_names(names, f"{name}:1")
@@ -207,41 +207,45 @@ def _text(data: bytes, name: str) -> "pl.DataFrame":
     frame.columns = names
     if separator == ";":
         frame = frame.with_columns(pl.all().str.strip_chars().str.replace(_DECIMAL_COMMA, "$1.$2"))
-    return _with_nulls(frame, names)
+    return _replace_missing(frame, names)
 
 
 def _check_names(names: list[str], where: str) -> None:
-    if twice := [column for column, count in Counter(names).items() if count > 1]:
-        what = f"two columns are called {twice[0]!r}" if twice[0] else "two columns have no name"
-        cure = "give each a name of its own" if None in map(number, names) else "the first line has to name the columns"
-        raise DataError(f"{where}: {what}; {cure}")
+    if repeated := [column for column, count in Counter(names).items() if count > 1]:
+        problem = f"two columns are called {repeated[0]!r}" if repeated[0] else "two columns have no name"
+        all_numbers = None not in map(parse_number, names)
+        cure = "the first line must name the columns" if all_numbers else "give each column its own name"
+        raise DataError(f"{where}: {problem}; {cure}")
 
 
-def _separator(data: bytes, name: str) -> str:
-    """What parts the values: that by which the first lines have the same number of values, and the most of them."""
+def _detect_separator(data: bytes, name: str) -> str:
+    """The separator that splits the first lines into equal numbers of values, and into the most of them."""
     if Path(name.removesuffix(".gz")).suffix.lower() in (".tsv", ".tab"):
         return "\t"
     end = data.find(b"\n", 65536)
     head = data[:end] if end > 0 else data
-    best, found = (False, 1), ","
+    best_rank = (False, 1)
+    best = ","
     for separator in SEPARATORS:
         counts: list[int] = []
         with suppress(csv.Error, UnicodeDecodeError):
-            counts.extend(len(fields) for _, fields in islice(_records(head, separator), 20) if fields)
+            counts.extend(len(fields) for _, fields in islice(_read_records(head, separator), 20) if fields)
         rank = (len(set(counts)) == 1, counts[0] if counts else 0)
-        if rank[1] > 1 and rank > best:
-            best, found = rank, separator
-    return found
+        if rank[1] > 1 and rank > best_rank:
+            best_rank = rank
+            best = separator
+    return best
 
 
-def _records(data: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record of CSV text, with the line that it begins in; a blank line has no fields, unless the table has a
-    single column.
+def _read_records(data: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The first line and the fields of each record of CSV text. A blank line has no fields, unless the table has only
+    one column.
 
-    Raises csv.Error(what, line), UnicodeDecodeError.
+    Raises csv.Error(message, line), UnicodeDecodeError.
     """
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), delimiter=separator, strict=True)
-    line, width = 1, 0
+    line = 1
+    width = 0
     try:
         for fields in reader:
             width = width or len(fields)
@@ -255,35 +259,32 @@ def _records(data: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
 def _check_rows(data: bytes, name: str, separator: str) -> list[bool]:
     """Whether each record is more than a blank line.
 
-    Raises DataError for the first that has not as many values as the header, or is no UTF-8, or whose quotes don't
-    match.
+    Raises DataError for the first record whose number of values differs from the header's, that is not UTF-8, or whose
+    quotes do not match.
     """
-    filled, width = [], 0
+    filled = []
+    width = 0
     try:
-        for line, fields in _records(data, separator):
+        for line, fields in _read_records(data, separator):
             width = width or len(fields)
             filled.append(bool(fields))
             if fields and len(fields) != width:
-                cure = (
-                    "add what is missing"
-                    if len(fields) < width
-                    else f"put values that hold a {separator!r} into quotes"
-                )
+                short = len(fields) < width
+                cure = "add the missing ones" if short else f"quote the values that contain {separator!r}"
                 values = f"{len(fields)} value{'s' * (len(fields) != 1)}"
                 raise DataError(f"{name}:{line}: has {values}, but the header names {width} columns; {cure}")
     except UnicodeDecodeError:
-        line = data.count(b"\n", 0, _not_utf8(data)) + 1
+        line = data.count(b"\n", 0, _first_invalid_byte(data)) + 1
         raise DataError(f"{name}:{line}: is not UTF-8 text; save the file as UTF-8") from None
     except csv.Error as error:
-        what, line = error.args
-        raise DataError(
-            f"{name}:{line}: its quotes don't match ({what}); put text that holds quotes into quotes, and double those"
-        ) from None
+        message, line = error.args
+        cure = "quote the values that contain quotes, and double the quotes in them"
+        raise DataError(f"{name}:{line}: the quotes don't match ({message}); {cure}") from None
     return filled
 
 
-def _not_utf8(data: bytes) -> int:
-    """Where `data` stops being UTF-8."""
+def _first_invalid_byte(data: bytes) -> int:
+    """The position of the first byte of `data` that is not UTF-8."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:

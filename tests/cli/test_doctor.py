@@ -89,7 +89,7 @@ def test_what_is_missing_is_said_with_its_cure(nnx, monkeypatch):
 
 
 def test_a_torch_that_fails_is_an_error_not_a_crash(nnx, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise OSError("libcudart.so.99: cannot open shared object file\nmore")
 
     monkeypatch.setattr(devices, "choose_runtime", broken)
@@ -173,7 +173,7 @@ def test_each_answer_is_that_of_the_image_after_that_step(trained):
     import torch
 
     for stage, picture in zip(stages, [pixels, *(step.picture for step in steps)], strict=True):
-        expected = handwriting.fitted(picture, classifier.spec)
+        expected = handwriting.resize_to_spec(picture, classifier.spec)
         assert np.array_equal(stage.image, expected)
         with torch.no_grad():
             said = classifier(torch.from_numpy(expected.copy())[None])[0]
@@ -239,7 +239,7 @@ def test_the_newest_run_is_asked(nnx, trained, tmp_path):
 
 def test_old_checkpoints_and_images_as_they_are(nnx, trained, tmp_path):
     kept = checkpoint.read(trained)
-    checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, look=None)))
+    checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, image_statistics=None)))
     result = nnx("doctor", PHOTO, "--checkpoint", "old.pt")
     assert "average" not in result.out
     assert "does not say what its images look like" in result.out
@@ -261,7 +261,7 @@ def test_old_checkpoints_and_images_as_they_are(nnx, trained, tmp_path):
 )
 def test_a_wrong_command_is_2(nnx, trained, tmp_path, words, what):
     kept = checkpoint.read(trained)
-    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, look=None)
+    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
     checkpoint.write(tmp_path / "rows.pt", replace(kept, spec=spec))
     result = nnx("doctor", *({"CHECKPOINT": trained, "IMAGE": PHOTO}.get(word, word) for word in words))
     assert result.code == 2

@@ -15,6 +15,7 @@ from nnx import config, datasets
 from nnx.cli import run_command
 from nnx.config import Config
 from nnx.inference import classifier as classifiers
+from nnx.models import cnn
 from nnx.preprocessing import handwriting, images
 from nnx.system import device as devices
 
@@ -40,10 +41,11 @@ def test_split(real_mnist):
 
 def said(checkpoint, seen):
     """The labels that the network gives, asked directly."""
+    runtime = devices.choose_runtime("cpu", "auto", bfloat16_speedup=cnn.Config.bfloat16_speedup)
     with (
         torch.no_grad(),
-        devices.choose_runtime("cpu", "auto", "cnn").autocast(),
-    ):  # the precision of the training, as eval has it, too
+        runtime.autocast(),  # in the precision of training, as eval
+    ):
         parts = torch.from_numpy(np.stack(seen)).split(500)
         return torch.cat([classifiers.load(checkpoint)(part) for part in parts]).argmax(1).tolist()
 
@@ -71,7 +73,7 @@ def test_twenty_drawings_and_photographs_of_digits(nnx, mnist_cnn):
     assert sum(Path(each["input"]).name[0] == each["label"] for each in found) >= 18
     assert all(each["prepared"] for each in found), "each says how it was prepared"
     spec = classifiers.load(mnist_cnn).spec
-    guessed = said(mnist_cnn, [handwriting.fitted(images.decode(file), spec) for file in files])
+    guessed = said(mnist_cnn, [handwriting.resize_to_spec(images.decode(file), spec) for file in files])
     assert sum(file.name[0] == str(k) for file, k in zip(files, guessed, strict=True)) < 10, "the control: resized only"
 
 
@@ -108,7 +110,7 @@ def test_digits_of_mnist_in_disguise(mnist_cnn, test_split, disguise, count):
     pictures = [disguise(digit[0], rng) for digit in test_split.inputs[:count]]
     right = [
         test_split.labels[:count] == said(mnist_cnn, [how(each) for each in pictures])
-        for how in (lambda each: handwriting.prepare(each, spec)[0], lambda each: handwriting.fitted(each, spec))
+        for how in (lambda each: handwriting.prepare(each, spec)[0], lambda each: handwriting.resize_to_spec(each, spec))
     ]
     assert right[0].mean() >= 0.95
     assert right[1].mean() < 0.8, "the control: resized only"

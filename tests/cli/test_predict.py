@@ -185,7 +185,7 @@ def test_a_runs_folder_stands_for_its_checkpoint(words, nnx, trained, tmp_path):
 
 def test_a_checkpoint_of_rows_takes_no_images(nnx, trained, tmp_path):
     kept = checkpoint.read(trained[0])
-    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, look=None)
+    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
     checkpoint.write(tmp_path / "rows.pt", replace(kept, spec=spec))
     result = nnx("predict", "rows.pt", trained[1][0])
     assert result.code == 2
@@ -310,7 +310,7 @@ def test_arrays_that_are_none(nnx, trained, tmp_path):
 
 def test_rows_of_an_array(nnx, trained, tmp_path):
     kept = checkpoint.read(trained[0])
-    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, look=None)
+    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
     checkpoint.write(tmp_path / "rows.pt", replace(kept, spec=spec))
     rows = np.random.default_rng(0).normal(0, 1, (600, 64))
     np.save(tmp_path / "rows.npy", rows)
@@ -367,7 +367,7 @@ def test_what_was_prepared_is_said(nnx, trained, tmp_path):
 def test_an_old_checkpoint_does_not_know_and_says_so(nnx, trained, tmp_path):
     path, files, _ = trained
     kept = checkpoint.read(path)
-    checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, look=None)))
+    checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, image_statistics=None)))
     Image.fromarray(np.kron(np.asarray(Image.open(files[0])), np.ones((5, 5), np.uint8))).save(tmp_path / "large.png")
     (found,) = json.loads(nnx("predict", "old.pt", "large.png", "--json").out)["predictions"]
     assert found["prepared"] == [
@@ -392,8 +392,8 @@ def test_nothing_is_said_before_all_is_known_and_nothing_held_of_what_was(traine
     path, files, _ = trained
     monkeypatch.setattr(inputs, "BATCH", 10)
     read = []
-    real = inputs._read
-    monkeypatch.setattr(inputs, "_read", lambda file, *more: read.append(file) or real(file, *more))
+    real = inputs._read_image
+    monkeypatch.setattr(inputs, "_read_image", lambda file, *more: read.append(file) or real(file, *more))
     asked = inputs.InputSet([str(file) for file in files[:95]], classifiers.load(path).spec)
     sizes = []
     for batch in asked.batches():
@@ -473,7 +473,7 @@ def test_rows_of_a_table(nnx, table, tmp_path, monkeypatch):
     whole = pl.read_csv(data, infer_schema=False).with_columns(
         pl.col("size").replace("", None)
     )  # what is empty is missing
-    features = kept.spec.columns.apply(kept.spec.columns.code(whole, "x"), kept.spec.columns)
+    features = kept.spec.columns.apply(kept.spec.columns.encode(whole, "x"), kept.spec.columns)
     with torch.no_grad():
         expected = classifiers.load(path)(torch.from_numpy(features)).argmax(1).tolist()
     assert [label for _, label in found] == [kept.spec.classes[k] for k in expected[:20]]

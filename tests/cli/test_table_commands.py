@@ -34,36 +34,36 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "a short row": (
         table("1.0,red", at=5),
         {},
-        ["data.csv:5: has 2 values, but the header names 3 columns", "add what is missing"],
+        ["data.csv:5: has 2 values, but the header names 3 columns", "add the missing ones"],
     ),
     "a long row": (
         table("1.0,red,a,b", at=5),
         {},
-        ["data.csv:5: has 4 values", "the header names 3", "put values that hold a ',' into quotes"],
+        ["data.csv:5: has 4 values", "the header names 3", "quote the values that contain ','"],
     ),
     "a short row after quotes": (table('"1,\n0",red,', "1", at=5), {}, ["data.csv:7: has 1 value,"]),
     "two columns of one name": (
         table(header="size,size,kind"),
         {},
-        ["data.csv:1: two columns are called 'size'", "a name of its own"],
+        ["data.csv:1: two columns are called 'size'", "give each column its own name"],
     ),
     "two columns of no name": (table(header=",,kind"), {}, ["data.csv:1: two columns have no name"]),
     "a column of no name": (table(header=",colour,kind"), {}, ["data.csv: a column has no name", "drop: ['']"]),
     "no header": (
         "\n".join(f"{i},{i % 3}" for i in range(60)),
         {},
-        ["data.csv:1: two columns are called '0'", "the first line has to name the columns"],
+        ["data.csv:1: two columns are called '0'", "the first line must name the columns"],
     ),
     "no header, another": (
         "\n".join(f"{i},{i % 3}" for i in range(4, 60)),
         {},
-        ["only numbers for names; the first line has to name the columns"],
+        ["all column names are numbers; the first line must name the columns"],
     ),
     "an empty file": ("", {}, ["data.csv: is empty"]),
     "a blank first line": ("\n" + table(), {}, ["data.csv:1: is blank"]),
     "a header alone": ("size,colour,kind\n", {}, ["data.csv: has a header, but no rows"]),
     "not text": (b"\x7fELF\0\0\0", {}, ["data.csv: is not text"]),
-    "a spreadsheet": (b"PK\x03\x04" + bytes(30), {}, ["data.csv: is a zip, as spreadsheets are; save it as CSV"]),
+    "a spreadsheet": (b"PK\x03\x04" + bytes(30), {}, ["data.csv: is a zip file, such as a spreadsheet; save it as CSV"]),
     "UTF-16": (table().encode("utf-16"), {}, ["data.csv: is UTF-16 text; save it as UTF-8"]),
     "Latin-1": (
         table("1,grün,a", at=9).encode("latin-1"),
@@ -75,9 +75,9 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
         {},
         ["is a Git LFS pointer", "git lfs pull"],
     ),
-    "a damaged gzip": (gzip.compress(table().encode())[:-20], {}, ["data.csv: is a damaged gzip"]),
-    "a damaged Parquet": (b"PAR1" + bytes(100) + b"PAR1", {}, ["data.csv: can't be read as Parquet; it is damaged"]),
-    "a quote never closed": (table('"1,red,a', at=7), {}, ["data.csv:7: its quotes don't match"]),
+    "a damaged gzip": (gzip.compress(table().encode())[:-20], {}, ["data.csv: is a damaged gzip file"]),
+    "a damaged Parquet": (b"PAR1" + bytes(100) + b"PAR1", {}, ["data.csv: can't be read as Parquet, the file is damaged"]),
+    "a quote never closed": (table('"1,red,a', at=7), {}, ["data.csv:7: the quotes don't match"]),
     "a quote inside": (table('1"0,"red,a', at=7), {}, ["data.csv", "quote"]),
     "no value in the target": (
         table("1,red,", "2,red,NA", at=4),
@@ -87,22 +87,22 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "text among numbers": (
         table("abc,red,a", at=6),
         {},
-        ["data.csv:6: column 'size' holds 'abc' but is otherwise numbers", "under categorical"],
+        ["data.csv:6: column 'size' contains 'abc' but is otherwise numeric", "under categorical"],
     ),
     "text among numbers, twice": (
         table("abc,red,a", "2_0,red,a", at=6),
         {},
-        ["data.csv:6 (and 1 more row): column 'size' holds 'abc'"],
+        ["data.csv:6 (and 1 more row): column 'size' contains 'abc'"],
     ),
     "an infinite number": (
         table("-inf,red,a", at=6),
         {},
-        ["data.csv:6: column 'size' holds an infinite number; correct it"],
+        ["data.csv:6: column 'size' contains an infinite number; correct it"],
     ),
     "a number too large": (
         table("1e300,red,a", at=6),
         {},
-        ["data.csv:6: column 'size' holds 1e+300, too large to compute with"],
+        ["data.csv:6: column 'size' contains 1e+300, which is too large to compute with"],
     ),
     "a target with fractions": (
         table(),
@@ -143,22 +143,22 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "a column of names": (
         "name,kind\n" + "\n".join(f"n{i},{i % 2}" for i in range(60)),
         {},
-        ["column 'name' has 60 different values in 60 rows", "put it under drop"],
+        ["column 'name' has 60 different values in 60 rows", "list it under drop"],
     ),
     "a category of many values": (
         "name,kind\n" + "\n".join(f"n{i % 1001},{i % 2}" for i in range(2002)),
         {"categorical": ["name"]},
-        ["column 'name' has 1,001 different values in 2,002 rows", "names rows rather than describing them"],
+        ["column 'name' has 1,001 different values in 2,002 rows", "identifies rows rather than describing them"],
     ),
     "a column of prose": (
         table("1," + "long " * 50 + ",a"),
         {},
-        ["column 'colour' holds text of 249 characters", "put it under drop"],
+        ["column 'colour' contains text of 249 characters", "list it under drop"],
     ),
     "an empty column": (
         table().replace("red", "").replace("blue", "?"),
         {},
-        ["column 'colour' has no value in any row; put it under drop"],
+        ["column 'colour' has no value in any row; list it under drop"],
     ),
     "one class": (
         table().replace(",b\n", ",a\n").replace(",c\n", ",a\n"),
@@ -182,7 +182,7 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     ),
     "statistics given": (table(), {"mean": [0.5]}, ["dataset.mean: is not for a table"]),
     "no such file": (table(), {"path": "dat.csv"}, ["dataset.path: there is no dat.csv in /"]),
-    "a folder": (table(), {"path": "."}, [".: is a folder; name a .csv, .tsv or .parquet"]),
+    "a folder": (table(), {"path": "."}, [".: is a folder; give a .csv, .tsv or .parquet file"]),
     "itself to test on": (table(), {"test": "./data.csv"}, ["dataset.test: data.csv is the file that is trained on"]),
     "no such test file": (table(), {"test": "test.csv"}, ["dataset.test: there is no test.csv in /"]),
 }
@@ -214,7 +214,7 @@ TEST_CASES = {  # of a test file: (its content, what the error says)
     "a missing column": (table(header="siz,colour,kind"), ["test.csv: has no column 'size', did you mean 'siz'?"]),
     "text among numbers": (
         table("?,red,a", "x,red,a", at=6),
-        ["test.csv:7: column 'size' holds 'x', which is no number"],
+        ["test.csv:7: column 'size' contains 'x', which is not a number"],
     ),
     "no value in the target": (table("1,red,-"), ["test.csv:62: no value in the target column 'kind'"]),
     "no rows": ("size,colour,kind\n", ["test.csv: has a header, but no rows"]),
@@ -298,9 +298,9 @@ def test_a_checkpoint_takes_what_its_columns_were_fitted_on(nnx, tmp_path, train
     assert (other["samples"], other["accuracy"]) == (4, 1)
     result = nnx("predict", "r/checkpoint.pt", "other.csv", "--csv")
     assert [line.split(",")[1] for line in result.out.splitlines()[1:]] == ["a", "b", "c", "a"]
-    assert "other.csv: values are missing and filled in as in the training: colour 1\n" in result.err
+    assert "other.csv: missing values are filled in as in training: colour 1\n" in result.err
     assert (
-        "other.csv: values are none that the training data had, and count as none: colour 1, 'green' for instance\n"
+        "other.csv: categories that the training data does not contain are ignored: colour 1, for example 'green'\n"
         in result.err
     )
     pl.read_csv(tmp_path / "other.csv", separator=";", decimal_comma=True).write_parquet(tmp_path / "other.parquet")
@@ -324,7 +324,7 @@ def test_a_checkpoint_takes_what_its_columns_were_fitted_on(nnx, tmp_path, train
         (table("1,red,d", "2,red,d"), ["other.csv: has the class 'd', which the network does not know"]),
         (
             "\n".join(["size,colour,kind", *(f"{'xyz'[i % 3]},red,{'ab'[i % 2]}" for i in range(30))]),
-            ["other.csv: column 'size' holds 'x', but was numbers when the network was trained"],
+            ["other.csv: column 'size' contains 'x', but contained numbers in the training data"],
         ),
     ],
 )
@@ -351,11 +351,11 @@ def test_predictions_do_not_depend_on_the_process(trained, tmp_path, nnx):
     import torch
 
     from nnx import load
-    from nnx.preprocessing import columns
+    from nnx.preprocessing import tables
 
     classifier = load(tmp_path / "r/checkpoint.pt")
-    frame = columns.read(tmp_path / "data.csv")
-    features = classifier.spec.columns.apply(classifier.spec.columns.code(frame, "data.csv"), classifier.spec.columns)
+    frame = tables.read(tmp_path / "data.csv")
+    features = classifier.spec.columns.apply(classifier.spec.columns.encode(frame, "data.csv"), classifier.spec.columns)
     assert features.shape == (300, 4)
     said = classifier(torch.from_numpy(features)).argmax(1).numpy()
     right = np.array([classifier.classes.index(kind) for kind in frame["kind"]]) == said

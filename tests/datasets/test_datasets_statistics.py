@@ -104,7 +104,7 @@ def test_balanced_weights_are_of_the_training_labels(tmp_path):
     text = "dataset: {name: digits}\nmodel: mlp\nloss: {name: cross_entropy, class_weights: balanced}\n"
     config = configs.parse(text, "own.yaml")
     counts = [40, 10, 5]
-    chosen = choose_runtime("cpu", "float32", "mlp")
+    chosen = choose_runtime("cpu", "float32")
     logits, targets = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
     weight = torch.tensor([55 / (3 * count) for count in counts])  # n / (K * n_class), as scikit-learn has it
     expected = (weight[targets] * torch.nn.functional.cross_entropy(logits, targets, reduction="none")).mean()
@@ -130,7 +130,7 @@ def test_given_ones_are_taken(tmp_path):
     assert (std.mean, std.std) == (measured.mean, (1.0, 2.0, 3.0))
     zero = dataset(tmp_path, [6, 6], mean=[0.0, 0.0, 0.0]).spec
     assert zero.mean == (0.0, 0.0, 0.0), "nothing to subtract is something given"
-    assert both.look == measured.look
+    assert both.image_statistics == measured.image_statistics
 
 
 def test_given_ones_for_rows(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from nnx import datasets
 from nnx.datasets import arrays, breast_cancer, iris, table, wine
 from nnx.errors import DataError
-from nnx.preprocessing import columns
+from nnx.preprocessing import tables
 from nnx.preprocessing.columns import CategoryColumn, NumberColumn
 
 N = 200
@@ -107,7 +107,7 @@ def test_features_are_standardised_over_the_training_rows(data):
 def test_csv_tsv_and_parquet_are_the_same(data, tmp_path):
     path, rows = data
     (tmp_path / "data.tsv").write_text("\n".join("\t".join(row) for row in [["size", "colour", "row", "kind"], *rows]))
-    frame = columns.read(path).with_columns(
+    frame = tables.read(path).with_columns(
         pl.col("size").cast(pl.Float64), pl.col("row").cast(pl.Int64), pl.col("colour").cast(pl.Categorical)
     )
     frame.write_parquet(tmp_path / "data.parquet")
@@ -174,7 +174,7 @@ def test_embedded_tables_are_prepared_as_any_table_is(tmp_path):
     frame = pl.DataFrame(source.test().inputs, schema=list(iris.COLUMNS))
     frame.write_csv(tmp_path / "test.csv")
     features = dataset.spec.columns.apply(
-        dataset.spec.columns.code(columns.read(tmp_path / "test.csv"), "test.csv"), dataset.spec.columns
+        dataset.spec.columns.encode(tables.read(tmp_path / "test.csv"), "test.csv"), dataset.spec.columns
     )
     np.testing.assert_array_equal(features, dataset.test().inputs)
 

@@ -56,7 +56,7 @@ def by_scikit_learn(frame, train):
                 found.append(np.isnan(values))
         else:
             values = np.array(frame[name].to_list(), object)[:, None]
-            seen = list(columns.natural_sort_key(set(values[:train, 0]) - {None}))
+            seen = list(columns.sort_naturally(set(values[:train, 0]) - {None}))
             seen += [None] if None in values[:train, 0] else []
             encoder = OneHotEncoder(handle_unknown="ignore", categories=[np.array(seen, object)], sparse_output=False)
             found.append(encoder.fit(values[:train]).transform(values))
@@ -68,8 +68,8 @@ def by_scikit_learn(frame, train):
 def test_features_are_those_of_scikit_learn(frame):
     train = len(frame) // 2
     unfitted = inferred(frame)
-    coded = unfitted.code(frame, "data")
-    fitted = unfitted.fitted(coded[:train])
+    coded = unfitted.encode(frame, "data")
+    fitted = unfitted.fit(coded[:train])
     features = fitted.apply(coded, unfitted)
     assert features.dtype == np.float32
     assert features.shape == (len(frame), fitted.features) == (len(frame), len(fitted.feature_names))
@@ -92,7 +92,7 @@ def test_features_are_those_of_scikit_learn(frame):
 @given(frames())
 def test_columns_survive_their_json(frame):
     unfitted = inferred(frame)
-    fitted = unfitted.fitted(unfitted.code(frame, "data"))
+    fitted = unfitted.fit(unfitted.encode(frame, "data"))
     for each in (unfitted, fitted):
         again = Columns.from_dict(json.loads(json.dumps(each.to_dict())))
         assert again == each
@@ -107,19 +107,19 @@ def test_how_rows_were_coded_does_not_matter(frame):
     features."""
     train = len(frame) // 2
     unfitted = inferred(frame)
-    fitted = unfitted.fitted(unfitted.code(frame, "data")[:train])
-    expected = fitted.apply(unfitted.code(frame, "data"), unfitted)
-    np.testing.assert_array_equal(fitted.apply(fitted.code(frame, "data"), fitted), expected)
+    fitted = unfitted.fit(unfitted.encode(frame, "data")[:train])
+    expected = fitted.apply(unfitted.encode(frame, "data"), unfitted)
+    np.testing.assert_array_equal(fitted.apply(fitted.encode(frame, "data"), fitted), expected)
     other = frame.select(*reversed(frame.columns)).with_columns(extra=pl.lit("x"))
     by = inferred(other.drop("extra"))
-    np.testing.assert_array_equal(fitted.apply(by.code(other, "data"), by), expected)
+    np.testing.assert_array_equal(fitted.apply(by.encode(other, "data"), by), expected)
     text = frame.select(pl.all().cast(pl.String))
-    np.testing.assert_array_equal(fitted.apply(fitted.code(text, "data"), fitted), expected)
-    after = by.fitted(by.code(other, "data")[train:])  # knows other categories: what it does not list is unseen
+    np.testing.assert_array_equal(fitted.apply(fitted.encode(text, "data"), fitted), expected)
+    after = by.fit(by.encode(other, "data")[train:])  # knows other categories: what it does not list is unseen
     for column in after.columns:
         if isinstance(column, CategoryColumn):
             unknown = set(frame[column.name].drop_nulls()) - set(column.categories)
-            coded = after.code(frame, "data")[:, after.columns.index(column)]
+            coded = after.encode(frame, "data")[:, after.columns.index(column)]
             assert (np.isin(frame[column.name].to_list(), list(unknown)) == (coded == UNSEEN)).all()
 
 
@@ -130,37 +130,41 @@ def test_timestamps_keep_their_differences():
         times = 1_700_000_000 * scale + np.arange(100) * scale
         frame = pl.DataFrame({"time": times})
         unfitted = columns.infer(frame, "data")
-        fitted = unfitted.fitted(unfitted.code(frame, "data"))
+        fitted = unfitted.fit(unfitted.encode(frame, "data"))
         expected = (np.arange(100) - 49.5) / np.std(np.arange(100))
-        np.testing.assert_allclose(fitted.apply(fitted.code(frame, "data"), fitted)[:, 0], expected, atol=1e-5)
+        np.testing.assert_allclose(fitted.apply(fitted.encode(frame, "data"), fitted)[:, 0], expected, atol=1e-5)
         assert len(np.unique(times.astype(np.float32))) < 3, "the control: float32 alone would have lost them"
 
 
 def test_a_constant_column_is_nothing():
     frame = pl.DataFrame({"x": [0.1] * 7})
     unfitted = columns.infer(frame, "data")
-    fitted = unfitted.fitted(unfitted.code(frame, "data"))
+    fitted = unfitted.fit(unfitted.encode(frame, "data"))
     (column,) = fitted.columns
     assert (column.std, column.missing, column.indicator) == (0, 0.1, False)
-    assert fitted.apply(fitted.code(pl.DataFrame({"x": [0.1, 1e9, None]}), "data"), fitted).tolist() == [[0], [0], [0]]
+    assert fitted.apply(fitted.encode(pl.DataFrame({"x": [0.1, 1e9, None]}), "data"), fitted).tolist() == [
+        [0],
+        [0],
+        [0],
+    ]
 
 
 def test_a_column_without_values_among_the_training_rows_is_nothing():
     frame = pl.DataFrame({"x": [None, None, 3.0], "c": [None, None, "a"]})
     unfitted = columns.infer(frame, "data")
-    fitted = unfitted.fitted(unfitted.code(frame, "data")[:2])
+    fitted = unfitted.fit(unfitted.encode(frame, "data")[:2])
     assert fitted.feature_names == ("x", "c is missing")
-    assert fitted.apply(fitted.code(frame, "data"), fitted).tolist() == [[0, 1], [0, 1], [0, 0]]
+    assert fitted.apply(fitted.encode(frame, "data"), fitted).tolist() == [[0, 1], [0, 1], [0, 0]]
 
 
 def test_far_values_are_held_back():
     frame = pl.DataFrame({"x": [0.0, 1.0]})
     unfitted = columns.infer(frame, "data")
-    fitted = unfitted.fitted(unfitted.code(frame, "data"))
-    features = fitted.apply(fitted.code(pl.DataFrame({"x": [LARGEST, -LARGEST]}), "data"), fitted)
+    fitted = unfitted.fit(unfitted.encode(frame, "data"))
+    features = fitted.apply(fitted.encode(pl.DataFrame({"x": [LARGEST, -LARGEST]}), "data"), fitted)
     assert features.tolist() == [[1e6], [-1e6]]
     tiny = Columns((NumberColumn("x", 0, 5e-324),))
-    assert tiny.apply(tiny.code(pl.DataFrame({"x": [LARGEST]}), "data"), tiny).tolist() == [[1e6]]
+    assert tiny.apply(tiny.encode(pl.DataFrame({"x": [LARGEST]}), "data"), tiny).tolist() == [[1e6]]
 
 
 def test_kinds():
@@ -174,7 +178,7 @@ def test_kinds():
         CategoryColumn("c", ("1", "2")),
         NumberColumn("d"),
     )
-    np.testing.assert_array_equal(found.code(frame, "data")[:, 2], [0, 1, 0, math.nan])
+    np.testing.assert_array_equal(found.encode(frame, "data")[:, 2], [0, 1, 0, math.nan])
 
 
 def test_numbers_may_have_become_categories_and_the_reverse():
@@ -182,32 +186,32 @@ def test_numbers_may_have_become_categories_and_the_reverse():
     mixed, whole = pl.DataFrame({"c": ["1", "2", "x"]}), pl.DataFrame({"c": ["2.0", "1", "3", None]})
     by_text, by_number = columns.infer(mixed, "data"), columns.infer(whole, "data")
     assert [type(each.columns[0]) for each in (by_text, by_number)] == [CategoryColumn, NumberColumn]
-    assert by_text.apply(by_number.code(whole, "data"), by_number).tolist() == [
+    assert by_text.apply(by_number.encode(whole, "data"), by_number).tolist() == [
         [0, 1, 0],
         [1, 0, 0],
         [0, 0, 0],
         [0, 0, 0],
     ]
-    numbers = by_number.fitted(np.array([[0.0], [2.0]]))
+    numbers = by_number.fit(np.array([[0.0], [2.0]]))
     named = Columns((CategoryColumn("c", ("1", "2")),))
-    assert numbers.apply(named.code(whole, "data"), named).tolist() == [[1], [0], [0], [0]]
-    with pytest.raises(DataError, match="column 'c' holds 'x', but was numbers"):
-        numbers.apply(by_text.code(mixed, "data"), by_text)
+    assert numbers.apply(named.encode(whole, "data"), named).tolist() == [[1], [0], [0], [0]]
+    with pytest.raises(DataError, match="column 'c' contains 'x', but contained numbers"):
+        numbers.apply(by_text.encode(mixed, "data"), by_text)
 
 
 def test_widened_columns_know_the_categories_of_both():
     first, second = pl.DataFrame({"c": ["b", "a"], "n": [1, 2]}), pl.DataFrame({"c": ["z", None], "n": [3, 4]})
     unfitted = columns.infer(first, "data")
-    assert unfitted.widened(second).columns == (CategoryColumn("c", ("a", "b", "z")), NumberColumn("n"))
-    assert unfitted.widened(pl.DataFrame({"x": [1]})) == unfitted
+    assert unfitted.with_categories_of(second).columns == (CategoryColumn("c", ("a", "b", "z")), NumberColumn("n"))
+    assert unfitted.with_categories_of(pl.DataFrame({"x": [1]})) == unfitted
 
 
 def test_a_missing_column_is_named():
     fitted = Columns((NumberColumn("age"), CategoryColumn("city", ("x",))))
     with pytest.raises(DataError, match=r"^rows\.csv: has no column 'city', did you mean 'cty'\?$"):
-        fitted.code(pl.DataFrame({"age": [1], "cty": ["x"]}), "rows.csv")
-    with pytest.raises(DataError, match="has no column 'age', among the 30 that it has"):
-        fitted.code(pl.DataFrame({f"column {i}": [1] for i in range(30)}), "rows.csv")
+        fitted.encode(pl.DataFrame({"age": [1], "cty": ["x"]}), "rows.csv")
+    with pytest.raises(DataError, match="has no column 'age' among its 30 columns"):
+        fitted.encode(pl.DataFrame({f"column {i}": [1] for i in range(30)}), "rows.csv")
     other = Columns((NumberColumn("age"),))
     with pytest.raises(DataError, match=r"has no column 'city', one of: age\. The network was trained with it"):
         fitted.apply(np.zeros((1, 1)), other)
@@ -215,7 +219,9 @@ def test_a_missing_column_is_named():
 
 def test_what_is_neither_numbers_nor_text_is_refused():
     frame = pl.DataFrame({"x": [[1], [2]]})
-    with pytest.raises(DataError, match=r"column 'x' holds List\(Int64\), neither numbers nor text; put it under drop"):
+    with pytest.raises(
+        DataError, match=r"column 'x' contains List\(Int64\), neither numbers nor text; list it under drop"
+    ):
         columns.infer(frame, "data")
 
 
@@ -239,7 +245,7 @@ def test_too_many_columns_and_categories_are_refused():
     ],
 )
 def test_naturally(names, expected):
-    assert columns.natural_sort_key(reversed(names)) == columns.natural_sort_key(names) == tuple(expected)
+    assert columns.sort_naturally(reversed(names)) == columns.sort_naturally(names) == tuple(expected)
 
 
 GOOD = Columns((NumberColumn("n", 1.5, 2.0, 1.0, True), CategoryColumn("c", ("a", "b"), False))).to_dict()

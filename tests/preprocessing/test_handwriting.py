@@ -19,9 +19,9 @@ from nnx.preprocessing.spec import Spec
 
 DIGITS = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
 CLASSES = tuple("0123456789")
-OF_DIGITS = Spec((1, 8, 8), CLASSES, (0.5,), (0.5,), look=ImageStatistics.measured(DIGITS[:, None]))
+OF_DIGITS = Spec((1, 8, 8), CLASSES, (0.5,), (0.5,), image_statistics=ImageStatistics.measure(DIGITS[:, None]))
 LOOK = ImageStatistics(0, 255, True, 20, 2.4, "mass", (0.5, 0.5), ((0,),))  # as of MNIST
-SPEC = Spec((1, 28, 28), CLASSES, (0.13,), (0.31,), look=LOOK)
+SPEC = Spec((1, 28, 28), CLASSES, (0.13,), (0.31,), image_statistics=LOOK)
 PAGE = (240, 320)
 
 
@@ -89,7 +89,7 @@ def test_where_nothing_is_known_or_ink_is_none_it_is_only_resized():
     photograph = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     for look in (None, replace(LOOK, plain=False)):
         for fit in (None, "pad", "stretch"):
-            spec = Spec((3, 28, 28), CLASSES, (0.5,) * 3, (0.5,) * 3, fit=fit, look=look)
+            spec = Spec((3, 28, 28), CLASSES, (0.5,) * 3, (0.5,) * 3, fit=fit, image_statistics=look)
             found, steps = prepare(photograph, spec)
             assert np.array_equal(found.transpose(1, 2, 0), images.to_size(photograph, 28, 28, fit or "pad"))
             assert [text.split(",")[0] for text in said(steps)] == ["resized from 60x40"]
@@ -129,7 +129,7 @@ def test_it_gets_the_box_the_centre_and_the_levels_of_the_training_images():
 
 def test_a_network_of_other_images_gets_other_images():
     look = replace(LOOK, background=200, ink=30, box=10, centred="box", centre=(-2.0, 3.0))
-    spec = Spec((3, 20, 24), CLASSES, (0.5,) * 3, (0.5,) * 3, look=look)
+    spec = Spec((3, 20, 24), CLASSES, (0.5,) * 3, (0.5,) * 3, image_statistics=look)
     found, _ = prepare(CLEAN, spec)
     assert found.shape == (3, 20, 24)
     assert (found == found[:1]).all()
@@ -172,7 +172,7 @@ def test_the_same_drawing_on_any_paper_becomes_the_same_image(name):
     found, steps = prepare(LIKE[name], SPEC)
     wanted, _ = prepare(CLEAN, SPEC)
     assert alike(found, wanted) > 0.93, said(steps)
-    unprepared = handwriting.fitted(LIKE[name], SPEC)
+    unprepared = handwriting.resize_to_spec(LIKE[name], SPEC)
     assert alike(unprepared, wanted) < 0.8, "the control: resized only"
 
 
@@ -207,7 +207,7 @@ def test_each_step_is_said_if_and_only_if_there_was_something_to_do():
     ):
         assert has(words, with_it), words
         assert not has(words, without), words
-    slender = replace(SPEC, look=replace(LOOK, stroke=0.8))  # narrower than a pixel, and so paler
+    slender = replace(SPEC, image_statistics=replace(LOOK, stroke=0.8))  # narrower than a pixel, and so paler
     assert has("stretched the contrast", LIKE["thin"], slender)
     assert not has("stretched the contrast", CLEAN)
 
@@ -283,7 +283,7 @@ def test_any_picture_becomes_an_image(shape, seed, kind):
     ],
 )
 def test_a_look_out_of_a_hostile_checkpoint_does_no_harm(changed):
-    spec = replace(SPEC, look=replace(LOOK, **changed))
+    spec = replace(SPEC, image_statistics=replace(LOOK, **changed))
     begun = time.process_time()
     found, _ = prepare(CLEAN, spec)
     assert found.shape == (1, 28, 28)

@@ -84,7 +84,7 @@ def test_boxes_and_centres_are_scipys():
 
 @pytest.mark.parametrize("centred", ["mass", "box"])
 def test_how_images_were_centred_is_found(centred):
-    found = ImageStatistics.measured(uint8(strokes(100, centred=centred)))
+    found = ImageStatistics.measure(uint8(strokes(100, centred=centred)))
     assert found.plain
     assert (found.background, found.ink, found.box, found.centred) == (0, 255, 20, centred)
     assert np.abs(found.centre).max() < 0.5
@@ -93,16 +93,16 @@ def test_how_images_were_centred_is_found(centred):
 
 def test_shifted_images_are_centred_elsewhere():
     images = np.roll(uint8(strokes(100)), (2, -1), (2, 3))
-    before, after = ImageStatistics.measured(uint8(strokes(100))), ImageStatistics.measured(images)
+    before, after = ImageStatistics.measure(uint8(strokes(100))), ImageStatistics.measure(images)
     assert np.subtract(after.centre, before.centre) == pytest.approx([2, -1], abs=0.02)
 
 
 def test_real_digits():
     images = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[:, None]
-    found = ImageStatistics.measured(images)
+    found = ImageStatistics.measure(images)
     assert (found.background, found.ink, found.plain, found.box, found.centred) == (0, 255, True, 8, "box")
     assert np.abs(np.array(found.average) - images[::4, 0].mean(0)).max() <= 1
-    opposite = ImageStatistics.measured(255 - images)
+    opposite = ImageStatistics.measure(255 - images)
     assert opposite == replace(found, background=255, ink=0, average=opposite.average)
     assert not found.is_inverted(images[:, 0, :, 0].T).any()
     assert found.is_inverted(255 - images[:, 0, :, 0].T).all()
@@ -114,7 +114,7 @@ def test_mnist_is_as_its_authors_say(real_mnist):
     from nnx import datasets
     from nnx.datasets import mnist
 
-    look = datasets.load(mnist.Config(), seed=0, data_dir=real_mnist).spec.look
+    look = datasets.load(mnist.Config(), seed=0, data_dir=real_mnist).spec.image_statistics
     assert (look.background, look.ink, look.plain, look.box, look.centred) == (0, 255, True, 20, "mass")
     assert look.centre == pytest.approx((0.5, 0.5), abs=0.05), "the pixel after the middle"
     assert 2 < look.stroke < 3
@@ -122,8 +122,8 @@ def test_mnist_is_as_its_authors_say(real_mnist):
 
 def test_what_is_not_ink_on_a_plain_background():
     lines = strokes(60)
-    assert ImageStatistics.measured(uint8(lines)).plain, "the control"
-    assert ImageStatistics.measured(np.repeat(uint8(lines), 3, 1)).plain, "gray in three channels"
+    assert ImageStatistics.measure(uint8(lines)).plain, "the control"
+    assert ImageStatistics.measure(np.repeat(uint8(lines), 3, 1)).plain, "gray in three channels"
     coloured = np.repeat(uint8(lines), 3, 1)
     coloured[:, 1] //= 2
     shirts = np.zeros((60, 1, 28, 28), np.uint8)
@@ -139,16 +139,16 @@ def test_what_is_not_ink_on_a_plain_background():
         uint8(lines) // 12,  # too faint to tell from noise
         np.full((5, 1, 28, 28), 7, np.uint8),
     ):
-        assert not ImageStatistics.measured(what).plain
+        assert not ImageStatistics.measure(what).plain
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 1, 9), (2, 4, 9, 1), (700, 2, 5, 3), (3, 3, 200, 320)])
 @pytest.mark.parametrize("kind", ["constant", "noise"])
 def test_any_images_have_a_look(shape, kind):
     images = np.full(shape, 9, np.uint8) if kind == "constant" else RNG.integers(0, 256, shape, dtype=np.uint8)
-    look = ImageStatistics.measured(images)
+    look = ImageStatistics.measure(images)
     assert ImageStatistics.from_dict(json.loads(json.dumps(look.to_dict()))) == look
-    assert ImageStatistics.measured(Mapped(images, np.arange(len(images)))) == look
+    assert ImageStatistics.measure(Mapped(images, np.arange(len(images)))) == look
     H, W = shape[2:]
     assert np.shape(look.average) == (min(H, 32), W) if W <= 32 else np.shape(look.average) == (20, 32)
     if kind == "constant":
@@ -160,7 +160,7 @@ def test_any_images_have_a_look(shape, kind):
 
 
 def looked():
-    return ImageStatistics.measured(uint8(strokes(20)))
+    return ImageStatistics.measure(uint8(strokes(20)))
 
 
 HOSTILE = {
@@ -219,11 +219,12 @@ def test_a_checkpoint_with_a_wrong_look_is_refused(nnx_checkpoint, tmp_path):
     kept = nnx_checkpoint
     checkpoint.write(tmp_path / "right.pt", kept)
     assert checkpoint.read(tmp_path / "right.pt").spec == kept.spec
-    assert kept.spec.look.plain
+    assert kept.spec.image_statistics.plain
     checkpoint.write(
-        tmp_path / "wrong.pt", replace(kept, spec=replace(kept.spec, look=replace(kept.spec.look, box=-1)))
+        tmp_path / "wrong.pt",
+        replace(kept, spec=replace(kept.spec, image_statistics=replace(kept.spec.image_statistics, box=-1))),
     )
-    with pytest.raises(CheckpointError, match="lacks parts that a checkpoint of nnx has, or has others"):
+    with pytest.raises(CheckpointError, match="does not have exactly the parts of an nnx checkpoint"):
         checkpoint.read(tmp_path / "wrong.pt")
 
 

@@ -62,12 +62,12 @@ def test_blank_lines_are_no_rows_and_lines_are_counted_all_the_same(tmp_path):
     path.write_text('a,b\n\n1,"two\nlines"\n   \n2,\n\n3,x\n')
     frame = tables.read(path)
     assert frame.rows() == [("1", "two\nlines"), ("2", None), ("3", "x")]
-    assert [tables.place(path, row) for row in range(3)] == [f"{path}:{line}" for line in (3, 6, 8)]
-    assert tables.place(path, 3) == f"{path}, row 4"
-    assert tables.place("-", 3) == "-, row 4"
+    assert [tables.locate_row(path, row) for row in range(3)] == [f"{path}:{line}" for line in (3, 6, 8)]
+    assert tables.locate_row(path, 3) == f"{path}, row 4"
+    assert tables.locate_row("-", 3) == "-, row 4"
     path.write_text("a\n1\n\n3\n")
     assert tables.read(path)["a"].to_list() == ["1", None, "3"], "of one column, a blank line is a missing value"
-    assert tables.place(path, 2) == f"{path}:4"
+    assert tables.locate_row(path, 2) == f"{path}:4"
 
 
 TEXTS = st.text(
@@ -130,7 +130,7 @@ def test_parquet_keeps_numbers_and_writes_the_rest_as_csv_would(tmp_path):
         "nothing": [None, None, None],
         "list": [[1], [2], [3]],
     }
-    assert tables.place(tmp_path / "a.parquet", 4) == f"{tmp_path / 'a.parquet'}, row 5"
+    assert tables.locate_row(tmp_path / "a.parquet", 4) == f"{tmp_path / 'a.parquet'}, row 5"
     frame.select("text", "truth", "date").write_csv(tmp_path / "a.csv")
     assert tables.read(tmp_path / "a.csv").equals(read.select("text", "truth", "date"))
 
@@ -141,10 +141,10 @@ def test_a_damaged_parquet_takes_nothing_down(monkeypatch):
     packed = io.BytesIO()
     pl.DataFrame({"a": [1, None, 3], "b": ["x", None, "z"], "c": [True, False, None]}).write_parquet(packed)
     assert len(tables.read(packed.getvalue(), "a.parquet")) == 3
-    with pytest.raises(DataError, match=r"^a\.parquet: can't be read as Parquet; it is damaged"):
+    with pytest.raises(DataError, match=r"^a\.parquet: can't be read as Parquet, the file is damaged"):
         tables.read(packed.getvalue()[:-20], "a.parquet")
-    monkeypatch.setattr(tables, "_PARQUET", "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(DataError, match="it is damaged"):
+    monkeypatch.setattr(tables, "_PARQUET_SCRIPT", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(DataError, match="the file is damaged"):
         tables.read(packed.getvalue(), "a.parquet")
 
 
@@ -152,9 +152,9 @@ def test_what_is_too_large_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_bytes(b"a,b\n" + b"1,2\n" * 300)
     monkeypatch.setattr(tables, "MAX_BYTES", 1000)
-    with pytest.raises(DataError, match="more than the 0 that a table may have"):
+    with pytest.raises(DataError, match="is 0.0 GiB large, the limit for a table is 0 GiB"):
         tables.read(path)
-    with pytest.raises(DataError, match="is, unpacked, "):
+    with pytest.raises(DataError, match="when decompressed, is 0.0 GiB"):
         tables.read(gzip.compress(path.read_bytes()))
 
 
@@ -164,7 +164,7 @@ def test_equal_values_that_parquet_packs_into_nothing_are_counted_first(tmp_path
     pl.select(pl.repeat(0, 2**20, dtype=pl.Int8).alias("a")).write_parquet(path)
     assert path.stat().st_size < 5000
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "_PARQUET", tables._PARQUET.replace(str(tables.MAX_VALUES), "1000000"))
-        with pytest.raises(DataError, match="holds more than 536,870,912 values"):
+        patch.setattr(tables, "_PARQUET_SCRIPT", tables._PARQUET_SCRIPT.replace(str(tables.MAX_VALUES), "1000000"))
+        with pytest.raises(DataError, match="contains more than 536,870,912 values"):
             tables.read(path)
     assert len(tables.read(path)) == 2**20, "the control"
