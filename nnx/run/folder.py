@@ -1,11 +1,11 @@
-"""The run folder: what a run leaves behind, and where.
+"""The run folder: its files, its lock, and its metrics.
 
 config.yaml     resolved, re-runnable        checkpoint.pt   the best epoch by validation
 metrics.jsonl   a line an epoch              last.pt         the state, for --resume
-summary.json    final figures                previous.pt     the state that was saved before it
-report.html     all of it for the eye        film.npz        how it learned, step by step (train.film)
+summary.json    final figures                previous.pt     the state saved before it
+report.html     the run as one page          film.npz        how it learned, step by step (train.film)
 
-While a run writes there, `.lock` holds its process id, and is locked.
+While a run writes there, `.lock` contains its process id and is locked.
 """
 
 import contextlib
@@ -38,10 +38,9 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network d
 
 
 def choose_folder(out: Path | None, recipe: str, *, force: bool) -> Path:
-    """The folder for a new run, not made yet: `out`, or runs/<recipe>-<timestamp>, perhaps with a number behind it (see
-    `created`).
+    """The folder for a new run, not made yet: `out`, or runs/<recipe>-<timestamp>; `create_folder` may add a number.
 
-    Raises InputError where `out` is a file, or holds a run already and `force` is not given.
+    Raises InputError where `out` is a file, or contains a run already and `force` is not given.
     """
     if out is None:
         return Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -52,22 +51,21 @@ def choose_folder(out: Path | None, recipe: str, *, force: bool) -> Path:
 
 
 def check_folder(out: Path) -> None:
-    """Raises InputError where `out` can't be a folder, as it is a file or lies below one."""
-    near = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not near.is_dir():
-        raise InputError(
-            f"{out}: {'is' if near == out else f'{near} is'} a file, not a folder; give --out another name"
-        )
+    """Raises InputError where `out` can't be a folder: it is a file, or lies below one."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        subject = "" if nearest == out else f"{nearest} "
+        raise InputError(f"{out}: {subject}is a file, not a folder; give --out another name")
 
 
 @contextmanager
 def create_folder(folder: Path, *, force: bool, exactly: bool) -> Iterator[Path]:
-    """Make the folder, empty of an earlier run's files, and hold it (see `held`). Where it need not be `exactly` that
-    one and another run has it, as it began in the same second, it is that with -2, -3, ... behind it.
+    """Make the folder, remove an earlier run's files, and lock it (see `lock_folder`). Unless it must be `exactly` this
+    one, a folder that another run made in the same second gets -2, -3, ... appended to its name.
 
     Raises MachineError, and InputError where another process made a run there in the meantime.
     """
-    folder = _made(folder, exactly)
+    folder = _make_folder(folder, exactly)
     with lock_folder(folder):
         if not force:
             _check_empty(folder)
@@ -81,9 +79,9 @@ def create_folder(folder: Path, *, force: bool, exactly: bool) -> Iterator[Path]
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Inside, no other process may write to the folder; what dead ones left half-written is removed.
+    """Inside, no other process may write to the folder. Half-written files of dead processes are removed.
 
-    The kernel lets go of it however this process ends. Raises MachineError, naming the process that holds it.
+    The kernel releases the lock however this process ends. Raises MachineError, naming the process that has it.
     """
     lock = _lock(folder)
     try:
@@ -111,24 +109,24 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl for the epochs of a state's `history`. What a crash has lost or left half-written is
-    made up for from there, without its times."""
+    """The lines of metrics.jsonl for the epochs of a state's `history`. A line that a crash lost or cut is restored
+    from the history, without its times."""
     lines = _read_lines(folder)
     timeless = {"seconds": None, "samples_per_second": None}
-    kept = (lines.get(record["epoch"], {}) for record in history)
+    written = (lines.get(record["epoch"], {}) for record in history)
     return [
         line if line.items() >= record.items() else record | timeless
-        for line, record in zip(kept, history, strict=True)
+        for line, record in zip(written, history, strict=True)
     ]
 
 
 def matching_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole, if they are of the run that a checkpoint is from: one of them is its
-    epoch's `record`."""
+    """The complete lines of metrics.jsonl, if they belong to a checkpoint's run: one of them must be its epoch's
+    `record`."""
     keys = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second")
     lines = [line for line in _read_lines(folder).values() if all(_is_number(line.get(key)) for key in keys)]
-    is_theirs = any(record.items() <= line.items() for line in lines) if record else False
-    return sorted(lines, key=lambda line: line["epoch"]) if is_theirs else []
+    is_same_run = any(record.items() <= line.items() for line in lines) if record else False
+    return sorted(lines, key=lambda line: line["epoch"]) if is_same_run else []
 
 
 def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
@@ -137,7 +135,7 @@ def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
 
 
 def _read_lines(folder: Path) -> dict[int, dict[str, Any]]:
-    """The lines of metrics.jsonl by their epochs, as far as they can be read and are some."""
+    """The valid lines of metrics.jsonl, by epoch."""
     lines: dict[int, dict[str, Any]] = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
@@ -152,18 +150,17 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_empty(out: Path) -> None:
-    if found := [name for name in FILES if (out / name).exists()]:
-        raise InputError(
-            f"{out}: holds a run already ({found[0]}). Go on with it by --resume, replace it by --force, or name another --out"
-        )
+    if existing := [name for name in FILES if (out / name).exists()]:
+        cure = "Resume it with --resume, replace it with --force, or name another --out"
+        raise InputError(f"{out}: already contains a run ({existing[0]}). {cure}")
     if out.is_dir() and any(not path.name.endswith((".lock", ".tmp")) for path in out.iterdir()):
         raise InputError(
-            f"{out}: is not empty and not a run. Name another --out, or add the run's files to it by --force"
+            f"{out}: is not empty and not a run. Name another --out, or add the run's files to it with --force"
         )
 
 
 def _lock(folder: Path) -> IO[bytes]:
-    """`.lock` in the folder, locked, with our process id in it. A network drive that knows no locks is used without."""
+    """`.lock` in the folder, locked, with our process id in it. A network drive without locks is used without one."""
     path = folder / ".lock"
     try:
         while True:
@@ -183,7 +180,7 @@ def _lock(folder: Path) -> IO[bytes]:
             with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                     lock.truncate(0)
-                    with contextlib.suppress(OSError):  # a full disk is found where more depends on it
+                    with contextlib.suppress(OSError):  # where more depends on it, a full disk is found
                         lock.write(f"{os.getpid()}\n".encode())
                     return lock
             lock.close()
@@ -191,7 +188,7 @@ def _lock(folder: Path) -> IO[bytes]:
         raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
 
 
-def _made(folder: Path, exactly: bool) -> Path:
+def _make_folder(folder: Path, exactly: bool) -> Path:
     numbers = itertools.count(2)
     wanted = folder
     while True:

@@ -47,7 +47,7 @@ def run(
     """Train `config` from start to end, yielding what happens. Once `signal()` is not 0, the state is saved and Stopped
     raised. With `watch`, a Health follows Started and each Epoch.
 
-    `resume` is the folder of a run to continue, or a state in it: last.pt, previous.pt. Of several ranks, all go through
+    `resume` is the folder of a run to continue, or a state in it: last.pt, previous.pt. With several ranks, all call
     this; rank 0 writes. Restarted by torchrun, they continue from what was saved.
 
     Raises InputError for wrong input before anything is written, MachineError, and DivergedError.
@@ -155,7 +155,7 @@ def _train(saver: RunSaver, *, watch: bool, signal: Callable[[], int], again: st
     log_every = max(1, min(50, state.steps_per_epoch // 10))
     events = train(state, batches, step, log_every=log_every, pausing=lambda: saver.due or bool(signal()))
     try:
-        for event in () if state.over else events:
+        for event in () if state.stop_reason else events:
             if isinstance(event, EpochEnd):
                 measured = evaluate(state.evaluated, validation, setup.criterion, setup.runtime)
                 check_finite(measured.loss, "validation loss", state)
@@ -170,7 +170,7 @@ def _train(saver: RunSaver, *, watch: bool, signal: Callable[[], int], again: st
             if number := signal():
                 saver.save_state()
                 raise Stopped(f"stopped at step {state.step}, and saved. {again}", signal=number)
-            if state.over:
+            if state.stop_reason:
                 break
     except DivergedError as error:
         raise DivergedError(f"{error}. {saver.last_saved}") from None
@@ -192,7 +192,7 @@ def _record(state: State, end: EpochEnd, validation: Predictions) -> Epoch:
         seconds=end.seconds,
         samples_per_second=end.samples / end.seconds,
         is_best=state.best is record,
-        stopping=state.over if state.epoch < state.config.train.epochs else None,
+        stopping=state.stop_reason if state.epoch < state.config.train.epochs else None,
     )
 
 

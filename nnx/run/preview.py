@@ -1,8 +1,7 @@
-"""What a config stands for, found without training it: its data, its network, what would be chosen, and how long a run
-would take.
+"""Preview a config without training it: its data, its network, the automatic choices, and the time of a run.
 
-shown = show(config)
-shown.data.samples, shown.flops, shown.forecast
+preview = preview_config(config)
+preview.data.samples, preview.flops, preview.forecast
 """
 
 import time
@@ -24,12 +23,12 @@ from nnx.run.dry_run import Throughput
 from nnx.system import device as devices
 from nnx.training.setup import TrainingSetup, prepare
 
-EXAMPLES = 10  # classes of which a sample is shown
+EXAMPLES = 10  # classes with a sample shown
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training sample: its class and its inputs, (C, H, W) uint8 or, as they come, (F,) floats."""
+    """A training sample: its class and its inputs, (C, H, W) uint8 or (F,) floats before normalisation."""
 
     label: str
     inputs: NDArray[Any]
@@ -37,12 +36,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset's facts. `path` is where it lies, None where it comes with a library. By split: `samples` how many,
-    `size` in bytes. By class: `counts` of the training and of the validation samples.
+    """Facts about a dataset. `path` is its location, None where a library contains it. By split: the number of
+    `samples`, the `size` in bytes. By class: the `counts` of training and of validation samples.
 
-    `mean` and `std` are those that normalise, of each channel in units of [0, 1], or of each feature as it comes;
-    `features` the names of these. `duplicates` is the number of test samples that the training data holds too, None
-    where that was not looked for.
+    `mean` and `std` normalise the inputs: one for each channel, in units of [0, 1], or one for each feature, in its own
+    unit; `features` are their names. `duplicates` is the number of test samples that the training data also contains,
+    None where they were not counted.
     """
 
     name: str
@@ -63,8 +62,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run needs, about: seconds, and bytes of memory at its peak. Told from so many `steps` on this machine, as
-    busy as it was."""
+    """Estimates for a run: seconds, and bytes of memory at its peak. Measured over `steps` steps on this machine, under
+    its load at that moment."""
 
     steps: int
     start: float  # to the first step
@@ -77,13 +76,13 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """The whole run, from start to end, but for what the disk takes to save."""
+        """Seconds of the whole run, without the time of saving to disk."""
         return self.start + self.epochs * (self.training + self.validation) + self.end
 
 
 @dataclass(frozen=True)
 class Preview:
-    """All of it. `flops` are those of a forward pass of one sample."""
+    """The whole preview. `flops` are those of a forward pass of one sample."""
 
     config: Config
     data: Data
@@ -124,10 +123,10 @@ def preview_config(
     begun: float | None = None,
     trying: Callable[[], None] = lambda: None,
 ) -> Preview:
-    """What `config` stands for. Nothing is written but data that has to be fetched or decoded first.
+    """The preview of `config`. Only data that must be downloaded or decoded first is written.
 
-    `seconds` are those of the trial; with 0 there is none. `begun` is when the process began, by time.perf_counter().
-    `trying` is called where the trial begins. Raises what training raises at its start: ConfigError, DataError,
+    `seconds` is the length of the trial; 0 for none. `begun` is when the process began, by time.perf_counter().
+    `trying` is called when the trial begins. Raises what training raises at its start: ConfigError, DataError,
     DeviceError, MachineError.
     """
     begun = time.perf_counter() if begun is None else begun
@@ -135,14 +134,12 @@ def preview_config(
         setup = prepare(config, data_dir=data_dir)
         batches = setup.loader(setup.dataset.train)
         path = describe_data_path(config.dataset.name, setup.dataset.train, batches)
-        layers, parameters = (
-            models.layer_table(setup.state.model, setup.dataset.spec),
-            models.count_parameters(setup.state.model),
-        )
+        layers = models.layer_table(setup.state.model, setup.dataset.spec)
+        parameters = models.count_parameters(setup.state.model)
         start = time.perf_counter() - begun
         if seconds:
             trying()
-        pace = dry_run.measure_throughput(setup, batches, seconds=seconds) if seconds else None
+        throughput = dry_run.measure_throughput(setup, batches, seconds=seconds) if seconds else None
         before = time.perf_counter()
         data = facts(setup.dataset, cast(DatasetConfig, config.dataset))
         reading = time.perf_counter() - before
@@ -156,14 +153,14 @@ def preview_config(
         parameters,
         flops[""],
         (*setup.runtime.choices, path),
-        _forecast(setup, pace, start, reading, data.samples["test"]) if pace else None,
-        (f"in the trial, {pace.trouble}",) if pace and pace.trouble else (),
+        _forecast(setup, throughput, start, reading, data.samples["test"]) if throughput else None,
+        (f"in the trial, {throughput.trouble}",) if throughput and throughput.trouble else (),
     )
 
 
 def facts(dataset: Dataset, config: DatasetConfig) -> Data:
-    """What there is to know of the dataset that `config` names. Of its test set: how many samples it has, and how many
-    it repeats."""
+    """Facts about the dataset of `config`. Of its test set: only its size, and how many of its samples are
+    duplicates."""
     spec, test = dataset.spec, dataset.test()
     splits = {"train": dataset.train, "validation": dataset.validation}
     everything = {**splits, "test": test}
@@ -196,18 +193,18 @@ def facts(dataset: Dataset, config: DatasetConfig) -> Data:
 
 
 def _names(spec: Spec) -> tuple[str, ...]:
-    """Of the features of a row: by a table's columns, else numbers."""
+    """Names of a row's features: those of a table's columns, else numbers."""
     return spec.columns.feature_names if spec.columns else tuple(map(str, range(spec.size)))
 
 
-def _forecast(setup: TrainingSetup, pace: Throughput, start: float, reading: float, test: int) -> Forecast:
+def _forecast(setup: TrainingSetup, throughput: Throughput, start: float, reading: float, test: int) -> Forecast:
     return Forecast(
-        steps=pace.steps,
-        start=start + pace.once,
-        training=pace.a_step * setup.state.steps_per_epoch,
-        validation=pace.a_sample * len(setup.dataset.validation),
-        end=reading + pace.a_sample * test,
+        steps=throughput.steps,
+        start=start + throughput.once,
+        training=throughput.a_step * setup.state.steps_per_epoch,
+        validation=throughput.a_sample * len(setup.dataset.validation),
+        end=reading + throughput.a_sample * test,
         epochs=setup.config.train.epochs,
-        memory=pace.memory,
-        device_memory=pace.device_memory,
+        memory=throughput.memory,
+        device_memory=throughput.device_memory,
     )

@@ -76,5 +76,5 @@ def network_is_stale(setup: TrainingSetup, folder: Path) -> bool:
     if best["epoch"] == setup.state.epoch and not setup.state.batch:
         return True
     raise CheckpointError(
-        f"{why}. The network of the best epoch, {best['epoch']}, is lost; start anew in another --out"
+        f"{why}. The network of the best epoch, {best['epoch']}, is lost; start a new run in another --out"
     )

@@ -69,8 +69,8 @@ class RunSaver:
             return [f"{error}. The film starts again at step {self.setup.state.step}"]
 
     def save_frame(self, *, last: bool = False) -> None:
-        """Record a frame of the film where one is due, or as the run's last. It is written with the next state; the last
-        is written at once.
+        """Record a frame of the film where one is due, or the run's last. It is written with the next state, the last
+        at once.
 
         Raises MachineError.
         """

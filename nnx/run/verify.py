@@ -1,4 +1,4 @@
-"""The first steps of a run once more: the same losses to the bit, or the first step that differs."""
+"""Train the first steps of a run again: the same losses to the bit, or the first step that differs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from nnx.training.setup import describe_differences, prepare
 
 @dataclass(frozen=True)
 class Difference:
-    """The first step, from 1, whose loss is another one than was recorded."""
+    """The first step, counted from 1, whose loss differs from the recorded one."""
 
     step: int
     recorded: float
@@ -24,7 +24,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of training `steps` steps again. `changed` is what differs in the environment or the data: "torch:
+    """The result of training `steps` steps again. `changed` is what differs in the environment or the data: "torch:
     2.14.1 → 2.15.0"."""
 
     run: Path
@@ -41,35 +41,34 @@ def verify(
     data_dir: str | None = None,
     signal: Callable[[], int] = lambda: 0,
 ) -> Verification:
-    """Train the first `steps` steps of the run in this folder again (all that were recorded: 100 at most), and compare
-    their losses.
+    """Train the first `steps` steps of the run in this folder again (default: all that were recorded, at most 100) and
+    compare their losses.
 
-    Nothing is written. Raises CheckpointError where the folder holds no state with losses, and what training raises.
+    Nothing is written. Raises CheckpointError where the folder has no state with losses, and what training raises.
     """
     saved, source, _ = last_saved(run)
     if saved.training is None or saved.environment is None or not len(saved.training["losses"]):
-        raise CheckpointError(f"{source}: holds no losses of its first steps to compare with")
+        raise CheckpointError(f"{source}: has no recorded losses to compare with")
     began: dict[str, Any] = saved.environment["began"]
     recorded = saved.training["losses"][:steps]
-    epochs = (
-        f"train.epochs={began['train.epochs']}"  # a schedule counts on them; a resume may have asked for more since
-    )
+    epochs = f"train.epochs={began['train.epochs']}"  # schedules depend on them, and a resume may have changed them
     config = configs.from_dict(saved.config.to_dict(), str(source), [epochs], {"device": device} if device else None)
     setup = prepare(config, data_dir=data_dir)
-    state, history = setup.state, (saved.counters or {})["history"]
+    state = setup.state
+    history = (saved.counters or {})["history"]
 
     def enough() -> bool:
         return state.step >= len(recorded) or bool(signal())
 
-    with devices.explain_out_of_memory("Close what else runs, or name another --device"):
+    with devices.explain_out_of_memory("Close other programs, or name another --device"):
         for event in train(
             state, setup.loader(setup.dataset.train), setup.make_step(), log_every=len(recorded), pausing=enough
         ):
             if isinstance(event, EpochEnd):
-                state.history.append(history[state.epoch - 1])  # what a schedule may have looked at
+                state.history.append(history[state.epoch - 1])  # a schedule may depend on it
             if number := signal():
                 raise Stopped(
-                    f"stopped at step {state.step} of {len(recorded)}: equal or not was not found out", signal=number
+                    f"stopped at step {state.step} of {len(recorded)}: verification incomplete", signal=number
                 )
             if state.step >= len(recorded):
                 break

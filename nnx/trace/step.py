@@ -46,7 +46,7 @@ def update(state: State, question: Question, answer: Answer) -> tuple[Update, di
     for name, gradient in gradients.items():
         parameters[name].grad = gradient.clone()
     state.begin_step()
-    state.descend()
+    state.update_weights()
     optimized, moved = outcome()
 
     norm = float(torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in gradients.values()])))

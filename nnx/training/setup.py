@@ -24,7 +24,7 @@ from nnx.system.device import Runtime
 from nnx.training.state import State, StepFunction
 from nnx.training.step import StepMethod, choose_step, make_step
 
-# Where these are paths, the data may have moved: it's the samples that must be equal
+# Paths: the data may have moved, as long as the samples are equal
 PATH_KEYS = ("dataset.path", "dataset.labels", "dataset.test", "dataset.test_labels")
 # What a resumed run may change
 CHANGEABLE_KEYS = (
@@ -66,7 +66,7 @@ class TrainingSetup:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """What the bits depend on besides config and data: when the run began, and now."""
+        """What the bits depend on besides config and data: at the run's start, and now."""
         now = devices.environment_fingerprint(self.runtime) | {"train.epochs": self.config.train.epochs}
         saved = self.saved.environment if self.saved else None
         return {"began": saved["began"] if saved else now, "saved": now}
@@ -80,7 +80,7 @@ class TrainingSetup:
         return describe_differences(before, now, but=("train.epochs",))
 
     def checkpoint(self) -> Checkpoint:
-        """All that is needed to use the network, and to go on from here to the same bits."""
+        """Everything that using the network takes, and that continuing from here to the same bits takes."""
         state = self.state
         return Checkpoint(
             self.config,
@@ -97,9 +97,10 @@ class TrainingSetup:
 def prepare(
     config: Config, saved: Checkpoint | None = None, *, source: Path = Path(), data_dir: str | None = None
 ) -> TrainingSetup:
-    """The setup of `config` before its first step, or where `saved`, read from `source`, stands. Nothing is written.
+    """The setup of `config` before its first step, or at the step of `saved`, which was read from `source`. Nothing is
+    written.
 
-    Raises ConfigError, DataError, DeviceError, MachineError, and CheckpointError where `saved` is of other settings or
+    Raises ConfigError, DataError, DeviceError, MachineError, and CheckpointError where `saved` has other settings or
     other data.
     """
     if saved:
@@ -141,8 +142,8 @@ def runtime_for(config: Config, *, device: str | None = None, precision: str | N
 def with_supported_precision(
     runtime: Runtime, config: Config, model: nn.Module, spec: Spec, *, device: str | None = None
 ) -> Runtime:
-    """`runtime`, or one in float32 where torch has no kernels for this network in its precision: for an LSTM in
-    bfloat16, say, on some CPUs.
+    """`runtime`, or one in float32 where torch has no kernels for this network in its precision, such as an LSTM in
+    bfloat16 on some CPUs.
 
     Raises DeviceError where that precision was asked for by name.
     """
@@ -163,31 +164,31 @@ def with_supported_precision(
 
 
 def build_criterion(config: Config, dataset: Dataset, runtime: Runtime) -> Criterion:
-    """The config's loss, with its class weights from the training labels. Raises ConfigError."""
+    """The config's loss, with class weights computed from the training labels. Raises ConfigError."""
     labels = torch.from_numpy(dataset.train.labels)
     counts = torch.bincount(labels, minlength=len(dataset.spec.classes)).tolist()
     return cast(losses.Loss, config.loss).build(counts, runtime.device)
 
 
 def describe_differences(old: dict[str, Any], new: dict[str, Any], *, but: tuple[str, ...] = ()) -> str:
-    """What differs between two sets of settings, "key: old → new; ...", keys in `but` left aside."""
+    """The differences between two sets of settings, except for the keys in `but`: "key: old → new; ..."."""
     keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in but]
     return "; ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in keys)
 
 
 def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
     if saved.training is None:
-        raise CheckpointError(f"{source}: holds a network but no training state; resume from a last.pt")
-    old, new = _flat(saved.config.to_dict()), _flat(config.to_dict())
+        raise CheckpointError(f"{source}: contains a network but no training state; resume from a last.pt")
+    old = _flat(saved.config.to_dict())
+    new = _flat(config.to_dict())
     moved = [key for key in PATH_KEYS if isinstance(old.get(key), str) and isinstance(new.get(key), str)]
-    if what := describe_differences(old, new, but=(*CHANGEABLE_KEYS, *moved)):
-        raise CheckpointError(
-            f"{source}: was trained with other settings, which --resume can't change ({what}). Start anew in another --out"
-        )
+    if changes := describe_differences(old, new, but=(*CHANGEABLE_KEYS, *moved)):
+        settings = f"was trained with other settings, which --resume can't change ({changes})"
+        raise CheckpointError(f"{source}: {settings}. Start a new run in another --out")
     begun = (saved.counters or {})["epoch"] + bool((saved.counters or {})["batch"])
     if config.train.epochs < begun:
         raise CheckpointError(
-            f"{source}: is in its epoch {begun} already, so train.epochs can't be {config.train.epochs}; ask for more"
+            f"{source}: is already in epoch {begun}, so train.epochs can't be {config.train.epochs}; set more epochs"
         )
 
 
@@ -195,7 +196,7 @@ def _restore(setup: TrainingSetup, saved: Checkpoint) -> None:
     if saved.data not in (None, setup.data_hash):
         where = datasets.place(cast(DatasetConfig, setup.config.dataset), setup.dataset.folder)
         raise CheckpointError(
-            f"{setup.source}: was trained on other data than {where} now holds; bring back the old, or start anew"
+            f"{setup.source}: was trained on other data than {where} now contains; restore it, or start a new run"
         )
     try:
         setup.state.restore(saved.counters or {}, saved.training or {})
@@ -205,7 +206,7 @@ def _restore(setup: TrainingSetup, saved: Checkpoint) -> None:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
+    """Nested settings, by dotted key."""
     flat = {}
     for key, item in value.items():
         flat.update(_flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})

@@ -1,4 +1,4 @@
-"""All that training changes. Saved and loaded, it goes on as if it had never stopped.
+"""All that training changes. Saved and loaded, training continues as if it had never stopped.
 
 Everything else is a function of the config and of (seed, epoch, step): order, augmentation, dropout, learning rate.
 """
@@ -21,8 +21,8 @@ from nnx.schedules import Horizon, Schedule
 from nnx.system.device import Runtime, seed_step
 
 GradientFunction = Callable[["State", Tensor, Tensor], Tensor]
-"""On one batch, (B, *shape) inputs and (B,) or (B, K) targets: leaves the mean loss's gradient in each parameter and
-returns the loss."""
+"""For one batch of (B, *shape) inputs and (B,) or (B, K) targets: puts the gradient of the mean loss into each
+parameter and returns the loss."""
 
 StepFunction = Callable[["State", Tensor, Tensor], Tensor]
 """Makes one step on such a batch and returns its mean loss."""
@@ -30,7 +30,7 @@ StepFunction = Callable[["State", Tensor, Tensor], Tensor]
 
 @dataclass
 class State:
-    """A network in training: its weights, its optimizers' moments, and how far it has come."""
+    """A network in training: its weights, its optimizers' moments, and its progress."""
 
     config: Config
     model: nn.Module
@@ -39,14 +39,14 @@ class State:
     average: AveragedModel | None  # moving average of the weights
     steps_per_epoch: int
     loss: Tensor  # sum over the samples of this epoch so far; stays on the device
-    losses: Tensor  # of each of the first steps, for `nnx verify`: (RECORDED,), of which `recorded` are there
+    losses: Tensor  # of the first steps, for `nnx verify`: (MAX_RECORDED_LOSSES,), of which `recorded` are set
     samples: int = 0  # of this epoch so far
-    epoch: int = 0  # epochs done
-    batch: int = 0  # steps done in the running epoch
-    step: int = 0  # steps done in all
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # steps so far in the current epoch
+    step: int = 0  # steps so far in all
     recorded: int = 0
-    recording: bool = True  # no longer where a resume has changed train.epochs, on which a schedule counts
-    history: list[dict[str, Any]] = field(default_factory=list)  # a record an epoch: metrics.jsonl without its times
+    recording: bool = True  # false after a resume with other train.epochs, on which schedules depend
+    history: list[dict[str, Any]] = field(default_factory=list)  # a record per epoch: metrics.jsonl without its times
 
     @classmethod
     def new(cls, config: Config, model: nn.Module, runtime: Runtime, steps_per_epoch: int) -> "State":
@@ -66,23 +66,20 @@ class State:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is measured and kept: the moving average where there is one."""
+        """The network to evaluate and save: the moving average where there is one."""
         module: nn.Module = self.average.module if self.average else self.model
         return module
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The record of the first of the epochs with the highest validation accuracy and, among those, the lowest
-        loss."""
-        return (
-            min(self.history, key=lambda record: (-record["val_accuracy"], record["val_loss"]))
-            if self.history
-            else None
-        )
+        """The record of the epoch with the highest validation accuracy; of equals the lowest loss, then the first."""
+        if not self.history:
+            return None
+        return min(self.history, key=lambda record: (-record["val_accuracy"], record["val_loss"]))
 
     @property
-    def over(self) -> str | None:
-        """Why training ends before its last epoch, if it does."""
+    def stop_reason(self) -> str | None:
+        """Why training stops before its last epoch, if it does."""
         patience = self.config.train.patience
         if patience is None or self.best is None or (since := self.epoch - self.best["epoch"]) < patience:
             return None
@@ -112,17 +109,17 @@ class State:
                     group["lr"] = lr
         seed_step(self.config.seed, self.step, self.loss.device)
 
-    def descend(self) -> None:
-        """Move the weights along the gradients, which are gone then."""
+    def update_weights(self) -> None:
+        """Update the weights by their gradients, and clear the gradients."""
         if limit := self.config.train.clip_grad_norm:
             for optimizer in self.optimizers:
-                self.scaler.unscale_(optimizer)  # does nothing but for float16
+                self.scaler.unscale_(optimizer)  # only float16 has a scale
             nn.utils.clip_grad_norm_(self._parameters, limit)
-        for optimizer, descend in zip(self.optimizers, self._descents, strict=True):
+        for optimizer, step in zip(self.optimizers, self._fast_steps, strict=True):
             if self.scaler.is_enabled():
                 self.scaler.step(optimizer)
             else:
-                descend()
+                step()
         self.scaler.update()
         for parameter in self._parameters:
             parameter.grad = None
@@ -132,34 +129,33 @@ class State:
         return list(self.model.parameters())
 
     @cached_property
-    def _descents(self) -> list[Callable[[], None]]:
+    def _fast_steps(self) -> list[Callable[[], None]]:
         return [fast_step(optimizer) for optimizer in self.optimizers]
 
     @torch.no_grad()
     def _move_average(self, average: AveragedModel) -> None:
-        """averaged += (1 - decay) * (current - averaged), the decay rising to train.ema as (1 + n) / (10 + n), n steps
-        in: else the first epochs are measured on what is mostly the initial weights (mnist_mlp: 87 % after an epoch,
-        not 96). As in TensorFlow's ExponentialMovingAverage. AveragedModel's own update pairs the tensors anew each
-        time, and waits for the device."""
+        """averaged += (1 - decay) * (current - averaged), where the decay rises to train.ema as (1 + n) / (10 + n) at
+        step n, as in TensorFlow's ExponentialMovingAverage. Otherwise the average of the first epochs is mostly the
+        initial weights (mnist_mlp: 87 % after an epoch, not 96). AveragedModel's own update pairs the tensors again
+        each time, and waits for the device."""
         decay = min(cast(float, self.config.train.ema), (1 + self.step) / (10 + self.step)) if self.step else 0.0
         (averaged, current), counters = self._averaged
         _lerp(averaged, current, 1 - decay)
-        for kept, counter in counters:
-            kept.copy_(counter)
+        for averaged_counter, counter in counters:
+            averaged_counter.copy_(counter)
         average.n_averaged += 1
 
     @cached_property
     def _averaged(self) -> tuple[tuple[list[Tensor], list[Tensor]], list[tuple[Tensor, Tensor]]]:
-        """(averaged, current) tensors, and pairs of those that only count."""
+        """The (averaged, current) floating-point tensors, and the pairs of integer counters."""
         both = [[*module.parameters(), *module.buffers()] for module in (self.evaluated, self.model)]
         pairs = [(averaged.detach(), current.detach()) for averaged, current in zip(*both, strict=True)]
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
-        return ([a for a, _ in floating], [c for _, c in floating]), [
-            pair for pair in pairs if not pair[0].is_floating_point()
-        ]
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        return ([averaged for averaged, _ in floating], [current for _, current in floating]), counters
 
     def end_step(self, loss: Tensor, samples: int) -> None:
-        """Count a step of `samples` samples with this mean `loss`; the moving average follows the weights."""
+        """Count a step of `samples` samples with this mean `loss`, and update the moving average."""
         if self.average:
             self._move_average(self.average)
         self.loss.add_(loss, alpha=samples)
@@ -171,39 +167,38 @@ class State:
         self.step += 1
 
     def check_finite(self) -> None:
-        """Raise DivergedError where a weight, a moment or an average is infinite or NaN: such a state is not worth
-        keeping."""
+        """Raise DivergedError where a weight, a moment or an average is infinite or NaN: such a state must not be
+        saved."""
         modules = [self.model, *([self.average] if self.average else [])]
-        moments = [
-            value for optimizer in self.optimizers for kept in optimizer.state.values() for value in kept.values()
-        ]
-        for tensor in (*(value for module in modules for value in module.state_dict().values()), *moments):
+        weights = [value for module in modules for value in module.state_dict().values()]
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        for tensor in (*weights, *(value for state in states for value in state.values())):
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DivergedError(f"step {self.step}: weights or moments became infinite or NaN. {self.cure}")
 
     @property
     def cure(self) -> str:
-        """What to do about a training that diverges."""
+        """What to do about diverging training."""
         return f"Lower optimizer.lr (now {self.peak_lr:g}), add schedule.warmup, or set train.clip_grad_norm: 1"
 
     def mean_loss(self) -> float:
-        """Of the epoch so far. Waits for the device."""
+        """The mean loss of the epoch so far. Waits for the device."""
         return float(self.loss) / max(self.samples, 1)
 
     def end_epoch(self) -> None:
-        """Count an epoch; the next one's loss starts at zero."""
+        """Count an epoch, and reset the loss for the next."""
         self.epoch += 1
         self.batch = self.samples = 0
         self.loss.zero_()
 
-    # ---------------------------------------------------------------- saving and going on
+    # ---------------------------------------------------------------- saving and resuming
 
     def counters(self) -> dict[str, Any]:
-        """What is not a tensor, as plain values."""
+        """Everything that is not a tensor, as plain values."""
         return {name: getattr(self, name) for name in COUNTERS}
 
     def tensors(self) -> dict[str, Any]:
-        """What is, as nested dicts and lists of tensors and numbers."""
+        """Everything that is a tensor, as nested dicts and lists of tensors and numbers."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -214,23 +209,22 @@ class State:
         }
 
     def restore(self, counters: dict[str, Any], tensors: dict[str, Any]) -> None:
-        """Go on from what `counters` and `tensors` gave. Raises KeyError, RuntimeError or ValueError where they don't
+        """Restore what `counters` and `tensors` returned. Raises KeyError, RuntimeError or ValueError where it does not
         fit."""
         self.model.load_state_dict(tensors["model"])
         if self.average:
             self.average.load_state_dict(tensors["average"])
         for optimizer, saved in zip(self.optimizers, tensors["optimizers"], strict=True):
-            groups = optimizer.state_dict()["param_groups"]  # the settings are the config's; the file's may lack one
+            groups = optimizer.state_dict()["param_groups"]  # settings come from the config: the file may lack one
             rates = [{"lr": float(group["lr"])} for group in saved["param_groups"]]
             merged = [group | rate for group, rate in zip(groups, rates, strict=True)]
             optimizer.load_state_dict({"state": saved["state"], "param_groups": merged})
             for parameter, moments in optimizer.state.items():
                 for name, moment in moments.items():
                     if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                        moments[name] = torch.empty_like(parameter).copy_(
-                            moment
-                        )  # laid out as the weights: fused kernels count on it
-        self.__dict__.pop("_descents", None)  # they hold on to the moments that were
+                        # in the weights' memory format, which fused kernels assume
+                        moments[name] = torch.empty_like(parameter).copy_(moment)
+        self.__dict__.pop("_fast_steps", None)  # they hold the previous moments
         self.scaler.load_state_dict(tensors["scaler"])
         self.loss.copy_(tensors["loss"])
         self.recorded = len(tensors["losses"])
@@ -240,8 +234,8 @@ class State:
 
 
 def _lerp(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
-    """Move each of `tensors` by `weight` of the way to its end, in place: all at once where torch can, which it does in
-    private."""
+    """Move each of `tensors` by `weight` of the way to its end, in place: all at once where torch has its private
+    function for that."""
     if hasattr(torch, "_foreach_lerp_"):
         torch._foreach_lerp_(tensors, ends, weight)
     else:

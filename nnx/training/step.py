@@ -1,4 +1,4 @@
-"""Ways to make a step in less time. Each is a function wrapped round a function, and the loop can't tell which it calls.
+"""Faster ways to make a step. Each wraps a function in a function: the loop can't tell which one it calls.
 
 AUTOGRAD     forward and backward by autograd, operation by operation
 MATRICES     a plain MLP on the CPU: backpropagation written out in matrices
@@ -87,7 +87,7 @@ def _method(config: Config, model: nn.Module, runtime: Runtime) -> tuple[StepMet
     asked, kind = config.compile is True, runtime.device.type
     if distributed.current().world > 1:
         if asked:
-            raise DeviceError("compile: true is for one process alone; leave it at auto, or train without torchrun")
+            raise DeviceError("compile: true needs a single process; use compile: auto, or train without torchrun")
         return StepMethod.DISTRIBUTED, "each takes its share of every batch"
     if config.compile is False:
         return StepMethod.AUTOGRAD, "compile: false"
@@ -98,19 +98,19 @@ def _method(config: Config, model: nn.Module, runtime: Runtime) -> tuple[StepMet
     why_not = _not_recordable(config, runtime)
     if kind == "cuda" and why_not is None:
         method = StepMethod.COMPILED_CUDA_GRAPH if asked else StepMethod.CUDA_GRAPH
-        return method, "one launch a step instead of hundreds"
+        return method, "one kernel launch per step instead of hundreds"
     if asked:
-        return StepMethod.COMPILED, "as asked"
+        return StepMethod.COMPILED, "as requested"
     if kind == "cuda":
         return StepMethod.AUTOGRAD, str(why_not)
     exact = kind == "cpu" and runtime.dtype == torch.float32 and config.train.accumulate == 1
     if exact and _is_plain(model):
         return StepMethod.MATRICES, "measured 1.2x faster than autograd for a plain MLP on a CPU"
-    return StepMethod.AUTOGRAD, f"compiling takes longer than it saves on {kind}: 15 s and more"
+    return StepMethod.AUTOGRAD, f"compiling takes 15 s or more, longer than it saves on {kind}"
 
 
 def _is_plain(model: nn.Module) -> bool:
-    """Linear layers with known activations between them and nothing else, all of it trained."""
+    """Only linear layers with known activations between them, all of them trained."""
     kinds = [type(layer) for layer in model.plain_layers()] if isinstance(model, models.PlainModel) else []
     linears, others = kinds[::2], kinds[1::2]
     plain = set(linears) == {nn.Linear} and len(linears) == len(others) + 1 and set(others) <= ACTIVATIONS.keys()
@@ -120,13 +120,14 @@ def _is_plain(model: nn.Module) -> bool:
 def matrix_backpropagation(
     loss_with_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], model: nn.Module
 ) -> GradientFunction:
-    """Backpropagation in matrices, for the layers Linear, activation, Linear, ..., Linear: autograd's gradients within
+    """Backpropagation in matrices, for layers Linear, activation, Linear, ..., Linear: the gradients of autograd within
     rounding (tested).
 
-    With a the activations of a layer, (B, units), and delta the gradient at its weighted sums, (B, units):
+    Where a is a layer's activations, (B, units), and delta the gradient of its weighted sums, (B, units):
 
         forward    a = activation(a_before @ weight.T + bias)
-        backward   weight.grad = delta.T @ a_before,  bias.grad = delta summed over B,  delta_before = (delta @ weight) * activation'
+        backward   weight.grad = delta.T @ a_before,  bias.grad = delta summed over B,
+                   delta_before = (delta @ weight) * activation'
     """
     layers = [(layer.weight, layer.bias) for layer in model.modules() if isinstance(layer, nn.Linear)]
     sums = [(bias.detach(), weight.detach().t()) for weight, bias in layers]  # views: they follow the weights
@@ -151,7 +152,7 @@ def matrix_backpropagation(
 
 
 def loss_with_gradient(loss: Component, criterion: Criterion) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A function from (B, K) logits and targets to the mean loss and its gradient by the logits, (B, K)."""
+    """A function from (B, K) logits and targets to the mean loss and its (B, K) gradient with respect to the logits."""
     if isinstance(loss, losses.CrossEntropy) and loss.class_weights is None:
         return loss.with_gradient
 
@@ -164,34 +165,36 @@ def loss_with_gradient(loss: Component, criterion: Criterion) -> Callable[[Tenso
 
 
 def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile, once for the whole batch and once for an epoch's last, smaller one."""
+    """torch.compile: once for a full batch, and once for an epoch's last, smaller one."""
     return torch.compile(forward, dynamic=False)
 
 
 def capture_cuda_graph(step: StepFunction) -> StepFunction:
-    """`step` recorded once for each size of batch, after WARM_UP steps as is, and replayed from then on. Not run yet:
-    no GPU was there.
+    """`step`, recorded once for each batch size after WARM_UP steps by autograd, and replayed from then on. Not run
+    yet: no GPU was available.
 
-    What changes from step to step is read from fixed places: the batch and the learning rate from tensors that are
-    filled, dropout's seed from the generator, whose state a graph looks up at each replay.
+    What changes from step to step is read from fixed memory: the batch and the learning rate from tensors that are
+    filled, dropout's seed from the generator, whose state a graph reads at each replay.
     """
-    seen: Counter[torch.Size] = Counter()
+    calls: Counter[torch.Size] = Counter()
     recorded: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
 
     def replay(state: State, inputs: Tensor, targets: Tensor) -> Tensor:
         key = inputs.shape
-        if not seen:
+        if not calls:
             _record_lr(state)
         if key not in recorded:
-            seen[key] += 1
-            if seen[key] <= WARM_UP:
-                side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # as is, but on a stream of its own, as recording will be
+            calls[key] += 1
+            if calls[key] <= WARM_UP:
+                # by autograd, but on a stream of its own, as the recording will be
+                side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):
                     loss = step(state, inputs, targets)
                 torch.cuda.current_stream().wait_stream(side)
                 return loss
-            graph, places = torch.cuda.CUDAGraph(), (inputs.clone(), targets.clone())
+            graph = torch.cuda.CUDAGraph()
+            places = (inputs.clone(), targets.clone())
             with torch.cuda.graph(graph):
                 loss = step(state, *places)
             recorded[key] = (graph, *places, loss)
@@ -205,7 +208,7 @@ def capture_cuda_graph(step: StepFunction) -> StepFunction:
 
 
 def _record_lr(state: State) -> None:
-    """Put the learning rates into tensors on the device, and tell the optimizers that they are to be recorded."""
+    """Put the learning rates into tensors on the device, and set the optimizers to `capturable`."""
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=state.loss.device)
@@ -214,9 +217,9 @@ def _record_lr(state: State) -> None:
 
 
 def _not_recordable(config: Config, runtime: Runtime) -> str | None:
-    """Why a step can't be a CUDA graph, if it can't."""
+    """Why a step can't be a CUDA graph; None if it can."""
     if runtime.dtype == torch.float16:
-        return "float16 scales its loss by what each step gave, which a CUDA graph can't"
+        return "float16 adapts the scale of the loss after each step, which a CUDA graph can't"
     if config.optimizer.name not in ("sgd", "adam", "adamw"):
-        return f"{config.optimizer.name} decides in Python, which a CUDA graph can't"
+        return f"{config.optimizer.name} makes decisions in Python, which a CUDA graph can't"
     return None

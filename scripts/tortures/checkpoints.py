@@ -84,7 +84,7 @@ def _good(folder: Path) -> dict[str, bytes]:
             state.begin_step()
             loss = state.model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))).square().mean()
             loss.backward()
-            state.descend()
+            state.update_weights()
             state.end_step(loss.detach(), 4)
         whole = checkpoint.Checkpoint(made, SPEC, state.evaluated.state_dict(), {}, state.counters(), state.tensors())
         for file, kept in (("last.pt", whole), ("checkpoint.pt", checkpoint.without_training(whole))):

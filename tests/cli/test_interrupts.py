@@ -14,14 +14,14 @@ import sys, time
 from nnx.cli import run_command
 from nnx.cli._start import import_torch
 import_torch()
-from nnx.run import pipeline
+from nnx.run import evaluate, pipeline
 real = pipeline.evaluate
 def stalled(model, batches, *more):
     if len(batches) == {samples}:
         print("stalled", flush=True)
         time.sleep(60)
     return real(model, batches, *more)
-pipeline.evaluate = stalled
+evaluate.evaluate = pipeline.evaluate = stalled
 sys.argv = ["nnx", *{words!r}]
 sys.exit(run_command())
 """
@@ -84,7 +84,7 @@ def test_a_run_that_is_asked_to_stop_while_the_test_set_is_read_prints_what_fini
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 143
-    command = shlex.split(err.splitlines()[-1].split("Go on with: ")[1])
+    command = shlex.split(err.splitlines()[-1].split("Resume with: ")[1])
     assert command == ["nnx", "train", "--resume", "my run"]
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True

@@ -180,7 +180,7 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(tmp_path, environment):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    command = err.split("Go on with: ")[1].strip().split()
+    command = err.split("Resume with: ")[1].strip().split()
     done = len(records(tmp_path / "r"))
     saved = torch.load(tmp_path / "r/last.pt", weights_only=True)
     epoch = json.loads(saved["json"])["counters"]["epoch"]

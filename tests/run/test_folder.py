@@ -16,8 +16,8 @@ from nnx.run import folder as run_folder
 HOLD = """
 import sys
 from pathlib import Path
-from nnx.run import folder as runs
-with runs.held(Path(sys.argv[1])):
+from nnx.run import folder as run_folder
+with run_folder.lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """
@@ -54,7 +54,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(tmp_path):
     with run_folder.create_folder(out, force=False, exactly=True):
         (out / "config.yaml").write_text("theirs")
     with (
-        pytest.raises(InputError, match="holds a run already"),
+        pytest.raises(InputError, match="already contains a run"),
         run_folder.create_folder(out, force=False, exactly=True),
     ):
         pass

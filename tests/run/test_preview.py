@@ -145,13 +145,13 @@ def job(tiny, *lines):
 def test_a_trial_measures_steps_and_leaves_out_what_only_the_first_take(tiny, monkeypatch):
     """Each step made to take 5 ms, and each of the first two 200 ms more."""
     made = job(tiny, "train: {epochs: 3, batch_size: 64}")
-    real = type(made).step(made)
+    real = type(made).make_step(made)
 
     def slow(state, inputs, targets):
         time.sleep(0.205 if state.step < 2 else 0.005)
         return real(state, inputs, targets)
 
-    monkeypatch.setattr(type(made), "step", lambda self: slow)
+    monkeypatch.setattr(type(made), "make_step", lambda self: slow)
     pace = dry_run.measure_throughput(made, made.loader(made.dataset.train), seconds=0.5)
     assert pace.a_step >= 0.005
     assert pace.steps * 0.005 <= pace.seconds
@@ -170,8 +170,8 @@ def test_a_trial_goes_on_where_the_run_is_shorter_than_it(tiny):
 
 def test_a_step_that_takes_longer_than_the_trial_is_one_step(tiny, monkeypatch):
     made = job(tiny)
-    real = type(made).step(made)
-    monkeypatch.setattr(type(made), "step", lambda self: lambda *arguments: (time.sleep(0.2), real(*arguments))[1])
+    real = type(made).make_step(made)
+    monkeypatch.setattr(type(made), "make_step", lambda self: lambda *arguments: (time.sleep(0.2), real(*arguments))[1])
     pace = dry_run.measure_throughput(made, made.loader(made.dataset.train), seconds=0.1)
     assert pace.steps == 1
     assert pace.a_step > 0.2

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnx import checkpoint, config, errors
+from nnx import checkpoint, config, datasets, errors
 from nnx.events import Epoch, Finished, Started, Step
 from nnx.inference import metrics
 from nnx.run import folder as run_folder
-from nnx.run import pipeline
 from nnx.run.pipeline import run
 from nnx.run.resume import resumed_config
 from nnx.run.verify import verify
@@ -124,7 +123,7 @@ def test_a_state_of_the_first_format_goes_on(tmp_path):
     for event in run(resumed_config(tmp_path / "r", ["train.epochs=4"]), resume=tmp_path / "r"):
         if isinstance(event, Finished):
             assert event.summary["epochs"] == 4
-    with pytest.raises(errors.CheckpointError, match="holds no losses"):
+    with pytest.raises(errors.CheckpointError, match="has no recorded losses"):
         verify(tmp_path / "r")
 
 
@@ -166,7 +165,7 @@ def test_another_setting_is_listed_and_refused(folder, setting, said):
 
 def test_fewer_epochs_than_there_are_already_are_refused(folder):
     before = files(folder)
-    with pytest.raises(errors.CheckpointError, match=r"in its epoch 2 already, so train\.epochs can't be 1"):
+    with pytest.raises(errors.CheckpointError, match=r"already in epoch 2, so train\.epochs can't be 1"):
         events("train.epochs=1", resume=folder)
     assert files(folder) == before
 
@@ -185,14 +184,14 @@ def test_another_environment_is_warned_of(folder, monkeypatch):
 
 
 def test_other_data_is_refused(folder, monkeypatch):
-    real = pipeline.datasets.load
+    real = datasets.load
 
     def other(*arguments, **options):
         found = real(*arguments, **options)
         found.train.labels[0] += 1
         return found
 
-    monkeypatch.setattr(pipeline.datasets, "load", other)
+    monkeypatch.setattr(datasets, "load", other)
     with pytest.raises(errors.CheckpointError, match="trained on other data"):
         events(resume=folder)
 
@@ -299,10 +298,10 @@ def test_a_signal_while_the_test_set_is_read_ends_it_and_it_can_be_taken_up(tmp_
             os.kill(os.getpid(), signal.SIGTERM)
         return real(model, batches, *more)
 
-    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    monkeypatch.setattr("nnx.run.evaluate.evaluate", evaluate)
     with (
         signals.catch_signals() as noted,
-        pytest.raises(errors.Stopped, match=r"training is done and saved. Go on with: nnx train --resume \S+r$"),
+        pytest.raises(errors.Stopped, match=r"training is finished and saved. Resume with: nnx train --resume \S+r$"),
     ):
         events(out=tmp_path / "r", signal=noted)
     monkeypatch.undo()
@@ -312,13 +311,13 @@ def test_a_signal_while_the_test_set_is_read_ends_it_and_it_can_be_taken_up(tmp_
 def test_a_signal_before_the_first_step_changes_nothing(tmp_path, monkeypatch):
     from nnx.system import signals
 
-    real = pipeline.datasets.load
+    real = datasets.load
 
     def load(*arguments, **options):
         os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.datasets, "load", load)
+    monkeypatch.setattr(datasets, "load", load)
     with signals.catch_signals() as noted, pytest.raises(errors.Stopped, match="nothing was changed") as stopped:
         events(out=tmp_path / "r", signal=noted)
     assert stopped.value.exit_code == 130
@@ -331,7 +330,7 @@ def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(tmp_pat
         events(out=out, signal=lambda: signal.SIGTERM, data_dir="a b")
     import shlex
 
-    words = shlex.split(str(stopped.value).split("Go on with: ")[1])
+    words = shlex.split(str(stopped.value).split("Resume with: ")[1])
     assert words == ["nnx", "train", "--resume", str(out), "--data-dir", "a b"]
 
 
@@ -390,7 +389,7 @@ def spoiled(where, at):
     def make(gradients):
         def step(state, inputs, targets):
             loss = gradients(state, inputs, targets)
-            state.descend()
+            state.update_weights()
             if state.step == at:
                 with torch.no_grad():
                     where(state)

@@ -142,19 +142,19 @@ NOT_PLAIN = [
 )
 def test_a_plain_mlp_is_done_in_matrices(overrides):
     state = made(overrides)
-    assert steps.choose_step(state.config, state.model, CPU).value == "matrices"
+    assert steps.choose_step(state.config, state.model, CPU)[0] is steps.StepMethod.MATRICES
 
 
 @pytest.mark.parametrize("overrides", NOT_PLAIN, ids=str)
 def test_what_is_not_plain_is_left_as_it_is(overrides):
     state = made(overrides)
     chosen = devices.choose_runtime("cpu", state.config.precision)
-    assert steps.choose_step(state.config, state.model, chosen).value == "as is"
+    assert steps.choose_step(state.config, state.model, chosen)[0] is steps.StepMethod.AUTOGRAD
 
 
 def test_compile_false_means_plain_pytorch():
     state = made(["compile=false"])
-    assert steps.choose_step(state.config, state.model, CPU).value == "as is"
+    assert steps.choose_step(state.config, state.model, CPU)[0] is steps.StepMethod.AUTOGRAD
 
 
 def test_compile_true_without_a_compiler_is_refused(monkeypatch):
@@ -177,7 +177,7 @@ def test_compile_is_auto_true_or_false(text):
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_are_the_same_within_rounding():
     state, other = made(["compile=true"]), made()
-    assert steps.choose_step(state.config, state.model, CPU).value == "compiled"
+    assert steps.choose_step(state.config, state.model, CPU)[0] is steps.StepMethod.COMPILED
     expected = [tensor.clone() for tensor in gradients_of(backpropagation(criterion(other), CPU), other, *batch())]
     found = gradients_of(backpropagation(criterion(state), CPU, fuse=steps.compiled), state, *batch())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
