@@ -1,7 +1,7 @@
-"""What the training images of a network have in common, so that others can be made to look like them.
+"""What the training images of a network have in common, so that other images can be made to look like them.
 
-Digits of MNIST, say: bright strokes, 2.3 pixels wide, on black, 20 pixels large, their centre of mass in the middle of
-28. All of that is measured from the images themselves, and kept with the network.
+MNIST's digits, for example, are bright strokes on black, 2.3 pixels wide and 20 pixels large, with their centre of mass
+in the middle of 28 pixels. These statistics are measured on the images, and the checkpoint contains them.
 """
 
 import math
@@ -16,66 +16,64 @@ from nnx.preprocessing.images import border, to_size
 Centred = Literal["mass", "box"]
 Floats = NDArray[np.float32]
 
-SAMPLES = 500  # images that are measured
-NUMBERS = 600_000  # in them, at most
-LEVEL = 0.2  # of the contrast between background and ink: from there on it's ink
-CONTRAST = 40  # gray levels at least from the background to the ink
-PAPER = 0.6  # of the pixels of the borders, at least, are about the background's level (8x8 digits: 0.74)
-SLENDER, FULL = (
-    0.25,
-    0.7,
-)  # strokes are at most so wide, as a share of their box's side, and cover so much of it (digits: 0.22, 0.6)
-AVERAGE = 32  # pixels a side, at most, of the average image
+SAMPLES = 500  # maximum number of images to measure
+NUMBERS = 600_000  # maximum number of values in them
+LEVEL = 0.2  # a pixel is ink from this share of the contrast between background and ink on
+CONTRAST = 40  # minimum difference in gray levels between background and ink
+PAPER = 0.6  # minimum share of the border pixels that are close to the background's level (8x8 digits: 0.74)
+SLENDER = 0.25  # maximum width of strokes, as a share of the side of their bounding box (digits: 0.22)
+FULL = 0.7  # maximum share of the bounding box that strokes cover (digits: 0.6)
+AVERAGE = 32  # maximum side of the average image in pixels
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Measured from training images. Kept in the checkpoint. Gray levels are 0 to 255, lengths in pixels of the
-    training images."""
+    """Statistics of the training images, stored in the checkpoint. Gray levels range from 0 to 255; lengths are in
+    pixels of the training images."""
 
-    background: int  # of the border
-    ink: int  # the level that is farthest from the background, in the usual image
+    background: int  # level of the border
+    ink: int  # the level that is farthest from the background in a typical image
     plain: bool  # whether the images are strokes of ink on that background; if not, the next four mean little
-    box: int  # the larger side of the box round the ink
-    stroke: float  # how wide the strokes are
-    centred: Centred  # what keeps its place in the image: the ink's centre of mass, or the middle of its box
-    centre: tuple[float, float]  # that place, down and right of the middle of the image
-    average: tuple[
-        tuple[int, ...], ...
-    ]  # the mean of the images in gray, made smaller where they are larger than 32 x 32
+    box: int  # the larger side of the ink's bounding box
+    stroke: float  # width of the strokes
+    centred: Centred  # which point has a fixed position: the ink's centre of mass, or the centre of its bounding box
+    centre: tuple[float, float]  # that position, down and right of the middle of the image
+    average: tuple[tuple[int, ...], ...]  # the mean image in gray, resized to at most 32 x 32
 
     @classmethod
     def measure(cls, images: Any) -> "ImageStatistics":
-        """The look of (N, C, H, W) uint8 training images, an array or Mapped, from 500 of them at most, evenly spaced:
-        6 ms."""
+        """The statistics of (N, C, H, W) uint8 training images, an array or Mapped. Measures at most 500 of them,
+        evenly spaced: 6 ms."""
         count = max(1, min(SAMPLES, NUMBERS // math.prod(images.shape[1:])))
-        some = np.asarray(images[:: -(-len(images) // count)])
-        gray = some.mean(1, dtype=np.float32) if some.shape[1] > 1 else some[:, 0].astype(np.float32)
+        sample = np.asarray(images[:: -(-len(images) // count)])
+        gray = sample.mean(1, dtype=np.float32) if sample.shape[1] > 1 else sample[:, 0].astype(np.float32)
         edges = border(gray.transpose(1, 2, 0))  # (pixels, N)
         background = round(float(np.median(edges)))
-        low, high = (round(float(np.median(found))) for found in (gray.min((1, 2)), gray.max((1, 2))))
+        low, high = (round(float(np.median(levels))) for levels in (gray.min((1, 2)), gray.max((1, 2))))
         ink = high if high - background >= background - low else low
         strokes = contrast(gray, background, ink)
-        there = (strokes > LEVEL).any((1, 2))  # of an image without ink nothing is known
-        if not there.any():
-            return cls(background, ink, False, max(gray.shape[1:]), 0.0, "box", (0.0, 0.0), _small(gray.mean(0)))
-        box = ink_box(strokes[there])
+        has_ink = (strokes > LEVEL).any((1, 2))
+        average = _average_rows(gray.mean(0))
+        if not has_ink.any():
+            return cls(background, ink, False, max(gray.shape[1:]), 0.0, "box", (0.0, 0.0), average)
+        strokes = strokes[has_ink]
+        box = ink_box(strokes)
         size = round(float(np.median((box[:, 1::2] - box[:, ::2] + 1).max(1))))
-        stroke = round(float(np.median(stroke_width(strokes[there]))), 2)
-        look = cls(background, ink, False, size, stroke, *_centred(strokes[there], box), _small(gray.mean(0)))
+        stroke = round(float(np.median(stroke_width(strokes))), 2)
+        statistics = cls(background, ink, False, size, stroke, *_find_centre(strokes, box), average)
         paper = np.abs(edges - background) < LEVEL * abs(ink - background)
         plain = (
-            some.shape[1] in (1, 3)
-            and bool((some == some[:, :1]).all())  # no colours
+            sample.shape[1] in (1, 3)
+            and bool((sample == sample[:, :1]).all())  # no colours
             and abs(ink - background) >= CONTRAST
             and bool(paper.mean() > PAPER)
-            and _are_strokes(strokes[there], box)
-            and not look.is_inverted(edges).any()
+            and _are_strokes(strokes, box)
+            and not statistics.is_inverted(edges).any()
         )
-        return replace(look, plain=plain)
+        return replace(statistics, plain=plain)
 
     def is_inverted(self, edges: NDArray[Any]) -> NDArray[np.bool_]:
-        """(pixels, N) borders of N images -> whether most of each is of the ink's level rather than of the
+        """(pixels, N) borders of N images -> (N,) whether most pixels are closer to the ink's level than to the
         background's."""
         inverted: NDArray[np.bool_] = (contrast(edges, self.background, self.ink) > 0.5).mean(0) > 0.5
         return inverted
@@ -86,50 +84,49 @@ class ImageStatistics:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ImageStatistics":
-        """Inverse of `to_dict`. Raises ValueError, KeyError or TypeError for anything else."""
-        rows, most = data["average"], 2**26  # pixels a side: more than any input has
+        """Inverse of `to_dict`. Raises ValueError, KeyError or TypeError if `data` is not valid."""
+        rows = data["average"]
+        most = 2**26  # pixels: no input has a longer side
         if (
             not 1 <= len(rows) <= AVERAGE
             or not all(1 <= len(row) == len(rows[0]) <= AVERAGE for row in rows)
             or len(data["centre"]) != 2
         ):
-            raise ValueError("not a look")
-        look = cls(**{**data, "centre": tuple(data["centre"]), "average": tuple(tuple(row) for row in rows)})
-        right = (
-            all(
-                type(level) is int and 0 <= level <= 255
-                for level in (look.background, look.ink, *sum(look.average, ()))
-            )
-            and type(look.plain) is bool
-            and type(look.box) is int
-            and 0 < look.box <= most
-            and all(type(number) in (int, float) and abs(number) <= most for number in (look.stroke, *look.centre))
-            and look.stroke >= 0
-            and look.centred in get_args(Centred)
-            and (not look.plain or look.ink != look.background)
+            raise ValueError("not image statistics")
+        statistics = cls(**{**data, "centre": tuple(data["centre"]), "average": tuple(tuple(row) for row in rows)})
+        levels = (statistics.background, statistics.ink, *sum(statistics.average, ()))
+        lengths = (statistics.stroke, *statistics.centre)
+        valid = (
+            all(type(level) is int and 0 <= level <= 255 for level in levels)
+            and type(statistics.plain) is bool
+            and type(statistics.box) is int
+            and 0 < statistics.box <= most
+            and all(type(length) in (int, float) and abs(length) <= most for length in lengths)
+            and statistics.stroke >= 0
+            and statistics.centred in get_args(Centred)
+            and (not statistics.plain or statistics.ink != statistics.background)
         )
-        if not right:
-            raise ValueError("not a look")
-        return look
+        if not valid:
+            raise ValueError("not image statistics")
+        return statistics
 
 
 def contrast(gray: NDArray[Any], background: float, ink: float) -> Floats:
-    """Gray levels as shares of the way from the background, 0, to the ink, 1; all 0 where these are the same."""
+    """Gray levels -> 0 for the background to 1 for the ink; all 0 if the two levels are equal."""
     span = ink - background or math.inf
     share: Floats = np.clip((gray - np.float32(background)) / np.float32(span), 0, 1)
     return share
 
 
 def stroke_width(strokes: Floats) -> Floats:
-    """(N, H, W) ink from 0 to 1 -> (N,) how wide its strokes are, in pixels.
+    """(N, H, W) ink from 0 to 1 -> (N,) the width of its strokes in pixels.
 
-    Twice the area over the length of the edge, as a stroke has two. The edge of soft ink is its total variation (the
-    coarea formula), so blurring it changes nothing, as long as a stroke stays as dark.
+    The width is twice the area over the length of the edge, as a stroke has two edges. The edge length of soft ink is
+    its total variation (the coarea formula), so blurring changes nothing as long as a stroke stays equally dark.
     """
     width = np.empty(len(strokes), np.float32)
-    for start in range(
-        0, len(strokes), 50
-    ):  # as many as stay in the processor's cache: 3 ms instead of 9 for 500 of 28x28
+    # 50 images at a time fit in the processor's cache: 3 ms instead of 9 for 500 of 28x28.
+    for start in range(0, len(strokes), 50):
         part = np.pad(strokes[start : start + 50], ((0, 0), (1, 1), (1, 1)))
         down, right = part[:, 1:, :-1] - part[:, :-1, :-1], part[:, :-1, 1:] - part[:, :-1, :-1]
         edge = np.sqrt(down * down + right * right).sum((1, 2))
@@ -138,7 +135,7 @@ def stroke_width(strokes: Floats) -> Floats:
 
 
 def mass_centre(strokes: Floats) -> NDArray[np.float64]:
-    """(N, H, W) ink -> (N, 2), the place (y, x) of its centre of mass; NaN where there is none."""
+    """(N, H, W) ink -> (N, 2) position (y, x) of its centre of mass, NaN for an image without ink."""
     y, x = (np.arange(n, dtype=np.float64) for n in strokes.shape[1:])
     rows, columns = strokes.sum(2, dtype=np.float64), strokes.sum(1, dtype=np.float64)
     mass = rows.sum(1)
@@ -147,19 +144,18 @@ def mass_centre(strokes: Floats) -> NDArray[np.float64]:
 
 
 def ink_box(strokes: Floats) -> NDArray[np.float64]:
-    """(N, H, W) ink -> (N, 4), its first and last row, first and last column; NaN where there is none."""
-    found = np.full((len(strokes), 4), np.nan)
+    """(N, H, W) ink -> (N, 4) first and last row, first and last column of the ink, NaN for an image without ink."""
+    box = np.full((len(strokes), 4), np.nan)
     for n, axis in ((0, 2), (2, 1)):
-        there = np.any(strokes > LEVEL, axis=axis)
-        some = there.any(1)
-        found[some, n] = there[some].argmax(1)
-        found[some, n + 1] = there.shape[1] - 1 - there[some, ::-1].argmax(1)
-    return found
+        occupied = np.any(strokes > LEVEL, axis=axis)
+        has_ink = occupied.any(1)
+        box[has_ink, n] = occupied[has_ink].argmax(1)
+        box[has_ink, n + 1] = occupied.shape[1] - 1 - occupied[has_ink, ::-1].argmax(1)
+    return box
 
 
-def _centred(strokes: Floats, box: NDArray[np.float64]) -> tuple[Centred, tuple[float, float]]:
-    """Which centre varies less from one of (N, H, W) images to the next, and its mean distance from the middle, down
-    and right."""
+def _find_centre(strokes: Floats, box: NDArray[np.float64]) -> tuple[Centred, tuple[float, float]]:
+    """The kind of centre that varies less between (N, H, W) images, and its mean offset from the middle: y, x."""
     middle = (np.array(strokes.shape[1:]) - 1) / 2
     offsets: dict[Centred, NDArray[np.float64]] = {
         "mass": mass_centre(strokes) - middle,
@@ -171,15 +167,15 @@ def _centred(strokes: Floats, box: NDArray[np.float64]) -> tuple[Centred, tuple[
 
 
 def _are_strokes(strokes: Floats, box: NDArray[np.float64]) -> bool:
-    """Whether the usual one of (N, H, W) images is drawn with strokes, rather than filled as a shirt is."""
+    """Whether a typical one of (N, H, W) images consists of strokes, rather than being filled like a shirt."""
     solid = (strokes > LEVEL).astype(np.float32)
     height, width = box[:, 1] - box[:, 0] + 1, box[:, 3] - box[:, 2] + 1
     slender = np.median(stroke_width(solid) / np.maximum(height, width)) <= SLENDER
     return bool(slender and np.median(solid.sum((1, 2)) / (height * width)) <= FULL)
 
 
-def _small(gray: Floats) -> tuple[tuple[int, ...], ...]:
-    """(H, W) as rows of whole numbers, no more than AVERAGE of either."""
+def _average_rows(gray: Floats) -> tuple[tuple[int, ...], ...]:
+    """(H, W) -> rows of whole numbers, resized to at most AVERAGE x AVERAGE."""
     H, W = gray.shape
     scale = min(1, AVERAGE / max(H, W))
     pixels = np.rint(gray).astype(np.uint8)[:, :, None]

@@ -1,4 +1,4 @@
-"""Image files to arrays: the one decoder, for any file that a user may name, harmless whatever the file holds.
+"""Decodes image files into arrays: the one decoder for any file that a user may name, safe whatever the file contains.
 
 pixels = decode("seven.png")  # (H, W, 1) gray or (H, W, 3) colour, uint8
 """
@@ -17,43 +17,38 @@ from nnx.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "BMP",
-    "WEBP",
-    "TIFF",
-)  # not all 43 that Pillow knows: each is a parser in C that a file may aim at
+# Not all 43 formats that Pillow supports: each one is a parser in C that a malicious file can attack.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 16_000_000
-PHOTOMETRIC = 262  # TIFF's tag; 0 says that 0 is white, which Pillow heeds for 1 and 8 bits but not for 16
+PHOTOMETRIC = 262  # TIFF tag; 0 means that the value 0 is white, which Pillow applies to 1 and 8 bits but not to 16
 
 
 def decode(file: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
-    """An image file, or the bytes of one called `name` -> (H, W, C) uint8, as a viewer on white paper shows it.
+    """An image file, or the bytes of one called `name` -> (H, W, C) uint8, as a viewer shows it on white paper.
 
-    C is 1 where the file holds gray (or black and white), 3 where it holds colours (or a palette of them). 16 bits
-    become 8, as do floats from 0 to 1: black stays black, white white. What is transparent is white. EXIF's turns are
-    done. Of several pictures it is the first.
+    C is 1 for gray or black and white, 3 for colours or a palette. 16-bit values are scaled to 8 bits, as are floats
+    from 0 to 1: black stays black, white stays white. Transparent pixels become white. The EXIF orientation is applied.
+    Of several pictures, the first is decoded.
 
-    Raises DataError, naming the file, for what is not a whole PNG, JPEG, BMP, WebP or TIFF of at most 10 MiB and 16
+    Raises DataError with the file's name unless it is a complete PNG, JPEG, BMP, WebP or TIFF of at most 10 MiB and 16
     megapixels.
     """
     try:
-        data = file if isinstance(file, bytes) else _read(Path(file))
+        data = file if isinstance(file, bytes) else _read_bytes(Path(file))
         if not data:
             raise DataError("is empty; get the file again")
         if len(data) > MAX_BYTES:
-            raise DataError(f"is larger than {MAX_BYTES // 2**20} MiB; save the picture smaller")
+            raise DataError(f"is larger than {MAX_BYTES // 2**20} MiB; save a smaller image")
         if data.startswith(b"version https://git-lfs"):
             raise DataError("is a Git LFS pointer, not the image itself; run `git lfs pull`")
-        return _pixels(data)
+        return _decode_pixels(data)
     except DataError as error:
         raise DataError(f"{name or (file if not isinstance(file, bytes) else 'image')}: {error}") from None
 
 
 def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """(H, W, C) with C 1 or 3 -> (H, W, `channels`): gray repeated, or the luma of colours (ITU-R BT.601, as in Pillow
+    """(H, W, C) with C 1 or 3 -> (H, W, `channels`). Gray is repeated; colours become luma (ITU-R BT.601, as in Pillow
     and torchvision)."""
     if pixels.shape[2] == channels:
         return pixels
@@ -65,20 +60,20 @@ def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
 
 
 def to_size(pixels: NDArray[np.uint8], height: int, width: int, fit: Literal["pad", "stretch"]) -> NDArray[np.uint8]:
-    """(h, w, C) -> (height, width, C), antialiased; the very same array where it has that size already.
+    """(h, w, C) -> (height, width, C), antialiased; returns `pixels` itself if it already has that size.
 
-    "pad" keeps the aspect: the image is scaled to fit and centred, and what is left at its sides has the median of its
-    border, channel by channel. "stretch" scales height and width each by itself. Pillow's bilinear filter, wider where
-    it makes smaller, as in torchvision: it rounds fixed-point sums, so the bytes are the same everywhere, and never
-    leaves the range of what it averages.
+    "pad" keeps the aspect ratio: the image is scaled to fit and centred, and the rest is filled with the median of its
+    border, channel by channel. "stretch" scales height and width independently. The filter is Pillow's bilinear one,
+    which widens when it shrinks an image, as in torchvision. It rounds fixed-point sums, so the bytes are the same on
+    every machine, and never leaves the range of the values that it averages.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
     if fit == "stretch":
-        return _resized(pixels, height, width)
+        return _resize(pixels, height, width)
     h, w, C = pixels.shape
     scale = min(height / h, width / w)
-    inner = _resized(pixels, max(1, min(height, round(h * scale))), max(1, min(width, round(w * scale))))
+    inner = _resize(pixels, max(1, min(height, round(h * scale))), max(1, min(width, round(w * scale))))
     padded = np.empty((height, width, C), np.uint8)
     padded[:] = np.median(border(pixels), axis=0)
     top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
@@ -87,13 +82,13 @@ def to_size(pixels: NDArray[np.uint8], height: int, width: int, fit: Literal["pa
 
 
 def border(pixels: NDArray[Any]) -> NDArray[Any]:
-    """(H, W, ...) -> (N, ...), the outermost pixels, each once."""
+    """(H, W, ...) -> (N, ...), each of the outermost pixels once."""
     inside = pixels[1:-1]
     sides = [inside[:, :1].reshape(-1, *pixels.shape[2:]), inside[:, 1:][:, -1:].reshape(-1, *pixels.shape[2:])]
     return np.concatenate([pixels[0], *([pixels[-1]] if len(pixels) > 1 else []), *sides])
 
 
-def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     if pixels.shape[:2] == (height, width):
@@ -102,81 +97,80 @@ def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
     return np.dstack([np.asarray(channel.resize((width, height), Image.Resampling.BILINEAR)) for channel in channels])
 
 
-def _read(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise DataError("is a folder; name the image files in it")
-        if not stat.S_ISREG(mode):  # to open a FIFO would wait for a writer
+        if not stat.S_ISREG(mode):  # opening a FIFO would wait for a writer
             raise DataError("is not a regular file; name an image file")
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise DataError("no such file; check the name") from None
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"can't be read ({getattr(error, 'strerror', None) or error}); check the name and its permissions"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"can't be read ({reason}); check the name and its permissions") from None
 
 
-def _pixels(data: bytes) -> NDArray[np.uint8]:
+def _decode_pixels(data: bytes) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no reason to refuse a picture
+            warnings.simplefilter("ignore")  # unusual metadata is no reason to refuse an image
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:  # nothing is decoded yet
-                raise DataError(_too_large(f"{image.width:,} x {image.height:,}"))
+                raise DataError(_too_large_message(f"{image.width:,} x {image.height:,}"))
             inverted = image.mode.startswith("I;16") and image.getexif().get(PHOTOMETRIC) == 0
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = _eight_bits(image)
+            pixels = _to_uint8(image)
             return ~pixels if inverted else pixels
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(
-            "is not an image that can be read (PNG, JPEG, BMP, WebP or TIFF), or a damaged one; save it as PNG"
-        ) from None
+        formats = "PNG, JPEG, BMP, WebP or TIFF"
+        raise DataError(f"is not an image that can be read ({formats}), or is damaged; save it as PNG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(_too_large("too many")) from None
-    except Exception:  # of any kind, as Pillow's parsers meet anything: struct.error, zlib.error, KeyError, SyntaxError, MemoryError...
+        raise DataError(_too_large_message("too many")) from None
+    # Pillow's parsers raise errors of any kind: struct.error, zlib.error, KeyError, SyntaxError, MemoryError...
+    except Exception:
         raise DataError("is damaged or cut short; get the file again, or save it as PNG") from None
 
 
-def _too_large(pixels: str) -> str:
-    return f"has {pixels} pixels, which is more than {MAX_PIXELS // 10**6} megapixels; save the picture smaller"
+def _too_large_message(pixels: str) -> str:
+    return f"has {pixels} pixels, more than {MAX_PIXELS // 10**6} megapixels; save a smaller image"
 
 
-def _eight_bits(image: "Image") -> NDArray[np.uint8]:
-    """(H, W, 1 or 3): gray stays gray, everything else becomes RGB, on white. Raises DataError where it can't be told
-    what white is."""
+def _to_uint8(image: "Image") -> NDArray[np.uint8]:
+    """(H, W, 1 or 3): gray stays gray, everything else becomes RGB, on white. Raises DataError if the range of values
+    does not say which value is white."""
     from PIL import ImageChops
 
     if image.mode.startswith(("I", "F")):
-        return _scaled(image)
+        return _scale_to_uint8(image)
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    alpha = _as(image, "LA" if mode == "L" else "RGBA").getchannel("A") if image.has_transparency_data else None
-    image = _as(image, mode)
+    alpha_mode = "LA" if mode == "L" else "RGBA"
+    alpha = _convert_mode(image, alpha_mode).getchannel("A") if image.has_transparency_data else None
+    image = _convert_mode(image, mode)
     if alpha:
         image.paste("white", mask=ImageChops.invert(alpha))
     return np.array(image).reshape(image.height, image.width, -1)
 
 
-def _as(image: "Image", mode: str) -> "Image":
-    """In another mode; itself where that is its own, as Pillow would copy it."""
+def _convert_mode(image: "Image", mode: str) -> "Image":
+    """The image in another mode; the image itself if it has that mode, which Pillow would copy."""
     return image if image.mode == mode else image.convert(mode)
 
 
-def _scaled(image: "Image") -> NDArray[np.uint8]:
+def _scale_to_uint8(image: "Image") -> NDArray[np.uint8]:
     """Gray of 16 bits or of floats -> (H, W, 1). Pillow's own convert("L") clips: 20000 of 65535 becomes 255."""
     values = np.asarray(image)
     white = 1.0 if image.mode == "F" else 65535
-    if not (values.min() >= 0 and values.max() <= white):  # nor NaN
-        raise DataError(
-            f"holds gray values from {values.min():g} to {values.max():g}, not 0 to {white:g}; save it with 8 or 16 bits"
-        )
+    if not (values.min() >= 0 and values.max() <= white):  # also true for NaN
+        levels = f"{values.min():g} to {values.max():g}"
+        raise DataError(f"contains gray levels from {levels}, not from 0 to {white:g}; save it with 8 or 16 bits")
     scaled = values * np.float32(255 / white)
     gray = np.rint(scaled, out=scaled).astype(np.uint8)
     if "transparency" in image.info:

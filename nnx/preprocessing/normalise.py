@@ -1,4 +1,4 @@
-"""From arrays to batches, on the device: gathered, augmented and normalised as a whole, never sample by sample."""
+"""Normalises whole batches on the device."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from nnx.preprocessing.spec import Spec
 
 
 class Normalise:
-    """(x - mean) / std, per channel or feature: what train, eval and predict all do to an input, and nothing else does.
+    """(x - mean) / std, per channel or feature: train, eval and predict normalise every input with it.
 
     uint8 images (B, C, H, W) or float32 rows (B, F) -> float32 of the same shape.
     """
@@ -18,15 +18,14 @@ class Normalise:
         unit = 255 if spec.is_image else 1  # mean and std of images are in units of [0, 1]
         self.factor = (1 / (unit * std)).float().to(device)
         self.offset = (-mean / std).float().to(device)
-        # one channel needs no broadcasting, which takes twice the time: 42 -> 21 us for a batch of 128 (two cores of an
-        # AMD EPYC 7002)
+        # One channel needs no broadcasting, which takes twice the time: 42 -> 21 us for a batch of 128 (two cores of an
+        # AMD EPYC 7002).
         self.scale = self.factor.item() if self.factor.numel() == 1 else None
 
     def __call__(self, x: Tensor) -> Tensor:
         raw = x.float()
-        out = (
-            raw if x.dtype == torch.uint8 else None
-        )  # in place where that is our own copy: half of the memory to write
+        # float() has copied uint8 values, so the result may overwrite the copy: half of the memory to write.
+        out = raw if x.dtype == torch.uint8 else None
         if self.scale is not None:
             return torch.add(self.offset, raw, alpha=self.scale, out=out)
         return torch.addcmul(self.offset, raw, self.factor, out=out)

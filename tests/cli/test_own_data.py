@@ -215,7 +215,7 @@ BAD = {
     ),
     "10^9 pixels": (
         folder_with(lambda p: (p / "cat/000.png").write_bytes(claiming(31623, 31623))),
-        ["pics/cat/000.png: has ", "pixels, which is more than 16 megapixels; save the picture smaller"],
+        ["pics/cat/000.png: has ", "pixels, more than 16 megapixels; save a smaller image"],
     ),
     "another size": (
         folder_with(lambda p: save(p / "owl/002.png", pixels(0, size=(9, 9)))),
@@ -417,7 +417,7 @@ def test_resume_refuses_changed_data_and_takes_moved_data(nnx, train):
     changed = nnx("train", *more)
     assert (changed.code, changed.out) == (2, "")
     assert "was trained on other data than " in changed.err
-    assert "bring back the old, or start anew" in changed.err
+    assert "restore it, or start a new run" in changed.err
     save(Path("pics/cat/000.png"), pixels(0))
     Path("pics").rename("moved")
     gone = nnx("train", *more)

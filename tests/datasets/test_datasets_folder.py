@@ -420,7 +420,7 @@ def test_an_image_of_a_thousand_million_pixels_is_refused_undecoded(width, heigh
     said = wrong(DataError, tmp_path).splitlines()
     assert time.process_time() - began < 2
     assert "100.png: has " in said[0]
-    assert "which is more than 16 megapixels; save the picture smaller" in said[0]
+    assert "more than 16 megapixels; save a smaller image" in said[0]
     assert "101.tif: has " in said[1]
 
 

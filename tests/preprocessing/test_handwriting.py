@@ -312,7 +312,7 @@ def test_ink_is_where_it_was_put():
         found = segmentation.find_ink(picture)
         assert found.darker == darker
         mask = covered > 0.5
-        overlap = (found.kept & mask).sum() / (found.kept | mask).sum()
+        overlap = (found.mask & mask).sum() / (found.mask | mask).sum()
         assert overlap > 0.9
         (rows, columns) = ndimage.find_objects(mask.astype(int))[0]
         assert np.abs(np.subtract(found.box, (rows.start, rows.stop, columns.start, columns.stop))).max() <= 1
