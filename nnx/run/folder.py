@@ -9,8 +9,6 @@ While a run writes there, `.lock` contains its process id and is locked.
 """
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import json
 import math
@@ -19,10 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from nnx.errors import InputError, MachineError
-from nnx.system import files
+from nnx.system import files, locks
 
 FILES = (
     "config.yaml",
@@ -34,7 +32,6 @@ FILES = (
     "report.html",
     "film.npz",
 )
-WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network drives
 
 
 def choose_folder(out: Path | None, recipe: str, *, force: bool) -> Path:
@@ -88,9 +85,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         files.remove_stale_files(folder)
         yield
     finally:
-        with contextlib.suppress(OSError):
-            (folder / ".lock").unlink()
-        lock.close()
+        locks.release(folder / ".lock", lock)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -159,33 +154,28 @@ def _check_empty(out: Path) -> None:
         )
 
 
-def _lock(folder: Path) -> IO[bytes]:
-    """`.lock` in the folder, locked, with our process id in it. A network drive without locks is used without one."""
+def _lock(folder: Path) -> BinaryIO:
+    """`.lock` in the folder, locked, with our process id in it. Raises MachineError, InputError."""
     path = folder / ".lock"
     try:
-        while True:
-            lock = path.open("a+b", buffering=0)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                owner = lock.read(20).decode(errors="replace").strip()
-                lock.close()
-                raise MachineError(
-                    f"{folder}: is in use by process {owner}; wait for it, or name another --out"
-                ) from None
-            except OSError as error:
-                if error.errno not in WITHOUT_LOCKS:
-                    raise
-            with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
-                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    lock.truncate(0)
-                    with contextlib.suppress(OSError):  # where more depends on it, a full disk is found
-                        lock.write(f"{os.getpid()}\n".encode())
-                    return lock
-            lock.close()
+        lock = locks.acquire(path)
+        if lock is None:
+            raise MachineError(f"{folder}: is in use by process {_owner(path)}; wait for it, or name another --out")
+        lock.truncate(0)
+        with contextlib.suppress(OSError):  # where more depends on it, a full disk is found
+            lock.write(f"{os.getpid()}\n".encode())
+        return lock
     except OSError as error:
         raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
+
+
+def _owner(path: Path) -> str:
+    """The process id in a lock file."""
+    try:
+        with os.fdopen(locks.open_regular(path, os.O_RDONLY), "rb") as lock:
+            return lock.read(20).decode(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _make_folder(folder: Path, exactly: bool) -> Path:
