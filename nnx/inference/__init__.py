@@ -1,1 +1,1 @@
-"""A trained network in use: a classifier, its inputs, the metrics of its predictions."""
+"""Uses a trained network: the classifier, its inputs, the metrics of its predictions."""

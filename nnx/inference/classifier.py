@@ -1,4 +1,4 @@
-"""A checkpoint as something to ask: raw inputs in, probabilities out."""
+"""A trained network as a classifier: raw inputs in, probabilities out."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -41,19 +41,22 @@ class Classifier(nn.Module):
 
 
 def load(path: str | Path, device: str = "cpu") -> Classifier:
-    """The classifier in a checkpoint, or in that of the run in a folder, in evaluation mode. Raises CheckpointError."""
+    """Load the classifier from a checkpoint, or from the checkpoint of a run folder, in evaluation mode. Raises
+    CheckpointError."""
     saved = checkpoint.read(checkpoint.locate(Path(path)))
     return Classifier(checkpoint.build_network(saved), saved.spec, torch.device(device))
 
 
 def load_with_runtime(path: Path, device: str | None = None) -> tuple[Classifier, Runtime]:
-    """The classifier in a checkpoint, or in that of the run in a folder, on a device by name or the best that there is,
-    and its runtime: in the precision that it was trained in, or float32 where this machine does not have that.
+    """Load the classifier from a checkpoint, or from the checkpoint of a run folder, with its runtime.
 
-    Raises CheckpointError, DeviceError.
+    The device is the named one or the best available. The precision is that of the training, or float32 if this machine
+    does not support it. Raises CheckpointError, DeviceError.
     """
     saved = checkpoint.read(checkpoint.locate(path))
-    model, config, device = checkpoint.build_network(saved), saved.config, device or "auto"
+    model = checkpoint.build_network(saved)
+    config = saved.config
+    device = device or "auto"
     try:
         runtime = with_supported_precision(runtime_for(config, device=device), config, model, saved.spec, device=device)
     except DeviceError:
@@ -64,14 +67,15 @@ def load_with_runtime(path: Path, device: str | None = None) -> tuple[Classifier
 def predict_batches(
     classifier: Classifier, batches: Iterable[Batch], runtime: Runtime, *, top: int
 ) -> Iterator[dict[str, Any]]:
-    """What the classifier says of each sample, as plain values: its label, how probable that is, and the `top` classes,
-    likeliest first."""
+    """The prediction for each sample, as plain values: its label, the label's probability, and the `top` classes, most
+    probable first."""
     classes = classifier.classes
     for batch in batches:
         with torch.inference_mode(), runtime.autocast():
-            said = classifier(torch.from_numpy(batch.inputs).to(runtime.device)).float().cpu()
-        best, order = (part[:, :top].tolist() for part in said.sort(dim=1, descending=True, stable=True))
-        for name, prepared, row, ranks in zip(batch.names, batch.prepared, best, order, strict=True):
+            output = classifier(torch.from_numpy(batch.inputs).to(runtime.device)).float().cpu()
+        ordered = output.sort(dim=1, descending=True, stable=True)
+        probabilities, indices = (part[:, :top].tolist() for part in ordered)
+        for name, steps, row, ranks in zip(batch.names, batch.prepared, probabilities, indices, strict=True):
             ranked = [{"label": classes[k], "probability": p} for p, k in zip(row, ranks, strict=True)]
-            found = {"input": name, **ranked[0], "top": ranked}
-            yield {**found, "prepared": list(prepared)} if classifier.spec.is_image else found
+            prediction = {"input": name, **ranked[0], "top": ranked}
+            yield {**prediction, "prepared": list(steps)} if classifier.spec.is_image else prediction

@@ -1,8 +1,7 @@
-"""What a network is asked about: image files, folders of them, arrays, rows of tables, standard input -> samples, a
-batch at a time.
+"""Reads the inputs of a network in batches: image files, folders of them, arrays, rows of tables, standard input.
 
-asked = Asked(["seven.png", "more/", "x.npz"], classifier.spec)
-for batch in asked.batches():
+inputs = InputSet(["seven.png", "more/", "x.npz"], classifier.spec)
+for batch in inputs.batches():
     classifier(torch.from_numpy(batch.inputs)), batch.names, batch.prepared
 """
 
@@ -24,20 +23,20 @@ from nnx.preprocessing import handwriting, images, tables
 from nnx.preprocessing.spec import Spec
 from nnx.system import workers
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-ARRAYS = (".npy", ".npz")
-BATCH, BATCH_BYTES = 500, 2**26  # samples that a network is given at once, at most, and their bytes
-CHUNK = 16  # files that a process is given at a time
-PATIENCE = 3.0  # seconds: what would take longer is shared between all cores; their processes are there after 0.5 s
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+ARRAY_EXTENSIONS = (".npy", ".npz")
+BATCH, BATCH_BYTES = 500, 2**26  # maximum number of samples in a batch, and of their bytes
+CHUNK = 16  # number of files that a worker process receives at a time
+PATIENCE = 3.0  # seconds: longer work is shared between all cores, whose processes take 0.5 s to start
 MAX_TABLE = 2**30  # bytes of a table from standard input
 STDIN = "-"
 
 Sample = tuple[str, NDArray[Any], tuple[str, ...]]
-"""A name, what is given to the network, and how it was prepared."""
+"""A name, the input of the network, and the steps of its preparation."""
 
 
 class Batch(NamedTuple):
-    """n samples: their names, (n, *shape) as the spec has it, and how each was prepared."""
+    """n samples: their names, (n, *shape) as in the spec, and the steps of each one's preparation."""
 
     names: list[str]
     inputs: NDArray[Any]
@@ -46,10 +45,10 @@ class Batch(NamedTuple):
 
 @dataclass
 class InputSet:
-    """What `paths` name, for a network of that spec. What is wrong with any of it is said when all has been looked at.
+    """The inputs in `paths` for a network with this spec. Errors are collected and raised together at the end.
 
-    With `auto`, images are prepared (see handwriting); else they must have the right size. `notes` say what was left
-    out or chosen.
+    If `auto` is true, images are prepared (see handwriting); otherwise they must have the right size. `notes` list what
+    was skipped or chosen.
     """
 
     paths: Sequence[str]
@@ -59,185 +58,179 @@ class InputSet:
     mistakes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.things = [thing for path in self.paths for thing in self._found(path)]
+        self.files = [file for path in self.paths for file in self._expand_path(path)]
 
     def batches(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Iterator[Batch]:
-        """All samples, in order. `progress` is told how many of how many files and arrays are done.
+        """All samples, in order. Calls `progress` with the number of files that are done and their total.
 
-        Raises DataError, at the end, for all that is wrong. What comes before that is then to be forgotten.
+        Raises one DataError with all mistakes at the end; the batches before it must then be discarded.
         """
         size = min(BATCH, max(1, BATCH_BYTES // (self.spec.size * (1 if self.spec.is_image else 4))))
-        samples = self._samples(progress)
-        while some := list(islice(samples, size)):
+        samples = self._read_samples(progress)
+        while chunk := list(islice(samples, size)):
             if not self.mistakes:
-                names, inputs, prepared = zip(*some, strict=True)
+                names, inputs, prepared = zip(*chunk, strict=True)
                 yield Batch(list(names), np.stack(inputs), list(prepared))
         if self.mistakes:
             from nnx.datasets._own import refuse
 
             raise refuse(self.mistakes)
 
-    def _found(self, path: str) -> Iterator[str]:
-        """The files that `path` names: itself, what is in it, or what fits it. Raises nothing."""
+    def _expand_path(self, path: str) -> Iterator[str]:
+        """The files of `path`: itself, the images in a folder, or the matches of a pattern. Raises nothing."""
         if path == STDIN or os.path.lexists(path):
-            yield from self._inside(path) if os.path.isdir(path) and self.spec.is_image else [path]
-        elif fitting := sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []:
-            yield from chain.from_iterable(self._inside(each) if os.path.isdir(each) else [each] for each in fitting)
+            yield from self._list_images(path) if os.path.isdir(path) and self.spec.is_image else [path]
+        elif matches := sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []:
+            yield from chain.from_iterable(
+                self._list_images(match) if os.path.isdir(match) else [match] for match in matches
+            )
         elif glob.has_magic(path):
-            self.mistakes.append(f"{path}: no file fits this pattern; check the names")
+            self.mistakes.append(f"{path}: no file matches this pattern; check the names")
         else:
-            yield path  # whoever reads it says that it is not there
+            yield path  # reading it raises the error
 
-    def _inside(self, folder: str) -> Iterator[str]:
-        """The image files in a folder and the folders in it, in the order of their names; hidden ones are passed
-        over."""
-        found, others = [], 0
+    def _list_images(self, folder: str) -> Iterator[str]:
+        """The image files in a folder and its subfolders, sorted by name, without hidden ones."""
+        image_files = []
+        others = 0
         for place, folders, files in os.walk(folder, onerror=lambda error: self.mistakes.append(_unreadable(error))):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(name for name in files if not name.startswith(".")):
-                if name.lower().endswith(ENDINGS) and os.path.isfile(os.path.join(place, name)):
-                    found.append(os.path.join(place, name))
+                if name.lower().endswith(EXTENSIONS) and os.path.isfile(os.path.join(place, name)):
+                    image_files.append(os.path.join(place, name))
                 else:
                     others += 1
         if others:
-            self.notes.append(
-                f"{folder}: {others:,} file{'s' * (others > 1)} passed over that {'are' if others > 1 else 'is'} no image"
-            )
-        if not found:
-            self.mistakes.append(f"{folder}: is a folder without images ({' '.join(ENDINGS)}); name another")
-        yield from found
+            skipped = f"{others:,} files that are not images" if others > 1 else "1 file that is not an image"
+            self.notes.append(f"{folder}: skipped {skipped}")
+        if not image_files:
+            self.mistakes.append(f"{folder}: is a folder without images ({' '.join(EXTENSIONS)}); name another")
+        yield from image_files
 
-    def _samples(self, progress: Callable[[int, int], None]) -> Iterator[Sample]:
-        read = _read_all([thing for thing in self.things if self._is_image(thing)], self.spec, self.auto)
-        for done, thing in enumerate(self.things, 1):
+    def _read_samples(self, progress: Callable[[int, int], None]) -> Iterator[Sample]:
+        image_samples = _read_images([file for file in self.files if self._is_image(file)], self.spec, self.auto)
+        for done, file in enumerate(self.files, 1):
             try:
-                if self._is_image(thing):
-                    sample, mistake = next(read)
+                if self._is_image(file):
+                    sample, mistake = next(image_samples)
                     if sample is None:
                         raise DataError(mistake)
                     yield sample
                 elif self.spec.columns:
-                    yield from self._rows(thing)
-                elif thing.lower().endswith(ARRAYS):
-                    yield from self._array(Path(thing))
+                    yield from self._read_table(file)
+                elif file.lower().endswith(ARRAY_EXTENSIONS):
+                    yield from self._read_array(Path(file))
                 else:
-                    raise DataError(
-                        f"{thing}: the network was trained on rows of numbers; give it a .npy or .npz file of such"
-                    )
+                    raise DataError(f"{file}: the network was trained on rows of numbers; give it a .npy or .npz file")
             except DataError as error:
                 self.mistakes.append(str(error))
-            progress(done, len(self.things))
+            progress(done, len(self.files))
 
-    def _is_image(self, thing: str) -> bool:
-        return self.spec.is_image and not thing.lower().endswith(ARRAYS)
+    def _is_image(self, file: str) -> bool:
+        return self.spec.is_image and not file.lower().endswith(ARRAY_EXTENSIONS)
 
-    def _rows(self, path: str) -> Iterator[Sample]:
-        """The rows of a table, by the columns that the network was trained on."""
-        assert self.spec.columns
-        if path.lower().endswith(ARRAYS):
-            raise DataError(
-                f"{path}: has no names for its columns, as the table has that the network was trained on; give it a .csv"
-            )
+    def _read_table(self, path: str) -> Iterator[Sample]:
+        """The rows of a table, encoded with the columns that the network was trained on."""
+        columns = self.spec.columns
+        assert columns
+        if path.lower().endswith(ARRAY_EXTENSIONS):
+            problem = "has no column names, but the network was trained on a table that has them"
+            raise DataError(f"{path}: {problem}; give it a .csv")
         name = "standard input" if path == STDIN else path
-        table = _standard_input(MAX_TABLE) if path == STDIN else path
+        table = _read_standard_input(MAX_TABLE) if path == STDIN else path
         frame = tables.read(table, name)
-        coded = self.spec.columns.encode(frame, name)
-        rows = self.spec.columns.apply(coded, self.spec.columns)
-        self.notes += [f"{name}: {remark}" for remark in self.spec.columns.describe_missing_and_unseen(coded, frame)]
-        for where, row in zip(tables.locate_rows(table, name, len(rows)), rows, strict=True):
-            yield where, row, ()
+        encoded = columns.encode(frame, name)
+        rows = columns.apply(encoded, columns)
+        self.notes += [f"{name}: {note}" for note in columns.describe_missing_and_unseen(encoded, frame)]
+        for location, row in zip(tables.locate_rows(table, name, len(rows)), rows, strict=True):
+            yield location, row, ()
 
-    def _array(self, path: Path) -> Iterator[Sample]:
+    def _read_array(self, path: Path) -> Iterator[Sample]:
         """The samples of a .npy or .npz file."""
         from nnx.datasets import arrays
 
-        stored = self._chosen(arrays._npz(path), path) if path.suffix.lower() == ".npz" else arrays._npy(path)
-        values, start = _as_samples(stored.read(), self.spec, stored.where), 0
+        stored = self._choose_array(arrays._npz(path), path) if path.suffix.lower() == ".npz" else arrays._npy(path)
+        values = _arrange_samples(stored.read(), self.spec, stored.where)
         scale = arrays._scale(values, stored.where) if self.spec.is_image else 1.0
         if scale == 255:
-            self.notes.append(f"{stored.where}: 0 to 1 is taken for 0 to 255")
-        while start < len(values):
+            self.notes.append(f"{stored.where}: values from 0 to 1 are scaled to 0 to 255")
+        for start in range(0, len(values), BATCH):
             block = arrays._converted(values[start : start + BATCH], scale, stored.where, start)
-            for n, each in enumerate(block, start):
+            for n, sample in enumerate(block, start):
                 name = f"{path}[{n}]"
-                yield (
-                    name,
-                    *(
-                        _prepared(each.transpose(1, 2, 0), self.spec, self.auto, name)
-                        if self.spec.is_image
-                        else (each, ())
-                    ),
-                )
-            start += BATCH
+                if self.spec.is_image:
+                    yield name, *_prepare_image(sample.transpose(1, 2, 0), self.spec, self.auto, name)
+                else:
+                    yield name, sample, ()
 
-    def _chosen(self, there: dict[str, Any], path: Path) -> Any:
-        """Of the arrays in a file the one with test data, or the only one. Raises DataError."""
+    def _choose_array(self, stored: dict[str, Any], path: Path) -> Any:
+        """The array with the test inputs among those in a file, or the only array of inputs. Raises DataError."""
         from nnx.datasets.arrays import INPUTS, LABELS
 
-        plain = {name.lower(): name for name in there}
-        wanted = [*(name for kind in INPUTS for name in (f"{kind}_test", f"test_{kind}")), *INPUTS]
-        inputs = [name for name in there if not any(word in name.lower().split("_") for word in LABELS)]
-        name = next((plain[each] for each in wanted if each in plain), inputs[0] if len(inputs) == 1 else None)
+        names = {name.lower(): name for name in stored}
+        preferred = [*(name for kind in INPUTS for name in (f"{kind}_test", f"test_{kind}")), *INPUTS]
+        inputs = [name for name in stored if not any(word in name.lower().split("_") for word in LABELS)]
+        only = inputs[0] if len(inputs) == 1 else None
+        name = next((names[key] for key in preferred if key in names), only)
+        listed = ", ".join(sorted(stored)[:10])
         if name is None:
-            listed = ", ".join(sorted(there)[:10]) or "nothing"
-            raise DataError(
-                f"{path}: holds {listed}; call what is asked about x_test, test_images or images, or save it alone"
-            )
-        if len(there) > 1:
-            self.notes.append(f"{path}: {name} is asked about, of {', '.join(sorted(there)[:10])}")
-        return there[name]
+            cure = "call the input x_test, test_images or images, or save it alone"
+            raise DataError(f"{path}: contains {listed or 'nothing'}; {cure}")
+        if len(stored) > 1:
+            self.notes.append(f"{path}: {name} is the input, of {listed}")
+        return stored[name]
 
 
 # ---------------------------------------------------------------- images
 
 
-def _read_all(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sample | None, str]]:
-    """`_read_image` of each file, in order: where that takes long, by all cores. (A generator: of the next call each begins
-    with its file.)"""
-    begun, cores = time.perf_counter(), workers.available_cores()
+def _read_images(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sample | None, str]]:
+    """`_read_image` of each file, in order, on all cores if that takes long. Reads a file only when its turn comes."""
+    start = time.perf_counter()
+    cores = workers.available_cores()
     for n, file in enumerate(files):
-        taken = time.perf_counter() - begun
-        if n and cores > 1 and taken / n * (len(files) - n) > PATIENCE and STDIN not in files[n:]:
-            chunks = ((files[start : start + CHUNK], spec, auto) for start in range(n, len(files), CHUNK))
-            for some in workers.map_in_processes(_read_some, chunks, cores):
-                yield from some
+        elapsed = time.perf_counter() - start
+        if n and cores > 1 and elapsed / n * (len(files) - n) > PATIENCE and STDIN not in files[n:]:
+            chunks = ((files[first : first + CHUNK], spec, auto) for first in range(n, len(files), CHUNK))
+            for results in workers.map_in_processes(_read_chunk, chunks, cores):
+                yield from results
             return
         yield _read_image(file, spec, auto)
 
 
 def decode_image(file: str, spec: Spec) -> NDArray[np.uint8]:
-    """An image file, or standard input, as (h, w, 1 or 3) pixels for a network of images. Raises DataError."""
-    pixels = (
-        images.decode(_standard_input(images.MAX_BYTES), "standard input") if file == STDIN else images.decode(file)
-    )
+    """An image file, or standard input -> (h, w, 1 or 3) pixels for a network of images. Raises DataError."""
+    if file == STDIN:
+        pixels = images.decode(_read_standard_input(images.MAX_BYTES), "standard input")
+    else:
+        pixels = images.decode(file)
     _check_channels(pixels, spec, file)
     return pixels
 
 
-def _read_some(files: Sequence[str], spec: Spec, auto: bool) -> list[tuple[Sample | None, str]]:
+def _read_chunk(files: Sequence[str], spec: Spec, auto: bool) -> list[tuple[Sample | None, str]]:
     return [_read_image(file, spec, auto) for file in files]
 
 
 def _read_image(file: str, spec: Spec, auto: bool) -> tuple[Sample | None, str]:
-    """An image file as a sample, or what is wrong with it."""
+    """An image file -> its sample and "", or None and the error message."""
     try:
-        return (file, *_prepared(decode_image(file, spec), spec, auto, file)), ""
+        return (file, *_prepare_image(decode_image(file, spec), spec, auto, file)), ""
     except DataError as error:
         return None, str(error)
 
 
-def _prepared(
+def _prepare_image(
     pixels: NDArray[np.uint8], spec: Spec, auto: bool, name: str
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """(h, w, c) as an input of the network, and what was done to it. Raises DataError where that can't be, or shall
-    not."""
+    """(h, w, c) -> an input of the network, and the steps of its preparation. Raises DataError for a wrong number of
+    channels, and for a wrong size unless `auto` is true or the training images were resized, too."""
     _, H, W = spec.shape
     _check_channels(pixels, spec, name)
     if pixels.shape[:2] != (H, W) and not (auto or spec.fit):
-        found, wanted = (f"{width} wide and {height} high" for height, width in (pixels.shape[:2], (H, W)))
-        raise DataError(
-            f"{name}: is {found}, but the network was trained on images {wanted}; save it in that size, or use --prepare auto"
-        )
+        size, expected = (f"{width} wide and {height} high" for height, width in (pixels.shape[:2], (H, W)))
+        problem = f"is {size}, but the network was trained on images {expected}"
+        raise DataError(f"{name}: {problem}; save it in that size, or use --prepare auto")
     if not auto:
         return handwriting.resize_to_spec(pixels, spec), ()
     image, steps = handwriting.prepare(pixels, spec)
@@ -247,28 +240,25 @@ def _prepared(
 def _check_channels(pixels: NDArray[np.uint8], spec: Spec, name: str) -> None:
     c, C = pixels.shape[2], spec.shape[0]
     if c != C and {c, C} != {1, 3}:
-        raise DataError(
-            f"{name}: has {c} channel{'s' * (c > 1)}, but the network was trained on images with {C}; give it such"
-        )
+        problem = f"has {c} channel{'s' * (c > 1)}, but the network was trained on images with {C}"
+        raise DataError(f"{name}: {problem}; give it images with {C}")
 
 
 # ---------------------------------------------------------------- arrays
 
 
-def _as_samples(values: NDArray[Any], spec: Spec, where: str) -> NDArray[Any]:
-    """Whatever an array holds as (N, C, H, W) images of any size, or (N, F) rows of the right length. Raises
-    DataError."""
+def _arrange_samples(values: NDArray[Any], spec: Spec, where: str) -> NDArray[Any]:
+    """An array -> (N, C, H, W) images of any size, or (N, F) rows of the right length. Raises DataError."""
     from nnx.datasets import arrays
 
     shape = values.shape
     if values.dtype.kind not in "uifb" or not values.size:
-        raise DataError(
-            f"{where}: holds {'no values' if not values.size else f'values of type {values.dtype}'}; give it numbers"
-        )
+        content = "no values" if not values.size else f"values of type {values.dtype}"
+        raise DataError(f"{where}: contains {content}; give it numbers")
     if not spec.is_image:
         if len(shape) == 2 and shape[1] == spec.size:
             return values
-        wanted = f"rows of {spec.size} numbers (N x {spec.size})"
+        expected = f"rows of {spec.size} numbers (N x {spec.size})"
     elif len(shape) == 2 and shape[1] == spec.size:
         return values.reshape(-1, *spec.shape)
     elif len(shape) == 2 and shape == spec.shape[1:]:
@@ -278,22 +268,20 @@ def _as_samples(values: NDArray[Any], spec: Spec, where: str) -> NDArray[Any]:
         last = len(shape) == 4 and shape[1:] != (C, H, W) and (shape[1:] == (H, W, C) or shape[3] <= shape[1])
         return arrays._arranged(values, 3 if last else 1)
     else:
-        wanted = f"images (N x H x W, N x H x W x C or N x C x H x W), or N x {spec.size}"
-    raise DataError(
-        f"{where}: has the shape {' x '.join(map(str, shape)) or 'of a number'}; the network was trained on {wanted}"
-    )
+        expected = f"images (N x H x W, N x H x W x C or N x C x H x W), or N x {spec.size}"
+    described = " x ".join(map(str, shape)) or "of a single number"
+    raise DataError(f"{where}: has the shape {described}; the network was trained on {expected}")
 
 
 # ---------------------------------------------------------------- standard input
 
 
-def _standard_input(most: int) -> bytes:
-    """All that comes, but hardly more than so many bytes. Raises DataError where that would be what somebody types."""
+def _read_standard_input(limit: int) -> bytes:
+    """All of standard input, up to one byte more than `limit`. Raises DataError if it is a terminal."""
     if sys.stdin.isatty():
-        raise DataError(
-            "standard input: is the keyboard; send a file into it, as in: nnx predict checkpoint.pt - < seven.png"
-        )
-    return sys.stdin.buffer.read(most + 1)
+        cure = "redirect a file into it, as in: nnx predict checkpoint.pt - < seven.png"
+        raise DataError(f"standard input: is a terminal; {cure}")
+    return sys.stdin.buffer.read(limit + 1)
 
 
 def _unreadable(error: OSError) -> str:

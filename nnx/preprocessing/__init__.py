@@ -1,1 +1,1 @@
-"""Raw input to network input. The checkpoint keeps what it needs, so that train, eval and predict prepare alike."""
+"""Raw input to network input. The checkpoint contains all settings, so that train, eval and predict prepare alike."""

@@ -109,7 +109,7 @@ def reliability(calibration: Calibration) -> Markup:
         _words(LEFT - 6, foot - strip + 8, f"{most:,}", "tick end"),
         _words(WIDTH - RIGHT, size - 4, "how sure", "axis end"),
     ]
-    bins = zip(calibration.samples.tolist(), calibration.right.tolist(), calibration.confidence.tolist(), strict=True)
+    bins = zip(calibration.samples.tolist(), calibration.correct.tolist(), calibration.confidence.tolist(), strict=True)
     for b, (count, right, sure) in enumerate(bins):
         if not count:
             continue

@@ -117,7 +117,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_else(nnx, trained, tmp_pa
     lines = result.err.splitlines()
     said = [
         "none: is a folder without images",
-        "*.jpg: no file fits this pattern",
+        "*.jpg: no file matches this pattern",
         "text.png: is not an image",
         "empty.png: is empty",
         "large.png: is 28 wide and 20 high",
@@ -223,7 +223,7 @@ def test_folders_and_patterns(nnx, trained, tmp_path):
     ]
     result = nnx("predict", path, "all", "--json")
     assert labels(result) == expected
-    assert "all: 2 files passed over that are no image" in result.err
+    assert "all: skipped 2 files that are not images" in result.err
     assert labels(nnx("predict", path, "all/**/*.[pP]*", "--json", "-q")) == expected
     assert labels(nnx("predict", path, "a*", "--json")) == expected, "a pattern that a folder fits"
     (tmp_path / "odd[1].png").write_bytes(files[0].read_bytes())
@@ -262,13 +262,13 @@ def test_arrays_of_any_form(nnx, trained, tmp_path):
         for file in (f"{name}.npy", f"{name}.npz"):
             result = nnx("predict", path, file, "--json")
             assert labels(result) == [(f"{file}[{n}]", label) for n, label in enumerate(expected)], file
-            assert ("0 to 1 is taken for 0 to 255" in result.err) == (name == "float")
+            assert ("values from 0 to 1 are scaled to 0 to 255" in result.err) == (name == "float")
     np.save(tmp_path / "one.npy", images[0])
     assert labels(nnx("predict", path, "one.npy", "--json")) == [("one.npy[0]", expected[0])]
     np.savez(tmp_path / "many.npz", x_train=images[:1], x_test=images, y_test=np.arange(count))
     result = nnx("predict", path, "many.npz", "--json")
     assert [label for _, label in labels(result)] == expected
-    assert "many.npz: x_test is asked about, of x_test, x_train, y_test" in result.err
+    assert "many.npz: x_test is the input, of x_test, x_train, y_test" in result.err
     np.savez(tmp_path / "pair.npz", pictures=images, labels=np.arange(count))
     assert [label for _, label in labels(nnx("predict", path, "pair.npz", "--json"))] == expected
 
@@ -293,7 +293,7 @@ def test_arrays_that_are_none(nnx, trained, tmp_path):
         "negative.npy": "from -1 to -1",
         "five.npy": "has 5 channels",
         "objects.npy": "",
-        "which.npz": "holds a, b; call what is asked about x_test",
+        "which.npz": "contains a, b; call the input x_test",
         "cut.npy": "is damaged or cut short",
     }
     result = nnx("predict", path, *wrong)

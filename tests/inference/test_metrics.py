@@ -130,7 +130,7 @@ def test_the_bins_of_calibration_are_those_of_a_plain_loop():
     sure = given.probabilities.max(1).tolist()
     for b in range(15):
         inside = [n for n, confidence in enumerate(sure) if b / 15 < confidence <= (b + 1) / 15]
-        assert (bins.samples[b], bins.right[b]) == (
+        assert (bins.samples[b], bins.correct[b]) == (
             len(inside),
             sum(given.predicted[n] == given.labels[n] for n in inside),
         )
