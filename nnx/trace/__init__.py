@@ -29,12 +29,12 @@ from nnx.errors import CheckpointError, DivergedError, InputError
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
 from nnx.trace import checks
+from nnx.trace.gradients import Answer, Question, log_probabilities
+from nnx.trace.input_names import feature
 from nnx.trace.loss import derive
-from nnx.trace.names import feature
 from nnx.trace.neuron import attention, describe_neuron, select_neuron, take_weights
-from nnx.trace.question import Answer, Question, log_probabilities
+from nnx.trace.recorded_pass import RecordedPass, collect_layers
 from nnx.trace.result import Gradient, LayerTrace, Loss, Sample, Trace
-from nnx.trace.seen import RecordedPass, collect_layers
 from nnx.trace.step import update
 from nnx.training.setup import TrainingSetup, build_criterion, prepare
 

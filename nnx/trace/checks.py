@@ -12,10 +12,10 @@ from nnx import losses
 from nnx.backprop import Network
 from nnx.config.registry import Component
 from nnx.models import PlainModel
+from nnx.trace.gradients import Answer, Question
 from nnx.trace.neuron import Selection, take_weights
-from nnx.trace.question import Answer, Question
+from nnx.trace.recorded_pass import RecordedPass
 from nnx.trace.result import Check, Loss, Neuron
-from nnx.trace.seen import RecordedPass
 
 STEPS = (
     1e-5,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from nnx.config.registry import suggest
 from nnx.errors import InputError
 from nnx.models import AttentionBlock
+from nnx.trace.input_names import naming, tokens
 from nnx.trace.layers import Span, Weighted
-from nnx.trace.names import naming, tokens
+from nnx.trace.recorded_pass import RecordedPass
 from nnx.trace.result import Attention, Neuron, Stage, Term
-from nnx.trace.seen import RecordedPass
 
 Tensors = dict[str, Tensor]
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from nnx.config.registry import Component
 from nnx.optimizers import SGD
-from nnx.trace.question import Answer, Question
+from nnx.trace.gradients import Answer, Question
 from nnx.trace.result import Outcome, Update
 from nnx.training.state import State
 

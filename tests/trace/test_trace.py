@@ -24,8 +24,8 @@ from nnx.preprocessing.spec import Spec
 from nnx.run.pipeline import run
 from nnx.terminal import trace as trace_view
 from nnx.trace import trace
+from nnx.trace.input_names import feature
 from nnx.trace.loss import derive
-from nnx.trace.names import feature
 from nnx.trace.result import MOST
 
 SMALL = {
@@ -83,8 +83,8 @@ WRONG = '''
 from typing import Literal
 import torch
 from torch import nn
-from nnx.config.registry import Part
-class Config(Part):
+from nnx.config.registry import Component
+class Config(Component):
     """Wrong."""
     name: Literal["NAME"] = "NAME"
 class Bend(torch.autograd.Function):

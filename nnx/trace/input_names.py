@@ -10,7 +10,7 @@ from nnx.errors import printable
 from nnx.models import PatchModel
 from nnx.preprocessing.spec import Spec
 from nnx.trace.layers import Weighted, corner
-from nnx.trace.seen import RecordedPass
+from nnx.trace.recorded_pass import RecordedPass
 
 
 @dataclass(frozen=True)
