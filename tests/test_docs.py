@@ -1,0 +1,154 @@
+"""The documentation is true: its commands and its Python code run, its tables are current, its links exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnx import config, models
+from nnx.cli import run_command
+from nnx.config import registry
+from nnx.run.pipeline import run
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    page
+    for page in ("README.md", "CONTRIBUTING.md", "configs/README.md", "scripts/README.md", "CHANGELOG.md")
+    if (ROOT / page).exists()
+]
+
+
+def text_of(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    """The code blocks of a page that are marked with `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def shell_lines(page):
+    """Every line that a reader would type: each line of an sh block, and what follows a `$` in a console block."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def python_block(page, first_words):
+    """The one Python block of a page that starts with these words."""
+    (code,) = (block for block in blocks(page, "python") if block.startswith(first_words))
+    return code
+
+
+# ---------------------------------------------------------------- commands
+
+
+def has_mnist():
+    folder = os.environ.get("NNX_DATA_DIR")
+    return bool(folder) and (Path(folder) / "MNIST/raw/train-images-idx3-ubyte").is_file()
+
+
+def shortened(words):
+    """A training command with few epochs: one, or two where it resumes a run of one."""
+    if words[1] == "train":
+        words = [*words, "--set", "train.epochs=2" if "--resume" in words else "train.epochs=1"]
+    return words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_nnx_command_runs(page, tmp_path, monkeypatch):
+    """As typed, in order, in one folder, with few epochs. Commands on MNIST need NNX_DATA_DIR; elsewhere they are
+    skipped, together with what uses their runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NNX_OFFLINE", "1")
+    commands = [line for line in shell_lines(page) if line.startswith("nnx ")]
+    if page == "README.md":
+        assert len(commands) >= 10
+    for command in commands:
+        if "mnist" in command and not has_mnist():
+            continue
+        monkeypatch.setattr(sys, "argv", shortened(shlex.split(command, comments=True)))
+        expected = re.search(r"exit code (\d+)", command)
+        assert run_command() == (int(expected[1]) if expected else 0), command
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_torchrun_command_runs(page, tmp_path):
+    for command in [line for line in shell_lines(page) if line.startswith("torchrun ")]:
+        if "mnist" in command and not has_mnist():
+            continue
+        words = [*shlex.split(command, comments=True)[1:], "--set", "train.epochs=1"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NNX_OFFLINE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_script_exists_and_takes_the_flags_shown(page):
+    for line in shell_lines(page):
+        words = shlex.split(line, comments=True)
+        if not words or not words[0].startswith("scripts/"):
+            continue
+        script = ROOT / words[0]
+        assert os.access(script, os.X_OK), line
+        flags = [word for word in words[1:] if word.startswith("--")]
+        source = script.read_text(encoding="utf-8")
+        assert all(flag in source for flag in flags), line
+
+
+# ---------------------------------------------------------------- tables, length
+
+
+def test_the_tables_of_the_config_keys_are_current():
+    done = subprocess.run([sys.executable, ROOT / "scripts/reference", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------- Python
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    code = python_block("README.md", "import nnx\n")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    accuracy, checkpoint = capsys.readouterr().out.splitlines()[0].split()
+    assert float(accuracy) > 0.9
+    assert Path(checkpoint).is_file()
+
+
+@pytest.fixture
+def add_file(tmp_path, monkeypatch):
+    """Puts a file of the documentation into a package of nnx, until the test ends."""
+    added = []
+
+    def add(package, name, code):
+        folder = tmp_path / package.__name__
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(code, encoding="utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        added.append(f"{package.__name__}.{name}")
+
+    yield add
+    for module in added:
+        sys.modules.pop(module, None)
+
+
+GUIDE = "CONTRIBUTING.md" if (ROOT / "CONTRIBUTING.md").exists() else "README.md"
+
+
+def test_the_example_of_an_architecture_trains(tmp_path, add_file):
+    add_file(models, "maxout", python_block(GUIDE, '"""Maxout'))
+    assert "maxout" in registry.names("model")
+    *_, finished = run(config.load("digits_mlp", ["model=maxout", "train.epochs=5"]), out=tmp_path / "run")
+    assert finished.summary["test_accuracy"] > 0.9
