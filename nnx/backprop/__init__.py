@@ -1,11 +1,10 @@
-"""How a network learns, in numbers that one can follow by hand: plain Python on lists of floats, no library but math
-and random.
+"""How a network learns, in numbers that you can follow by hand: plain Python on lists of floats.
 
-The story in order. A neuron weighs its inputs (`neuron`) and bends the sum (`activations`); neurons side by side make a
-layer, layers one after the other a network (`network`). A loss says how wrong its answer is (`losses`). Backpropagation
-takes that loss backwards, through loss, activation and weighted sum, to a gradient for each weight (`losses`, `neuron`,
-`network`, in this order), and gradient descent takes a small step against it (`descent`). Here a network learns XOR,
-which no single neuron can:
+Read the modules in this order. A neuron computes a weighted sum of its inputs (`neuron`) and applies an activation
+function (`activations`). Neurons side by side form a layer; layers in sequence form a network (`network`). A loss
+measures how wrong the output is (`losses`). Backpropagation goes back from the loss to the logits (`losses`), through
+each neuron (`neuron`) and each layer (`network`), and gives a gradient for every weight. Gradient descent takes a small
+step against the gradient (`descent`). Here a network learns XOR, which no single neuron can:
 
     >>> from random import Random
     >>> from nnx.backprop import Network, train
@@ -17,8 +16,8 @@ which no single neuron can:
     >>> [network.predict(pair) for pair in inputs]
     [0, 1, 1, 0]
 
-It is slow and it is exact: logits, losses and every gradient are PyTorch's to nine digits, which makes it the oracle of
-other tests.
+The code imports only math and random. It is slow but exact: logits, losses and gradients equal PyTorch's to nine
+digits, so other tests compare with it.
 """
 
 from nnx.backprop.activations import relu, sigmoid, softmax

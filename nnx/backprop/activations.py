@@ -1,6 +1,7 @@
-"""What bends a weighted sum z. Without it any stack of layers would be one linear map, and XOR out of reach.
+"""Activation functions, which a neuron applies to its weighted sum z.
 
-Each activation comes with its derivative, how much the output moves when z does: backpropagation multiplies by it.
+Without them, any stack of layers would be a single linear map, which cannot learn XOR. Each comes with its derivative,
+the rate at which the output changes with z; backpropagation multiplies by it.
 """
 
 import math
@@ -8,35 +9,34 @@ from collections.abc import Sequence
 
 
 def relu(z: float) -> float:
-    """z where it is positive, else 0."""
+    """z if z is positive, else 0."""
     return z if z > 0 else 0.0
 
 
 def relu_derivative(z: float) -> float:
-    """1 where z is positive, else 0; at 0, where there is no derivative, 0 as in PyTorch."""
+    """1 if z is positive, else 0. At z = 0 there is no derivative; it is set to 0, as in PyTorch."""
     return 1.0 if z > 0 else 0.0
 
 
 def sigmoid(z: float) -> float:
-    """1 / (1 + e^-z), between 0 and 1: for two classes, the probability of the second."""
-    power = math.exp(-abs(z))  # e^-z overflows below -709, where e^z / (1 + e^z), the same fraction, does not
+    """1 / (1 + e^-z), between 0 and 1. With two classes, the probability of the second."""
+    power = math.exp(-abs(z))  # e^-z overflows for z below -709; there, the equal e^z / (1 + e^z) does not
     return (1 if z >= 0 else power) / (1 + power)
 
 
 def sigmoid_derivative(z: float) -> float:
-    """s * (1 - s) for s = sigmoid(z): 1/4 at most, so that deep stacks of sigmoids hardly learn (the vanishing
-    gradient)."""
+    """s * (1 - s) with s = sigmoid(z). It is at most 1/4, so gradients vanish in deep stacks of sigmoids."""
     s = sigmoid(z)
     return s * (1 - s)
 
 
 def identity(z: float) -> float:
-    """z itself: what the output layer has, whose weighted sums are the logits."""
+    """z itself. The output layer uses it: its weighted sums are the logits."""
     return z
 
 
 def identity_derivative(z: float) -> float:
-    """1."""
+    """1 for every z."""
     return 1.0
 
 
@@ -48,17 +48,17 @@ ACTIVATIONS = {
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
-    """K logits -> K probabilities that add up to 1: p_k = e^z_k / (e^z_1 + ... + e^z_K)."""
-    largest = max(logits)  # taken from every logit it cancels out, and no power overflows
+    """K logits -> K probabilities that sum to 1: p_k = e^z_k / (e^z_1 + ... + e^z_K)."""
+    largest = max(logits)  # subtracting it from every logit changes no probability and prevents overflow
     powers = [math.exp(logit - largest) for logit in logits]
     total = sum(powers)
     return [power / total for power in powers]
 
 
 def softmax_backward(probabilities: Sequence[float], gradient: Sequence[float]) -> list[float]:
-    """K probabilities and dL/dp -> dL/dz of the logits z: dL/dz_j = p_j * (dL/dp_j - sum over k of p_k * dL/dp_k).
+    """K probabilities p and dL/dp -> dL/dz for the logits z: dL/dz_j = p_j * (dL/dp_j - sum over k of p_k * dL/dp_k).
 
-    Raising one logit raises its own probability at the cost of all others, hence the sum.
+    A larger logit raises its own probability and lowers all others, hence the sum.
     """
     average = sum(p * g for p, g in zip(probabilities, gradient, strict=True))
     return [p * (g - average) for p, g in zip(probabilities, gradient, strict=True)]

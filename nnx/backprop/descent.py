@@ -1,4 +1,4 @@
-"""Gradient descent: measure on a few samples which way the loss falls, take a small step that way, and again."""
+"""Gradient descent: compute the gradient of the loss on a few samples, take a small step against it, and repeat."""
 
 from collections.abc import Iterator, Sequence
 from random import Random
@@ -17,10 +17,9 @@ def train(
     loss: str = "cross_entropy",
     random: Random | None = None,
 ) -> Iterator[float]:
-    """Mini-batch gradient descent, yielding after each epoch the mean loss of its samples, each as its batch's turn
-    came.
+    """Mini-batch gradient descent. Yields each epoch's mean loss, measured on each batch just before its update.
 
-    An epoch sees every sample once, in a new order, so that its batches are not those of the epoch before.
+    An epoch uses every sample once, in a new random order, so its batches differ from those of the previous epoch.
     """
     random = random or Random(0)
     order = list(range(len(inputs)))

@@ -1,5 +1,4 @@
-"""Neurons side by side are a layer, layers one after the other a network. Forwards go the outputs, backwards the
-gradients."""
+"""Layers and networks. In the forward pass, outputs go from layer to layer; in the backward pass, gradients return."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from nnx.backprop.neuron import Neuron
 
 
 class Layer:
-    """Neurons that all look at the same inputs."""
+    """Neurons side by side, all with the same inputs."""
 
     def __init__(self, neurons: Sequence[Neuron]) -> None:
         self.neurons = list(neurons)
@@ -26,44 +25,44 @@ class Layer:
         """The inputs of a forward pass and each neuron's dL/doutput -> (dL/dweights[neuron][input], dL/dbiases[neuron],
         dL/dinputs[input]).
 
-        An input reaches the loss through every neuron of the layer, so its gradient is the sum of what each of them
-        says.
+        An input affects the loss through every neuron of the layer, so its gradient is the sum over the neurons.
         """
-        said = [
-            neuron.backward(inputs, gradient) for neuron, gradient in zip(self.neurons, output_gradients, strict=True)
-        ]
-        weights, biases, by_neuron = zip(*said, strict=True)
+        pairs = zip(self.neurons, output_gradients, strict=True)
+        results = [neuron.backward(inputs, gradient) for neuron, gradient in pairs]
+        weights, biases, by_neuron = zip(*results, strict=True)
         return list(weights), list(biases), [sum(gradients) for gradients in zip(*by_neuron, strict=True)]
 
 
 class Gradients:
-    """The loss, and how it moves with each weight and bias: weights[layer][neuron][input], biases[layer][neuron]."""
+    """The loss, and its gradient for each weight and bias: weights[layer][neuron][input], biases[layer][neuron]."""
 
     def __init__(self, loss: float, weights: list[list[list[float]]], biases: list[list[float]]) -> None:
-        self.loss, self.weights, self.biases = loss, weights, biases
+        self.loss = loss
+        self.weights = weights
+        self.biases = biases
 
 
 class Network:
     """A multilayer perceptron: Network([64, 32, 10]) has 64 inputs, a hidden layer of 32 neurons and 10 logits.
 
-    Biases start at 0, weights at random, for equal neurons would get equal gradients and stay equal: normal, with a
-    variance of 2 / inputs for relu (He et al. 2015), 1 / inputs for others (LeCun et al. 1998), at which signals
-    neither fade nor explode.
+    Biases start at 0. Weights start at random values, because equal neurons would get equal gradients and stay equal.
+    They are normally distributed with variance 2 / inputs for relu (He et al. 2015) and 1 / inputs otherwise (LeCun et
+    al. 1998), which keeps the size of the signals roughly constant from layer to layer.
     """
 
     def __init__(self, sizes: Sequence[int], *, activation: str = "relu", random: Random | None = None) -> None:
         random = random or Random(0)
         self.layers: list[Layer] = []
         for depth in range(1, len(sizes)):
-            inputs, units, name = sizes[depth - 1], sizes[depth], activation if depth < len(sizes) - 1 else "identity"
+            inputs, units = sizes[depth - 1], sizes[depth]
+            name = activation if depth < len(sizes) - 1 else "identity"
             deviation = math.sqrt((2 if name == "relu" else 1) / inputs)
-            self.layers.append(
-                Layer([Neuron([random.gauss(0, deviation) for _ in range(inputs)], 0.0, name) for _ in range(units)])
-            )
+            neurons = [Neuron([random.gauss(0, deviation) for _ in range(inputs)], 0.0, name) for _ in range(units)]
+            self.layers.append(Layer(neurons))
 
     @property
     def weights(self) -> list[list[list[float]]]:
-        """A copy, weights[layer][neuron][input], each layer as torch.nn.Linear has it. Assign the like to set them."""
+        """A copy of weights[layer][neuron][input]; each layer's part has the shape of torch.nn.Linear's. Can be set."""
         return [[list(neuron.weights) for neuron in layer.neurons] for layer in self.layers]
 
     @weights.setter
@@ -74,7 +73,7 @@ class Network:
 
     @property
     def biases(self) -> list[list[float]]:
-        """A copy, biases[layer][neuron]. Assign the like to set them."""
+        """A copy of biases[layer][neuron]. Can be set."""
         return [[neuron.bias for neuron in layer.neurons] for layer in self.layers]
 
     @biases.setter
@@ -84,7 +83,7 @@ class Network:
                 neuron.bias = bias
 
     def activations(self, inputs: Sequence[float]) -> list[list[float]]:
-        """One sample -> the sample itself, then the outputs of each layer, the last of which are the logits."""
+        """One sample -> the sample, then the outputs of each layer. The last ones are the logits."""
         outputs = [list(inputs)]
         for layer in self.layers:
             outputs.append(layer.forward(outputs[-1]))
@@ -95,23 +94,24 @@ class Network:
         return self.activations(inputs)[-1]
 
     def probabilities(self, inputs: Sequence[float]) -> list[float]:
-        """One sample -> the K probabilities of softmax."""
+        """One sample -> its K probabilities, by softmax."""
         return softmax(self.forward(inputs))
 
     def predict(self, inputs: Sequence[float]) -> int:
-        """One sample -> the label of the largest logit, the first of equals."""
+        """One sample -> the label with the largest logit, the first one if several are equal."""
         logits = self.forward(inputs)
         return logits.index(max(logits))
 
     def backpropagate(self, inputs: Sequence[float], label: int, loss: str = "cross_entropy") -> Gradients:
-        """One sample and its label -> the loss and its gradients: forwards through all layers, then back through them.
+        """One sample and its label -> the loss and its gradients: a forward pass, then a backward pass.
 
-        What a layer says of its inputs is what the layer before it must know of its outputs, so one pass back serves
-        all weights.
+        The gradient of a layer's inputs is the gradient of the previous layer's outputs, so one backward pass computes
+        the gradients of all weights.
         """
         *outputs, logits = self.activations(inputs)
         function, derivative = LOSSES[loss]
-        gradients, output_gradients = Gradients(function(logits, label), [], []), derivative(logits, label)
+        gradients = Gradients(function(logits, label), [], [])
+        output_gradients = derivative(logits, label)
         for layer, layer_inputs in zip(reversed(self.layers), reversed(outputs), strict=True):
             weights, biases, output_gradients = layer.backward(layer_inputs, output_gradients)
             gradients.weights.insert(0, weights)
@@ -121,12 +121,12 @@ class Network:
     def gradients(
         self, batch_inputs: Sequence[Sequence[float]], batch_labels: Sequence[int], loss: str = "cross_entropy"
     ) -> Gradients:
-        """A batch -> its mean loss and the gradients of that: the derivative of a mean is the mean of its samples'
-        derivatives.
+        """A batch -> its mean loss and the gradients of that, which are the means of the samples' gradients.
 
         `loss` is "cross_entropy" or "mse".
         """
-        B, mean_loss = len(batch_inputs), 0.0
+        B = len(batch_inputs)
+        mean_loss = 0.0
         weights = [[[0.0] * len(neuron.weights) for neuron in layer.neurons] for layer in self.layers]
         biases = [[0.0] * len(layer.neurons) for layer in self.layers]
         for inputs, label in zip(batch_inputs, batch_labels, strict=True):
@@ -134,14 +134,12 @@ class Network:
             mean_loss += sample.loss / B
             for depth, rows in enumerate(sample.weights):
                 for n, row in enumerate(rows):
-                    weights[depth][n] = [
-                        mean + gradient / B for mean, gradient in zip(weights[depth][n], row, strict=True)
-                    ]
+                    weights[depth][n] = [mean + g / B for mean, g in zip(weights[depth][n], row, strict=True)]
                     biases[depth][n] += sample.biases[depth][n] / B
         return Gradients(mean_loss, weights, biases)
 
     def update(self, gradients: Gradients, learning_rate: float) -> None:
-        """One step of gradient descent, weight - learning_rate * gradient, for every weight and bias."""
+        """One step of gradient descent for every weight and bias: weight - learning_rate * gradient."""
         for layer, rows, biases in zip(self.layers, gradients.weights, gradients.biases, strict=True):
             for neuron, row, bias in zip(layer.neurons, rows, biases, strict=True):
                 neuron.update(row, bias, learning_rate)
