@@ -1,4 +1,4 @@
-"""Figures against scikit-learn and plain loops, and that measuring changes nothing."""
+"""Compares the metrics with scikit-learn and plain loops, and checks that evaluation changes nothing."""
 
 import dataclasses
 import math
@@ -24,15 +24,15 @@ SPEC = Spec((1, 4, 4), NAMES, (0.4,), (0.3,))
 
 
 def predictions(N=200, K=4, *, seed=0, sharpness=2.0, never=()):
-    """Random but skilful: the true class is favoured. Classes in `never` are neither true nor predicted."""
+    """Random predictions that favour the true class. Classes in `never` are neither true nor predicted."""
     rng = np.random.default_rng(seed)
     labels = rng.choice([k for k in range(K) if k not in never], N)
     logits = rng.normal(size=(N, K)) * sharpness
     logits[np.arange(N), labels] += sharpness
     logits[:, list(never)] = -30
     powers = np.exp(logits)
-    said = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
-    return Predictions(said, labels, 0.5, seconds=2.0)
+    probabilities = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    return Predictions(probabilities, labels, 0.5, seconds=2.0)
 
 
 def split(N=150, seed=0):
@@ -49,7 +49,7 @@ def criterion(name="cross_entropy", **settings):
     return registry.find("loss", name)(**settings).build([1, 2, 3, 4], CPU.device)
 
 
-# ---------------------------------------------------------------- figures
+# ---------------------------------------------------------------- metrics
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def criterion(name="cross_entropy", **settings):
         predictions(N=20, never=(0,)),
     ],
 )
-def test_the_figures_are_scikit_learns(given):
-    found = compute_metrics(given, NAMES, "validation")
+def test_the_metrics_are_scikit_learns(given):
+    metrics = compute_metrics(given, NAMES, "validation")
     predicted = [max(range(4), key=lambda k: row[k]) for row in given.probabilities.tolist()]
     report = sk.classification_report(
         given.labels, predicted, labels=range(4), target_names=NAMES, output_dict=True, zero_division=0.0
     )
-    for row in found["per_class"]:
+    for row in metrics["per_class"]:
         expected = report[row["label"]]
         assert row == pytest.approx(
             {
@@ -79,26 +79,26 @@ def test_the_figures_are_scikit_learns(given):
             }
             | {"support": int(expected["support"])}
         )
-    assert [row["label"] for row in found["per_class"]] == list(NAMES)
-    assert found["accuracy"] == pytest.approx(sk.accuracy_score(given.labels, predicted))
+    assert [row["label"] for row in metrics["per_class"]] == list(NAMES)
+    assert metrics["accuracy"] == pytest.approx(sk.accuracy_score(given.labels, predicted))
     table = [[0] * 4 for _ in range(4)]
     for true, guess in zip(given.labels, predicted, strict=True):
         table[true][guess] += 1
-    assert found["confusion_matrix"] == table, "rows are true classes"
-    assert (found["split"], found["samples"], found["loss"], found["seconds"]) == (
+    assert metrics["confusion_matrix"] == table, "rows are true classes"
+    assert (metrics["split"], metrics["samples"], metrics["loss"], metrics["seconds"]) == (
         "validation",
         len(given.labels),
         0.5,
         2.0,
     )
-    assert found["samples_per_second"] == len(given.labels) / 2
+    assert metrics["samples_per_second"] == len(given.labels) / 2
 
 
-def test_the_figures_are_plain_values():
+def test_the_metrics_are_plain_values():
     import json
 
-    found = compute_metrics(predictions(never=(2,)), NAMES, "test")
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    metrics = compute_metrics(predictions(never=(2,)), NAMES, "test")
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
 def loop_ece(given, bins=15):
@@ -143,25 +143,25 @@ def test_calibration_error_of_known_cases():
     sure = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
     assert expected_calibration_error(Predictions(sure, np.arange(4), 0, 1)) == 0
     assert expected_calibration_error(Predictions(sure, (np.arange(4) + 1) % 4, 0, 1)) == 1
-    even = np.full((8, 4), 0.25, dtype=np.float32)  # always says class 0, right for a quarter
+    even = np.full((8, 4), 0.25, dtype=np.float32)  # always predicts class 0, which is correct for a quarter
     assert expected_calibration_error(Predictions(even, np.arange(8) % 4, 0, 1)) == pytest.approx(0, abs=1e-7)
 
 
-# ---------------------------------------------------------------- measuring
+# ---------------------------------------------------------------- evaluation
 
 
 def test_predictions_are_those_of_one_pass_over_all():
     model, data = network(), split()
-    found = evaluate(model, BatchLoader(data, SPEC, CPU.device), criterion(), CPU)
+    result = evaluate(model, BatchLoader(data, SPEC, CPU.device), criterion(), CPU)
     images = torch.tensor((data.inputs / 255 - 0.4) / 0.3, dtype=torch.float32)
     with torch.no_grad():
         logits = model.eval()(images).double()
-    np.testing.assert_allclose(found.probabilities, logits.softmax(1), atol=1e-5)
-    assert found.probabilities.dtype == np.float32
-    assert np.array_equal(found.labels, data.labels)
-    assert found.loss == pytest.approx(sk.log_loss(data.labels, logits.softmax(1).numpy(), labels=range(4)), rel=1e-5)
-    assert found.accuracy == pytest.approx((logits.argmax(1).numpy() == data.labels).mean())
-    assert found.seconds > 0
+    np.testing.assert_allclose(result.probabilities, logits.softmax(1), atol=1e-5)
+    assert result.probabilities.dtype == np.float32
+    assert np.array_equal(result.labels, data.labels)
+    assert result.loss == pytest.approx(sk.log_loss(data.labels, logits.softmax(1).numpy(), labels=range(4)), rel=1e-5)
+    assert result.accuracy == pytest.approx((logits.argmax(1).numpy() == data.labels).mean())
+    assert result.seconds > 0
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_two_classes_by_one_sigmoid():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     loss = losses.BinaryCrossEntropy().build([1, 1], CPU.device)
-    found = evaluate(model, BatchLoader(data, spec, CPU.device), loss, CPU)
-    assert found.probabilities.shape == (150, 2)
-    assert found.loss == pytest.approx(sk.log_loss(data.labels, found.probabilities[:, 1]), rel=1e-5)
-    assert len(compute_metrics(found, spec.classes, "test")["per_class"]) == 2
+    result = evaluate(model, BatchLoader(data, spec, CPU.device), loss, CPU)
+    assert result.probabilities.shape == (150, 2)
+    assert result.loss == pytest.approx(sk.log_loss(data.labels, result.probabilities[:, 1]), rel=1e-5)
+    assert len(compute_metrics(result, spec.classes, "test")["per_class"]) == 2
 
 
-def test_measuring_draws_nothing_and_changes_nothing():
+def test_evaluation_draws_no_random_numbers_and_changes_nothing():
     model, feed = network().train(), BatchLoader(split(), SPEC, CPU.device)
     torch.manual_seed(5)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -211,7 +211,7 @@ def test_measuring_draws_nothing_and_changes_nothing():
     assert one.loss == two.loss
 
 
-def test_in_bfloat16_the_figures_come_in_float32():
+def test_bfloat16_gives_predictions_in_float32():
     model, feed = network(), BatchLoader(split(), SPEC, CPU.device)
     exact, rough = (
         evaluate(model, feed, criterion(), devices.choose_runtime("cpu", precision))
@@ -219,4 +219,4 @@ def test_in_bfloat16_the_figures_come_in_float32():
     )
     assert rough.probabilities.dtype == np.float32
     assert rough.loss == pytest.approx(exact.loss, rel=0.03)
-    assert rough.loss != exact.loss, "the control: it did compute otherwise"
+    assert rough.loss != exact.loss, "the control: bfloat16 was used"

@@ -1,4 +1,4 @@
-"""Columns: what is learned from the training rows, and features as scikit-learn's pipeline makes them."""
+"""Columns: what fitting learns from the training rows; features equal those of scikit-learn's pipeline."""
 
 import copy
 import json
@@ -21,8 +21,8 @@ NAMES = st.none() | st.sampled_from(["a", "b", "c", "d10", "d9", 'é,"', "1", "-
 
 @st.composite
 def frames(draw):
-    """A frame of columns of numbers (n0, n1, ...) and of categories (c0, ...), each with a value somewhere in its first
-    half."""
+    """A frame with columns of numbers (n0, n1, ...) and of categories (c0, ...), each with a value in its first
+    row."""
     N = draw(st.integers(4, 30))
     numbers = {f"n{i}": draw(st.lists(NUMBERS, min_size=N, max_size=N)) for i in range(draw(st.integers(0, 3)))}
     names = {f"c{i}": draw(st.lists(NAMES, min_size=N, max_size=N)) for i in range(draw(st.integers(not numbers, 3)))}
@@ -40,27 +40,26 @@ def inferred(frame):
 
 
 def by_scikit_learn(frame, train):
-    """The features of `frame` by imputing, scaling and encoding as scikit-learn does, fitted on its first `train`
-    rows."""
+    """The features of `frame` from scikit-learn's imputer, scaler and encoder, fitted on the first `train` rows."""
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    found = []
+    features = []
     for name in frame.columns:
         if name.startswith("n"):
             values = frame[name].to_numpy()[:, None]
             pipeline = make_pipeline(SimpleImputer(strategy="median"), StandardScaler()).fit(values[:train])
-            found.append(pipeline.transform(values))
+            features.append(pipeline.transform(values))
             if np.isnan(values[:train]).any():
-                found.append(np.isnan(values))
+                features.append(np.isnan(values))
         else:
             values = np.array(frame[name].to_list(), object)[:, None]
-            seen = list(columns.sort_naturally(set(values[:train, 0]) - {None}))
-            seen += [None] if None in values[:train, 0] else []
-            encoder = OneHotEncoder(handle_unknown="ignore", categories=[np.array(seen, object)], sparse_output=False)
-            found.append(encoder.fit(values[:train]).transform(values))
-    return np.concatenate(found, axis=1)
+            listed = list(columns.sort_naturally(set(values[:train, 0]) - {None}))
+            listed += [None] if None in values[:train, 0] else []
+            encoder = OneHotEncoder(handle_unknown="ignore", categories=[np.array(listed, object)], sparse_output=False)
+            features.append(encoder.fit(values[:train]).transform(values))
+    return np.concatenate(features, axis=1)
 
 
 @settings(max_examples=50)  # scikit-learn takes 20 ms for one
@@ -68,9 +67,9 @@ def by_scikit_learn(frame, train):
 def test_features_are_those_of_scikit_learn(frame):
     train = len(frame) // 2
     unfitted = inferred(frame)
-    coded = unfitted.encode(frame, "data")
-    fitted = unfitted.fit(coded[:train])
-    features = fitted.apply(coded, unfitted)
+    encoded = unfitted.encode(frame, "data")
+    fitted = unfitted.fit(encoded[:train])
+    features = fitted.apply(encoded, unfitted)
     assert features.dtype == np.float32
     assert features.shape == (len(frame), fitted.features) == (len(frame), len(fitted.feature_names))
     expected = by_scikit_learn(frame, train)
@@ -78,7 +77,7 @@ def test_features_are_those_of_scikit_learn(frame):
         column for column in fitted.columns if isinstance(column, NumberColumn) and not column.std
     ):
         assert len(set(frame[column.name][:train].drop_nulls())) == 1, index
-        expected[:, fitted.feature_names.index(column.name)] = 0  # scikit-learn lets later rows through as they are
+        expected[:, fitted.feature_names.index(column.name)] = 0  # scikit-learn does not change later rows
     np.testing.assert_allclose(features, np.clip(expected, -1e6, 1e6), rtol=1e-5, atol=1e-5)
     numbers = [
         fitted.feature_names.index(column.name)
@@ -103,8 +102,8 @@ def test_columns_survive_their_json(frame):
 
 @given(frames())
 def test_how_rows_were_coded_does_not_matter(frame):
-    """By the columns themselves, by those of the whole file, in another order with columns besides, by text: the same
-    features."""
+    """The features are the same whether the fitted columns encode the rows, those of the whole file, those in another
+    order with an extra column, or the rows are text."""
     train = len(frame) // 2
     unfitted = inferred(frame)
     fitted = unfitted.fit(unfitted.encode(frame, "data")[:train])
@@ -115,17 +114,16 @@ def test_how_rows_were_coded_does_not_matter(frame):
     np.testing.assert_array_equal(fitted.apply(by.encode(other, "data"), by), expected)
     text = frame.select(pl.all().cast(pl.String))
     np.testing.assert_array_equal(fitted.apply(fitted.encode(text, "data"), fitted), expected)
-    after = by.fit(by.encode(other, "data")[train:])  # knows other categories: what it does not list is unseen
+    after = by.fit(by.encode(other, "data")[train:])  # lists other categories: all others are unseen
     for column in after.columns:
         if isinstance(column, CategoryColumn):
             unknown = set(frame[column.name].drop_nulls()) - set(column.categories)
-            coded = after.encode(frame, "data")[:, after.columns.index(column)]
-            assert (np.isin(frame[column.name].to_list(), list(unknown)) == (coded == UNSEEN)).all()
+            encoded = after.encode(frame, "data")[:, after.columns.index(column)]
+            assert (np.isin(frame[column.name].to_list(), list(unknown)) == (encoded == UNSEEN)).all()
 
 
 def test_timestamps_keep_their_differences():
-    """float32 has 24 bits: of seconds since 1970 it knows those that are 128 apart, of nanoseconds nothing below 2
-    minutes."""
+    """float32 has 24 bits: it resolves seconds since 1970 in steps of 128 s, and nanoseconds in steps of 2 minutes."""
     for scale in (1, 10**9):
         times = 1_700_000_000 * scale + np.arange(100) * scale
         frame = pl.DataFrame({"time": times})
@@ -136,7 +134,7 @@ def test_timestamps_keep_their_differences():
         assert len(np.unique(times.astype(np.float32))) < 3, "the control: float32 alone would have lost them"
 
 
-def test_a_constant_column_is_nothing():
+def test_a_constant_column_has_a_feature_of_zeros():
     frame = pl.DataFrame({"x": [0.1] * 7})
     unfitted = columns.infer(frame, "data")
     fitted = unfitted.fit(unfitted.encode(frame, "data"))
@@ -149,7 +147,7 @@ def test_a_constant_column_is_nothing():
     ]
 
 
-def test_a_column_without_values_among_the_training_rows_is_nothing():
+def test_a_column_without_training_values():
     frame = pl.DataFrame({"x": [None, None, 3.0], "c": [None, None, "a"]})
     unfitted = columns.infer(frame, "data")
     fitted = unfitted.fit(unfitted.encode(frame, "data")[:2])
@@ -157,7 +155,7 @@ def test_a_column_without_values_among_the_training_rows_is_nothing():
     assert fitted.apply(fitted.encode(frame, "data"), fitted).tolist() == [[0, 1], [0, 1], [0, 0]]
 
 
-def test_far_values_are_held_back():
+def test_far_values_are_clipped():
     frame = pl.DataFrame({"x": [0.0, 1.0]})
     unfitted = columns.infer(frame, "data")
     fitted = unfitted.fit(unfitted.encode(frame, "data"))
@@ -171,18 +169,18 @@ def test_kinds():
     frame = pl.DataFrame(
         {"a": ["1", "2.5", "-1e3", None], "b": ["x", "1", "y", None], "c": ["1.0", "2", "1", None], "d": [1, 2, 3, 4]}
     )
-    found = columns.infer(frame, "data", ["c"])
-    assert found.columns == (
+    inferred_columns = columns.infer(frame, "data", ["c"])
+    assert inferred_columns.columns == (
         NumberColumn("a"),
         CategoryColumn("b", ("1", "x", "y")),
         CategoryColumn("c", ("1", "2")),
         NumberColumn("d"),
     )
-    np.testing.assert_array_equal(found.encode(frame, "data")[:, 2], [0, 1, 0, math.nan])
+    np.testing.assert_array_equal(inferred_columns.encode(frame, "data")[:, 2], [0, 1, 0, math.nan])
 
 
 def test_numbers_may_have_become_categories_and_the_reverse():
-    """A column of 1, 2, x is one of categories; of a file that has only 1 and 2 in it, it would be one of numbers."""
+    """A column with the values 1, 2, x has categories; in a file with only 1 and 2, it would have numbers."""
     mixed, whole = pl.DataFrame({"c": ["1", "2", "x"]}), pl.DataFrame({"c": ["2.0", "1", "3", None]})
     by_text, by_number = columns.infer(mixed, "data"), columns.infer(whole, "data")
     assert [type(each.columns[0]) for each in (by_text, by_number)] == [CategoryColumn, NumberColumn]
@@ -199,7 +197,7 @@ def test_numbers_may_have_become_categories_and_the_reverse():
         numbers.apply(by_text.encode(mixed, "data"), by_text)
 
 
-def test_widened_columns_know_the_categories_of_both():
+def test_categories_of_both_frames():
     first, second = pl.DataFrame({"c": ["b", "a"], "n": [1, 2]}), pl.DataFrame({"c": ["z", None], "n": [3, 4]})
     unfitted = columns.infer(first, "data")
     assert unfitted.with_categories_of(second).columns == (CategoryColumn("c", ("a", "b", "z")), NumberColumn("n"))
@@ -244,7 +242,7 @@ def test_too_many_columns_and_categories_are_refused():
         (["7" * 30, "x", "é"], ["7" * 30, "x", "é"]),
     ],
 )
-def test_naturally(names, expected):
+def test_natural_order(names, expected):
     assert columns.sort_naturally(reversed(names)) == columns.sort_naturally(names) == tuple(expected)
 
 
@@ -297,7 +295,7 @@ def changed(*path, to):
         },
     ],
 )
-def test_what_are_no_columns_is_refused(data):
+def test_invalid_columns_are_refused(data):
     assert Columns.from_dict(copy.deepcopy(GOOD)).to_dict() == GOOD, "the control"
     with pytest.raises((ValueError, KeyError, TypeError)):
         Columns.from_dict(data)

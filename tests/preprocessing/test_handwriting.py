@@ -1,4 +1,4 @@
-"""Pictures that somebody made become images like those of the training: beside the same drawing made by other means,
+"""Pictures that users make become images like the training images: compared with the same drawing made by other means,
 and step by step."""
 
 import time
@@ -20,14 +20,14 @@ from nnx.preprocessing.spec import Spec
 DIGITS = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
 CLASSES = tuple("0123456789")
 OF_DIGITS = Spec((1, 8, 8), CLASSES, (0.5,), (0.5,), image_statistics=ImageStatistics.measure(DIGITS[:, None]))
-LOOK = ImageStatistics(0, 255, True, 20, 2.4, "mass", (0.5, 0.5), ((0,),))  # as of MNIST
-SPEC = Spec((1, 28, 28), CLASSES, (0.13,), (0.31,), image_statistics=LOOK)
+STATISTICS = ImageStatistics(0, 255, True, 20, 2.4, "mass", (0.5, 0.5), ((0,),))  # as of MNIST
+SPEC = Spec((1, 28, 28), CLASSES, (0.13,), (0.31,), image_statistics=STATISTICS)
 PAGE = (240, 320)
 
 
 def drawn(width=12.0, at=(70, 190), size=90, page=PAGE):
-    """A five, from 0 to 1 where its ink is, drawn with a round pen of that width: its skeleton's distance to each
-    pixel."""
+    """A five drawn with a round pen of that width, from 0 to 1 where its ink is: computed from each pixel's distance to
+    its skeleton."""
     t = np.linspace(0, 1, 400)
     arc = np.stack([0.69 + 0.31 * np.sin(t * 4.4 - 2), 0.25 + 0.31 * np.cos(t * 4.4 - 2)], 1)
     lines = [np.linspace((0.0, 0.6), (0.0, 0.1), 200), np.linspace((0.0, 0.1), arc[0], 200), arc]
@@ -39,38 +39,38 @@ def drawn(width=12.0, at=(70, 190), size=90, page=PAGE):
 
 
 def on(paper, colour, covered):
-    """(H, W, C) uint8: ink of a colour on a paper, a colour or a whole page."""
+    """(H, W, C) uint8: ink of a colour on a paper, which is a colour or a whole page."""
     paper = np.broadcast_to(np.asarray(paper, np.float32), (*covered.shape, np.shape(paper)[-1]))
     pixels = paper * (1 - covered[..., None]) + np.asarray(colour, np.float32) * covered[..., None]
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def light(fall=0.5, page=PAGE):
-    """Light that falls off to the right, to so little."""
+    """Light that decreases to the right, from 1 to 1 - fall."""
     return np.broadcast_to(np.linspace(1, 1 - fall, page[1])[None, :, None], (*page, 1))
 
 
-def said(steps):
+def texts(steps):
     return [step.text for step in steps]
 
 
 CLEAN = on([255], [0], drawn())
 
 
-def alike(found, other):
-    """How much two images are alike: the correlation of their pixels, one of them moved by up to one, as centres are
+def similarity(image, other):
+    """The correlation of the pixels of two images, the largest over shifts of up to one pixel, as centres are
     rounded."""
-    moved = (np.roll(found, (y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1))
+    moved = (np.roll(image, (y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1))
     return max(np.corrcoef(each.ravel(), other.ravel())[0, 1] for each in moved)
 
 
-# ---------------------------------------------------------------- what is left alone
+# ---------------------------------------------------------------- unchanged images
 
 
 def test_an_image_of_the_training_is_taken_as_it_is():
     for pixels in DIGITS:
-        found, steps = prepare(pixels[:, :, None], OF_DIGITS)
-        assert np.array_equal(found, pixels[None])
+        image, steps = prepare(pixels[:, :, None], OF_DIGITS)
+        assert np.array_equal(image, pixels[None])
         assert steps == []
     colours = np.repeat(DIGITS[0][:, :, None], 3, 2)
     assert np.array_equal(prepare(colours, OF_DIGITS)[0], DIGITS[:1])
@@ -79,22 +79,22 @@ def test_an_image_of_the_training_is_taken_as_it_is():
 def test_one_that_is_only_inverted_is_only_inverted():
     exact = 0
     for pixels in DIGITS[:300]:
-        found, steps = prepare(255 - pixels[:, :, None], OF_DIGITS)
-        assert said(steps)[0] == "inverted"
-        exact += len(steps) == 1 and np.array_equal(found, pixels[None])
-    assert exact > 295, "but for those that lie otherwise than most"
+        image, steps = prepare(255 - pixels[:, :, None], OF_DIGITS)
+        assert texts(steps)[0] == "inverted"
+        exact += len(steps) == 1 and np.array_equal(image, pixels[None])
+    assert exact > 295, "except for digits whose position is unusual"
 
 
-def test_where_nothing_is_known_or_ink_is_none_it_is_only_resized():
+def test_without_statistics_or_ink_an_image_is_only_resized():
     photograph = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    for look in (None, replace(LOOK, plain=False)):
+    for statistics in (None, replace(STATISTICS, plain=False)):
         for fit in (None, "pad", "stretch"):
-            spec = Spec((3, 28, 28), CLASSES, (0.5,) * 3, (0.5,) * 3, fit=fit, image_statistics=look)
-            found, steps = prepare(photograph, spec)
-            assert np.array_equal(found.transpose(1, 2, 0), images.to_size(photograph, 28, 28, fit or "pad"))
-            assert [text.split(",")[0] for text in said(steps)] == ["resized from 60x40"]
-            assert ("as in the training" in said(steps)[0]) == (fit is not None)
-            assert ("does not say what its images look like" in said(steps)[0]) == (look is None and fit is None)
+            spec = Spec((3, 28, 28), CLASSES, (0.5,) * 3, (0.5,) * 3, fit=fit, image_statistics=statistics)
+            image, steps = prepare(photograph, spec)
+            assert np.array_equal(image.transpose(1, 2, 0), images.to_size(photograph, 28, 28, fit or "pad"))
+            assert [text.split(",")[0] for text in texts(steps)] == ["resized from 60x40"]
+            assert ("as in the training" in texts(steps)[0]) == (fit is not None)
+            assert ("does not say what its images look like" in texts(steps)[0]) == (statistics is None and fit is None)
             right = photograph[:28, :28]
             assert np.array_equal(prepare(right, spec)[0].transpose(1, 2, 0), right)
             assert prepare(right, spec)[1] == []
@@ -103,10 +103,10 @@ def test_where_nothing_is_known_or_ink_is_none_it_is_only_resized():
 def test_what_was_resized_for_the_training_is_resized_likewise():
     spec = replace(SPEC, fit="pad")
     white = on([0], [255], drawn())
-    found, steps = prepare(white, spec)
-    assert np.array_equal(found[0], images.to_size(white, 28, 28, "pad")[:, :, 0])
-    assert said(steps) == ["resized from 320x240, as in the training"]
-    assert said(prepare(255 - white, spec)[1])[0] == "inverted", "but what is of the other polarity was not among it"
+    image, steps = prepare(white, spec)
+    assert np.array_equal(image[0], images.to_size(white, 28, 28, "pad")[:, :, 0])
+    assert texts(steps) == ["resized from 320x240, as in the training"]
+    assert texts(prepare(255 - white, spec)[1])[0] == "inverted", "the training images have the other polarity"
     coloured = np.random.default_rng(0).integers(0, 99, (50, 40, 3), dtype=np.uint8)
     assert np.array_equal(
         prepare(coloured, spec)[0][0], images.to_size(images.to_channels(coloured, 1), 28, 28, "pad")[:, :, 0]
@@ -118,23 +118,23 @@ def test_what_was_resized_for_the_training_is_resized_likewise():
 
 def test_it_gets_the_box_the_centre_and_the_levels_of_the_training_images():
     for covered in (drawn(), drawn(at=(10, 8)), drawn(at=(100, 200), size=60), drawn(width=5), drawn(width=20)):
-        found, _ = prepare(on([255], [0], covered), SPEC)
-        assert found.shape == (1, 28, 28)
-        (rows, columns) = ndimage.find_objects((found[0] > 51).astype(int))[0]
+        image, _ = prepare(on([255], [0], covered), SPEC)
+        assert image.shape == (1, 28, 28)
+        (rows, columns) = ndimage.find_objects((image[0] > 51).astype(int))[0]
         assert max(rows.stop - rows.start, columns.stop - columns.start) == 20
-        assert ndimage.center_of_mass(found[0].astype(float)) == pytest.approx((14, 14), abs=0.6)
-        assert (found.min(), found.max()) == (0, 255)
-        assert stroke_width(found / np.float32(255))[0] == pytest.approx(2.4, rel=0.35)
+        assert ndimage.center_of_mass(image[0].astype(float)) == pytest.approx((14, 14), abs=0.6)
+        assert (image.min(), image.max()) == (0, 255)
+        assert stroke_width(image / np.float32(255))[0] == pytest.approx(2.4, rel=0.35)
 
 
 def test_a_network_of_other_images_gets_other_images():
-    look = replace(LOOK, background=200, ink=30, box=10, centred="box", centre=(-2.0, 3.0))
-    spec = Spec((3, 20, 24), CLASSES, (0.5,) * 3, (0.5,) * 3, image_statistics=look)
-    found, _ = prepare(CLEAN, spec)
-    assert found.shape == (3, 20, 24)
-    assert (found == found[:1]).all()
-    assert (found.min(), found.max()) == (30, 200)
-    (rows, columns) = ndimage.find_objects((found[0] < 166).astype(int))[0]
+    statistics = replace(STATISTICS, background=200, ink=30, box=10, centred="box", centre=(-2.0, 3.0))
+    spec = Spec((3, 20, 24), CLASSES, (0.5,) * 3, (0.5,) * 3, image_statistics=statistics)
+    image, _ = prepare(CLEAN, spec)
+    assert image.shape == (3, 20, 24)
+    assert (image == image[:1]).all()
+    assert (image.min(), image.max()) == (30, 200)
+    (rows, columns) = ndimage.find_objects((image[0] < 166).astype(int))[0]
     assert max(rows.stop - rows.start, columns.stop - columns.start) == 10
     assert (rows.start + rows.stop - 1) / 2 == pytest.approx(9.5 - 2, abs=0.6)
     assert (columns.start + columns.stop - 1) / 2 == pytest.approx(11.5 + 3, abs=0.6)
@@ -169,28 +169,28 @@ LIKE = {
 
 @pytest.mark.parametrize("name", LIKE)
 def test_the_same_drawing_on_any_paper_becomes_the_same_image(name):
-    found, steps = prepare(LIKE[name], SPEC)
+    image, steps = prepare(LIKE[name], SPEC)
     wanted, _ = prepare(CLEAN, SPEC)
-    assert alike(found, wanted) > 0.93, said(steps)
+    assert similarity(image, wanted) > 0.93, texts(steps)
     unprepared = handwriting.resize_to_spec(LIKE[name], SPEC)
-    assert alike(unprepared, wanted) < 0.8, "the control: resized only"
+    assert similarity(unprepared, wanted) < 0.8, "the control: resized only"
 
 
-def test_nothing_in_it_is_by_chance():
+def test_preparation_is_deterministic():
     for pixels in LIKE.values():
         first, second = prepare(pixels, SPEC), prepare(pixels.copy(), SPEC)
         assert np.array_equal(first[0], second[0])
-        assert said(first[1]) == said(second[1])
+        assert texts(first[1]) == texts(second[1])
 
 
-# ---------------------------------------------------------------- what is said
+# ---------------------------------------------------------------- steps
 
 
 def has(words, pixels, spec=SPEC):
-    return any(text.startswith(words) for text in said(prepare(pixels, spec)[1]))
+    return any(text.startswith(words) for text in texts(prepare(pixels, spec)[1]))
 
 
-def test_each_step_is_said_if_and_only_if_there_was_something_to_do():
+def test_each_step_is_named_if_and_only_if_it_changed_something():
     for words, with_it, without in (
         ("made gray", LIKE["blue on yellow"], CLEAN),
         ("made gray", on([45, 65, 55], [220, 225, 220], drawn()), np.repeat(CLEAN, 3, 2)),
@@ -207,29 +207,29 @@ def test_each_step_is_said_if_and_only_if_there_was_something_to_do():
     ):
         assert has(words, with_it), words
         assert not has(words, without), words
-    slender = replace(SPEC, image_statistics=replace(LOOK, stroke=0.8))  # narrower than a pixel, and so paler
+    slender = replace(SPEC, image_statistics=replace(STATISTICS, stroke=0.8))  # narrower than a pixel, and so paler
     assert has("stretched the contrast", LIKE["thin"], slender)
     assert not has("stretched the contrast", CLEAN)
 
 
 @pytest.mark.parametrize("name", LIKE)
-def test_what_is_said_has_changed_something(name):
+def test_each_named_step_changed_something(name):
     pixels = LIKE[name]
-    found, steps = prepare(pixels, SPEC)
+    image, steps = prepare(pixels, SPEC)
     pictures = [pixels, *(step.picture for step in steps)]
     for before, after in pairwise(pictures):
         assert not np.array_equal(before, after)
         assert after.dtype == np.uint8
         assert after.ndim == 3
-    assert np.array_equal(pictures[-1][:, :, 0], found[0]), "the last is what the network sees"
-    assert len(set(said(steps))) == len(steps)
+    assert np.array_equal(pictures[-1][:, :, 0], image[0]), "the last is what the network sees"
+    assert len(set(texts(steps))) == len(steps)
 
 
-def test_sizes_and_other_marks_are_told():
+def test_steps_name_sizes_and_other_marks():
     two = np.maximum(drawn(at=(20, 40)), drawn(at=(120, 220), size=70))
-    (text,) = [text for text in said(prepare(on([255], [0], two), SPEC)[1]) if text.startswith("cropped")]
+    (text,) = [text for text in texts(prepare(on([255], [0], two), SPEC)[1]) if text.startswith("cropped")]
     assert text.endswith(", 1 other mark left aside")
-    (text,) = [text for text in said(prepare(CLEAN, SPEC)[1]) if text.startswith("cropped")]
+    (text,) = [text for text in texts(prepare(CLEAN, SPEC)[1]) if text.startswith("cropped")]
     width, height = map(int, text.removeprefix("cropped to ").split("x"))
     (rows, columns) = ndimage.find_objects((drawn() > 0.5).astype(int))[0]
     side = max(rows.stop - rows.start, columns.stop - columns.start)
@@ -239,14 +239,14 @@ def test_sizes_and_other_marks_are_told():
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("shape", [(200, 300, 1), (1, 1, 3), (28, 300, 1)])
-def test_a_blank_page_is_said_to_be_blank(level, shape):
+def test_a_blank_page_has_no_ink(level, shape):
     rng = np.random.default_rng(0)
     for noise in (0, 2):
         page = np.clip(rng.normal(level, noise, shape), 0, 255).astype(np.uint8)
-        found, steps = prepare(page, SPEC)
-        assert said(steps)[-1] == "no ink found"
-        assert found.shape == (1, 28, 28)
-        assert (found == LOOK.background).all()
+        image, steps = prepare(page, SPEC)
+        assert texts(steps)[-1] == "no ink found"
+        assert image.shape == (1, 28, 28)
+        assert (image == STATISTICS.background).all()
 
 
 # ---------------------------------------------------------------- anything at all
@@ -266,9 +266,9 @@ def test_any_picture_becomes_an_image(shape, seed, kind):
         pixels = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))[..., None] * rng.integers(0, 4, shape[2]) % 256
     pixels = np.broadcast_to(pixels, shape).astype(np.uint8)
     for spec in (SPEC, OF_DIGITS):
-        found, _steps = prepare(pixels, spec)
-        assert found.shape == spec.shape
-        assert found.dtype == np.uint8
+        image, _steps = prepare(pixels, spec)
+        assert image.shape == spec.shape
+        assert image.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -282,11 +282,11 @@ def test_any_picture_becomes_an_image(shape, seed, kind):
         {"background": 255, "ink": 254},
     ],
 )
-def test_a_look_out_of_a_hostile_checkpoint_does_no_harm(changed):
-    spec = replace(SPEC, image_statistics=replace(LOOK, **changed))
+def test_statistics_from_a_hostile_checkpoint_do_no_harm(changed):
+    spec = replace(SPEC, image_statistics=replace(STATISTICS, **changed))
     begun = time.process_time()
-    found, _ = prepare(CLEAN, spec)
-    assert found.shape == (1, 28, 28)
+    image, _ = prepare(CLEAN, spec)
+    assert image.shape == (1, 28, 28)
     assert time.process_time() - begun < 5
 
 
@@ -309,10 +309,10 @@ def test_otsu_is_the_threshold_of_least_variance():
 def test_ink_is_where_it_was_put():
     covered = drawn()
     for picture, darker in ((CLEAN, True), (LIKE["white on black"], False), (LIKE["in uneven light"], True)):
-        found = segmentation.find_ink(picture)
-        assert found.darker == darker
+        ink = segmentation.find_ink(picture)
+        assert ink.darker == darker
         mask = covered > 0.5
-        overlap = (found.mask & mask).sum() / (found.mask | mask).sum()
+        overlap = (ink.mask & mask).sum() / (ink.mask | mask).sum()
         assert overlap > 0.9
         (rows, columns) = ndimage.find_objects(mask.astype(int))[0]
-        assert np.abs(np.subtract(found.box, (rows.start, rows.stop, columns.start, columns.stop))).max() <= 1
+        assert np.abs(np.subtract(ink.box, (rows.start, rows.stop, columns.start, columns.stop))).max() <= 1

@@ -1,4 +1,4 @@
-"""What training images have in common, beside images made with known strokes, boxes and centres, and scipy's own
+"""Statistics of training images, compared with images of known strokes, boxes and centres, and with scipy's
 measures."""
 
 import json
@@ -28,7 +28,7 @@ def ring(radius, width, size=40, blur=0.0):
 
 
 def strokes(count, *, centred="mass", size=28, box=20, rng=None):
-    """(N, size, size) from 0 to 1: a few lines, their box so large, centred so, give or take half a pixel."""
+    """(N, size, size) from 0 to 1: a few lines with this bounding box and centre, give or take half a pixel."""
     rng = rng or np.random.default_rng(1)
     images = []
     while len(images) < count:
@@ -62,11 +62,10 @@ def uint8(share):
 @pytest.mark.parametrize("width", [1.5, 2, 3, 4.5])
 @pytest.mark.parametrize("blur", [0.0, 0.5])
 def test_the_width_of_a_stroke_is_that_of_the_pen(width, blur):
-    found = stroke_width(ring(12, width, blur=blur)[None])[0]
-    peak = ring(
-        12, width, blur=blur
-    ).max()  # less than 1 where it's blurred away: then nobody can tell a narrow stroke from a pale one
-    assert found == pytest.approx(width / peak, rel=0.08)
+    measured = stroke_width(ring(12, width, blur=blur)[None])[0]
+    # Blur lowers the peak of a narrow stroke below 1: nobody can then tell a narrow stroke from a pale one.
+    peak = ring(12, width, blur=blur).max()
+    assert measured == pytest.approx(width / peak, rel=0.08)
 
 
 def test_boxes_and_centres_are_scipys():
@@ -84,11 +83,11 @@ def test_boxes_and_centres_are_scipys():
 
 @pytest.mark.parametrize("centred", ["mass", "box"])
 def test_how_images_were_centred_is_found(centred):
-    found = ImageStatistics.measure(uint8(strokes(100, centred=centred)))
-    assert found.plain
-    assert (found.background, found.ink, found.box, found.centred) == (0, 255, 20, centred)
-    assert np.abs(found.centre).max() < 0.5
-    assert 1.5 < found.stroke < 5
+    statistics = ImageStatistics.measure(uint8(strokes(100, centred=centred)))
+    assert statistics.plain
+    assert (statistics.background, statistics.ink, statistics.box, statistics.centred) == (0, 255, 20, centred)
+    assert np.abs(statistics.centre).max() < 0.5
+    assert 1.5 < statistics.stroke < 5
 
 
 def test_shifted_images_are_centred_elsewhere():
@@ -99,13 +98,14 @@ def test_shifted_images_are_centred_elsewhere():
 
 def test_real_digits():
     images = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[:, None]
-    found = ImageStatistics.measure(images)
-    assert (found.background, found.ink, found.plain, found.box, found.centred) == (0, 255, True, 8, "box")
-    assert np.abs(np.array(found.average) - images[::4, 0].mean(0)).max() <= 1
+    statistics = ImageStatistics.measure(images)
+    assert (statistics.background, statistics.ink, statistics.plain) == (0, 255, True)
+    assert (statistics.box, statistics.centred) == (8, "box")
+    assert np.abs(np.array(statistics.average) - images[::4, 0].mean(0)).max() <= 1
     opposite = ImageStatistics.measure(255 - images)
-    assert opposite == replace(found, background=255, ink=0, average=opposite.average)
-    assert not found.is_inverted(images[:, 0, :, 0].T).any()
-    assert found.is_inverted(255 - images[:, 0, :, 0].T).all()
+    assert opposite == replace(statistics, background=255, ink=0, average=opposite.average)
+    assert not statistics.is_inverted(images[:, 0, :, 0].T).any()
+    assert statistics.is_inverted(255 - images[:, 0, :, 0].T).all()
 
 
 @pytest.mark.mnist
@@ -114,10 +114,11 @@ def test_mnist_is_as_its_authors_say(real_mnist):
     from nnx import datasets
     from nnx.datasets import mnist
 
-    look = datasets.load(mnist.Config(), seed=0, data_dir=real_mnist).spec.image_statistics
-    assert (look.background, look.ink, look.plain, look.box, look.centred) == (0, 255, True, 20, "mass")
-    assert look.centre == pytest.approx((0.5, 0.5), abs=0.05), "the pixel after the middle"
-    assert 2 < look.stroke < 3
+    statistics = datasets.load(mnist.Config(), seed=0, data_dir=real_mnist).spec.image_statistics
+    assert (statistics.background, statistics.ink, statistics.plain) == (0, 255, True)
+    assert (statistics.box, statistics.centred) == (20, "mass")
+    assert statistics.centre == pytest.approx((0.5, 0.5), abs=0.05), "the pixel after the middle"
+    assert 2 < statistics.stroke < 3
 
 
 def test_what_is_not_ink_on_a_plain_background():
@@ -144,22 +145,22 @@ def test_what_is_not_ink_on_a_plain_background():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 1, 9), (2, 4, 9, 1), (700, 2, 5, 3), (3, 3, 200, 320)])
 @pytest.mark.parametrize("kind", ["constant", "noise"])
-def test_any_images_have_a_look(shape, kind):
+def test_any_images_have_statistics(shape, kind):
     images = np.full(shape, 9, np.uint8) if kind == "constant" else RNG.integers(0, 256, shape, dtype=np.uint8)
-    look = ImageStatistics.measure(images)
-    assert ImageStatistics.from_dict(json.loads(json.dumps(look.to_dict()))) == look
-    assert ImageStatistics.measure(Mapped(images, np.arange(len(images)))) == look
+    statistics = ImageStatistics.measure(images)
+    assert ImageStatistics.from_dict(json.loads(json.dumps(statistics.to_dict()))) == statistics
+    assert ImageStatistics.measure(Mapped(images, np.arange(len(images)))) == statistics
     H, W = shape[2:]
-    assert np.shape(look.average) == (min(H, 32), W) if W <= 32 else np.shape(look.average) == (20, 32)
+    assert np.shape(statistics.average) == (min(H, 32), W) if W <= 32 else np.shape(statistics.average) == (20, 32)
     if kind == "constant":
-        assert set(np.ravel(look.average)) == {9}
-        assert not look.plain
+        assert set(np.ravel(statistics.average)) == {9}
+        assert not statistics.plain
 
 
-# ---------------------------------------------------------------- what a checkpoint may say
+# ---------------------------------------------------------------- statistics in a checkpoint
 
 
-def looked():
+def valid_statistics():
     return ImageStatistics.measure(uint8(strokes(20)))
 
 
@@ -194,15 +195,15 @@ HOSTILE = {
 @pytest.mark.parametrize(
     ("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values], ids=lambda v: str(v)[:20]
 )
-def test_what_is_no_look_is_refused(key, value):
-    right = looked().to_dict()
-    assert ImageStatistics.from_dict(right) == looked()
+def test_invalid_statistics_are_refused(key, value):
+    right = valid_statistics().to_dict()
+    assert ImageStatistics.from_dict(right) == valid_statistics()
     with pytest.raises((ValueError, KeyError, TypeError)):
         ImageStatistics.from_dict({**right, key: value})
 
 
 def test_ink_must_differ_from_its_background_and_keys_from_others():
-    right = looked().to_dict()
+    right = valid_statistics().to_dict()
     for wrong in (
         {**right, "ink": right["background"]},
         {**right, "more": 1},
@@ -215,7 +216,7 @@ def test_ink_must_differ_from_its_background_and_keys_from_others():
             ImageStatistics.from_dict(wrong)
 
 
-def test_a_checkpoint_with_a_wrong_look_is_refused(nnx_checkpoint, tmp_path):
+def test_a_checkpoint_with_invalid_statistics_is_refused(nnx_checkpoint, tmp_path):
     kept = nnx_checkpoint
     checkpoint.write(tmp_path / "right.pt", kept)
     assert checkpoint.read(tmp_path / "right.pt").spec == kept.spec

@@ -1,4 +1,4 @@
-"""Image files: what each kind of pixel becomes, by numpy's own reckoning, and that anything else is one clear error."""
+"""Image files: each kind of pixel is decoded as numpy computes it, and anything else is one clear error."""
 
 import io
 import os
@@ -45,7 +45,7 @@ def wrong(file, name=""):
     with pytest.raises(DataError) as caught:
         images.decode(file, name)
     text = str(caught.value)
-    assert re.fullmatch(r"[^\n]+: [^\n]+; [^\n]+", text), "one line: the file, what is wrong; what to do"
+    assert re.fullmatch(r"[^\n]+: [^\n]+; [^\n]+", text), "one line: the file, the problem; the cure"
     return text
 
 
@@ -57,10 +57,10 @@ def wrong(file, name=""):
 def test_eight_bits_are_as_they_were(pixels, form, tmp_path):
     path = tmp_path / "a.image"  # the content decides, not the ending
     path.write_bytes(encoded(pixels, form))
-    for found in (images.decode(path), images.decode(str(path)), images.decode(path.read_bytes())):
-        assert found.dtype == np.uint8
-        assert found.flags.writeable
-        assert np.array_equal(found, pixels.reshape(6, 5, -1))
+    for decoded in (images.decode(path), images.decode(str(path)), images.decode(path.read_bytes())):
+        assert decoded.dtype == np.uint8
+        assert decoded.flags.writeable
+        assert np.array_equal(decoded, pixels.reshape(6, 5, -1))
 
 
 def test_lossless_webp_is_colour_and_jpeg_is_near():
@@ -96,10 +96,10 @@ def test_wider_numbers_are_scaled_where_white_is_known():
 
 def test_sixteen_bits_a_channel():
     rows = b"\0" + struct.pack(">6H", 0, 20000, 65535, 300, 40000, 1)
-    found = images.decode(png(2, 1, 16, 2, rows))
-    assert abs(found.ravel() - np.array([0, 20000, 65535, 300, 40000, 1]) / 257).max() <= 1
-    found = images.decode(png(2, 1, 16, 4, b"\0" + struct.pack(">4H", 20000, 65535, 20000, 0)))
-    assert np.array_equal(found[:, :, 0], [[78, 255]])
+    decoded = images.decode(png(2, 1, 16, 2, rows))
+    assert abs(decoded.ravel() - np.array([0, 20000, 65535, 300, 40000, 1]) / 257).max() <= 1
+    decoded = images.decode(png(2, 1, 16, 4, b"\0" + struct.pack(">4H", 20000, 65535, 20000, 0)))
+    assert np.array_equal(decoded[:, :, 0], [[78, 255]])
 
 
 def test_white_is_zero():
@@ -117,17 +117,17 @@ def test_transparent_is_white(form):
     alpha = np.tile(np.array([0, 255, 128, 1, 254], dtype=np.uint8), (6, 1))
     pixels = np.dstack([COLOUR, alpha])
     data = encoded(pixels, form, **({"lossless": True, "exact": True} if form == "WEBP" else {}))
-    found = images.decode(data)
-    assert abs(found - on_white(COLOUR, alpha)).max() <= (1 if form == "WEBP" else 0)
-    assert (found[:, 0] == 255).all()
+    decoded = images.decode(data)
+    assert abs(decoded - on_white(COLOUR, alpha)).max() <= (1 if form == "WEBP" else 0)
+    assert (decoded[:, 0] == 255).all()
     black = Image.open(io.BytesIO(data)).convert("RGB")
     assert not (np.asarray(black)[:, 0] == 255).all(), "the control: Pillow's own conversion"
 
 
 def test_gray_and_alpha_stay_gray():
     alpha = np.full((6, 5), 100, dtype=np.uint8)
-    found = images.decode(encoded(Image.fromarray(np.dstack([GRAY, alpha]), "LA")))
-    assert np.array_equal(found, on_white(GRAY[:, :, None], alpha))
+    decoded = images.decode(encoded(Image.fromarray(np.dstack([GRAY, alpha]), "LA")))
+    assert np.array_equal(decoded, on_white(GRAY[:, :, None], alpha))
 
 
 def test_one_value_that_is_transparent():
@@ -135,9 +135,9 @@ def test_one_value_that_is_transparent():
     assert np.array_equal(images.decode(encoded(GRAY, transparency=16))[:, :, 0], np.where(GRAY == 16, 255, GRAY))
     deep = np.where(DEEP == 20000, 65535, DEEP)
     assert np.array_equal(images.decode(encoded(DEEP, transparency=20000))[:, :, 0], np.rint(deep / 65535 * 255))
-    found = images.decode(encoded(COLOUR, transparency=tuple(COLOUR[0, 0].tolist())))
-    assert (found[0, 0] == 255).all()
-    assert np.array_equal(found[1:], COLOUR[1:])
+    decoded = images.decode(encoded(COLOUR, transparency=tuple(COLOUR[0, 0].tolist())))
+    assert (decoded[0, 0] == 255).all()
+    assert np.array_equal(decoded[1:], COLOUR[1:])
     palette = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), "P")
     palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     assert images.decode(encoded(palette)).tolist() == [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
@@ -171,34 +171,34 @@ def test_turned_as_exif_says(orientation, form):
     }[orientation]
     exif = Image.Exif()
     exif[0x112] = orientation
-    found = images.decode(
+    decoded = images.decode(
         encoded(np.ascontiguousarray(stored), form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
     )
-    assert found.shape[:2] == seen.shape
-    assert abs(found[:, :, 0].astype(int) - seen).max() <= (6 if form == "JPEG" else 0)
+    assert decoded.shape[:2] == seen.shape
+    assert abs(decoded[:, :, 0].astype(int) - seen).max() <= (6 if form == "JPEG" else 0)
 
 
 def test_sixteen_bits_turn_too():
     exif = Image.Exif()
     exif[0x112] = 6
-    found = images.decode(encoded(DEEP, exif=exif))
-    assert np.array_equal(found[:, :, 0], np.rot90(np.rint(DEEP / 65535 * 255), -1))
+    decoded = images.decode(encoded(DEEP, exif=exif))
+    assert np.array_equal(decoded[:, :, 0], np.rot90(np.rint(DEEP / 65535 * 255), -1))
 
 
 def test_cmyk_jpeg():
     ink = np.zeros((16, 16, 4), dtype=np.uint8)
     ink[:8, :, 0] = 255  # cyan above; white below
-    found = images.decode(encoded(Image.fromarray(ink, "CMYK"), "JPEG", quality=95))
-    assert abs(found[2, 2].astype(int) - [0, 255, 255]).max() <= 3
-    assert abs(found[13, 13].astype(int) - 255).max() <= 3
+    decoded = images.decode(encoded(Image.fromarray(ink, "CMYK"), "JPEG", quality=95))
+    assert abs(decoded[2, 2].astype(int) - [0, 255, 255]).max() <= 3
+    assert abs(decoded[13, 13].astype(int) - 255).max() <= 3
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "MPO"])
 def test_the_first_picture_of_several(form):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black", "red")]
-    found = images.decode(encoded(frames[0], form, save_all=True, append_images=frames[1:]))
-    assert found.shape == (8, 8, 3)
-    assert (found == 255).all()
+    decoded = images.decode(encoded(frames[0], form, save_all=True, append_images=frames[1:]))
+    assert decoded.shape == (8, 8, 3)
+    assert (decoded == 255).all()
 
 
 # ---------------------------------------------------------------- channels
@@ -209,10 +209,10 @@ def test_channels():
     assert images.to_channels(gray, 1) is gray
     assert images.to_channels(colour, 3) is colour
     assert np.array_equal(images.to_channels(gray, 3), np.dstack([GRAY] * 3))
-    found = images.to_channels(colour, 1)
-    assert found.dtype == np.uint8
-    assert np.array_equal(found[:, :, 0], np.asarray(Image.fromarray(colour).convert("L")))
-    assert abs(found[:, :, 0] - colour @ [0.299, 0.587, 0.114]).max() <= 0.51, "ITU-R BT.601"
+    converted = images.to_channels(colour, 1)
+    assert converted.dtype == np.uint8
+    assert np.array_equal(converted[:, :, 0], np.asarray(Image.fromarray(colour).convert("L")))
+    assert abs(converted[:, :, 0] - colour @ [0.299, 0.587, 0.114]).max() <= 0.51, "ITU-R BT.601"
     assert np.array_equal(images.to_channels(images.to_channels(gray, 3), 1), gray)
 
 
@@ -227,48 +227,48 @@ def test_the_right_size_is_left_alone(fit):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_to_half_the_size_averages_and_is_the_same_for_each_channel(channels):
     pixels = np.random.default_rng(2).integers(0, 256, (64, 64, channels), dtype=np.uint8)
-    found = images.to_size(pixels, 32, 32, "stretch")
-    assert found.shape == (32, 32, channels)
-    assert found.dtype == np.uint8
+    resized = images.to_size(pixels, 32, 32, "stretch")
+    assert resized.shape == (32, 32, channels)
+    assert resized.dtype == np.uint8
     expected = torch.nn.functional.interpolate(  # another's arithmetic, in floats
         torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="bilinear", antialias=True
     )[0].permute(1, 2, 0)
-    assert np.abs(found - expected.numpy()).max() <= 1
+    assert np.abs(resized - expected.numpy()).max() <= 1
     skipped = torch.nn.functional.interpolate(
         torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (32, 32), mode="nearest"
     )[0]
-    assert np.abs(found - skipped.permute(1, 2, 0).numpy()).max() > 50, "the control: without antialiasing"
-    assert np.array_equal(found, images.to_size(pixels, 32, 32, "pad")), "a square needs no padding"
+    assert np.abs(resized - skipped.permute(1, 2, 0).numpy()).max() > 50, "the control: without antialiasing"
+    assert np.array_equal(resized, images.to_size(pixels, 32, 32, "pad")), "a square needs no padding"
     alone = np.dstack([images.to_size(pixels[:, :, c : c + 1], 32, 32, "pad") for c in range(channels)])
-    assert np.array_equal(found, alone)
+    assert np.array_equal(resized, alone)
 
 
 @pytest.mark.parametrize(
     ("h", "w", "box"),
     [(40, 20, (0, 28, 7, 21)), (10, 56, (11, 16, 0, 28)), (1, 900, (13, 14, 0, 28)), (14, 7, (0, 28, 7, 21))],
 )
-def test_padding_keeps_the_aspect_and_goes_on_with_the_border(h, w, box):
+def test_padding_keeps_the_aspect_ratio_and_extends_the_border(h, w, box):
     colours = np.array([[10, 200, 30], [40, 50, 60]], np.uint8)
     pixels = np.empty((h, w, 3), np.uint8)
     pixels[:] = colours[0]
     pixels[h // 4 : h - h // 4, w // 4 : w - w // 4] = colours[1]
-    found = images.to_size(pixels, 28, 28, "pad")
+    resized = images.to_size(pixels, 28, 28, "pad")
     top, bottom, left, right = box
     outside = np.ones((28, 28), bool)
     outside[top:bottom, left:right] = False
     median = np.median(images.border(pixels), axis=0)
-    assert (found[outside] == median.astype(np.uint8)).all()
+    assert (resized[outside] == median.astype(np.uint8)).all()
     stretched = images.to_size(pixels, bottom - top, right - left, "stretch")
-    assert np.array_equal(found[top:bottom, left:right], stretched)
+    assert np.array_equal(resized[top:bottom, left:right], stretched)
     assert np.array_equal(images.to_size(pixels, 28, 28, "stretch").shape, (28, 28, 3))
 
 
 def test_a_pixel_and_a_constant_fill_any_size():
     for shape in ((1, 1, 1), (1, 7, 1), (300, 2, 1)):
         for fit in ("pad", "stretch"):
-            found = images.to_size(np.full(shape, 77, np.uint8), 9, 11, fit)
-            assert found.shape == (9, 11, 1)
-            assert (found == 77).all()
+            resized = images.to_size(np.full(shape, 77, np.uint8), 9, 11, fit)
+            assert resized.shape == (9, 11, 1)
+            assert (resized == 77).all()
             assert images.to_size(np.full((9, 9, 1), 77, np.uint8), 1, 1, fit).tolist() == [[[77]]]
 
 
@@ -279,10 +279,10 @@ def test_the_border_is_each_outer_pixel_once():
         assert sorted(images.border(numbered).ravel().tolist()) == expected
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refused files
 
 
-def test_what_is_no_picture(tmp_path):
+def test_files_that_are_not_images(tmp_path):
     path = tmp_path / "a.png"
     for content, words in {
         b"": "is empty",
@@ -309,7 +309,7 @@ def test_formats_beyond_those_named_are_not_even_tried():
     assert "is not an image that can be read" in wrong(postscript), "Pillow would start Ghostscript"
 
 
-def test_what_is_no_file(tmp_path):
+def test_paths_that_are_not_files(tmp_path):
     assert "no such file" in wrong(tmp_path / "a.png")
     assert "is a folder" in wrong(tmp_path)
     os.mkfifo(tmp_path / "fifo")

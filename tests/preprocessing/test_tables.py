@@ -1,4 +1,4 @@
-"""Table files: whatever separates their values, the same frame; and where a row of it stands."""
+"""Table files: every separator gives the same frame, and every row has a location."""
 
 import csv
 import gzip
@@ -25,7 +25,7 @@ def written(rows, separator=",", end="\n"):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_separators_are_found_out(separator, end):
+def test_separators_are_detected(separator, end):
     assert tables.read(written(ROWS, separator, end)).to_dict(as_series=False) == READ
 
 
@@ -35,18 +35,18 @@ def test_tsv_has_tabs_whatever_else_is_in_it(tmp_path):
     assert tables.read(b"a\n1\n2\n").to_dict(as_series=False) == {"a": ["1", "2"]}
 
 
-def test_what_an_office_writes():
-    """A mark before the text, semicolons, decimal commas, space around the values, a line behind the last, old Macs'
-    ends of lines."""
+def test_files_of_office_programs():
+    """A byte order mark, semicolons, decimal commas, spaces around values, blank lines at the end, old Macs' line
+    ends."""
     data = "\ufeff size ;kind\n 1,5; a \n -2;b,c\n+3,25;1,2,3\n\n\n".encode()
     expected = {"size": ["1.5", "-2", "+3.25"], "kind": ["a", "b,c", "1,2,3"]}
     assert tables.read(data).to_dict(as_series=False) == expected
     assert tables.read(gzip.compress(data)).to_dict(as_series=False) == expected
     assert tables.read(data.replace(b"\n\n\n", b"").replace(b"\n", b"\r")).to_dict(as_series=False) == expected
-    assert tables.read(b'a,b\n"1,5",2\n').rows() == [("1,5", "2")], "only after semicolons: else it may be a thousand"
+    assert tables.read(b'a,b\n"1,5",2\n').rows() == [("1,5", "2")], "not without semicolons: it may group thousands"
 
 
-def test_what_begins_as_packed_data_does_is_read_as_it_stands():
+def test_text_that_begins_like_compressed_data_is_read_as_text():
     assert tables.read(b"x^2,kind\n1,a\n").to_dict(as_series=False) == {"x^2": ["1"], "kind": ["a"]}
     with pytest.raises(DataError):
         tables.read(zlib.compress(b"a,b\n1,2\n", 5))
@@ -66,7 +66,7 @@ def test_blank_lines_are_no_rows_and_lines_are_counted_all_the_same(tmp_path):
     assert tables.locate_row(path, 3) == f"{path}, row 4"
     assert tables.locate_row("-", 3) == "-, row 4"
     path.write_text("a\n1\n\n3\n")
-    assert tables.read(path)["a"].to_list() == ["1", None, "3"], "of one column, a blank line is a missing value"
+    assert tables.read(path)["a"].to_list() == ["1", None, "3"], "in a single column, a blank line is a missing value"
     assert tables.locate_row(path, 2) == f"{path}:4"
 
 
@@ -84,8 +84,8 @@ TABLES = st.integers(2, 4).flatmap(
 
 @given(TABLES)
 def test_what_the_csv_module_writes_is_read(rows):
-    """Quotes, separators and ends of lines inside of values. Read by polars, located by the csv module: they agree on
-    the rows."""
+    """Quotes, separators and line ends inside values. polars reads the rows, the csv module locates them: they agree
+    on the rows."""
     names = [f"column {i}" for i in range(len(rows[0]))]
     read = tables.read(written([names, *rows]))
     strip = lambda text: None if text.strip() in tables.MISSING else text.strip()  # noqa: E731
@@ -136,8 +136,8 @@ def test_parquet_keeps_numbers_and_writes_the_rest_as_csv_would(tmp_path):
 
 
 def test_a_damaged_parquet_takes_nothing_down(monkeypatch):
-    """polars aborts the process for some files with a flipped bit (seen in 2.1), which is why it reads Parquet in
-    another."""
+    """polars aborts the process for some files with a flipped bit (seen in 2.1), so it reads Parquet in a separate
+    process."""
     packed = io.BytesIO()
     pl.DataFrame({"a": [1, None, 3], "b": ["x", None, "z"], "c": [True, False, None]}).write_parquet(packed)
     assert len(tables.read(packed.getvalue(), "a.parquet")) == 3
@@ -152,13 +152,13 @@ def test_what_is_too_large_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_bytes(b"a,b\n" + b"1,2\n" * 300)
     monkeypatch.setattr(tables, "MAX_BYTES", 1000)
-    with pytest.raises(DataError, match="is 0.0 GiB large, the limit for a table is 0 GiB"):
+    with pytest.raises(DataError, match=r"is 0\.0 GiB large, the limit for a table is 0 GiB"):
         tables.read(path)
-    with pytest.raises(DataError, match="when decompressed, is 0.0 GiB"):
+    with pytest.raises(DataError, match=r"when decompressed, is 0\.0 GiB"):
         tables.read(gzip.compress(path.read_bytes()))
 
 
-def test_equal_values_that_parquet_packs_into_nothing_are_counted_first(tmp_path):
+def test_equal_values_that_parquet_compresses_are_counted_first(tmp_path):
     """A column of 2^30 zeros takes a few kB."""
     path = tmp_path / "bomb.parquet"
     pl.select(pl.repeat(0, 2**20, dtype=pl.Int8).alias("a")).write_parquet(path)
