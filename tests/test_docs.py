@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nnx import config, models
+from nnx import config, datasets, explain, models
 from nnx.cli import run_command
 from nnx.config import registry
 from nnx.run.pipeline import run
@@ -144,7 +144,7 @@ def add_file(tmp_path, monkeypatch):
         sys.modules.pop(module, None)
 
 
-GUIDE = "CONTRIBUTING.md" if (ROOT / "CONTRIBUTING.md").exists() else "README.md"
+GUIDE = "CONTRIBUTING.md"
 
 
 def test_the_example_of_an_architecture_trains(tmp_path, add_file):
@@ -152,3 +152,21 @@ def test_the_example_of_an_architecture_trains(tmp_path, add_file):
     assert "maxout" in registry.names("model")
     *_, finished = run(config.load("digits_mlp", ["model=maxout", "train.epochs=5"]), out=tmp_path / "run")
     assert finished.summary["test_accuracy"] > 0.9
+
+
+def test_the_example_of_a_dataset_is_learned(tmp_path, add_file):
+    add_file(datasets, "stripes", python_block(GUIDE, '"""Stripes'))
+    assert "stripes" in registry.names("dataset")
+    chosen = config.load("digits_mlp", ["dataset=stripes", "train.epochs=5"])
+    *_, finished = run(chosen, out=tmp_path / "run")
+    assert finished.summary["test_accuracy"] > 0.9
+    assert finished.summary["test_samples"] == 200
+
+
+def test_the_example_of_an_explainer_draws(tmp_path, add_file, monkeypatch):
+    add_file(explain, "weights", python_block(GUIDE, '"""Weights'))
+    monkeypatch.chdir(tmp_path)
+    list(run(config.load("digits_mlp", ["train.epochs=1"]), out=tmp_path / "run"))
+    monkeypatch.setattr(sys, "argv", ["nnx", "explain", "run", "--only", "weights", "--out", "pictures"])
+    assert run_command() == 0
+    assert (tmp_path / "pictures/weights.png").stat().st_size > 1000
