@@ -1,5 +1,5 @@
-"""Data of one's own through the command line: trained on by one line, asked about, cached; what is wrong is said, and
-nothing written."""
+"""Users' own data on the command line: one line trains on it, evaluates and caches it; bad data is one error, and
+nothing is written."""
 
 import json
 import os

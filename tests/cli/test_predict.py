@@ -1,4 +1,4 @@
-"""nnx predict: the figures of eval, image by image, and one clear error for all that is wrong."""
+"""nnx predict: its predictions give the metrics of eval, and all errors are printed together."""
 
 import csv
 import io
@@ -60,10 +60,10 @@ def test_it_predicts_what_eval_measures(nnx, trained):
         assert set(found) == {"input", "label", "probability", "top", "prepared"}
         assert found["prepared"] == []
         assert found["top"][0] == {"label": found["label"], "probability": found["probability"]}
-        said = {each["label"]: each["probability"] for each in found["top"]}
-        assert [said[name] for name in "0123456789"] == pytest.approx(row.tolist(), abs=1e-6)
-        assert sorted(said.values(), reverse=True) == list(said.values())
-        assert sum(said.values()) == pytest.approx(1, abs=1e-5)
+        probabilities = {each["label"]: each["probability"] for each in found["top"]}
+        assert [probabilities[name] for name in "0123456789"] == pytest.approx(row.tolist(), abs=1e-6)
+        assert sorted(probabilities.values(), reverse=True) == list(probabilities.values())
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_table(nnx, trained):
@@ -103,7 +103,7 @@ def test_colours_become_gray_and_gray_becomes_colours(nnx, trained, tmp_path):
         assert prediction["probability"] == pytest.approx(first[0]["probability"], abs=1e-5)
 
 
-def test_all_that_is_wrong_is_said_at_once_and_nothing_else(nnx, trained, tmp_path):
+def test_all_errors_are_printed_together(nnx, trained, tmp_path):
     path, files, _ = trained
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").touch()
@@ -201,7 +201,7 @@ def test_odd_names_move_no_cursor(nnx, trained, tmp_path):
         assert json.loads(nnx("predict", trained[0], name, "--json").out)["predictions"][0]["input"] == name
 
 
-# ---------------------------------------------------------------- what one may name
+# ---------------------------------------------------------------- inputs
 
 
 def labels(result):
@@ -273,7 +273,7 @@ def test_arrays_of_any_form(nnx, trained, tmp_path):
     assert [label for _, label in labels(nnx("predict", path, "pair.npz", "--json"))] == expected
 
 
-def test_arrays_that_are_none(nnx, trained, tmp_path):
+def test_invalid_arrays(nnx, trained, tmp_path):
     path, *_ = trained
     np.save(tmp_path / "odd.npy", np.zeros((3, 5)))
     np.save(tmp_path / "text.npy", np.array([["a"] * 64]))
@@ -327,7 +327,7 @@ def test_rows_of_an_array(nnx, trained, tmp_path):
     )
 
 
-# ---------------------------------------------------------------- how it is told
+# ---------------------------------------------------------------- output
 
 
 def test_csv(nnx, trained, tmp_path):
@@ -347,7 +347,7 @@ def test_csv(nnx, trained, tmp_path):
     assert nnx("predict", path, asked[0], "--csv", "--top", 1).out.startswith("input,label,probability,prepared\n")
 
 
-def test_what_was_prepared_is_said(nnx, trained, tmp_path):
+def test_the_preparation_is_printed(nnx, trained, tmp_path):
     path, files, _ = trained
     (tmp_path / "many").mkdir()
     for n, file in enumerate(files[:12]):
@@ -364,7 +364,7 @@ def test_what_was_prepared_is_said(nnx, trained, tmp_path):
     assert line.startswith("prepared 12 of 15 images: inverted 12, ")
 
 
-def test_an_old_checkpoint_does_not_know_and_says_so(nnx, trained, tmp_path):
+def test_an_old_checkpoint_has_no_image_statistics_and_says_so(nnx, trained, tmp_path):
     path, files, _ = trained
     kept = checkpoint.read(path)
     checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, image_statistics=None)))
@@ -375,7 +375,8 @@ def test_an_old_checkpoint_does_not_know_and_says_so(nnx, trained, tmp_path):
     ]
     many = nnx("predict", "old.pt", *["large.png"] * 11)
     assert (
-        "prepared 11 of 11 images: resized 11 (--json says which); the checkpoint does not say what its images look like\n"
+        "prepared 11 of 11 images: resized 11 (--json says which); "
+        "the checkpoint does not say what its images look like\n"
         in many.err
     )
     small = images.to_size(images.decode(tmp_path / "large.png"), 8, 8, "pad")
@@ -387,42 +388,43 @@ def test_an_old_checkpoint_does_not_know_and_says_so(nnx, trained, tmp_path):
     )
 
 
-def test_nothing_is_said_before_all_is_known_and_nothing_held_of_what_was(trained, tmp_path, monkeypatch):
-    """Batches are made one at a time, of images as small as the network's, however many and large the files."""
+def test_images_are_read_one_batch_at_a_time(trained, tmp_path, monkeypatch):
+    """Memory holds one batch of images of the network's size, however many and large the files are."""
     path, files, _ = trained
     monkeypatch.setattr(inputs, "BATCH", 10)
     read = []
     real = inputs._read_image
     monkeypatch.setattr(inputs, "_read_image", lambda file, *more: read.append(file) or real(file, *more))
-    asked = inputs.InputSet([str(file) for file in files[:95]], classifiers.load(path).spec)
+    input_set = inputs.InputSet([str(file) for file in files[:95]], classifiers.load(path).spec)
     sizes = []
-    for batch in asked.batches():
+    for batch in input_set.batches():
         sizes.append(len(batch.names))
         assert batch.inputs.shape == (sizes[-1], 1, 8, 8)
         assert len(read) == sum(sizes), "no more than this batch has been read yet"
     assert sizes == [10] * 9 + [5]
 
 
-def test_all_cores_give_the_same(trained, tmp_path, monkeypatch):
+def test_all_cores_give_the_same_result(trained, tmp_path, monkeypatch):
     path, files, _ = trained
     spec = classifiers.load(path).spec
     (tmp_path / "text.png").write_text("no image")
     names = [*map(str, files[:40]), str(tmp_path / "text.png"), *map(str, files[40:60])]
 
-    def told():
-        asked = inputs.InputSet(names, spec)
+    def results():
+        input_set = inputs.InputSet(names, spec)
         with pytest.raises(DataError) as caught:
-            list(asked.batches())
-        asked = inputs.InputSet(names[:40] + names[41:], spec)
-        return str(caught.value), [(batch.names, batch.inputs.tolist(), batch.prepared) for batch in asked.batches()]
+            list(input_set.batches())
+        input_set = inputs.InputSet(names[:40] + names[41:], spec)
+        batches = [(batch.names, batch.inputs.tolist(), batch.prepared) for batch in input_set.batches()]
+        return str(caught.value), batches
 
-    alone = told()
+    alone = results()
     monkeypatch.setattr(inputs, "PATIENCE", 0.0)
     monkeypatch.setattr(workers, "available_cores", lambda: 2)
     used = []
     real = workers.map_in_processes
     monkeypatch.setattr(workers, "map_in_processes", lambda *all_of_it: used.append(1) or real(*all_of_it))
-    assert told() == alone
+    assert results() == alone
     assert used == [1, 1]
 
 
@@ -431,8 +433,7 @@ def test_all_cores_give_the_same(trained, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A network that was trained on a table with numbers, categories and gaps; the table; and what it says of its test
-    rows."""
+    """The checkpoint of a network trained on a table with numbers, categories and missing values, and the table."""
     import sys
 
     import polars as pl
@@ -465,14 +466,14 @@ def test_rows_of_a_table(nnx, table, tmp_path, monkeypatch):
 
     path, data = table
     lines = data.read_text().splitlines()
-    (tmp_path / "some.csv").write_text("\n".join([lines[0], lines[1], "", *lines[2:21]]))  # a blank line is none
+    (tmp_path / "some.csv").write_text("\n".join([lines[0], lines[1], "", *lines[2:21]]))  # a blank line is not a row
     found = labels(nnx("predict", path, "some.csv", "--json"))
     assert [name for name, _ in found] == ["some.csv:2", *(f"some.csv:{n}" for n in range(4, 23))]
 
     kept = checkpoint.read(path)
     whole = pl.read_csv(data, infer_schema=False).with_columns(
         pl.col("size").replace("", None)
-    )  # what is empty is missing
+    )  # an empty value is missing
     features = kept.spec.columns.apply(kept.spec.columns.encode(whole, "x"), kept.spec.columns)
     with torch.no_grad():
         expected = classifiers.load(path)(torch.from_numpy(features)).argmax(1).tolist()
@@ -492,7 +493,7 @@ def test_rows_of_a_table(nnx, table, tmp_path, monkeypatch):
     assert result.out.startswith("input,label,probability\nsome.csv:2,")
 
 
-def test_what_is_no_table_of_its(nnx, table, tmp_path):
+def test_tables_that_do_not_match_the_network(nnx, table, tmp_path):
     (tmp_path / "other.csv").write_text("length,kind\n1,round\n")
     (tmp_path / "text.csv").write_text("size,kind\nlarge,round\n")
     Image.new("L", (8, 8)).save(tmp_path / "a.png")

@@ -1,5 +1,4 @@
-"""Tables through the command line: what is wrong with a file is said with its line and its cure, before anything is
-written."""
+"""Tables on the command line: an error names the file, the line and the cure before anything is written."""
 
 import gzip
 import json
@@ -18,7 +17,7 @@ GOOD = [f"{i / 10},{'red' if i % 3 else 'blue'},{'abc'[i % 3]}" for i in range(6
 
 
 def table(*rows, header="size,colour,kind", at=None):
-    """The lines of a good table, `rows` put in before line `at` (from 1, the header's), or at the end."""
+    """The lines of a good table, with `rows` inserted before line `at` (the header is line 1) or at the end."""
     lines = [header, *GOOD]
     place = len(lines) if at is None else at - 1
     return "\n".join([*lines[:place], *rows, *lines[place:], ""])
@@ -63,7 +62,11 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "a blank first line": ("\n" + table(), {}, ["data.csv:1: is blank"]),
     "a header alone": ("size,colour,kind\n", {}, ["data.csv: has a header, but no rows"]),
     "not text": (b"\x7fELF\0\0\0", {}, ["data.csv: is not text"]),
-    "a spreadsheet": (b"PK\x03\x04" + bytes(30), {}, ["data.csv: is a zip file, such as a spreadsheet; save it as CSV"]),
+    "a spreadsheet": (
+        b"PK\x03\x04" + bytes(30),
+        {},
+        ["data.csv: is a zip file, such as a spreadsheet; save it as CSV"],
+    ),
     "UTF-16": (table().encode("utf-16"), {}, ["data.csv: is UTF-16 text; save it as UTF-8"]),
     "Latin-1": (
         table("1,grün,a", at=9).encode("latin-1"),
@@ -76,7 +79,11 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
         ["is a Git LFS pointer", "git lfs pull"],
     ),
     "a damaged gzip": (gzip.compress(table().encode())[:-20], {}, ["data.csv: is a damaged gzip file"]),
-    "a damaged Parquet": (b"PAR1" + bytes(100) + b"PAR1", {}, ["data.csv: can't be read as Parquet, the file is damaged"]),
+    "a damaged Parquet": (
+        b"PAR1" + bytes(100) + b"PAR1",
+        {},
+        ["data.csv: can't be read as Parquet, the file is damaged"],
+    ),
     "a quote never closed": (table('"1,red,a', at=7), {}, ["data.csv:7: the quotes don't match"]),
     "a quote inside": (table('1"0,"red,a', at=7), {}, ["data.csv", "quote"]),
     "no value in the target": (
@@ -242,8 +249,8 @@ def accuracy(nnx, *words):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A folder with data.csv, of which size tells everything and a third of its colours are missing, and a run on
-    it."""
+    """A folder with data.csv, whose size determines the class and whose colour is missing in a third of the rows, and
+    a run on it."""
     folder = tmp_path_factory.mktemp("trained")
     rng = np.random.default_rng(0)
     size, colour = rng.uniform(0, 3, 300), rng.choice(["red", "blue", ""], 300)
@@ -259,7 +266,7 @@ def run_folder(tmp_path_factory):
 
 @pytest.fixture
 def trained(nnx, tmp_path, run_folder):
-    """The summary of that run, of which the current folder holds a copy."""
+    """The summary of that run, which is copied to the current folder."""
     shutil.copytree(run_folder, tmp_path, dirs_exist_ok=True)
     return json.loads((tmp_path / "summary.json").read_text())
 
@@ -343,11 +350,11 @@ def test_a_changed_table_is_noticed_by_a_resume(nnx, tmp_path, trained):
         file.write("0.1,red,a\n")
     result = nnx(*more, "--set", "train.epochs=62")
     assert result.code == 2
-    assert "was trained on other data than moved.csv now holds" in result.err
+    assert "was trained on other data than moved.csv now contains" in result.err
 
 
 def test_predictions_do_not_depend_on_the_process(trained, tmp_path, nnx):
-    """The fitted columns on the test rows, then the network: what eval says, every one."""
+    """The fitted columns applied to the test rows, then the network: the same predictions as in eval."""
     import torch
 
     from nnx import load
