@@ -376,8 +376,7 @@ def test_an_old_checkpoint_has_no_image_statistics_and_says_so(nnx, trained, tmp
     many = nnx("predict", "old.pt", *["large.png"] * 11)
     assert (
         "prepared 11 of 11 images: resized 11 (--json says which); "
-        "the checkpoint does not say what its images look like\n"
-        in many.err
+        "the checkpoint does not say what its images look like\n" in many.err
     )
     small = images.to_size(images.decode(tmp_path / "large.png"), 8, 8, "pad")
     with torch.no_grad():
