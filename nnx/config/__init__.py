@@ -1,5 +1,4 @@
-"""YAML to a checked Config: `yaml_source` reads the text, `registry` finds each component, `schema` checks the
-whole."""
+"""Read a YAML config: `yaml_source` parses the text, `registry` finds each component, `schema` validates the whole."""
 
 from nnx.config.schema import (
     DEFAULTS,

@@ -1,8 +1,8 @@
 """The file name is the registry: `nnx/models/mlp.py` is `model: {name: mlp}`.
 
-Datasets and models are packages with one file a part; losses, optimizers and schedules are small enough to share a
-file. Nothing is registered: adding the file (or the class) is all it takes, and only the part that is asked for is
-imported.
+Each dataset and each model is a file in a package. Losses, optimizers and schedules are small: each kind is one file
+with a class per component. There is no registration step: to add a component, add its file (or class). Only the
+components that a config names are imported.
 """
 
 import difflib
@@ -23,43 +23,43 @@ LOCATIONS = {
 
 
 class StrictModel(BaseModel):
-    """A piece of config: unknown keys, wrong types, infinities and NaN are errors; values never change after
-    parsing."""
+    """An immutable section of a config. Unknown keys, wrong types, infinities and NaN are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class Component(StrictModel):
-    """A piece of config that names what it configures. Subclasses narrow `name` to a Literal with a default."""
+    """The config of a component, which `name` selects. Subclasses narrow `name` to a Literal with a default."""
 
     name: str
 
 
 def names(kind: str) -> list[str]:
-    """Every part of a `kind` ("model", "dataset", ...), sorted."""
-    home = importlib.import_module(LOCATIONS[kind])
-    if hasattr(home, "__path__"):
-        return sorted(module.name for module in pkgutil.iter_modules(home.__path__) if not module.name.startswith("_"))
-    return sorted(_classes(home))
+    """The names of all components of a `kind` ("model", "dataset", ...), sorted."""
+    location = importlib.import_module(LOCATIONS[kind])
+    if not hasattr(location, "__path__"):
+        return sorted(_component_classes(location))
+    files = pkgutil.iter_modules(location.__path__)
+    return sorted(file.name for file in files if not file.name.startswith("_"))
 
 
 def module(kind: str, name: str) -> ModuleType:
-    """The module that holds part `name`. Raises LookupError, with a suggestion, where there is none."""
+    """The module that defines component `name`. Raises LookupError, with a suggestion, if there is none."""
     if name not in (known := names(kind)):
         raise LookupError(f"unknown {kind} {name!r}{suggest(name, known)}")
-    home = importlib.import_module(LOCATIONS[kind])
-    return importlib.import_module(f"{LOCATIONS[kind]}.{name}") if hasattr(home, "__path__") else home
+    location = importlib.import_module(LOCATIONS[kind])
+    return importlib.import_module(f"{LOCATIONS[kind]}.{name}") if hasattr(location, "__path__") else location
 
 
 def find(kind: str, name: str) -> type[Component]:
-    """The Config class of part `name`. Raises LookupError, with a suggestion, where there is none."""
-    home = module(kind, name)
-    found: type[Component] = home.Config if hasattr(home, "Config") else _classes(home)[name]
-    return found
+    """The Config class of component `name`. Raises LookupError, with a suggestion, if there is none."""
+    source = module(kind, name)
+    component: type[Component] = source.Config if hasattr(source, "Config") else _component_classes(source)[name]
+    return component
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'adam'?" where one of `known` is close, else ", one of: ..."."""
+    """ ", did you mean 'adam'?" if one of `known` is similar to `word`, else ", one of: ..."."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
@@ -67,10 +67,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f", one of: {', '.join(known)}" if known else ""
 
 
-def _classes(home: ModuleType) -> dict[str, type[Component]]:
-    parts = (item for item in vars(home).values() if isinstance(item, type) and issubclass(item, Component))
-    return {
-        str(part.model_fields["name"].default): part
-        for part in parts
-        if isinstance(part.model_fields["name"].default, str)
-    }
+def _component_classes(source: ModuleType) -> dict[str, type[Component]]:
+    """The Component classes of a module by their default `name`."""
+    classes = [item for item in vars(source).values() if isinstance(item, type) and issubclass(item, Component)]
+    by_name = {component.model_fields["name"].default: component for component in classes}
+    return {name: component for name, component in by_name.items() if isinstance(name, str)}

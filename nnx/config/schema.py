@@ -1,4 +1,4 @@
-"""The config: one YAML file says what to train. Strict, bounded, and every mistake reported at once with its place.
+"""The config: one YAML file defines a run. Validation is strict and reports all mistakes at once, each with its place.
 
     config = load("configs/mnist_mlp.yaml", ["train.epochs=3", "model.hidden=[64]"])
 
@@ -21,7 +21,7 @@ from nnx.config.registry import Component, StrictModel
 from nnx.config.yaml_source import SourceMap
 from nnx.errors import ConfigError, Problem
 
-# ---------------------------------------------------------------- field types that several parts share
+# ---------------------------------------------------------------- field types
 
 
 def _count_or_fraction(value: Any) -> int | float:
@@ -77,15 +77,17 @@ Threads = Annotated[
 
 
 class Augment(StrictModel):
-    """Random changes to training images, drawn anew for every image of every batch. Zero or false: off."""
+    """Random changes to training images, drawn independently for every image of every batch. Zero or false: off."""
 
-    shift: float = Field(0, ge=0, le=64, description="move by up to this many pixels, in each direction")
-    rotate: float = Field(0, ge=0, le=180, description="turn by up to this many degrees")
-    scale: float = Field(0, ge=0, lt=1, description="grow or shrink by up to this fraction")
-    shear: float = Field(0, ge=0, le=60, description="slant by up to this many degrees")
-    elastic: float = Field(0, ge=0, le=64, description="bend by up to about this many pixels (Simard et al. 2003)")
-    erase: float = Field(0, ge=0, le=1, description="probability of blanking a random rectangle (Zhong et al. 2017)")
-    flip: bool = Field(False, description="mirror left to right half of the time; wrong for digits and letters")
+    shift: float = Field(0, ge=0, le=64, description="maximum shift in each direction, in pixels")
+    rotate: float = Field(0, ge=0, le=180, description="maximum rotation, in degrees")
+    scale: float = Field(0, ge=0, lt=1, description="maximum change of size, as a fraction")
+    shear: float = Field(0, ge=0, le=60, description="maximum shear, in degrees")
+    elastic: float = Field(
+        0, ge=0, le=64, description="maximum elastic distortion, in pixels, approximate (Simard et al. 2003)"
+    )
+    erase: float = Field(0, ge=0, le=1, description="probability of erasing a random rectangle (Zhong et al. 2017)")
+    flip: bool = Field(False, description="mirror half of the images left to right; unsuitable for digits and letters")
 
     @property
     def is_on(self) -> bool:
@@ -93,82 +95,96 @@ class Augment(StrictModel):
 
 
 class Train(StrictModel):
-    """How long and in what steps to train."""
+    """Length of the training, its batches, and what it saves."""
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training data")
-    batch_size: int = Field(128, ge=1, le=1_000_000, description="samples a forward and backward pass")
+    batch_size: int = Field(128, ge=1, le=1_000_000, description="samples per forward and backward pass")
     accumulate: int = Field(
-        1, ge=1, le=10_000, description="batches whose gradients make one step: their mean, as one large batch would"
+        1, ge=1, le=10_000, description="batches per step; the step uses the mean of their gradients"
     )
     clip_grad_norm: float | None = Field(
-        None, gt=0, description="scale the gradient down to this norm where it is larger (Pascanu et al. 2013)"
+        None,
+        gt=0,
+        description="maximum norm of the gradient; larger gradients are scaled down to it (Pascanu et al. 2013)",
     )
     ema: float | None = Field(
-        None, gt=0, lt=1, description="evaluate and keep the moving average of the weights with this decay, e.g. 0.999"
+        None,
+        gt=0,
+        lt=1,
+        description="decay of a moving average of the weights, e.g. 0.999; the average is evaluated and saved",
     )
     patience: int | None = Field(
-        None, ge=1, description="stop early after this many epochs without a better validation accuracy"
+        None, ge=1, description="stop after this many epochs without a higher validation accuracy"
     )
     save_every: SaveEvery = Field(
-        "epoch", description="save the state at each epoch's end, and besides after every so many steps: 500"
+        "epoch",
+        description="save the state after each epoch; with a number, e.g. 500, also every 500 steps",
     )
     mixup: float = Field(
         0,
         ge=0,
         le=100,
-        description="blend pairs of samples, weight ~ Beta(mixup, mixup) (Zhang et al. 2018); zero: off",
+        description="blend pairs of samples with a weight drawn from Beta(mixup, mixup) (Zhang et al. 2018); 0: off",
     )
     augment: Augment = Field(default_factory=Augment, description="random changes to training images")
     report: bool = Field(
-        True, description="write report.html at the end: curves, figures, confusions and mistakes in pictures, layers"
+        True,
+        description="write report.html at the end: curves, metrics, confusion matrix, mistakes, layers",
     )
     film: bool = Field(
-        False, description="keep how filters, activations and classes form from step to step, for the report to play"
+        False,
+        description="record the change of filters, activations and classes from step to step, for the report",
     )
 
 
 class Config(StrictModel):
-    """The whole file. `dataset`, `model`, `loss`, `optimizer` and `schedule` are looked up by name (see `parts`)."""
+    """The whole file. The registry finds the `dataset`, `model`, `loss`, `optimizer` and `schedule` by name."""
 
     seed: int = Field(
-        0, ge=0, lt=2**32, description="decides every random choice: initial weights, order, dropout, augmentation"
+        0,
+        ge=0,
+        lt=2**32,
+        description="seed of all random choices: initial weights, sample order, dropout, augmentation",
     )
-    dataset: SerializeAsAny[Component] = Field(description="what to learn from")
+    dataset: SerializeAsAny[Component] = Field(description="the data")
     model: SerializeAsAny[Component] = Field(description="the architecture")
-    loss: SerializeAsAny[Component] = Field(description="what to minimise")
-    optimizer: SerializeAsAny[Component] = Field(description="how to descend")
-    schedule: SerializeAsAny[Component] = Field(description="how the learning rate moves")
-    train: Train = Field(default_factory=Train, description="how long and in what steps")
-    device: Device = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    loss: SerializeAsAny[Component] = Field(description="the function to minimise")
+    optimizer: SerializeAsAny[Component] = Field(description="how the gradients update the weights")
+    schedule: SerializeAsAny[Component] = Field(description="how the learning rate changes during training")
+    train: Train = Field(default_factory=Train, description="settings of the training loop")
+    device: Device = Field("auto", description="where to compute: auto, cpu, cuda, cuda:N or mps")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the arithmetic; weights stay float32"
+        "auto", description="floating-point type of the computation; weights stay in float32"
     )
     compile: Compile = Field(
-        "auto", description="make a step faster: what pays off (auto), torch.compile (true), or plain PyTorch (false)"
+        "auto",
+        description="auto: fastest known method for the network and device; true: torch.compile; false: plain PyTorch",
     )
     deterministic: bool = Field(
-        False, description="equal bits on CUDA too, which costs time; on a CPU they are equal anyway"
+        False, description="make runs bit-identical on CUDA, at a cost in speed; on a CPU they always are"
     )
-    threads: Threads = Field("auto", description="of the CPU; equal numbers give equal bits")
+    threads: Threads = Field(
+        "auto", description="number of CPU threads; only runs with the same number are bit-identical"
+    )
 
     _source: SourceMap = PrivateAttr(default_factory=SourceMap)
 
     @property
     def recipe(self) -> str:
-        """The name for run folders: the file's, without its ending."""
+        """The name for run folders: the file name without its extension."""
         return Path(self._source.name).stem or "run"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, every default written out; `from_dict` gives an equal Config back."""
+        """The config as plain values, defaults included. `from_dict` turns them into an equal Config."""
         return self.model_dump(mode="json")
 
     def to_yaml(self, width: int = 120) -> str:
-        """The resolved config, re-runnable as a file, in lines of about `width` characters."""
+        """The resolved config as YAML that `load` accepts, in lines of about `width` characters."""
         return yaml_source.dump(self.to_dict(), width)
 
     @contextmanager
     def locate(self) -> Iterator[None]:
-        """Give the ConfigErrors raised inside, which know only their key, the place in the file."""
+        """Inside, add the place in the file to every ConfigError that has only a key."""
         try:
             yield
         except ConfigError as error:
@@ -183,7 +199,7 @@ DEFAULTS = {"loss": "cross_entropy", "optimizer": "adam", "schedule": "constant"
 
 
 def recipes() -> dict[str, Path]:
-    """The shipped recipes by name. They lie inside the package in a wheel, beside it in a checkout."""
+    """The paths of the shipped recipes, by name. A wheel has them inside the package, a checkout beside it."""
     package = Path(__file__).parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
@@ -192,10 +208,9 @@ def recipes() -> dict[str, Path]:
 
 
 def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None) -> Config:
-    """A config file, or the name of a shipped recipe, with `a.b=value` overrides and flags ({"device": "cpu"}) laid
-    over it.
+    """Read a config file or a shipped recipe, then apply `a.b=value` overrides and flags ({"device": "cpu"}).
 
-    Raises ConfigError for all mistakes of the file at once.
+    Raises one ConfigError for all mistakes in the file.
     """
     path = Path(config)
     if not os.path.isfile(path):
@@ -207,11 +222,11 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
             raise ConfigError(Problem("", f"no such config file or recipe{registry.suggest(name, known)}", name))
         path = known[str(config)]
     try:
-        with open(path, "rb") as file:  # not by the size that the system tells, which is 0 for all of /proc
+        with open(path, "rb") as file:  # the reported size is no guide: it is 0 for all of /proc
             raw = file.read(yaml_source.MAX_BYTES + 1)
         if len(raw) > yaml_source.MAX_BYTES:
             raise ConfigError(
-                Problem("", f"larger than {yaml_source.MAX_BYTES // 1024} kB, which no config needs", str(path))
+                Problem("", f"larger than {yaml_source.MAX_BYTES // 1024} kB, the maximum for a config", str(path))
             )
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -222,32 +237,31 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
 
 
 def parse(text: str, name: str, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None) -> Config:
-    """`load` for YAML text that is already here; `name` stands for the file in messages."""
+    """Like `load`, for YAML text. Messages use `name` as the file name."""
     data, where = yaml_source.parse(text, name)
     return _build(data, where, overrides, flags)
 
 
 def from_dict(data: Any, name: str, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None) -> Config:
-    """`load` for plain values, e.g. those in a checkpoint; `name` stands for the file in messages."""
+    """Like `load`, for plain values such as those in a checkpoint. Messages use `name` as the file name."""
     return _build(data, SourceMap(name), overrides, flags)
 
 
 def _build(data: Any, where: SourceMap, overrides: Sequence[str], flags: Mapping[str, str] | None) -> Config:
     if not isinstance(data, dict):
-        what = "empty" if data is None else "not a mapping of keys to values"
-        raise ConfigError(
-            Problem("", f"{what}; a config needs at least `dataset: digits` and `model: mlp`", where.name)
-        )
-    data = {key: _expand(key, value) for key, value in copy.deepcopy(data).items()}
+        mistake = "empty" if data is None else "not a mapping of keys to values"
+        cure = "a config needs at least `dataset: digits` and `model: mlp`"
+        raise ConfigError(Problem("", f"{mistake}; {cure}", where.name))
+    data = {key: _expand_short_form(key, value) for key, value in copy.deepcopy(data).items()}
     for text in overrides:
         _override(data, where, text, yaml_source.truncate(f"--set {text[: yaml_source.MAX_BYTES]}"))
     for key, value in (flags or {}).items():
         _override(data, where, f"{key}={value}", yaml_source.truncate(f"--{key} {value[: yaml_source.MAX_BYTES]}"))
-    built, problems = _resolve_parts(data, where)
+    sections, problems = _resolve_components(data, where)
     try:
-        config = Config.model_validate(built)
+        config = Config.model_validate(sections)
     except ValidationError as error:
-        problems += _explain(error, (), Config, where)
+        problems += _locate_errors(error, (), Config, where)
     if problems:
         problems.sort(key=lambda item: where.order(item[0]))
         raise ConfigError([problem for _, problem in problems])
@@ -255,15 +269,17 @@ def _build(data: Any, where: SourceMap, overrides: Sequence[str], flags: Mapping
     return config
 
 
-def _expand(key: str, value: Any) -> Any:
+def _expand_short_form(key: str, value: Any) -> Any:
     """The short form: `model: mlp` is `model: {name: mlp}`."""
     return {"name": value} if key in registry.LOCATIONS and isinstance(value, str) else value
 
 
 def _override(data: dict[str, Any], where: SourceMap, text: str, label: str) -> None:
-    """Lay `a.b=value` over `data`, creating what is missing on the way."""
-    if len(text) > yaml_source.MAX_BYTES:  # by its length alone: to look through 100 MB several times takes a second
-        raise ConfigError(Problem("", f"larger than {yaml_source.MAX_BYTES // 1024} kB, which no setting needs", label))
+    """Set `a.b=value` in `data`. Missing sections on the way are created."""
+    if len(text) > yaml_source.MAX_BYTES:  # check the length alone: scanning 100 MB several times takes a second
+        raise ConfigError(
+            Problem("", f"larger than {yaml_source.MAX_BYTES // 1024} kB, the maximum for a setting", label)
+        )
     key, equals, value_text = text.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path) or not key.strip().isprintable():
@@ -274,67 +290,58 @@ def _override(data: dict[str, Any], where: SourceMap, text: str, label: str) -> 
     target: Any = data
     for depth, step in enumerate(path[:-1]):
         if not isinstance(target, dict) or not isinstance(target.setdefault(step, {}), dict):
-            raise ConfigError(
-                Problem(
-                    yaml_source.truncate(".".join(path[: depth + 1])),
-                    "is not a mapping, so nothing can be set inside it",
-                    label,
-                )
-            )
+            parent = yaml_source.truncate(".".join(path[: depth + 1]))
+            raise ConfigError(Problem(parent, "is not a mapping, so nothing can be set inside it", label))
         target = target[step]
-    if isinstance(target.get(path[-1]), dict):  # what was set inside it goes with it
-        where.overrides = {old: by for old, by in where.overrides.items() if old[: len(path)] != path}
-    target[path[-1]] = _expand(path[-1], value) if len(path) == 1 else value
+    if isinstance(target.get(path[-1]), dict):  # forget the overrides inside the section that is replaced
+        where.overrides = {old: source for old, source in where.overrides.items() if old[: len(path)] != path}
+    target[path[-1]] = _expand_short_form(path[-1], value) if len(path) == 1 else value
     where.overrides[path] = label
 
 
 Located = tuple[yaml_source.KeyPath, Problem]
 
 
-def _resolve_parts(data: dict[str, Any], where: SourceMap) -> tuple[dict[str, Any], list[Located]]:
-    """Replace each named section by its own validated Config; collect what is wrong with them."""
-    built = dict(data)
+def _resolve_components(data: dict[str, Any], where: SourceMap) -> tuple[dict[str, Any], list[Located]]:
+    """Replace each named section of `data` by its validated Config. Returns the sections and the problems in them."""
+    sections = dict(data)
     problems: list[Located] = []
+
+    def report(path: yaml_source.KeyPath, message: str) -> None:
+        problems.append((path, where.problem(path, message)))
+
     for kind in registry.LOCATIONS:
         section = data.get(kind, {"name": DEFAULTS[kind]} if kind in DEFAULTS else None)
         if section is None and kind not in data:
-            continue  # reported as missing by the whole
-        built[kind] = Component.model_construct(
-            name=""
-        )  # stands in where the section is wrong, so that the rest is still checked
+            continue  # the validation of the whole reports it as missing
+        sections[kind] = Component.model_construct(name="")  # a placeholder for an invalid section: the rest is checked
         if not isinstance(section, dict):
-            problems.append(
-                (
-                    (kind,),
-                    where.problem((kind,), f"expected a name, or a mapping with one, e.g. {{name: {_example(kind)}}}"),
-                )
-            )
+            report((kind,), f"expected a name, or a mapping with one, e.g. {{name: {_example(kind)}}}")
         elif "name" not in section and kind not in DEFAULTS:
-            problems.append(
-                ((kind,), where.problem((kind,), f"needs a name, one of: {', '.join(registry.names(kind))}"))
-            )
+            report((kind,), f"needs a name, one of: {', '.join(registry.names(kind))}")
         else:
             name = section.get("name", DEFAULTS.get(kind))
             try:
-                part = registry.find(kind, yaml_source.truncate(str(name), 30))
-                built[kind] = part.model_validate({**section, "name": name})
+                component = registry.find(kind, yaml_source.truncate(str(name), 30))
+                sections[kind] = component.model_validate({**section, "name": name})
             except LookupError as error:
-                problems.append(((kind, "name"), where.problem((kind, "name"), str(error))))
+                report((kind, "name"), str(error))
             except ValidationError as error:
-                problems += _explain(error, (kind,), part, where)
-    return built, problems
+                problems += _locate_errors(error, (kind,), component, where)
+    return sections, problems
 
 
 def _example(kind: str) -> str:
     return {"dataset": "digits", "model": "mlp", **DEFAULTS}[kind]
 
 
-# ---------------------------------------------------------------- saying what is wrong
+# ---------------------------------------------------------------- error messages
 
 
-def _explain(
+def _locate_errors(
     error: ValidationError, prefix: yaml_source.KeyPath, model: type[BaseModel], where: SourceMap
 ) -> list[Located]:
+    """pydantic's errors for the section at `prefix`, each as a Problem with its key path."""
     located = []
     for details in error.errors(include_url=False):
         path = (*prefix, *details["loc"])
@@ -345,7 +352,7 @@ def _explain(
 
 
 def _did_you_mean(details: ErrorDetails, model: type[BaseModel]) -> str:
-    """A suggestion out of the keys that the mapping around an unknown key does have."""
+    """A suggestion for an unknown key, from the keys of the mapping that contains it."""
     for step in details["loc"][:-1]:
         annotation = model.model_fields[str(step)].annotation
         model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
@@ -358,7 +365,7 @@ _BOUNDS = {
     "less_than": ("lt", "must be less than"),
     "less_than_equal": ("le", "must be at most"),
 }
-_WANTED = {
+_EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -372,34 +379,36 @@ _WANTED = {
 
 
 def _message(details: ErrorDetails) -> str:
-    """pydantic's error in the words of the config: the value, what was expected, and the cure where it is known."""
-    kind, value, context = details["type"], details["input"], details.get("ctx", {})
-    shown = _shown(value)
+    """pydantic's error in terms of the config: the value, the expected value, and the cure if it is known."""
+    kind = details["type"]
+    value = details["input"]
+    context = details.get("ctx", {})
+    shown = _format_value(value)
     if kind == "missing":
         return "is missing"
     if kind in _BOUNDS:
-        bound, words = _BOUNDS[kind]
-        return f"{shown} is out of range: {words} {context[bound]:,}"
+        bound, requirement = _BOUNDS[kind]
+        return f"{shown} is out of range: {requirement} {context[bound]:,}"
     if kind == "literal_error":
         choices = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-        return f"{shown} is not one of the choices{registry.suggest(_shown(value), choices)}"
+        return f"{shown} is not one of the choices{registry.suggest(shown, choices)}"
     if kind == "finite_number":
         return f"{shown} is not a finite number"
-    if kind in _WANTED:
-        return f"expected {_WANTED[kind]}, not {shown}{_cure(kind, value)}"
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}, not {shown}{_cure(kind, value)}"
     if kind in ("too_short", "too_long"):
         bound = "at least {min_length}" if kind == "too_short" else "at most {max_length}"
         return f"needs {bound.format(**context)} values, has {context['actual_length']}"
     if kind == "nnx":
         return f"{details['msg']}, not {shown}"
-    return yaml_source.truncate(
-        details["msg"].removeprefix("Value error, "), 300
-    )  # a part's own words, which may quote a value of any length
+    # A component's own message, which may quote a value of any length
+    return yaml_source.truncate(details["msg"].removeprefix("Value error, "), 300)
 
 
 def _cure(kind: str, value: Any) -> str:
-    meant = yaml_source.parse_scalar(value) if isinstance(value, str) else value
-    if isinstance(value, str) and kind in ("int_type", "float_type") and type(meant) in (int, float):
+    """How to correct `value`, such as "; remove the quotes"; empty if that is not known."""
+    unquoted = yaml_source.parse_scalar(value) if isinstance(value, str) else value
+    if isinstance(value, str) and kind in ("int_type", "float_type") and type(unquoted) in (int, float):
         return "; remove the quotes"
     if kind == "bool_type" and str(value).lower() in ("yes", "on", "1", "no", "off", "0"):
         return f"; write {'true' if str(value).lower() in ('yes', 'on', '1') else 'false'}"
@@ -408,9 +417,12 @@ def _cure(kind: str, value: Any) -> str:
     return ""
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return "nothing" if value is None else str(value).lower()
+def _format_value(value: Any) -> str:
+    """`value` as a message quotes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = repr(value) if isinstance(value, str) else str(value)
@@ -421,21 +433,20 @@ def _shown(value: Any) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a config, with every part that can be named in it."""
+    """The JSON Schema (2020-12) of a config, including every component that it can name."""
     schema = Config.model_json_schema()
     definitions = schema.setdefault("$defs", {})
-    definitions.pop("Part", None)
+    definitions.pop("Component", None)
     schema["required"] = ["dataset", "model"]
     for kind in registry.LOCATIONS:
         forms: list[dict[str, Any]] = []
         for name in registry.names(kind):
-            part = registry.find(kind, name).model_json_schema()
-            definitions.update(part.pop("$defs", {}))
-            part["required"] = ["name", *part.get("required", [])]
-            forms.append(part)
-        alone = [
-            part["properties"]["name"]["default"] for part in forms if part["required"] == ["name"]
-        ]  # what a name says all of
+            form = registry.find(kind, name).model_json_schema()
+            definitions.update(form.pop("$defs", {}))
+            form["required"] = ["name", *form.get("required", [])]
+            forms.append(form)
+        # The short form is a bare name, for components without required keys
+        names = [form["properties"]["name"]["default"] for form in forms if form["required"] == ["name"]]
         text = schema["properties"][kind].get("description", "")
-        schema["properties"][kind] = {"description": text, "anyOf": [{"enum": alone}, *forms]}
+        schema["properties"][kind] = {"description": text, "anyOf": [{"enum": names}, *forms]}
     return schema

@@ -1,6 +1,6 @@
-"""YAML text to plain values, with the line and column of every key and value.
+"""Parse YAML text to plain values, with the line and column of every key and value.
 
-The YAML is deliberately small, so that a config means what it looks like and a hostile one costs nothing:
+It accepts a small subset of YAML. A config then means what it looks like, and a hostile one costs nothing:
 numbers and booleans by the YAML 1.2 core schema (`1e-3` is a number; `no` and `on` are text; `010` is ten), no
 duplicate keys, anchors, aliases, merge keys, tags or second documents, at most 64 kB, 16 levels, 5,000 values and 4,096
 characters a value.
@@ -20,10 +20,10 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
 MAX_NODES = 5000
-# characters of a key or value, as of a path on Linux. Written out escaped that is 40 kB, so that it can be read again
+# Characters of a key or value: the length of a path on Linux. Escaped they take 40 kB, within MAX_BYTES
 MAX_TEXT = 4096
 
-# https://yaml.org/spec/1.2.2/#103-core-schema, without octal and hexadecimal: a config has no use for them
+# https://yaml.org/spec/1.2.2/#103-core-schema, without octal and hexadecimal: a config does not need them
 NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 INT = re.compile(r"^[-+]?[0-9]{1,40}$")
@@ -40,7 +40,7 @@ _SCALARS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
 
 
 def parse_scalar(text: str) -> Any:
-    """What an unquoted word means: None, bool, int, float, or the text itself."""
+    """The value of an unquoted word: None, bool, int, float, or the text itself."""
     for pattern, convert in _SCALARS:
         if pattern.match(text):
             return convert(text)
@@ -48,14 +48,13 @@ def parse_scalar(text: str) -> Any:
 
 
 def truncate(text: str, most: int = 80) -> str:
-    """`text`, cut to a length that a message can hold."""
+    """`text`, cut to at most `most` characters for a message."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @dataclass
 class SourceMap:
-    """Where a config came from: its file, its lines, the place of every key and value, and what `--set` laid over
-    it."""
+    """The source of a config: its file, its lines, the place of every key and value, and the `--set` overrides."""
 
     name: str = field(default="", compare=False)
     lines: list[str] = field(default_factory=list, compare=False)
@@ -64,27 +63,26 @@ class SourceMap:
     overrides: dict[KeyPath, str] = field(default_factory=dict, compare=False)  # path -> "--set model.hidden=[64]"
 
     def problem(self, path: KeyPath, message: str, *, key: bool = False) -> Problem:
-        """A Problem at `path`: at its key where `key`, else at its value, else at the closest parent that is written
-        down."""
+        """A Problem at `path`: at its key if `key`, else at its value, else at the closest parent in the file."""
         dotted = truncate(".".join(map(str, path)))
-        if path in self.overrides:  # before the search below, which takes 1 s for 3,000 of 3,000
+        if path in self.overrides:  # skips the search below, which takes 1 s for 3,000 problems
             return Problem(dotted, message, self.overrides[path])
-        if path not in self.values:  # what --set created on its way to something deeper
+        if path not in self.values:  # a section that --set created for a deeper key
             for deeper, label in self.overrides.items():
                 if path and deeper[: len(path)] == path:
                     return Problem(dotted, message, label)
         for length in range(len(path), -1, -1):
-            near = path[:length]
-            if near in self.overrides:
-                return Problem(dotted, message, self.overrides[near])
-            places = self.keys if key and near == path else self.values
-            if near in places and near:
-                line, column = places[near]
+            parent = path[:length]
+            if parent in self.overrides:
+                return Problem(dotted, message, self.overrides[parent])
+            places = self.keys if key and parent == path else self.values
+            if parent in places and parent:
+                line, column = places[parent]
                 return self._at(dotted, message, line, column)
         return Problem(dotted, message, self.name)
 
     def order(self, path: KeyPath) -> tuple[int, int]:
-        """Where `path`, or its closest parent, stands in the file: for sorting problems."""
+        """The line and column of `path` or its closest parent, for sorting problems."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.keys:
                 return self.keys[path[:length]]
@@ -96,14 +94,14 @@ class SourceMap:
 
 
 def parse(text: str, name: str) -> tuple[Any, SourceMap]:
-    """YAML `text`, named `name` in messages -> its plain value and the Source that locates each part of it.
+    """Parse YAML `text` to a plain value and its SourceMap. Messages use `name` as the file name.
 
-    Raises ConfigError with line and column for anything that is not the small YAML of this module.
+    Raises ConfigError, with line and column, for anything outside this module's subset of YAML.
     """
     source = SourceMap(name, text.splitlines())
     try:
         if len(text.encode()) > MAX_BYTES:
-            raise ConfigError(Problem("", f"larger than {MAX_BYTES // 1024} kB, which no config needs", name))
+            raise ConfigError(Problem("", f"larger than {MAX_BYTES // 1024} kB, the maximum for a config", name))
         node = _Composer(text, source).get_single_node()
         value = None if node is None else _value(node, (), source)
     except yaml.MarkedYAMLError as error:
@@ -112,15 +110,15 @@ def parse(text: str, name: str) -> tuple[Any, SourceMap]:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
         raise ConfigError(
-            source._at("", "a character that YAML does not allow; save the file as plain UTF-8 text", line, column)
+            source._at("", "character not allowed in YAML; save the file as plain UTF-8 text", line, column)
         ) from None
-    except (ValueError, OverflowError) as error:  # e.g. "\U99999999", which PyYAML hands to chr()
-        raise ConfigError(Problem("", f"not readable as YAML ({error})", name)) from None
+    except (ValueError, OverflowError) as error:  # e.g. "\U99999999", which PyYAML passes to chr()
+        raise ConfigError(Problem("", f"invalid YAML ({error})", name)) from None
     return value, source
 
 
 class _Composer(yaml.SafeLoader):
-    """PyYAML's own pure-Python loader (the C one crashes on deep nesting), composing nodes under our limits."""
+    """PyYAML's pure-Python loader (the C loader crashes on deep nesting) with limits on the nodes it composes."""
 
     def __init__(self, text: str, source: SourceMap) -> None:
         super().__init__(text)
@@ -130,14 +128,14 @@ class _Composer(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self._nodes += 1
         self._depth += 1
-        if wrong := self._wrong(event):
-            raise yaml.MarkedYAMLError(problem=wrong, problem_mark=event.start_mark)
+        if problem := self._violation(event):
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
-    def _wrong(self, event: Any) -> str | None:
-        """Why this value is more than a config may hold, if it is."""
+    def _violation(self, event: Any) -> str | None:
+        """The limit that this value violates, as a message; None if it violates none."""
         if isinstance(event, yaml.AliasEvent):
             return "aliases (*name) are not supported; write the value out"
         if event.anchor is not None:
@@ -145,13 +143,14 @@ class _Composer(yaml.SafeLoader):
         if event.tag is not None:
             return f"tags ({truncate(event.tag)}) are not supported"
         if self._nodes > MAX_NODES:
-            return f"more than {MAX_NODES} values, which no config needs"
+            return f"more than {MAX_NODES} values, the maximum for a config"
         if self._depth > MAX_DEPTH:
             return f"nested deeper than {MAX_DEPTH} levels"
         return None
 
 
 def _value(node: yaml.Node, path: KeyPath, source: SourceMap) -> Any:
+    """The plain value of `node`. Records in `source` the places of all keys and values below `path`."""
     source.values[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, index), source) for index, item in enumerate(node.value)]
@@ -178,43 +177,40 @@ def _value(node: yaml.Node, path: KeyPath, source: SourceMap) -> Any:
 
 
 def _text_of(node: yaml.ScalarNode) -> str:
-    """What is written in a key or value, which must be whole characters and not too many."""
+    """The text of a key or value. Raises MarkedYAMLError for lone surrogates and for more than MAX_TEXT characters."""
     text = str(node.value)
     if re.search("[\ud800-\udfff]", text):
         raise yaml.MarkedYAMLError(
-            problem="half a character (a surrogate); write it whole", problem_mark=node.start_mark
+            problem="half a character (a lone surrogate); write the whole character", problem_mark=node.start_mark
         )
     if len(text) > MAX_TEXT:
         raise yaml.MarkedYAMLError(
-            problem=f"longer than {MAX_TEXT} characters, which no config needs", problem_mark=node.start_mark
+            problem=f"longer than {MAX_TEXT} characters, the maximum for a value", problem_mark=node.start_mark
         )
     return text
 
 
 def _yaml_problem(error: yaml.MarkedYAMLError, source: SourceMap) -> Problem:
-    """PyYAML's error in our words: where a bracket or quote was opened, if it is not closed on its line, else where it
-    gave up."""
-    opened, mark = error.context_mark, error.problem_mark
-    message = error.problem or error.context or "not readable as YAML"
-    if (
-        opened
-        and mark
-        and (opened.line < mark.line or "stream" in message)
-        and ("flow" in str(error.context) or "quoted" in str(error.context))
-    ):
-        mark, message = opened, "opened here and never closed"
+    """PyYAML's error as a Problem: at an unclosed bracket or quote if there is one, else where the parser stopped."""
+    opened = error.context_mark
+    mark = error.problem_mark
+    message = error.problem or error.context or "invalid YAML"
+    is_bracket_or_quote = "flow" in str(error.context) or "quoted" in str(error.context)
+    if opened and mark and (opened.line < mark.line or "stream" in message) and is_bracket_or_quote:
+        mark = opened
+        message = "opened here and never closed"
     mark = mark or opened
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     text = source.lines[line - 1] if line <= len(source.lines) else ""
     if "\t" in text[: len(text) - len(text.lstrip())] or "'\\t'" in message:
-        message = "a tab where YAML wants spaces; indent with spaces"
+        message = "tab in the indentation; indent with spaces"
     elif message.startswith("but found another document"):
-        message = "a second document (---); a config is one document"
+        message = "second document (---); a config is one document"
     return source._at("", message, line, column)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `parse` reads: quotes exactly the text that `scalar` would take for something else."""
+    """Writes YAML that `parse` reads. Quotes exactly the text that `parse_scalar` would not read as text."""
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]
 
@@ -223,7 +219,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Line breaks other than \\n are folded into spaces unless they are escaped, which only double quotes do."""
+    """Use double quotes for line breaks other than \\n: only these escape them, and YAML folds the rest into spaces."""
     return dumper.represent_scalar(
         "tag:yaml.org,2002:str", text, style='"' if re.search("[\\r\x85\u2028\u2029]", text) else None
     )
@@ -236,5 +232,5 @@ for _tag, _pattern in (("null", NULL), ("bool", BOOL), ("int", INT), ("float", F
 
 
 def dump(value: Any, width: int = 120) -> str:
-    """Plain `value` -> YAML text, in lines of about `width` characters; `parse` gives it back equal."""
+    """Plain `value` -> YAML text in lines of about `width` characters. `parse` returns an equal value."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=width)

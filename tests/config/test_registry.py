@@ -1,4 +1,4 @@
-"""The registry: every part is found by its name, and only by its name."""
+"""The registry finds every component by its name, and only by its name."""
 
 import os
 import subprocess
@@ -16,41 +16,41 @@ ALL = [(kind, name) for kind in registry.LOCATIONS for name in registry.names(ki
 UNIONS = {"loss": losses.Loss, "optimizer": optimizers.OptimizerConfig, "schedule": schedules.Schedule}
 
 
-@pytest.mark.parametrize(("kind", "home"), [("model", models), ("dataset", datasets)])
-def test_names_are_the_files(kind, home):
-    files = Path(home.__file__).parent.glob("[!_]*.py")
+@pytest.mark.parametrize(("kind", "package"), [("model", models), ("dataset", datasets)])
+def test_names_are_the_files(kind, package):
+    files = Path(package.__file__).parent.glob("[!_]*.py")
     assert registry.names(kind) == sorted(file.stem for file in files)
 
 
 @pytest.mark.parametrize("kind", UNIONS)
 def test_names_are_the_members_of_the_union(kind):
-    """A class left out of `Loss = A | B` would be found, but not known to the type checker."""
+    """The registry would find a class that `Loss = A | B` leaves out, but the type checker would not know it."""
     members = typing.get_args(UNIONS[kind])
     assert registry.names(kind) == sorted(member.model_fields["name"].default for member in members)
     assert {registry.find(kind, name) for name in registry.names(kind)} == set(members)
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
-def test_every_part_is_what_its_name_says(kind, name):
-    found = registry.find(kind, name)
-    assert issubclass(found, registry.Component)
-    assert found.model_fields["name"].default == name
-    assert typing.get_args(found.model_fields["name"].annotation) == (name,)
-    assert example(found).name == name, "every default is valid"
-    assert (found.__doc__ or registry.module(kind, name).__doc__ or "").strip()
+def test_every_component_has_its_name_and_a_description(kind, name):
+    component = registry.find(kind, name)
+    assert issubclass(component, registry.Component)
+    assert component.model_fields["name"].default == name
+    assert typing.get_args(component.model_fields["name"].annotation) == (name,)
+    assert example(component).name == name, "every default is valid"
+    assert (component.__doc__ or registry.module(kind, name).__doc__ or "").strip()
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
-def test_every_part_is_strict_and_never_changes(kind, name):
-    found = registry.find(kind, name)
+def test_every_component_is_strict_and_immutable(kind, name):
+    component = registry.find(kind, name)
     with pytest.raises(ValueError, match="frozen"):
-        example(found).name = "other"
+        example(component).name = "other"
     with pytest.raises(ValueError, match="Extra inputs"):
-        found(**required(found), nonsense=1)
+        component(**required(component), nonsense=1)
 
 
 @pytest.mark.parametrize("kind", registry.LOCATIONS)
-def test_an_unknown_name_is_met_with_a_suggestion_or_a_list(kind):
+def test_an_unknown_name_gets_a_suggestion_or_a_list(kind):
     name = registry.names(kind)[0]
     with pytest.raises(LookupError, match=f"unknown {kind} '{name}x', did you mean '{name}'"):
         registry.find(kind, name + "x")
@@ -61,17 +61,17 @@ def test_an_unknown_name_is_met_with_a_suggestion_or_a_list(kind):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("model", "_layers"), ("model", "__init__"), ("dataset", "_idx"), ("loss", "Part"), ("model", "")],
+    [("model", "_layers"), ("model", "__init__"), ("dataset", "_idx"), ("loss", "Component"), ("model", "")],
 )
-def test_what_is_private_is_no_part(kind, name):
+def test_private_names_are_not_components(kind, name):
     with pytest.raises(LookupError, match="unknown"):
         registry.find(kind, name)
 
 
-def test_a_new_file_is_a_new_part(tmp_path, monkeypatch):
+def test_a_new_file_is_a_new_component(tmp_path, monkeypatch):
     (tmp_path / "perceptron.py").write_text(
-        "from typing import Literal\nfrom nnx.config.registry import Part\n"
-        "class Config(Part):\n    name: Literal['perceptron'] = 'perceptron'\n"
+        "from typing import Literal\nfrom nnx.config.registry import Component\n"
+        "class Config(Component):\n    name: Literal['perceptron'] = 'perceptron'\n"
     )
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
     assert "perceptron" in registry.names("model")
@@ -86,12 +86,8 @@ def test_suggest():
     assert registry.suggest("qqq", []) == ""
 
 
-def test_importing_what_reads_configs_imports_no_torch():
-    """`--help` answers at once; torch takes seconds to import."""
+def test_reading_configs_imports_no_torch():
+    """`--help` must be fast; torch takes seconds to import."""
     code = "import sys, nnx, nnx.config, nnx.config.registry; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        ).returncode
-        == 0
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
