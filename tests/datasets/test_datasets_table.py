@@ -282,6 +282,6 @@ def test_a_table_that_is_wrong_is_not_kept(data, kept, tmp_path):
     path, rows = data
     write(path, [*rows, ["x", "red", "1", rows[0][3]]])
     for _ in range(2):
-        with pytest.raises(DataError, match=rf"data.csv:{N + 2}: column 'size' holds 'x'"):
+        with pytest.raises(DataError, match=rf"data.csv:{N + 2}: column 'size' contains 'x'"):
             load(path)
     assert list((tmp_path / "cache").glob("*")) == []
