@@ -1,8 +1,5 @@
-"""Activation functions, which a neuron applies to its weighted sum z.
-
-Without them, any stack of layers would be a single linear map, which cannot learn XOR. Each comes with its derivative,
-the rate at which the output changes with z; backpropagation multiplies by it.
-"""
+"""Activation functions, which a neuron applies to its weighted sum z. Without them, any stack of layers would be a
+single linear map, which cannot learn XOR. Each comes with its derivative, by which backpropagation multiplies."""
 
 import math
 from collections.abc import Sequence
@@ -57,8 +54,6 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 def softmax_backward(probabilities: Sequence[float], gradient: Sequence[float]) -> list[float]:
     """K probabilities p and dL/dp -> dL/dz for the logits z: dL/dz_j = p_j * (dL/dp_j - sum over k of p_k * dL/dp_k).
-
-    A larger logit raises its own probability and lowers all others, hence the sum.
-    """
+    A larger logit raises its own probability and lowers all others, hence the sum."""
     average = sum(p * g for p, g in zip(probabilities, gradient, strict=True))
     return [p * (g - average) for p, g in zip(probabilities, gradient, strict=True)]

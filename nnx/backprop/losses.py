@@ -15,10 +15,8 @@ def one_hot(label: int, classes: int) -> list[float]:
 
 
 def cross_entropy(logits: Sequence[float], label: int) -> float:
-    """-log p, where p is the label's probability from softmax: 0 for p = 1, without bound as p approaches 0.
-
-    Computed from the logits as log(e^z_1 + ... + e^z_K) - z_label, because a p that rounds to 0 has no logarithm.
-    """
+    """-log p, where p is the label's probability from softmax: 0 for p = 1, without bound as p approaches 0. Computed
+    from the logits as log(e^z_1 + ... + e^z_K) - z_label, because a p that rounds to 0 has no logarithm."""
     largest = max(logits)
     return math.log(sum(math.exp(logit - largest) for logit in logits)) - (logits[label] - largest)
 

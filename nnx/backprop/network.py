@@ -22,11 +22,8 @@ class Layer:
     def backward(
         self, inputs: Sequence[float], output_gradients: Sequence[float]
     ) -> tuple[list[list[float]], list[float], list[float]]:
-        """The inputs of a forward pass and each neuron's dL/doutput -> (dL/dweights[neuron][input], dL/dbiases[neuron],
-        dL/dinputs[input]).
-
-        An input affects the loss through every neuron of the layer, so its gradient is the sum over the neurons.
-        """
+        """Inputs and each neuron's dL/doutput -> (dL/dweights[neuron][input], dL/dbiases[neuron], dL/dinputs[input]).
+        An input affects the loss through every neuron of the layer, so its gradient is the sum over the neurons."""
         pairs = zip(self.neurons, output_gradients, strict=True)
         results = [neuron.backward(inputs, gradient) for neuron, gradient in pairs]
         weights, biases, by_neuron = zip(*results, strict=True)
@@ -103,11 +100,8 @@ class Network:
         return logits.index(max(logits))
 
     def backpropagate(self, inputs: Sequence[float], label: int, loss: str = "cross_entropy") -> Gradients:
-        """One sample and its label -> the loss and its gradients: a forward pass, then a backward pass.
-
-        The gradient of a layer's inputs is the gradient of the previous layer's outputs, so one backward pass computes
-        the gradients of all weights.
-        """
+        """One sample and its label -> the loss and its gradients, by a forward and a backward pass. The gradient of a
+        layer's inputs is that of the previous layer's outputs, so one backward pass gives all gradients."""
         *outputs, logits = self.activations(inputs)
         function, derivative = LOSSES[loss]
         gradients = Gradients(function(logits, label), [], [])
@@ -121,10 +115,7 @@ class Network:
     def gradients(
         self, batch_inputs: Sequence[Sequence[float]], batch_labels: Sequence[int], loss: str = "cross_entropy"
     ) -> Gradients:
-        """A batch -> its mean loss and the gradients of that, which are the means of the samples' gradients.
-
-        `loss` is "cross_entropy" or "mse".
-        """
+        """A batch -> its mean loss and the mean of its samples' gradients. `loss` is "cross_entropy" or "mse"."""
         B = len(batch_inputs)
         mean_loss = 0.0
         weights = [[[0.0] * len(neuron.weights) for neuron in layer.neurons] for layer in self.layers]
