@@ -20,13 +20,11 @@ The code imports only math and random. It is slow but exact: logits, losses and 
 digits, so other tests compare with it.
 """
 
-from nnx.backprop.activations import relu as relu
-from nnx.backprop.activations import sigmoid as sigmoid
-from nnx.backprop.activations import softmax as softmax
-from nnx.backprop.descent import train as train
-from nnx.backprop.losses import cross_entropy as cross_entropy
-from nnx.backprop.losses import mean_squared_error as mean_squared_error
-from nnx.backprop.network import Gradients as Gradients
-from nnx.backprop.network import Layer as Layer
-from nnx.backprop.network import Network as Network
-from nnx.backprop.neuron import Neuron as Neuron
+from nnx.backprop.activations import relu, sigmoid, softmax
+from nnx.backprop.descent import train
+from nnx.backprop.losses import cross_entropy, mean_squared_error
+from nnx.backprop.network import Gradients, Layer, Network
+from nnx.backprop.neuron import Neuron
+
+__all__ = ["Gradients", "Layer", "Network", "Neuron", "train"]
+__all__ += ["cross_entropy", "mean_squared_error", "relu", "sigmoid", "softmax"]
