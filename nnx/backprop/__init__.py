@@ -26,5 +26,5 @@ from nnx.backprop.losses import cross_entropy, mean_squared_error
 from nnx.backprop.network import Gradients, Layer, Network
 from nnx.backprop.neuron import Neuron
 
-__all__ = ["Gradients", "Layer", "Network", "Neuron", "train"]
-__all__ += ["cross_entropy", "mean_squared_error", "relu", "sigmoid", "softmax"]
+__all__ = ["Gradients", "Layer", "Network", "Neuron"]
+__all__ += ["cross_entropy", "mean_squared_error", "relu", "sigmoid", "softmax", "train"]
