@@ -15,32 +15,34 @@ from nnx.config import registry
 from nnx.run.pipeline import run
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    page
-    for page in ("README.md", "CONTRIBUTING.md", "configs/README.md", "scripts/README.md", "CHANGELOG.md")
-    if (ROOT / page).exists()
-]
+PAGES = ["README.md", "CONTRIBUTING.md", "configs/README.md", "scripts/README.md"]
+LINKED = [*PAGES, "CHANGELOG.md"]
+GUIDE = "CONTRIBUTING.md"
 
 
 def text_of(page):
     return (ROOT / page).read_text(encoding="utf-8")
 
 
-def blocks(page, language):
-    """The code blocks of a page that are marked with `language`."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+def blocks(page, languages):
+    """The code blocks of a page that are marked with a language, or one of "a|b": (language, text)."""
+    return re.findall(rf"^```({languages})\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
 
 
 def shell_lines(page):
-    """Every line that a reader would type: each line of an sh block, and what follows a `$` in a console block."""
-    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    lines += [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    """What a reader would type, in order: each line of an sh block, and what follows a `$` in a console block."""
+    lines = []
+    for language, block in blocks(page, "sh|console"):
+        if language == "sh":
+            lines += block.splitlines()
+        else:
+            lines += [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
 def python_block(page, first_words):
     """The one Python block of a page that starts with these words."""
-    (code,) = (block for block in blocks(page, "python") if block.startswith(first_words))
+    (code,) = (block for _, block in blocks(page, "python") if block.startswith(first_words))
     return code
 
 
@@ -63,6 +65,7 @@ def shortened(words):
 def test_every_nnx_command_runs(page, tmp_path, monkeypatch):
     """As typed, in order, in one folder, with few epochs. Commands on MNIST need NNX_DATA_DIR; elsewhere they are
     skipped, together with what uses their runs."""
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NNX_OFFLINE", "1")
     commands = [line for line in shell_lines(page) if line.startswith("nnx ")]
@@ -115,6 +118,42 @@ def test_the_tables_of_the_config_keys_are_current():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_readme_is_short():
+    assert len(text_of("README.md").splitlines()) <= 220
+
+
+def test_every_command_is_in_the_readme():
+    folder = ROOT / "nnx/cli"
+    commands = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    assert commands == set(re.findall(r"^\| `nnx (\w+)", text_of("README.md"), re.MULTILINE))
+
+
+def test_every_package_is_on_the_maps():
+    packages = {path.parent.name for path in ROOT.glob("nnx/*/__init__.py")}
+    names = packages | {path.stem for path in ROOT.glob("nnx/*.py") if not path.stem.startswith("_")}
+    (package_map,) = (block for _, block in blocks("README.md", "text") if "datasets" in block)
+    assert names <= set(re.findall(r"\w+", package_map))
+    table = text_of("CONTRIBUTING.md").partition("## The map")[2].partition("\n## ")[0]
+    assert names <= set(re.findall(r"`(\w+)`", table))
+
+
+def anchors(path):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_every_link_and_picture_exists(page):
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(page)):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
 # ---------------------------------------------------------------- Python
 
 
@@ -142,9 +181,6 @@ def add_file(tmp_path, monkeypatch):
     yield add
     for module in added:
         sys.modules.pop(module, None)
-
-
-GUIDE = "CONTRIBUTING.md"
 
 
 def test_the_example_of_an_architecture_trains(tmp_path, add_file):
