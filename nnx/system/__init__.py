@@ -1,1 +1,1 @@
-"""The machine below nnx: device, processes that train together, worker processes, files, signals."""
+"""The operating system and hardware: device, distributed training, worker processes, files, locks, signals."""

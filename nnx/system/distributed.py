@@ -1,12 +1,13 @@
-"""Several processes, one run: torchrun starts them and says who is who; of each batch, each takes its share.
+"""Data-parallel training: torchrun starts several processes, and each computes on its shard of every batch.
 
-    with ranks.joined():                       # when one leaves by an error, all do
-        ...                                    # each checks everything by itself
-        ranks.connect(device)                  # once all have come so far
-        gradients = ranks.summing(backpropagation(..., fuse=ranks.sharing(model)), model)
+    with distributed.join():                   # if one rank fails, all exit
+        ...                                    # each rank validates everything by itself
+        distributed.connect(device)            # a barrier; afterwards the ranks can exchange tensors
+        forward = backpropagation(..., distributed.shard_batch(model))
+        gradients = distributed.all_reduce_gradients(forward, model)
 
-Every rank makes the same step from the same sums, so that all have the same weights; rank 0 speaks and writes for all.
-For one process alone, nothing here does anything.
+All ranks make the same step from the same summed gradients, so their weights stay equal. Only rank 0 prints and writes
+files. In a single process, every function here does nothing or returns its argument.
 """
 
 import math
@@ -28,21 +29,22 @@ from torch.overrides import TorchFunctionMode
 
 from nnx.errors import InputError, MachineError, NnxError, Stopped
 
-# seconds between two questions of `agreed`: each takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two cores)
-PAUSE = 0.1
-GRACE = 5.0  # seconds for a rank to notice by itself that another has left
-START = 20.0  # seconds for rank 0 to begin to listen: it may still be importing torch
-# A rank that hangs must end the run some day; a rank that saves to a slow disk, or evaluates on a slower machine, must
+# Seconds between two exchanges of `any_rank_signalled`. One takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two
+# cores)
+POLL_INTERVAL = 0.1
+GRACE_PERIOD = 5.0  # seconds for a rank to notice by itself that another one has failed
+STARTUP_TIMEOUT = 20.0  # seconds for rank 0 to watch for failures: it may still be importing torch
+# A rank that hangs must end the run eventually. A rank that saves to a slow disk or evaluates on a slower machine must
 # not.
-PATIENCE = timedelta(minutes=10)
-FOREVER = timedelta(days=20)  # what fits the milliseconds of poll(2)
+TIMEOUT = timedelta(minutes=10)
+NO_TIMEOUT = timedelta(days=20)  # the maximum of poll(2), in milliseconds
 
-Whose = TypeVar("Whose")
-Gradients = Callable[[Whose, Tensor, Tensor], Tensor]
+StateT = TypeVar("StateT")
+Gradients = Callable[[StateT, Tensor, Tensor], Tensor]
 
 
 class RankInfo(NamedTuple):
-    """Which process this is, of how many: of the run, and on this machine."""
+    """This process's rank and the number of processes: of the run, and on this machine."""
 
     rank: int
     world: int
@@ -50,199 +52,210 @@ class RankInfo(NamedTuple):
     local_world: int
 
 
-ALONE = RankInfo(0, 1, 0, 1)
-_here = ALONE
-_job: Any = None  # the store in which ranks leave word for each other, as long as torchrun lives
-_store: Any = None  # the part of it for this attempt: torchrun may restart all ranks
-_meetings, _sayings = count(), count()  # that their keys are not used twice
+SINGLE_PROCESS = RankInfo(0, 1, 0, 1)
+RESTART_KEY = "restart"  # in the persistent store
+RESUME_HINT = "The saved state is intact: continue with --resume"
+
+_current = SINGLE_PROCESS
+_persistent_store: Any = None  # the key-value store that all ranks share; it survives a restart of the ranks
+_store: Any = None  # its section for this attempt: torchrun may restart all ranks
+_rendezvous_count = count()  # makes the store's prefix unique
+_broadcast_count = count()  # makes the keys of broadcasts unique
 
 
 def current() -> RankInfo:
-    """Which of the ranks that joined this process is; alone where none did."""
-    return _here
+    """The rank of this process, inside `join`; that of a single process elsewhere."""
+    return _current
 
 
 @contextmanager
 def join() -> Iterator[None]:
-    """Around all that torchrun's processes do, from reading the config on: when one leaves by an error, all do within
-    seconds.
+    """Around everything that a rank does, from reading the config on. If one rank fails, all exit within seconds.
 
-    Rank 0 then raises the cause, with "rank N:" before it where it is another's. The others write nothing to stdout and
-    stderr any more. Raises InputError where torchrun's environment is incomplete, MachineError where the others can't
-    be reached.
+    Rank 0 then raises the error of that rank, prefixed with "rank N:". The other ranks print nothing. Raises InputError
+    if torchrun's environment is incomplete, MachineError if the other ranks can't be reached.
     """
-    global _here, _job, _store
-    _here = _environment()
-    if _here.world == 1:
+    global _current, _persistent_store, _store
+    _current = _environment()
+    if _current.world == 1:
         yield
         return
-    if _here.rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives
+    if _current.rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process exits
         sys.stderr = sys.stderr if os.environ.get("NNX_DEBUG") == "1" else sys.stdout
-    over = threading.Event()
+    finished = threading.Event()
     try:
-        _job = _meet()
-        _store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), _job)  # type: ignore[attr-defined]
-        threading.Thread(target=_watch, args=(_store.clone(), over), daemon=True).start()
-        if _here.rank == 0:
-            _store.set("listening", "")
+        _persistent_store = _rendezvous()
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        _store = dist.PrefixStore(attempt, _persistent_store)  # type: ignore[attr-defined]
+        threading.Thread(target=_exit_after_failure, args=(_store.clone(), finished), daemon=True).start()
+        if _current.rank == 0:
+            _store.set("watching", "")
         yield
     except Exception as error:
-        raise _cause(error) from error
+        raise _root_cause(error) from error
     finally:
-        over.set()
+        finished.set()
         if dist.is_initialized():
             dist.destroy_process_group()
-        _here, _job, _store = ALONE, None, None
+        _current = SINGLE_PROCESS
+        _persistent_store = None
+        _store = None
 
 
 def connect(device: torch.device) -> None:
-    """Once all ranks have come to this point, let them exchange tensors, on the CPU and on `device`."""
-    if _here.world == 1:
+    """Wait until all ranks reach this point, then connect them to exchange tensors on the CPU and on `device`."""
+    if _current.world == 1:
         return
-    _store.set(f"ready {_here.rank}", "")
-    _wait(f"ready {rank}" for rank in range(_here.world))
-    if device.type == "cuda":  # Not run yet: no GPU was there
+    _store.set(f"ready {_current.rank}", "")
+    _wait(f"ready {rank}" for rank in range(_current.world))
+    if device.type == "cuda":  # Not tested yet: no GPU was available
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = dist.PrefixStore("group", _store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=store, rank=_here.rank, world_size=_here.world, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=_current.rank, world_size=_current.world, timeout=TIMEOUT)
 
 
-def on_rank_zero(do: Callable[[], str | None]) -> str:
-    """Have rank 0 do it while the others wait, and tell all what it gave. Where it fails, all leave."""
-    if _here.world == 1:
-        return do() or ""
-    key = f"said {next(_sayings)}"
-    if _here.rank == 0:
-        _store.set(key, do() or "")
+def on_rank_zero(function: Callable[[], str | None]) -> str:
+    """Call `function` on rank 0 while the others wait, and return its result on all ranks. If it fails, all exit."""
+    if _current.world == 1:
+        return function() or ""
+    key = f"result {next(_broadcast_count)}"
+    if _current.rank == 0:
+        _store.set(key, function() or "")
     if dist.is_initialized():
-        dist.all_reduce(torch.zeros(1))  # fails at once when rank 0 dies, which waiting for the key does not
+        dist.all_reduce(torch.zeros(1))  # fails immediately if rank 0 dies; waiting for the key would not
     _wait([key])
     return str(_store.get(key).decode())
 
 
 def store_for_restart(text: str) -> None:
-    """Note something down for the ranks that torchrun starts in the place of these, should one of them die."""
-    if _here.world > 1 and _here.rank == 0:
-        _job.set("remembered", text)
+    """Store `text` for the next attempt: torchrun restarts all ranks if one dies."""
+    if _current.world > 1 and _current.rank == 0:
+        _persistent_store.set(RESTART_KEY, text)
 
 
 def stored_before_restart() -> str | None:
-    """What rank 0 noted down before torchrun restarted this run, if it did."""
-    if _here.world == 1 or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not _job.check(["remembered"]):
+    """The text that `store_for_restart` stored in an earlier attempt; None if there is none."""
+    if _current.world == 1 or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
-    return str(_job.get("remembered").decode())
+    return str(_persistent_store.get(RESTART_KEY).decode()) if _persistent_store.check([RESTART_KEY]) else None
 
 
 def any_rank_signalled(signal: Callable[[], int]) -> Callable[[], int]:
-    """`signal`, answered for all ranks at once: the highest of what theirs say. All must ask equally often.
+    """A function that returns the highest `signal()` of all ranks, the same on each. All ranks must call it equally
+    often.
 
-    They ask each other every PAUSE seconds or so, not each time: after as many calls as the fastest of them made in
-    that time.
+    The ranks exchange their signals about every POLL_INTERVAL seconds, not at each call: after as many calls as the
+    fastest rank makes in that time.
     """
-    if _here.world == 1:
+    if _current.world == 1:
         return signal
-    number, left, calls, asked = 0, 1, 1, time.monotonic()
+    number = 0
+    interval = 1  # calls between two exchanges
+    remaining = 1  # calls until the next one
+    last_exchange = time.monotonic()
 
-    def ask() -> int:
-        nonlocal number, left, calls, asked
-        left -= 1
-        if not number and not left:
-            took, asked = time.monotonic() - asked, time.monotonic()
-            answers = torch.tensor([signal(), max(1, min(100 * calls, int(calls * PAUSE / (took + 1e-9))))])
-            dist.all_reduce(answers, dist.ReduceOp.MAX)
-            number, calls = map(int, answers.tolist())
-            left = calls
+    def highest_signal() -> int:
+        nonlocal number, interval, remaining, last_exchange
+        remaining -= 1
+        if not number and not remaining:
+            now = time.monotonic()
+            calls = int(interval * POLL_INTERVAL / (now - last_exchange + 1e-9))
+            last_exchange = now
+            values = torch.tensor([signal(), max(1, min(100 * interval, calls))])
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+            number, interval = map(int, values.tolist())
+            remaining = interval
         return number
 
-    return ask
+    return highest_signal
 
 
 def shard(total: int) -> slice:
-    """This rank's part of `total` samples: consecutive ones, as many for each rank, or one more for the first ranks."""
-    each, more = divmod(total, _here.world)
-    return slice(*(each * rank + min(rank, more) for rank in (_here.rank, _here.rank + 1)))
+    """This rank's shard of `total` consecutive samples. The sizes differ by one at most; the first ranks have more."""
+    size, remainder = divmod(total, _current.world)
+    return slice(*(size * rank + min(rank, remainder) for rank in (_current.rank, _current.rank + 1)))
 
 
 def all_gather(part: Tensor, total: int) -> Tensor:
-    """(n, ...) of each rank's share -> (total, ...) of all, in order, each sample once."""
-    if _here.world == 1:
+    """(n, ...) of each rank's shard -> (total, ...) of all ranks, in order."""
+    if _current.world == 1:
         return part
-    zeros = part.new_zeros(total, *part.shape[1:])
-    zeros[shard(total)] = part
-    dist.all_reduce(zeros)
-    return zeros
+    whole = part.new_zeros(total, *part.shape[1:])
+    whole[shard(total)] = part
+    dist.all_reduce(whole)
+    return whole
 
 
 Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Of a network, (B, ...) inputs and (B, ...) targets: their mean loss."""
+"""(network, (B, ...) inputs, (B, ...) targets) -> the mean loss."""
 
 
 def shard_batch(model: nn.Module) -> Callable[[Forward], Forward]:
-    """Makes of a forward pass one of this rank's share of the batch, which gives that share's part of the batch's mean
-    loss: over all ranks, these losses and their gradients add up to those of the batch (see `summing`).
+    """A wrapper that restricts a forward pass to this rank's shard of the batch.
 
-    Batch normalisation sees the whole batch, too, and dropout draws for the whole batch, as one process would. Where
-    there are fewer samples than ranks, each rank takes them all.
+    The wrapped pass returns the shard's share of the batch's mean loss: summed over the ranks, these losses and their
+    gradients equal those of the batch (see `all_reduce_gradients`). As in a single process, batch normalisation uses
+    the statistics of the whole batch, and dropout draws its mask for the whole batch. If there are fewer samples than
+    ranks, each rank computes all of them.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    drops = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
-    world = _here.world
+    has_dropout = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
+    world = _current.world
 
-    def shared(forward: Forward) -> Forward:
-        def forward_share(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def wrap(forward: Forward) -> Forward:
+        def forward_shard(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
             total = len(inputs)
             if total < world:
                 return forward(model, inputs, targets).div(world)
-            mine = shard(total)
-            dropout = _Dropout(total, mine) if drops else nullcontext()
-            with dropout, _across_ranks(norms, part := (mine.stop - mine.start) / total):
-                return forward(model, inputs[mine], targets[mine]).mul(part)
+            samples = shard(total)
+            share = (samples.stop - samples.start) / total
+            dropout = _BatchDropout(total, samples) if has_dropout else nullcontext()
+            with dropout, _synchronised_norms(norms, share):
+                return forward(model, inputs[samples], targets[samples]).mul(share)
 
-        return forward_share
+        return forward_shard
 
-    return shared
+    return wrap
 
 
-def all_reduce_gradients(gradients: Gradients[Whose], model: nn.Module) -> Gradients[Whose]:
-    """Makes of what leaves its gradients in the parameters, and returns a loss, one that leaves the ranks' sum, and
-    returns it.
+def all_reduce_gradients(gradients: Gradients[StateT], model: nn.Module) -> Gradients[StateT]:
+    """Wrap a function that computes gradients and returns a loss, so that it sums both over all ranks.
 
-    Not DistributedDataParallel, which imports torch's compiler before its first step: 1.7 s in each process. To
-    exchange some gradients while others are computed, as it does, gains nothing for networks of some MB: 5.5 to 9.4 ms
-    a step of mnist_mlp's network, this 4.7 to 8.7 (three turns, two ranks on two busy cores, torch 2.14). And it
-    exchanges each part of an accumulated batch by itself.
+    Not DistributedDataParallel: it imports torch's compiler before its first step, which takes 1.7 s in each process.
+    It overlaps communication with computation, but that gains nothing for networks of a few MB: 5.5 to 9.4 ms per step
+    of mnist_mlp, against 4.7 to 8.7 ms here (three alternating runs, two ranks on two busy cores, torch 2.14). It also
+    communicates once for each part of an accumulated batch.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for tensor in model.state_dict().values():
-        dist.broadcast(
-            tensor, 0
-        )  # equal seeds made equal weights already, but for ranks on machines of different kinds
+        dist.broadcast(tensor, 0)  # equal seeds give equal weights, except on machines of different kinds
 
-    def summed(whose: Whose, inputs: Tensor, targets: Tensor) -> Tensor:
-        loss = gradients(whose, inputs, targets)
+    def summed_gradients(state: StateT, inputs: Tensor, targets: Tensor) -> Tensor:
+        loss = gradients(state, inputs, targets)
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        everything = torch.cat([loss.view(1), *(grad.flatten() for grad in grads)])
-        dist.all_reduce(everything)
-        loss, *sums = torch.split(everything, [1, *(grad.numel() for grad in grads)])
+        packed = torch.cat([loss.view(1), *(grad.flatten() for grad in grads)])
+        dist.all_reduce(packed)
+        loss, *sums = torch.split(packed, [1, *(grad.numel() for grad in grads)])
         for grad, total in zip(grads, sums, strict=True):
             grad.copy_(total.view_as(grad))
         return loss[0]
 
-    return summed
+    return summed_gradients
 
 
 # ---------------------------------------------------------------- dropout
 
 
-class _Dropout(TorchFunctionMode):
-    """Inside, each rank draws for the `total` samples of the batch, from the same state of its generator, and uses its
-    share of that."""
+class _BatchDropout(TorchFunctionMode):
+    """Inside, dropout draws its mask for the `total` samples of the batch and applies the part for this rank's
+    `samples`. All ranks have the same generator state, so they draw the same mask."""
 
-    def __init__(self, total: int, mine: slice) -> None:
+    def __init__(self, total: int, samples: slice) -> None:
         super().__init__()
-        self.total, self.mine = total, mine
+        self.total = total
+        self.samples = samples
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -261,14 +274,14 @@ class _Dropout(TorchFunctionMode):
     def _dropout(
         self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, dim: int = 0
     ) -> Tensor:
-        """x, of which dimension `dim` is the samples -> the same; `inplace` saves memory, and may be ignored."""
+        """Dropout of x, whose dimension `dim` is the samples. `inplace` only saves memory and is ignored."""
         if not training or not p:
             return x
-        whole = x.new_empty(*x.shape[:dim], self.total, *x.shape[dim + 1 :]).bernoulli_(1 - p)
-        return x * whole.narrow(dim, self.mine.start, x.shape[dim]).div(1 - p)
+        mask = x.new_empty(*x.shape[:dim], self.total, *x.shape[dim + 1 :]).bernoulli_(1 - p)
+        return x * mask.narrow(dim, self.samples.start, x.shape[dim]).div(1 - p)
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
-        """softmax(q k^T / sqrt(D)) v, as torch's own, which draws where nobody can see."""
+        """softmax(q k^T / sqrt(D)) v, like torch's, but with dropout that this mode can intercept."""
         weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
         return self._dropout(weights, dropout_p) @ v
 
@@ -283,73 +296,74 @@ class _Dropout(TorchFunctionMode):
         p: float,
         *modes: bool,
     ) -> tuple[Tensor, ...]:
-        """torch's own, layer by layer, as it draws between them: for (T, n, D)."""
+        """torch's recurrent function `func`, called layer by layer with dropout in between. Inside, x is (T, n, D)."""
         training, bidirectional, batch_first = modes
         x = x.transpose(0, 1) if batch_first else x
-        states, ended = state if isinstance(state, tuple) else (state,), []
+        is_tuple = isinstance(state, tuple)  # an LSTM's states and cells
+        states = state if is_tuple else (state,)
+        last_states = []
         for layer in range(layers):
             x = self._dropout(x, p, training, dim=1) if layer else x
-            mine = tuple(each.unflatten(0, (layers, -1))[layer] for each in states)
-            own = weights[layer * len(weights) // layers : (layer + 1) * len(weights) // layers]
-            x, *last = func(
-                x, mine if isinstance(state, tuple) else mine[0], own, bias, 1, 0.0, training, bidirectional, False
-            )
-            ended.append(last)
-        return x.transpose(0, 1) if batch_first else x, *(torch.cat(each) for each in zip(*ended, strict=True))
+            layer_states = tuple(tensor.unflatten(0, (layers, -1))[layer] for tensor in states)
+            layer_state = layer_states if is_tuple else layer_states[0]
+            layer_weights = weights[layer * len(weights) // layers : (layer + 1) * len(weights) // layers]
+            x, *last = func(x, layer_state, layer_weights, bias, 1, 0.0, training, bidirectional, False)
+            last_states.append(last)
+        x = x.transpose(0, 1) if batch_first else x
+        return x, *(torch.cat(tensors) for tensors in zip(*last_states, strict=True))
 
 
 # ---------------------------------------------------------------- batch normalisation
 
 
 @contextmanager
-def _across_ranks(norms: list[Any], part: float) -> Iterator[None]:
-    """Inside, these layers normalise by the mean and variance of the whole batch, of which this rank has that part.
+def _synchronised_norms(norms: list[Any], share: float) -> Iterator[None]:
+    """Inside, the layers `norms` use the mean and variance of the whole batch. This rank has a `share` of it.
 
-    nn.SyncBatchNorm does the same, but takes no tensors on the CPU.
+    nn.SyncBatchNorm does the same, but does not support CPU tensors.
     """
     for norm in norms:
-        norm.forward = lambda x, norm=norm: _normalise(norm, x, part)
+        norm.forward = lambda x, norm=norm: _batch_norm(norm, x, share)
     try:
         yield
     finally:
         for norm in norms:
-            del norm.forward  # its class's own shows again
+            del norm.forward  # restores the method of the class
 
 
-def _normalise(norm: Any, x: Tensor, part: float) -> Tensor:
-    """Of (n, C, ...), this rank's part of the batch. Running statistics move as in torch."""
+def _batch_norm(norm: Any, x: Tensor, share: float) -> Tensor:
+    """Normalise x, (n, C, ...), this rank's share of the batch. Updates the running statistics as torch does."""
     y: Tensor
-    y, mean, variance = _Normalise.apply(x, norm.weight, norm.bias, norm.eps, part)
+    y, mean, variance = _SyncBatchNorm.apply(x, norm.weight, norm.bias, norm.eps, share)
     with torch.no_grad():
-        N = x.numel() / x.shape[1] / part
+        N = x.numel() / x.shape[1] / share
         norm.num_batches_tracked.add_(1)
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * (N / (N - 1)), norm.momentum)
     return y
 
 
-class _Normalise(torch.autograd.Function):
-    """With m and v the whole batch's mean and variance: y = weight * xhat + bias, xhat = (x - m) / sqrt(v + eps).
+class _SyncBatchNorm(torch.autograd.Function):
+    """y = weight * xhat + bias, xhat = (x - m) / sqrt(v + eps), with the mean m and variance v of the whole batch.
 
-    Backward is that of fixed m and v, which torch has, less what reaches x through them (Ioffe & Szegedy 2015): with
-    the means over the whole batch of dy and dy * xhat, dx = weight / sqrt(v + eps) * (dy - mean(dy) - xhat * mean(dy *
-    xhat)).
+    The backward pass takes torch's gradient for constant m and v and subtracts the terms through m and v (Ioffe &
+    Szegedy 2015). With means over the whole batch:
+    dx = weight / sqrt(v + eps) * (dy - mean(dy) - xhat * mean(dy * xhat)).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, part: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, share: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = torch.batch_norm_update_stats(x.float(), None, None, 0.0)
-        means, variances, parts = _gather(torch.stack([mean, variance, torch.full_like(mean, part)])).unbind(
-            1
-        )  # (world, C) each
-        mean = (parts * means).sum(0)
-        variance = (parts * (variances + (means - mean) ** 2)).sum(
-            0
-        )  # within the ranks and between them (Chan et al. 1979)
+        statistics = _gather(torch.stack([mean, variance, torch.full_like(mean, share)]))  # (world, 3, C)
+        means, variances, shares = statistics.unbind(1)
+        mean = (shares * means).sum(0)
+        # The variance within the ranks and between them (Chan et al. 1979)
+        variance = (shares * (variances + (means - mean) ** 2)).sum(0)
         ctx.save_for_backward(x, weight, mean, variance)
-        ctx.eps, ctx.part = eps, part
+        ctx.eps = eps
+        ctx.share = share
         ctx.mark_non_differentiable(mean, variance)
         return nn.functional.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
 
@@ -359,89 +373,82 @@ class _Normalise(torch.autograd.Function):
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             grads[0], x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
-        N = x.numel() / x.shape[1] / ctx.part
-        to_shift, to_scale = _gather(torch.stack([dbias, dweight])).sum(0) / N  # the means of dy and of dy * xhat
+        N = x.numel() / x.shape[1] / ctx.share
+        mean_dy, mean_dy_xhat = _gather(torch.stack([dbias, dweight])).sum(0) / N
         deviation = (variance + ctx.eps).sqrt()
-        slope = -weight * to_scale / (deviation * deviation)
-        offset = -weight * to_shift / deviation - slope * mean
-        slope, offset = (each.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2)) for each in (slope, offset))
+        slope = -weight * mean_dy_xhat / (deviation * deviation)
+        offset = -weight * mean_dy / deviation - slope * mean
+        slope, offset = (tensor.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2)) for tensor in (slope, offset))
         return dx.addcmul_(x, slope).add_(offset), dweight, dbias, None, None
 
 
 def _gather(tensor: Tensor) -> Tensor:
-    """(...) of each rank -> (world, ...) of all."""
-    return all_gather(tensor[None], _here.world)
+    """(...) of each rank -> (world, ...) of all ranks."""
+    return all_gather(tensor[None], _current.world)
 
 
-# ---------------------------------------------------------------- leaving together
+# ---------------------------------------------------------------- failures
 
 
 def _environment() -> RankInfo:
-    """What torchrun says. Raises InputError where that is incomplete."""
+    """The rank that torchrun's environment variables give. Raises InputError if they are incomplete."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return ALONE
+        return SINGLE_PROCESS
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     values = [os.environ.get(name, "") for name in names]
-    if wrong := [f"{name}={value}" for name, value in zip(names, values, strict=True) if not value.isdecimal()]:
-        raise InputError(f"{wrong[0]}: should be a number where WORLD_SIZE is set, as torchrun sets it")
+    if invalid := [f"{name}={value}" for name, value in zip(names, values, strict=True) if not value.isdecimal()]:
+        raise InputError(f"{invalid[0]}: must be a number if WORLD_SIZE is set; start the run with torchrun or --nproc")
     if not os.environ.get("MASTER_ADDR"):
-        raise InputError("MASTER_ADDR: is missing, though WORLD_SIZE is set; torchrun sets both")
+        raise InputError("MASTER_ADDR: is missing, but WORLD_SIZE is set; start the run with torchrun or --nproc")
     return RankInfo(*map(int, values[:4]))
 
 
-def _meet() -> Any:
-    """The store that torchrun, or rank 0, serves to all ranks. Raises MachineError."""
+def _rendezvous() -> Any:
+    """The store that torchrun, or rank 0, serves to all ranks. Raises MachineError if it can't be reached."""
+    prefix = f"nnx {next(_rendezvous_count)}"
     try:
-        return dist.PrefixStore(f"nnx {next(_meetings)}", next(dist.rendezvous("env://", timeout=PATIENCE))[0])  # type: ignore[attr-defined]
+        store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
     except (RuntimeError, ValueError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise MachineError(
-            f"{where}: can't reach the other processes of this run ({str(error).splitlines()[0]})"
-        ) from None
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
+        raise MachineError(f"{address}: can't reach the other processes of this run ({reason})") from None
+    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
 
 
 def _wait(keys: Iterable[str]) -> None:
-    """Until all keys are in the store. Raises what another rank left with; lets signals be handled, which waiting in
-    the store does not."""
+    """Wait until all `keys` are in the store. Raises the error of another rank if one fails. Handles signals meanwhile,
+    as a blocking wait of the store would not."""
     keys = list(keys)
     while not _store.check(keys):
-        if word := _word():
-            raise _another(word)
+        if report := _failure_report():
+            raise _remote_error(report)
         time.sleep(0.01)
 
 
-def _cause(error: Exception) -> Exception:
-    """What this rank should leave by: `error`, or what made another rank leave where that is why this one fails. The
-    others hear of it."""
-    if _here.rank == 0:
+def _root_cause(error: Exception) -> Exception:
+    """The error that this rank should raise: that of another rank if it is the cause, else `error`, which this reports
+    to the other ranks."""
+    if _current.rank == 0:
         with suppress(ValueError):  # not in the main thread
-            signal.signal(
-                signal.SIGTERM, signal.SIG_IGN
-            )  # torchrun's, as another rank left; there is still the cause to be told
-    if (word := _word()) and (not isinstance(error, NnxError) or isinstance(error, Stopped)):
-        return _another(word)
-    if isinstance(error, dist.DistError) or "gloo" in str(
-        error
-    ):  # gloo raises a bare RuntimeError that names its source file
-        minutes = PATIENCE.seconds // 60
-        return MachineError(
-            f"another of the {_here.world} processes died, or did not answer for {minutes} minutes. {SAVED}"
+            # torchrun sends SIGTERM after a rank has exited; rank 0 must still print the cause
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if (report := _failure_report()) and (not isinstance(error, NnxError) or isinstance(error, Stopped)):
+        return _remote_error(report)
+    # gloo raises a bare RuntimeError that names its source file
+    if isinstance(error, dist.DistError) or "gloo" in str(error):
+        failure = (
+            f"another of the {_current.world} processes died or did not respond for {TIMEOUT.seconds // 60} minutes"
         )
-    text = (
-        str(error)
-        if isinstance(error, NnxError)
-        else f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows where"
-    )
-    _leave_word(f"{getattr(error, 'exit_code', 1)} rank {_here.rank}: {text}")
+        return MachineError(f"{failure}. {RESUME_HINT}")
+    is_bug = not isinstance(error, NnxError)
+    text = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows where" if is_bug else str(error)
+    _report_failure(f"{getattr(error, 'exit_code', 1)} rank {_current.rank}: {text}")
     return error
 
 
-SAVED = "What was saved is whole: go on with --resume"
-
-
-def _another(word: str) -> NnxError:
-    """The error of the rank that left this word: its exit code and its text."""
-    code, text = word.split(" ", 1)
+def _remote_error(report: str) -> NnxError:
+    """The error of the rank that reported "CODE rank N: TEXT"."""
+    code, text = report.split(" ", 1)
     if int(code) > 128:
         return Stopped(text.partition(": ")[2], signal=int(code) - 128)
     error = NnxError(text)
@@ -449,37 +456,37 @@ def _another(word: str) -> NnxError:
     return error
 
 
-def _leave_word(word: str) -> None:
-    """For the others, unless one of them has left one: the first to fail is the cause.
+def _report_failure(report: str) -> None:
+    """Store a report for the other ranks, unless there is one: the first failure is the cause.
 
-    Waits until rank 0 listens, as torchrun ends all others when one has left.
+    Waits until rank 0 watches for reports, because torchrun terminates the other ranks when one exits.
     """
-    with suppress(RuntimeError, AttributeError):  # whoever serves the store is gone, or was never found
-        _store.compare_set("word", "", word)
-        patience = time.monotonic() + START
-        while not _store.check(["listening"]) and time.monotonic() < patience:
+    with suppress(RuntimeError, AttributeError):  # the store's server has exited, or was never reached
+        _store.compare_set("failure", "", report)
+        deadline = time.monotonic() + STARTUP_TIMEOUT
+        while not _store.check(["watching"]) and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
-def _word() -> str:
-    """What another rank left, if any did."""
-    with suppress(RuntimeError, AttributeError):  # whoever serves the store is gone, or was never found
-        if _store.check(["word"]):
-            return str(_store.get("word").decode())
+def _failure_report() -> str:
+    """The report of the rank that failed first; empty if none has."""
+    with suppress(RuntimeError, AttributeError):  # the store's server has exited, or was never reached
+        if _store.check(["failure"]):
+            return str(_store.get("failure").decode())
     return ""
 
 
-def _watch(store: Any, over: threading.Event) -> None:
-    """End this process where another has left and this one has not noticed after GRACE seconds: it evaluates, say, or
-    waits for a GPU."""
-    word = ""
-    with suppress(RuntimeError):  # whoever serves the store is gone
-        store.wait(["word"], FOREVER)
-        word = store.get("word").decode()
-    if over.wait(GRACE):
+def _exit_after_failure(store: Any, finished: threading.Event) -> None:
+    """Wait for a failure report, then exit this process unless it finishes within GRACE_PERIOD seconds: it may be
+    evaluating or waiting for a GPU."""
+    report = ""
+    with suppress(RuntimeError):  # the store's server has exited
+        store.wait(["failure"], NO_TIMEOUT)
+        report = store.get("failure").decode()
+    if finished.wait(GRACE_PERIOD):
         return
-    error = _another(word) if word else MachineError(f"torchrun, or rank 0, died. {SAVED}")
-    if _here.rank == 0:
+    error = _remote_error(report) if report else MachineError(f"torchrun or rank 0 died. {RESUME_HINT}")
+    if _current.rank == 0:
         show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # progress hides it
         print(f"{show_cursor}error: {error}", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""Files, written whole or not at all."""
+"""Write files atomically."""
 
 import contextlib
 import errno
@@ -11,10 +11,10 @@ WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # F
 
 
 def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
-    """Write `data` beside `path`, make it durable, then put it in place of `path` in one step.
+    """Replace the file `path` atomically: write `data` to a temporary file, sync it to disk, then rename it.
 
-    After a crash at any moment `path` is the old file or the new one. With `keep`, the old file goes on under that
-    name. Raises MachineError where the disk does not take it; the old file is then untouched.
+    After a crash at any moment, `path` is the old file or the new one. With `keep`, the old file is kept under that
+    name. Raises MachineError if writing fails; the old file is then unchanged.
     """
     replaced = False
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -24,7 +24,7 @@ def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
             file.flush()
             os.fsync(file.fileno())
         if keep and path.exists():
-            _keep(path, keep)
+            _link(path, keep)
         os.replace(temporary, path)
         replaced = True
         folder = os.open(path.parent, os.O_RDONLY)
@@ -33,7 +33,7 @@ def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        state = "it may be lost if the machine stops now" if replaced else "what was there before is untouched"
+        state = "it may be lost if the machine stops now" if replaced else "the previous file is unchanged"
         raise MachineError(f"{path}: could not be saved ({error.strerror}); {state}") from None
     finally:
         with contextlib.suppress(OSError):
@@ -41,13 +41,13 @@ def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """`replace`, of text, making the folder where it is missing. Raises MachineError."""
+    """Like `replace`, for text. Creates the folder if it is missing. Raises MachineError."""
     make_folder(path.parent)
     replace(path, text.encode())
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder, and those above it, where they are missing. Raises MachineError."""
+    """Create the folder and its parents if they are missing. Raises MachineError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,7 +55,7 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_stale_files(folder: Path) -> None:
-    """Remove from `folder` what processes that are no more left half-written."""
+    """Remove the temporary files that processes left in `folder` when they were killed."""
     for path in folder.glob(".*.*.tmp"):
         if not is_alive(path):
             with contextlib.suppress(OSError):
@@ -63,35 +63,36 @@ def remove_stale_files(folder: Path) -> None:
 
 
 def is_alive(temporary: Path) -> bool:
-    """Whether the process still runs that writes `temporary`, `.NAME.<pid>.tmp`; a name without a process is nobody's
-    to remove."""
+    """Whether the process that writes `temporary`, named `.NAME.<pid>.tmp`, is running. Also true for a name without a
+    process number, which nnx must not remove."""
     pid = temporary.name.split(".")[-2]
     return not pid.isdigit() or _alive(int(pid))
 
 
-def _keep(path: Path, kept: Path) -> None:
-    """Give the file at `path` the name `kept` too, in place of what had it. `path` is there all the time, where links
-    are known."""
-    link = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
+def _link(path: Path, second: Path) -> None:
+    """Give the file at `path` a `second` name, replacing the file of that name. `path` exists at all times, except on
+    file systems without hard links."""
+    link = second.with_name(f".{second.name}.{os.getpid()}.tmp")
     try:
         with contextlib.suppress(FileNotFoundError):
             link.unlink()
         os.link(path, link)
-        os.replace(link, kept)
+        os.replace(link, second)
     except OSError as error:
         if error.errno not in WITHOUT_LINKS:
             raise
-        os.replace(path, kept)
+        os.replace(path, second)
     finally:
         with contextlib.suppress(OSError):
             link.unlink()
 
 
 def _alive(pid: int) -> bool:
+    """Whether a process with this number is running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it belongs to another user
         return True
     return True

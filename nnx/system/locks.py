@@ -1,7 +1,7 @@
-"""Lock files: one process at a time may write to a folder or an entry of the cache.
+"""Lock files: only one process at a time may write to a folder or a cache entry.
 
-The kernel releases a lock however its process ends. The folder may have been prepared by somebody else, so that a lock
-file is never followed through a link, must be a regular file of one name, and is not changed before it is locked.
+The kernel releases a lock when its process ends, for any reason. Another user may have prepared the folder. Therefore a
+lock file must be a regular file with a single name, links are not followed, and nothing is changed before it is locked.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some network d
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """A descriptor of the regular file at `path`, opened with `flags` and made where `flags` ask for that.
+    """Open the regular file at `path` with `flags` and return its descriptor.
 
-    Raises InputError where it is a link, a file of several names, or no regular file; OSError.
+    Raises InputError if it is a link, a file with several names, or not a regular file; OSError.
     """
     refused = "remove it; nnx does not write through links"
     try:  # O_NONBLOCK: opening a named pipe would wait for a reader
@@ -37,10 +37,10 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 def acquire(path: Path, *, wait: bool = False) -> BinaryIO | None:
-    """The lock file at `path`, locked and open for reading and writing; None where another process has the lock and
-    `wait` is false. A network drive without locks is used without one.
+    """Lock the file at `path` and return it, open for reading and writing. Returns None if another process has the lock
+    and `wait` is false. On a network drive without locks, the file is not locked.
 
-    Raises InputError where `path` is a link or no regular file; OSError.
+    Raises InputError if `path` is a link or not a regular file; OSError.
     """
     while True:
         file = os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
@@ -53,7 +53,7 @@ def acquire(path: Path, *, wait: bool = False) -> BinaryIO | None:
             if error.errno not in WITHOUT_LOCKS:
                 file.close()
                 raise
-        with contextlib.suppress(FileNotFoundError):  # removed by its last owner: the next file must be locked
+        with contextlib.suppress(FileNotFoundError):  # the last owner removed it: lock the next file
             if os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
                 return file
         file.close()

@@ -1,10 +1,9 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first is noted, and the work ends where it can be taken up again; the second leaves
-at once.
+"""Handle Ctrl-C, SIGTERM and SIGHUP: the first signal stops the work once it is saved, the second stops it immediately.
 
-with noted() as signal:                     # around a command
-    with at_once("nothing was written"):    # where there is nothing to save, it ends right there
+with catch_signals() as signal:                   # around a command
+    with exit_on_signal("nothing was written"):   # nothing to save: a signal ends the work immediately
         ...
-    if number := signal():                  # elsewhere the work asks, and saves before it ends
+    if number := signal():                        # elsewhere the work polls, and saves before it ends
         ...
 """
 
@@ -16,55 +15,54 @@ from types import FrameType
 
 from nnx.errors import Stopped
 
-ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_number = 0  # the signal that came, 0 while none has
-_message: str | None = None  # what to end with right away, None where the work asks by itself
-_held = False
+_number = 0  # the signal received, 0 if none was
+_message: str | None = None  # inside exit_on_signal: the message of Stopped
+_deferred = False  # inside defer_signals
 
 
 @contextmanager
 def catch_signals() -> Iterator[Callable[[], int]]:
-    """Inside, the first signal is only noted. Gives a function that says which came: 0 while none has.
+    """Inside, the first signal is only recorded. Yields a function that returns its number, 0 if there was none.
 
-    A SIGHUP that is ignored stays so: that is what nohup is for.
+    A SIGHUP that is ignored, as under nohup, stays ignored.
     """
     global _number
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         global _number
         _number = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for handled, handler in previous.items():
+            signal.signal(handled, handler)
         if _message is not None:
-            if not _held:
+            if not _deferred:
                 raise Stopped(_message, signal=number)
             return
-        sys.stderr.write("\nstopping after this step; once more to leave at once\n")
+        sys.stderr.write("\nstopping after this step; signal again to exit immediately\n")
 
-    before = {number: signal.getsignal(number) for number in ASKED}
-    if before[signal.SIGHUP] is signal.SIG_IGN:
-        del before[signal.SIGHUP]
+    previous = {number: signal.getsignal(number) for number in HANDLED}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
     _number = 0
-    for number in before:
-        signal.signal(number, note)
+    for number in previous:
+        signal.signal(number, record)
     try:
         yield lambda: _number
     finally:
         _number = 0
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for handled, handler in previous.items():
+            signal.signal(handled, handler)
 
 
 @contextmanager
 def exit_on_signal(message: str) -> Iterator[None]:
-    """Inside, a signal raises Stopped with `message` wherever the work is. So does one that was noted before, at the
-    beginning.
+    """Inside, a signal raises Stopped with `message` immediately. A signal recorded earlier raises it on entry.
 
-    Whatever the code inside makes of that exception, it is Stopped that comes out.
+    The block raises Stopped even if the code inside catches or replaces that exception.
     """
     global _message
-    before, _message = _message, message
+    previous, _message = _message, message
     try:
         if _number:
             raise Stopped(message, signal=_number)
@@ -76,18 +74,17 @@ def exit_on_signal(message: str) -> Iterator[None]:
             raise Stopped(message, signal=_number) from None
         raise
     finally:
-        _message = before
+        _message = previous
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Inside `at_once`, a signal that comes in here raises at its end: for what has to be whole before it can be
-    ended."""
-    global _held
-    before, _held = _held, True
+    """Inside `exit_on_signal`, delay Stopped to the end of this block, for work that must not be interrupted."""
+    global _deferred
+    previous, _deferred = _deferred, True
     try:
         yield
     finally:
-        _held = before
-    if _number and not _held and _message is not None:
+        _deferred = previous
+    if _number and not _deferred and _message is not None:
         raise Stopped(_message, signal=_number)

@@ -1,5 +1,4 @@
-"""Work on all cores, in processes of its own: results in order, a few ahead of who takes them, and nobody left
-behind."""
+"""Map a function over arguments in worker processes. Results come in order, and no process outlives its parent."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -21,54 +20,50 @@ Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_processes(
     function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], processes: int
 ) -> Iterator[Result]:
-    """`function(*each)` of all arguments, in order, by so many processes; they are a few ahead of who takes the
-    results, and no more.
+    """Yield `function(*args)` for all `arguments`, in order, computed by this many `processes`.
 
-    Raises what `function` raises, and MachineError where a process is killed.
+    At most 2 * processes + 1 results are computed ahead of the caller. Raises what `function` raises, and MachineError
+    if a process is killed.
     """
-    spawn = multiprocessing.get_context("spawn")  # not fork: torch's threads run already
+    spawn = multiprocessing.get_context("spawn")  # not fork: torch's threads are running
     others = set(multiprocessing.active_children())
-    ahead: deque[Future[Result]] = deque()
+    pending: deque[Future[Result]] = deque()
     with ExitStack() as stack:
-        with _starting():  # a signal that came inside is heard at its end: by then the pool is in the stack's hands
-            pool = stack.enter_context(ProcessPoolExecutor(processes, spawn, initializer=_begin))
+        with _start_processes():  # a signal inside is raised at its end, when the stack owns the pool
+            pool = stack.enter_context(ProcessPoolExecutor(processes, spawn, initializer=_exit_with_parent))
         try:
-            for each in arguments:
-                with _starting():
-                    ahead.append(pool.submit(function, *each))
-                if len(ahead) > 2 * processes:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        except BaseException as error:  # a signal, too: nothing of it is wanted any more
+            for args in arguments:
+                with _start_processes():
+                    pending.append(pool.submit(function, *args))
+                if len(pending) > 2 * processes:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BaseException as error:  # including signals: the remaining results are not needed
             for process in {*multiprocessing.active_children()} - others:
                 process.terminate()
-            pool.shutdown(
-                cancel_futures=True
-            )  # and wait: else what it holds of the system is not given back, and Python warns of it
+            pool.shutdown(cancel_futures=True)  # waits, or its system resources would leak and Python would warn
             if isinstance(error, BrokenExecutor | OSError):
-                raise MachineError(
-                    "a process that helps was killed, or can't be started; free memory, and run again"
-                ) from None
+                cause = "a worker process was killed or can't be started"
+                raise MachineError(f"{cause}; free memory, and run again") from None
             raise
 
 
 @contextmanager
-def _starting() -> Iterator[None]:
-    """Processes that are started inside don't hear what a terminal sends, which their parent answers, and run no script
-    of the user's."""
-    main, mask = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
-    sys.modules["__main__"] = ModuleType(
-        "__main__"
-    )  # multiprocessing would run it for what it defines, and much else with it
-    with signals.defer_signals():  # the mask is this thread's: by another one of torch's the signal may still come
+def _start_processes() -> Iterator[None]:
+    """Processes started inside ignore the signals of a terminal, which their parent handles, and do not run the user's
+    script."""
+    main = sys.modules["__main__"]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
+    sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run the real one to get its definitions
+    with signals.defer_signals():  # the mask is per thread: one of torch's threads may still receive the signal
         try:
             yield
         finally:
@@ -76,12 +71,12 @@ def _starting() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _begin() -> None:
-    """A process that helps does not outlive its parent."""
+def _exit_with_parent() -> None:
+    """Make this worker process exit when its parent does."""
     if parent := multiprocessing.parent_process():
 
-        def follow() -> None:
+        def exit_after_parent() -> None:
             multiprocessing.connection.wait([parent.sentinel])
             os._exit(1)
 
-        threading.Thread(target=follow, daemon=True).start()
+        threading.Thread(target=exit_after_parent, daemon=True).start()

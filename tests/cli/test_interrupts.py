@@ -68,7 +68,7 @@ def test_the_second_ctrl_c_leaves_at_once_and_the_run_can_be_taken_up(nnx, stall
     """The first comes while it validates after an epoch, which it would end first."""
     process = stalled(VALIDATION, "train", "digits_mlp", *SETTINGS, "--out", "r")
     process.send_signal(signal.SIGINT)
-    assert any("once more to leave at once" in line for line in iter(process.stderr.readline, ""))
+    assert any("signal again to exit immediately" in line for line in iter(process.stderr.readline, ""))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -89,7 +89,7 @@ def test_a_killed_process_is_the_machines_fault(many, monkeypatch):
     monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", killing)
     with pytest.raises(MachineError) as caught:
         source(many, skip_bad=True)
-    assert str(caught.value) == "a process that helps was killed, or can't be started; free memory, and run again"
+    assert str(caught.value) == "a worker process was killed or can't be started; free memory, and run again"
     assert children() == []
     assert list(Path(os.environ["NNX_CACHE_DIR"]).iterdir()) == [], "no half entry"
 
@@ -142,7 +142,7 @@ from nnx.errors import NnxError
 _decode.WORTH_PROCESSES, _decode.CHUNK = 100, 10
 os.sched_getaffinity = lambda pid: {0, 1}
 try:
-    with signals.noted(), signals.at_once("stopped; nothing was written"):
+    with signals.catch_signals(), signals.exit_on_signal("stopped; nothing was written"):
         print("begun", flush=True)
         folder.load(folder.Config(path=sys.argv[1], size=28), Path())
         print("done", flush=True)

@@ -344,7 +344,7 @@ def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(tmp_pat
             torch.OutOfMemoryError(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB"
             ),
-            "at 2.00 GiB more",
+            "out of memory: can't allocate 2.00 GiB. ",
         ),
         (
             RuntimeError(

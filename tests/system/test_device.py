@@ -1,4 +1,4 @@
-"""What is chosen for the machine, and the reasons given."""
+"""The choices of device, precision and threads, and their reasons."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nnx import config, models
+from nnx.config import registry
 from nnx.errors import ConfigError, DeviceError
 from nnx.preprocessing.spec import Spec
 from nnx.run.pipeline import run
@@ -33,14 +34,14 @@ def test_small_work_gets_one_thread_and_large_work_all_cores(monkeypatch):
     assert torch.get_num_threads() == 3
 
 
-def test_threads_asked_for_are_given_and_the_environment_is_heeded(monkeypatch):
+def test_requested_threads_and_those_of_the_environment_are_used(monkeypatch):
     assert devices.set_threads(2, 0).value == "2"
     assert torch.get_num_threads() == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert devices.set_threads("auto", 0) == devices.Choice("threads", "2", "OMP_NUM_THREADS")
+    assert devices.set_threads("auto", 0) == devices.Choice("threads", "2", "OMP_NUM_THREADS is set")
 
 
-def test_cores_are_those_this_process_may_use():
+def test_available_cores_follow_the_affinity():
     assert 1 <= devices.available_cores() <= len(os.sched_getaffinity(0))
     code = "from nnx.system import device; print(device.available_cores())"
     one = subprocess.run(["taskset", "-c", "0", sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -63,14 +64,15 @@ def test_threads_are_auto_or_a_count(text):
         ("fma avx512f avx2", "cnn", torch.float32),
     ],
 )
-def test_bfloat16_is_taken_where_it_was_measured_to_pay(monkeypatch, flags, model, expected):
+def test_bfloat16_is_chosen_where_it_was_measured_faster(monkeypatch, flags, model, expected):
     monkeypatch.setattr(devices, "_cpuinfo", lambda key: flags)
-    chosen = devices.choose_runtime("cpu", "auto", model)
+    speedup = registry.find("model", model).bfloat16_speedup
+    chosen = devices.choose_runtime("cpu", "auto", bfloat16_speedup=speedup)
     assert chosen.dtype == expected
     assert ("measured" in chosen.choices[1].reason) == (expected == torch.bfloat16)
 
 
-def test_a_precision_asked_for_is_taken_or_refused():
+def test_a_requested_precision_is_used_or_refused():
     assert devices.choose_runtime("cpu", "bfloat16").dtype == torch.bfloat16
     with pytest.raises(DeviceError, match="float16 needs a GPU"):
         devices.choose_runtime("cpu", "float16")
@@ -93,7 +95,7 @@ def test_multiply_adds_by_hand(model, expected):
     assert models.multiply_adds(models.build(whole.model, IMAGES, 10), IMAGES) == expected
 
 
-def test_a_precision_without_kernels_is_left_or_refused(monkeypatch, tmp_path):
+def test_a_precision_without_kernels_is_replaced_or_refused(monkeypatch, tmp_path):
     """As an LSTM in bfloat16 on a CPU without AVX-512."""
     monkeypatch.setattr(devices, "_cpuinfo", lambda key: "avx512_bf16")
     count = models.multiply_adds

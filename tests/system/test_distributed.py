@@ -1,6 +1,6 @@
-"""Several processes train what one would: the same losses, the same accuracy; and none stays behind when one dies.
+"""Several processes train to the same losses and accuracy as one, and all exit when one fails.
 
-Most of it runs in forks of this process, which need not import torch again; rank 0 serves the store, as it does without
+Most tests fork this process, so that the ranks need not import torch again. Rank 0 then serves the store, as without
 torchrun.
 """
 
@@ -39,14 +39,14 @@ from nnx.training import film
 from nnx.training.state import State
 
 FORK = multiprocessing.get_context("fork")
-LEFT_BEHIND = 30  # seconds
+EXIT_TIMEOUT = 30  # seconds
 
 
 def start(world: int, do: Callable[[int], None]) -> list[Any]:
-    """`do(rank)` in so many processes, with the environment that torchrun gives them."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    """Run `do(rank)` in `world` processes, with torchrun's environment variables."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
 
     def child(rank: int) -> None:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
@@ -59,20 +59,20 @@ def start(world: int, do: Callable[[int], None]) -> list[Any]:
     return processes
 
 
-def ended(processes: list[Any], seconds: float = LEFT_BEHIND) -> list[int]:
-    """Their exit codes, once all have ended. Fails where one is left after so many seconds."""
+def ended(processes: list[Any], seconds: float = EXIT_TIMEOUT) -> list[int]:
+    """Wait for all processes and return their exit codes. Fails if one is still running after this many seconds."""
     until = time.monotonic() + seconds
     for process in processes:
         process.join(max(0, until - time.monotonic()))
-    left = [rank for rank, process in enumerate(processes) if process.is_alive()]
-    for rank in left:
+    running = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for rank in running:
         processes[rank].kill()
-    assert not left, f"ranks {left} were left after {seconds} s"
+    assert not running, f"ranks {running} were running after {seconds} s"
     return [process.exitcode for process in processes]
 
 
 def together(world: int, do: Callable[[int], Any]) -> list[Any]:
-    """What `do(rank)` gives on each rank, where all are joined and connected."""
+    """The result of `do(rank)` of each rank, inside `join` and after `connect`."""
     ends = [FORK.Pipe(duplex=False) for _ in range(world)]
 
     def joined(rank: int) -> None:
@@ -86,7 +86,7 @@ def together(world: int, do: Callable[[int], Any]) -> list[Any]:
 
 
 def nnx(tmp_path: Path, *words: str, prepare: Callable[[int], None] = lambda rank: None, world: int = 2) -> list[Any]:
-    """The command line on each rank; what it writes is in out-RANK and err-RANK."""
+    """Run the command line on each rank, with its output in the files out-RANK and err-RANK."""
 
     def command(rank: int) -> None:
         os.chdir(tmp_path)
@@ -107,57 +107,62 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-# ---------------------------------------------------------------- what ranks do for each other
+# ---------------------------------------------------------------- communication
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 @pytest.mark.parametrize("total", [0, 1, 5, 7, 100])
-def test_shares_are_even_and_each_sample_is_in_one(monkeypatch, world, total):
+def test_shards_are_even_and_contain_each_sample_once(monkeypatch, world, total):
     shares = []
     for rank in range(world):
-        monkeypatch.setattr(distributed, "_here", distributed.RankInfo(rank, world, rank, world))
+        monkeypatch.setattr(distributed, "_current", distributed.RankInfo(rank, world, rank, world))
         shares.append(range(total)[distributed.shard(total)])
     assert [place for share in shares for place in share] == list(range(total))
-    assert [len(share) for share in shares] == [len(each) for each in torch.tensor_split(torch.empty(total), world)]
+    assert [len(share) for share in shares] == [len(part) for part in torch.tensor_split(torch.empty(total), world)]
 
 
-def test_alone_nothing_is_shared():
+def test_a_single_process_communicates_nothing():
     with distributed.join():
         distributed.connect(torch.device("cpu"))
         assert distributed.stored_before_restart() is None
         assert distributed.current() == (0, 1, 0, 1)
-        assert distributed.on_rank_zero(lambda: "said") == "said"
-        tensor, asked = torch.rand(3), lambda: 0
+        assert distributed.on_rank_zero(lambda: "result") == "result"
+        tensor = torch.rand(3)
         assert distributed.all_gather(tensor, 3) is tensor
-        assert distributed.any_rank_signalled(asked) is asked
+        assert distributed.any_rank_signalled(no_signal) is no_signal
         assert not torch.distributed.is_initialized()
 
 
-def test_ranks_exchange_numbers():
+def no_signal() -> int:
+    return 0
+
+
+def test_ranks_exchange_text_and_tensors():
     def exchange(rank):
-        said = distributed.on_rank_zero(lambda: f"rank {rank} says so")
-        return said, distributed.all_gather(torch.full((2 - rank // 2, 1), rank), 5).flatten().tolist()
+        text = distributed.on_rank_zero(lambda: f"from rank {rank}")
+        return text, distributed.all_gather(torch.full((2 - rank // 2, 1), rank), 5).flatten().tolist()
 
-    assert together(3, exchange) == [("rank 0 says so", [0, 0, 1, 1, 2])] * 3
+    assert together(3, exchange) == [("from rank 0", [0, 0, 1, 1, 2])] * 3
 
 
-def test_a_signal_to_one_rank_is_answered_to_all_at_the_same_question():
-    def wait_for_it(rank):
-        asked, signalled = 0, distributed.any_rank_signalled(lambda: signal.SIGTERM if rank == 1 and asked > 20 else 0)
+def test_all_ranks_see_a_signal_to_one_of_them_at_the_same_call():
+    def wait_for_signal(rank):
+        calls = 0
+        signalled = distributed.any_rank_signalled(lambda: signal.SIGTERM if rank == 1 and calls > 20 else 0)
         while not (number := signalled()):
-            asked += 1
+            calls += 1
             time.sleep(0.001)
-        return number, asked
+        return number, calls
 
-    answers = together(2, wait_for_it)
-    assert answers[0] == answers[1]
-    assert answers[0][0] == signal.SIGTERM
-    assert answers[0][1] < 2000
+    results = together(2, wait_for_signal)
+    assert results[0] == results[1]
+    assert results[0][0] == signal.SIGTERM
+    assert results[0][1] < 2000
 
 
 @pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
 def test_an_incomplete_environment_is_the_users_mistake(monkeypatch, missing):
-    there = {
+    complete = {
         "RANK": "0",
         "WORLD_SIZE": "2",
         "LOCAL_RANK": "0",
@@ -165,14 +170,14 @@ def test_an_incomplete_environment_is_the_users_mistake(monkeypatch, missing):
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": "1",
     }
-    for name, value in (there | {missing: ""}).items():
+    for name, value in (complete | {missing: ""}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=missing), distributed.join():
         pass
 
 
-def test_each_process_takes_a_device_of_its_own(monkeypatch):
-    monkeypatch.setattr(distributed, "_here", distributed.RankInfo(1, 2, 1, 2))
+def test_each_process_needs_a_gpu_or_all_use_the_cpu(monkeypatch):
+    monkeypatch.setattr(distributed, "_current", distributed.RankInfo(1, 2, 1, 2))
     assert devices.choose_runtime("cpu", "float32").device == torch.device("cpu")
     with pytest.raises(DeviceError, match="2 processes need a GPU each"):
         devices.choose_runtime("cuda:0", "float32")
@@ -182,24 +187,22 @@ def test_each_process_takes_a_device_of_its_own(monkeypatch):
 
 
 class Network(nn.Module):
-    """Both kinds of batch normalisation, one behind the other."""
+    """Batch normalisation of maps, then of features."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm, self.linear, self.norms = (
-            nn.Conv2d(2, 3, 3),
-            nn.BatchNorm2d(3),
-            nn.Linear(48, 5),
-            nn.BatchNorm1d(5),
-        )
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+        self.linear = nn.Linear(48, 5)
+        self.feature_norm = nn.BatchNorm1d(5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.conv(x)).relu()
-        return self.norms(self.linear(x.flatten(1)))
+        return self.feature_norm(self.linear(x.flatten(1)))
 
 
 def steps(B: int, layout: torch.memory_format, *, shared: bool) -> list[torch.Tensor]:
-    """The loss, and after three batches of B samples and their steps: gradients, weights, running statistics."""
+    """The loss, gradients, weights and running statistics after three steps on batches of B samples."""
     torch.manual_seed(0)
     model = Network().to(memory_format=layout)
 
@@ -219,50 +222,50 @@ def steps(B: int, layout: torch.memory_format, *, shared: bool) -> list[torch.Te
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter -= 0.1 * parameter.grad
-    assert "forward" not in vars(model.norm)  # what was in its place is gone
+    assert "forward" not in vars(model.norm)  # the replacement is removed
     return [loss, *(p.grad for p in model.parameters()), *model.state_dict().values()]
 
 
 def shared_steps(world: int, B: int, layout: torch.memory_format) -> list[list[torch.Tensor]]:
-    each = together(world, lambda rank: [tensor.tolist() for tensor in steps(B, layout, shared=True)])
-    return [list(map(torch.tensor, tensors)) for tensors in each]
+    by_rank = together(world, lambda rank: [tensor.tolist() for tensor in steps(B, layout, shared=True)])
+    return [list(map(torch.tensor, tensors)) for tensors in by_rank]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(("world", "B"), [(2, 8), (2, 7), (3, 7), (3, 2)])
 def test_losses_gradients_and_statistics_are_those_of_the_whole_batch(world, B, layout):
     alone, shared = steps(B, layout, shared=False), shared_steps(world, B, layout)
-    for each in shared:
-        for tensor, first, expected in zip(each, shared[0], alone, strict=True):
+    for tensors in shared:
+        for tensor, first, expected in zip(tensors, shared[0], alone, strict=True):
             assert tensor.equal(first)  # all ranks have the same bits
             torch.testing.assert_close(tensor.to(expected.dtype), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_without_shared_statistics_they_are_not(monkeypatch):
+def test_without_synchronised_statistics_losses_differ(monkeypatch):
     """The control of the test above."""
-    monkeypatch.setattr(distributed, "_across_ranks", lambda norms, part: contextlib.nullcontext())
+    monkeypatch.setattr(distributed, "_synchronised_norms", lambda norms, share: contextlib.nullcontext())
     alone, shared = steps(7, torch.contiguous_format, shared=False), shared_steps(2, 7, torch.contiguous_format)
     assert not torch.allclose(shared[0][0], alone[0], rtol=1e-2)
 
 
 @pytest.mark.parametrize("samples", [2, 7])
-def test_evaluation_counts_each_sample_once_on_however_many_ranks(samples):
+def test_evaluation_on_several_ranks_counts_each_sample_once(samples):
     torch.manual_seed(0)
     model, rng = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (samples, 1, 2, 2), dtype=np.uint8), rng.integers(0, 3, samples))
     spec = Spec(shape=(1, 2, 2), classes=("a", "b", "c"), mean=(0.5,), std=(0.2,))
 
     def evaluated(rank: int) -> tuple[Any, ...]:
-        chosen = devices.choose_runtime("cpu", "float32")
-        found = evaluate(model, BatchLoader(split, spec, chosen.device), F.cross_entropy, chosen)
-        return found.probabilities.tolist(), found.labels.tolist(), found.loss
+        runtime = devices.choose_runtime("cpu", "float32")
+        evaluation = evaluate(model, BatchLoader(split, spec, runtime.device), F.cross_entropy, runtime)
+        return evaluation.probabilities.tolist(), evaluation.labels.tolist(), evaluation.loss
 
     alone = evaluated(0)
     assert alone[1] == split.labels.tolist()
-    for each in together(3, evaluated):
-        np.testing.assert_allclose(each[0], alone[0], rtol=1e-6)
-        assert each[1] == alone[1]
-        assert math.isclose(each[2], alone[2], rel_tol=1e-6)
+    for probabilities, labels, loss in together(3, evaluated):
+        np.testing.assert_allclose(probabilities, alone[0], rtol=1e-6)
+        assert labels == alone[1]
+        assert math.isclose(loss, alone[2], rel_tol=1e-6)
 
 
 # ---------------------------------------------------------------- whole runs
@@ -270,7 +273,7 @@ def test_evaluation_counts_each_sample_once_on_however_many_ranks(samples):
 ALL_ON = [
     "train.epochs=2",
     "train.report=false",
-    "train.batch_size=23",  # 1149 or so samples: an odd batch, and a last one that is smaller
+    "train.batch_size=23",  # about 1149 samples: an odd batch size and a smaller last batch
     "train.ema=0.9",
     "train.mixup=0.2",
     "train.accumulate=2",
@@ -292,8 +295,8 @@ def chosen(model: str, *more: str) -> Any:
     return config.load("digits_mlp", [f"model={MODELS.get(model, model)}", *ALL_ON, *more])
 
 
-def trained(what: Any, **options: Any) -> None:
-    for _ in run(what, **options):
+def trained(settings: Any, **options: Any) -> None:
+    for _ in run(settings, **options):
         pass
 
 
@@ -323,22 +326,22 @@ def test_several_processes_train_as_one(tmp_path, model):
         check_equal(tmp_path / str(world), tmp_path / "1")
 
 
-def test_a_run_of_two_goes_on_as_one_and_the_other_way_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "PAUSE", 0.0)  # they ask each other each time
-    what = chosen("cnn", "train.epochs=3", "train.film=true", "train.report=true")
+def test_a_run_of_two_ranks_resumes_on_one_and_vice_versa(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "POLL_INTERVAL", 0.0)  # exchange at every call
+    settings = chosen("cnn", "train.epochs=3", "train.film=true", "train.report=true")
 
     def begin(folder: str) -> None:
         with pytest.raises(Stopped), distributed.join():
-            trained(what, out=tmp_path / folder, signal=stopping_at(30))
+            trained(settings, out=tmp_path / folder, signal=stopping_at(30))
 
-    def go_on(folder: str) -> None:
+    def resume(folder: str) -> None:
         with distributed.join():
-            trained(what, resume=tmp_path / folder)
+            trained(settings, resume=tmp_path / folder)
 
-    trained(what, out=tmp_path / "whole")
+    trained(settings, out=tmp_path / "whole")
     begin("one-two")
-    assert ended(start(2, lambda rank: begin("two-one"))) == ended(start(2, lambda rank: go_on("one-two"))) == [0, 0]
-    go_on("two-one")
+    assert ended(start(2, lambda rank: begin("two-one"))) == ended(start(2, lambda rank: resume("one-two"))) == [0, 0]
+    resume("two-one")
     for folder in ("two-one", "one-two"):
         check_equal(tmp_path / folder, tmp_path / "whole")
         whole, theirs = (film.read(tmp_path / each / "film.npz") for each in ("whole", folder))
@@ -347,25 +350,25 @@ def test_a_run_of_two_goes_on_as_one_and_the_other_way_round(tmp_path, monkeypat
         assert "</html>" in (tmp_path / folder / "report.html").read_text()
 
 
-def stopping_at(question: int) -> Callable[[], int]:
-    """A signal that comes when it has been asked for so often."""
-    asked = 0
+def stopping_at(call: int) -> Callable[[], int]:
+    """A signal function that returns SIGTERM from this call on."""
+    calls = 0
 
     def signalled() -> int:
-        nonlocal asked
-        asked += 1
-        return signal.SIGTERM if asked >= question else 0
+        nonlocal calls
+        calls += 1
+        return signal.SIGTERM if calls >= call else 0
 
     return signalled
 
 
-# ---------------------------------------------------------------- when one of them fails
+# ---------------------------------------------------------------- failures
 
 QUICK = ("train", "digits_mlp", "--set", "train.epochs=3", "--set", "train.report=false", "--out", "r", "-q")
 
 
 def at_step(rank_to_fail: int, step: int, do: Callable[[], Any]) -> Callable[[int], None]:
-    """Have one of the ranks do something before that step."""
+    """Make one of the ranks call `do` before this step."""
 
     def prepare(rank: int) -> None:
         begin_step = State.begin_step
@@ -393,10 +396,9 @@ def errors(tmp_path: Path, rank: int = 0) -> list[str]:
     ("error", "code", "text"),
     [(DataError("no drive"), 2, "no drive"), (TypeError("no"), 1, "a bug in nnx: TypeError: no.")],
 )
-def test_one_that_fails_takes_all_down_and_rank_0_says_why(tmp_path, rank, error, code, text):
-    codes = ended(
-        nnx(tmp_path, *QUICK, prepare=at_step(rank, 40, lambda: fail(error)), world=3), distributed.GRACE
-    )  # none has to be told
+def test_a_failing_rank_ends_all_and_rank_0_prints_the_cause(tmp_path, rank, error, code, text):
+    processes = nnx(tmp_path, *QUICK, prepare=at_step(rank, 40, lambda: fail(error)), world=3)
+    codes = ended(processes, distributed.GRACE_PERIOD)  # all notice by themselves
     assert {codes[0], codes[rank]} == {code}
     assert all(codes)
     (line,) = errors(tmp_path)
@@ -406,7 +408,7 @@ def test_one_that_fails_takes_all_down_and_rank_0_says_why(tmp_path, rank, error
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_that_is_killed_takes_all_down_and_what_is_saved_is_whole(tmp_path, rank):
+def test_a_killed_rank_ends_all_and_the_saved_state_is_intact(tmp_path, rank):
     codes = ended(nnx(tmp_path, *QUICK, prepare=at_step(rank, 40, lambda: os.kill(os.getpid(), signal.SIGKILL))))
     assert codes == [3, -9][:: -1 if rank == 0 else 1]
     assert ("another of the 2 processes died" in "".join(errors(tmp_path))) == (rank == 1)
@@ -417,24 +419,24 @@ def test_one_that_is_killed_takes_all_down_and_what_is_saved_is_whole(tmp_path, 
     assert (tmp_path / "out-1").read_text() == ""
 
 
-def test_one_that_is_busy_elsewhere_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "GRACE", 0.5)
+def test_a_busy_rank_exits_after_the_grace_period(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "GRACE_PERIOD", 0.5)
 
     def prepare(rank: int) -> None:
-        at_step(0, 40, lambda: time.sleep(LEFT_BEHIND))(rank)
+        at_step(0, 40, lambda: time.sleep(EXIT_TIMEOUT))(rank)
         at_step(1, 40, lambda: fail(DataError("the drive is gone")))(rank)
 
-    assert ended(nnx(tmp_path, *QUICK, prepare=prepare), LEFT_BEHIND / 2) == [2, 2]
+    assert ended(nnx(tmp_path, *QUICK, prepare=prepare), EXIT_TIMEOUT / 2) == [2, 2]
     assert errors(tmp_path) == ["error: rank 1: the drive is gone"]
 
 
-def test_what_is_wrong_for_all_is_said_once(tmp_path):
+def test_a_mistake_on_all_ranks_is_printed_once(tmp_path):
     assert ended(nnx(tmp_path, *QUICK, "--set", "train.epochz=2")) == [2, 2]
     assert errors(tmp_path) == ["error: --set train.epochz=2: train.epochz: unknown key, did you mean 'epochs'?"]
     assert errors(tmp_path, 1) == []
 
 
-def test_what_is_wrong_for_one_is_said_by_rank_0(tmp_path):
+def test_a_mistake_on_one_rank_is_printed_by_rank_0(tmp_path):
     def prepare(rank: int) -> None:
         sys.argv += ["--set", "dataset.validation=2000"] if rank == 1 else []
 
@@ -444,10 +446,10 @@ def test_what_is_wrong_for_one_is_said_by_rank_0(tmp_path):
 
 
 @pytest.mark.parametrize("to", [0, 1])
-def test_a_signal_to_any_of_them_saves_and_ends_all(tmp_path, to):
+def test_a_signal_to_any_rank_saves_and_ends_all(tmp_path, to):
     codes = ended(nnx(tmp_path, *QUICK, prepare=at_step(to, 40, lambda: os.kill(os.getpid(), signal.SIGTERM))))
     assert codes == [143, 143]
-    assert errors(tmp_path)[-1].endswith("and saved. Go on with: nnx train --nproc 2 --resume r")
+    assert errors(tmp_path)[-1].endswith("and saved. Resume with: nnx train --nproc 2 --resume r")
     assert checkpoint.read(tmp_path / "r/last.pt").counters["step"] >= 41
 
 
@@ -462,15 +464,15 @@ def started(tmp_path: Path, *words: str) -> "subprocess.Popen[str]":
 
 
 def wait_for(path: Path, step: int = 0) -> None:
-    """Until a state of that step, or a later one, is there."""
-    until = time.monotonic() + LEFT_BEHIND
+    """Wait for a saved state of this step or a later one."""
+    until = time.monotonic() + EXIT_TIMEOUT
     while not path.exists() or checkpoint.read(path).counters["step"] < step:
         assert time.monotonic() < until, f"no {path} of step {step}"
         time.sleep(0.01)
 
 
 def children(process: "subprocess.Popen[str]") -> list[int]:
-    """The processes that this one has started."""
+    """The child processes of `process`."""
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
@@ -481,24 +483,24 @@ LONG = ("train", "digits_mlp", "--set", "train.epochs=1000", "--nproc", "2", "--
 def test_torchrun_and_its_shorthand_train_to_the_same_bytes(tmp_path):
     for name, words in {"long": (*TORCHRUN, *QUICK), "short": ("nnx", *QUICK, "--nproc", "2")}.items():
         with started(tmp_path, *words, "--json", "--out", name) as process:
-            out, err = process.communicate(timeout=2 * LEFT_BEHIND)
+            out, err = process.communicate(timeout=2 * EXIT_TIMEOUT)
         assert process.returncode == 0, err
         assert json.loads(out)["epochs"] == 3
         assert name == "long" or err == ""
     assert (tmp_path / "long/checkpoint.pt").read_bytes() == (tmp_path / "short/checkpoint.pt").read_bytes()
 
 
-def test_killed_ranks_are_started_again_as_often_as_asked_and_go_on(tmp_path):
+def test_killed_ranks_restart_as_often_as_requested_and_resume(tmp_path):
     last = tmp_path / "r/last.pt"
     with started(tmp_path, "nnx", *LONG, "--max-restarts", "1") as process:
         wait_for(last)
         first = children(process)
         os.kill(first[1], signal.SIGKILL)
-        while not (then := children(process)) or then == first:
+        while not (restarted := children(process)) or restarted == first:
             time.sleep(0.01)
         wait_for(last, checkpoint.read(last).counters["step"] + 1)
         os.kill(children(process)[1], signal.SIGKILL)
-        out, err = process.communicate(timeout=LEFT_BEHIND)
+        out, err = process.communicate(timeout=EXIT_TIMEOUT)
     assert process.returncode == 3
     assert err.splitlines()[-1].startswith("error: rank 1 was killed by SIGKILL")
     assert out == ""
@@ -508,7 +510,7 @@ def test_ctrl_c_reaches_each_rank_once(tmp_path):
     with started(tmp_path, "nnx", *LONG) as process:
         wait_for(tmp_path / "r/last.pt")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=LEFT_BEHIND)
+        _, err = process.communicate(timeout=EXIT_TIMEOUT)
     assert process.returncode == 130
-    assert err.splitlines()[-1].endswith("and saved. Go on with: nnx train --nproc 2 --resume r")
+    assert err.splitlines()[-1].endswith("and saved. Resume with: nnx train --nproc 2 --resume r")
     assert checkpoint.read(tmp_path / "r/last.pt").counters["epoch"] < 1000

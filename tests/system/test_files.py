@@ -1,4 +1,4 @@
-"""Files are replaced whole, the old one may be kept, and what dead processes left is swept."""
+"""Files are replaced atomically, the old file can be kept, and temporary files of dead processes are removed."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from nnx.errors import MachineError
 from nnx.system import files
 
 
-def test_the_old_file_goes_on_under_another_name(tmp_path):
+def test_the_old_file_is_kept_under_another_name(tmp_path):
     path, kept = tmp_path / "last.pt", tmp_path / "previous.pt"
     for n in range(3):
         files.replace(path, b"%d" % n, keep=kept)
@@ -21,15 +21,15 @@ def test_the_old_file_goes_on_under_another_name(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]
 
 
-def test_it_is_kept_where_there_are_no_hard_links(tmp_path, monkeypatch):
+def test_the_old_file_is_kept_without_hard_links(tmp_path, monkeypatch):
     def link(*_):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", link)
-    test_the_old_file_goes_on_under_another_name(tmp_path)
+    test_the_old_file_is_kept_under_another_name(tmp_path)
 
 
-def test_other_reasons_are_said(tmp_path, monkeypatch):
+def test_other_errors_are_reported(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     path.write_bytes(b"old")
 
@@ -43,7 +43,7 @@ def test_other_reasons_are_said(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-def test_only_what_dead_processes_left_is_swept(tmp_path):
+def test_only_files_of_dead_processes_are_removed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead = process.pid
@@ -58,7 +58,7 @@ def test_only_what_dead_processes_left_is_swept(tmp_path):
     assert not theirs.exists()
 
 
-def test_text_makes_its_folder_or_says_why_not(tmp_path):
+def test_write_creates_the_folder_or_reports_the_error(tmp_path):
     files.write(tmp_path / "a/b/c.json", "x\n")
     assert (tmp_path / "a/b/c.json").read_text() == "x\n"
     with pytest.raises(MachineError, match=r"c\.json/d: can't be made"):

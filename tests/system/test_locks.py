@@ -1,4 +1,4 @@
-"""Lock files: one process at a time, and no file of anybody else's is touched."""
+"""Lock files: one process at a time, and no file of another user is changed."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ input()
 """
 
 
-def test_one_process_has_it_and_the_kernel_releases_it(tmp_path):
+def test_one_process_has_the_lock_and_the_kernel_releases_it(tmp_path):
     path = tmp_path / ".lock"
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=-1, stdout=-1, text=True) as other:
         assert other.stdout.readline() == "held\n"
@@ -32,7 +32,7 @@ def test_one_process_has_it_and_the_kernel_releases_it(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["symbolic link", "dangling link", "hard link", "pipe", "folder"])
-def test_what_somebody_prepared_is_neither_followed_nor_changed(tmp_path, kind):
+def test_prepared_links_and_files_are_neither_followed_nor_changed(tmp_path, kind):
     path = tmp_path / ".lock"
     target = tmp_path / "authorized_keys"
     target.write_text("ssh-ed25519 AAAA\n")

@@ -1,4 +1,4 @@
-"""A signal is noted, or ends the work there and then; the second one leaves."""
+"""The first signal is recorded or ends the work immediately; the second one exits."""
 
 import contextlib
 import os
@@ -12,17 +12,17 @@ from nnx.errors import Stopped
 from nnx.system import signals
 
 
-def test_the_first_is_noted_and_the_handlers_come_back(capsys):
+def test_the_first_signal_is_recorded_and_the_handlers_are_restored(capsys):
     before = signal.getsignal(signal.SIGTERM)
-    with signals.catch_signals() as noted:
-        assert noted() == 0
+    with signals.catch_signals() as received:
+        assert received() == 0
         os.kill(os.getpid(), signal.SIGTERM)
-        assert noted() == signal.SIGTERM
-        assert signal.getsignal(signal.SIGTERM) is before, "the second one leaves at once"
+        assert received() == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is before, "the second one exits immediately"
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "once more to leave at once" in capsys.readouterr().err
-    with signals.catch_signals() as noted:
-        assert noted() == 0, "what came before is over"
+    assert "signal again to exit immediately" in capsys.readouterr().err
+    with signals.catch_signals() as received:
+        assert received() == 0, "earlier signals are forgotten"
 
 
 def send(*numbers):
@@ -35,19 +35,19 @@ def test_the_second_ctrl_c_is_an_interrupt():
         send(signal.SIGINT, signal.SIGINT)
 
 
-def at_once(work):
+def exit_immediately(work):
     with signals.exit_on_signal("nothing was changed"):
         work()
         raise AssertionError("not reached")
 
 
-def test_at_once_ends_it_where_it_is():
+def test_exit_on_signal_ends_the_work_immediately():
     with signals.catch_signals(), pytest.raises(Stopped, match="nothing was changed") as stopped:
-        at_once(lambda: send(signal.SIGHUP))
+        exit_immediately(lambda: send(signal.SIGHUP))
     assert stopped.value.exit_code == 129
 
 
-def test_at_once_ends_it_whatever_the_work_makes_of_the_exception():
+def test_exit_on_signal_ends_work_that_catches_the_exception():
     def translate():
         try:
             send(signal.SIGINT)
@@ -63,14 +63,14 @@ def test_at_once_ends_it_whatever_the_work_makes_of_the_exception():
             work()
 
 
-def test_at_once_ends_at_its_beginning_what_was_noted_before():
+def test_exit_on_signal_heeds_an_earlier_signal_on_entry():
     with signals.catch_signals():
         send(signal.SIGTERM)
         with pytest.raises(Stopped):
-            at_once(lambda: None)
+            exit_immediately(lambda: None)
 
 
-def test_without_a_signal_errors_pass_as_they_are():
+def test_without_a_signal_errors_pass_unchanged():
     with signals.catch_signals(), pytest.raises(ValueError, match="mine"), signals.exit_on_signal("x"):
         raise ValueError("mine")
 
@@ -79,15 +79,15 @@ def test_nohup_is_respected():
     code = (
         "import os, signal; from nnx.system import signals\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "with signals.noted() as noted:\n"
+        "with signals.catch_signals() as received:\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
-        "    assert noted() == 0\n"
+        "    assert received() == 0\n"
         "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_is_held_is_done_before_it_ends():
+def test_deferred_work_is_completed_before_it_ends():
     done = []
 
     def work():
@@ -97,12 +97,12 @@ def test_what_is_held_is_done_before_it_ends():
         done.append(2)
 
     with signals.catch_signals(), pytest.raises(Stopped, match="nothing was changed"):
-        at_once(work)
+        exit_immediately(work)
     assert done == [1]
 
 
-def test_held_outside_of_at_once_changes_nothing(capsys):
-    with signals.catch_signals() as noted, signals.defer_signals():
+def test_deferring_outside_of_exit_on_signal_changes_nothing(capsys):
+    with signals.catch_signals() as received, signals.defer_signals():
         send(signal.SIGTERM)
-        assert noted() == signal.SIGTERM
-    assert "once more to leave at once" in capsys.readouterr().err
+        assert received() == signal.SIGTERM
+    assert "signal again to exit immediately" in capsys.readouterr().err
