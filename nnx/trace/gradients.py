@@ -1,4 +1,4 @@
-"""One sample put to a network: what it answers, how wrong that is, and how the loss moves with every weight."""
+"""The loss of one sample as a function of the network's weights, and its gradients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from nnx.losses import Criterion
-from nnx.trace.layers import Call, recorded
+from nnx.trace.layers import LayerCall, record_calls
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
-    """(1, *shape) input and (1,) label, and the criterion of training. The network stays as it is."""
+class LossFunction:
+    """The loss of one sample: a (1, *shape) input, a (1,) target, and the training criterion.
+
+    Its methods leave the network unchanged.
+    """
 
     model: nn.Module
     x: Tensor
@@ -20,38 +23,39 @@ class Question:
     criterion: Criterion
 
     @torch.no_grad()
-    def ask(self) -> tuple[float, float]:
-        """The loss, and the probability of the right class."""
+    def evaluate(self) -> tuple[float, float]:
+        """The loss, and the probability of the target class, with the network's present weights."""
         logits = self.model(self.x)
         return float(self.criterion(logits, self.target)), float(log_probabilities(logits)[0, self.target].exp())
 
-    def learn(self) -> "Answer":
-        """Forwards and backwards, noting all on the way."""
-        with recorded(self.model) as calls:
+    def backpropagate(self) -> "BackwardPass":
+        """Run a forward and a backward pass, recording every layer call."""
+        with record_calls(self.model) as calls:
             logits = self.model(self.x)
         logits.retain_grad()
         loss = self.criterion(logits, self.target)
         torch.autograd.backward(loss)
         gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
         self.model.zero_grad()
-        return Answer(calls, logits.detach()[0], float(loss.detach()), logits.grad[0], gradients)
+        return BackwardPass(calls, logits.detach()[0], float(loss.detach()), logits.grad[0], gradients)
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """Every layer's turn, the logits, the loss, dL/dlogits, and the gradient of each parameter that the loss depends
-    on."""
+class BackwardPass:
+    """Every layer call, the logits, the loss, dL/dlogits, and the gradient of each parameter that affects the loss."""
 
-    calls: Sequence[Call]
+    calls: Sequence[LayerCall]
     logits: Tensor
     loss: float
-    slopes: Tensor
+    logit_gradients: Tensor
     gradients: dict[str, Tensor]
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """(B, K) logits -> (B, K), or (B, 1) -> (B, 2): as `losses.probabilities`, whose float32 would be too coarse
-    here."""
+    """(B, K) logits -> (B, K), or (B, 1) -> (B, 2): `losses.probabilities` as logarithms, but in float64.
+
+    The float32 of `losses.probabilities` would be too coarse for the checks.
+    """
     if logits.shape[1] == 1:
         return nn.functional.logsigmoid(torch.cat([-logits, logits], 1))
     return logits.log_softmax(1)

@@ -1,4 +1,4 @@
-"""What a forward and a backward pass leave to look at."""
+"""What one forward and backward pass computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nnx.preprocessing.spec import Spec
-from nnx.trace.layers import Call, Weighted, convolution, linear
-from nnx.trace.recurrent import Cells, cells
+from nnx.trace.layers import LayerCall, WeightedLayer, convolution, linear
+from nnx.trace.recurrent import RecurrentLayer, unroll
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedPass:
-    """Every layer's turn, and the layers that weigh their inputs, by name, in the order of happening."""
+    """Every layer call, and by name the layers that compute weighted sums, both in order of execution."""
 
     model: nn.Module
     spec: Spec
     sample: Tensor  # (C, H, W) or (F,), normalised
-    calls: Sequence[Call]
-    layers: dict[str, Weighted]
-    recurrent: dict[str, Cells]
-    apart: float | None  # of recurrent layers written out from torch's own, at most; None where there are none
+    calls: Sequence[LayerCall]
+    layers: dict[str, WeightedLayer]
+    recurrent: dict[str, RecurrentLayer]  # those of `layers` that are recurrent
+    gate_error: float | None  # largest difference of unrolled recurrent layers from PyTorch's; None without such layers
 
 
-def collect_layers(model: nn.Module, spec: Spec, sample: Tensor, calls: Sequence[Call]) -> RecordedPass:
-    """The weighted layers among `calls`, which know their slopes by now."""
-    layers: dict[str, Weighted] = {}
-    recurrent: dict[str, Cells] = {}
-    apart = None
+def collect_layers(model: nn.Module, spec: Spec, sample: Tensor, calls: Sequence[LayerCall]) -> RecordedPass:
+    """Find the weighted layers among `calls`, whose gradients the backward pass has already added."""
+    layers: dict[str, WeightedLayer] = {}
+    recurrent: dict[str, RecurrentLayer] = {}
+    gate_error = None
     for call in calls:
         match call.module:
             case nn.Linear():
@@ -35,8 +35,8 @@ def collect_layers(model: nn.Module, spec: Spec, sample: Tensor, calls: Sequence
             case nn.Conv2d() if call.input.ndim == 3 and call.module.padding_mode == "zeros":
                 layers[call.name] = convolution(call)
             case nn.RNNBase() if not call.module.proj_size:
-                found, far = cells(call)
-                apart = max(far, apart or 0.0)
-                layers |= {each.weighted.name: each.weighted for each in found}
-                recurrent |= {each.weighted.name: each for each in found}
-    return RecordedPass(model, spec, sample, calls, layers, recurrent, apart)
+                unrolled, error = unroll(call)
+                gate_error = max(error, gate_error or 0.0)
+                layers |= {layer.weighted.name: layer.weighted for layer in unrolled}
+                recurrent |= {layer.weighted.name: layer for layer in unrolled}
+    return RecordedPass(model, spec, sample, calls, layers, recurrent, gate_error)

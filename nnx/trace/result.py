@@ -1,17 +1,17 @@
-"""What a trace has found, as plain values: the story that `nnx trace` prints, and the document of its `--json`."""
+"""The result of a trace as plain values: what `nnx trace` prints, and the document of its `--json`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-MOST = 5_000  # numbers of a list that a JSON document holds; of a longer one the first, and how many more there are
+MOST = 5_000  # entries of a list in the JSON document; a longer list is cut, with the number of entries left out
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What goes in: `raw` as the dataset has it, `normalised` as the network sees it, both flat, of this `shape`.
+    """The input: `raw` as in the dataset, `normalised` as the network gets it, both flattened from `shape`.
 
-    `target` is the number of its class, `label` the name; `features` are the names of a table's.
+    `target` is the index of its class, `label` the name. `features` are the names of a table's features.
     """
 
     dataset: str
@@ -27,8 +27,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """A layer's outputs for the sample, flat, of this `shape`. `number` counts, from 1, the layers that a neuron can be
-    chosen from."""
+    """A layer's outputs for the sample, flattened from `shape`.
+
+    `number` counts, from 1, the layers of which a neuron can be selected; None for other layers.
+    """
 
     number: int | None
     name: str
@@ -37,13 +39,13 @@ class LayerTrace:
     minimum: float
     mean: float
     maximum: float
-    zeros: float  # share of outputs that are exactly zero
+    zeros: float  # fraction of outputs that are exactly 0
     values: Sequence[float]
 
 
 @dataclass(frozen=True)
 class Term:
-    """One input of a neuron: input * weight = product; what the loss says of the weight, and where a step moves it."""
+    """One input of a neuron: input * weight = product; the weight's gradient, and the weight after the update."""
 
     label: str
     input: float
@@ -51,12 +53,12 @@ class Term:
     product: float
     gradient: float
     after_descent: float = 0.0  # weight - learning_rate * gradient
-    after_optimizer: float = 0.0  # where the config's optimizer moves it
+    after_optimizer: float = 0.0  # the weight after a step of the config's optimizer
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What becomes of a weighted sum on its way: "ReLU" and the value behind it."""
+    """A layer that a weighted sum passes through, such as "ReLU", and the value after it."""
 
     name: str
     value: float
@@ -64,8 +66,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Gate:
-    """One of the weighted sums of a recurrent unit: what the row, the past and the biases bring, and the sum behind its
-    activation."""
+    """A gate of a recurrent unit: what its inputs, the previous state and the biases contribute to its weighted sum,
+    and the output of its activation.
+    """
 
     name: str
     from_input: float
@@ -78,21 +81,21 @@ class Gate:
 
 @dataclass(frozen=True)
 class Attention:
-    """Where one token looks: the weights of a head, which add up to 1."""
+    """The attention weights of one token in one head. They add up to 1."""
 
     block: str
     head: int
     token: str
-    weights: Sequence[float]  # one a token
+    weights: Sequence[float]  # one for each token
     tokens: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Neuron:
-    """One neuron in full: sum of its products plus biases, what follows, and what the loss says of that sum.
+    """One neuron at one position: its inputs and weights, their weighted sum, what follows, and the gradients.
 
-    Where the same weights are used at several places (a filter, a token's layer, a time step), this is one of `uses` of
-    them, and the gradient of a weight is the sum of what each place says.
+    Where `uses` positions share the weights (of feature maps, tokens, time steps), the gradient of a weight is the sum
+    over all positions.
     """
 
     layer: int
@@ -100,47 +103,45 @@ class Neuron:
     kind: str
     unit: int
     place: tuple[int, ...]
-    where: str  # the place in words
-    chosen: str  # why this neuron
+    where: str  # the name of the position
+    chosen: str  # why this neuron was selected
     terms: Sequence[Term]
     biases: Sequence[Term]
     sum: float
     then: Sequence[Stage]
-    slope: float  # dL/dsum at this place
+    slope: float  # dL/dsum at this position
     uses: int
-    window: tuple[int, int, int, int] | None = None  # the part of the image that it sees: top, left, bottom, right
+    window: tuple[int, int, int, int] | None = None  # receptive field in the image: top, left, bottom, right
     kernel: tuple[int, int, int] | None = None  # maps, height and width of its filter
     gates: Sequence[Gate] = ()
-    state: tuple[float, float] | None = None  # of a recurrent unit, before and after
-    cell: tuple[float, float] | None = None  # an LSTM's c, before and after
+    state: tuple[float, float] | None = None  # of a recurrent unit, before and after the time step
+    cell: tuple[float, float] | None = None  # an LSTM's cell state, before and after the time step
 
-    def having(self, descent: Sequence[float], optimizer: Sequence[float]) -> "Neuron":
-        """The same, each weight and bias, in this order, with where both steps move it."""
-        moved = [
-            replace(t, after_descent=d, after_optimizer=o)
-            for t, d, o in zip(self._all, descent, optimizer, strict=True)
+    def with_updates(self, descent: Sequence[float], optimizer: Sequence[float]) -> "Neuron":
+        """A copy with the values of all weights, then all biases, after gradient descent and after the optimizer."""
+        updated = [
+            replace(term, after_descent=after_descent, after_optimizer=after_optimizer)
+            for term, after_descent, after_optimizer in zip(
+                [*self.terms, *self.biases], descent, optimizer, strict=True
+            )
         ]
-        return replace(self, terms=moved[: len(self.terms)], biases=moved[len(self.terms) :])
-
-    @property
-    def _all(self) -> list[Term]:
-        return [*self.terms, *self.biases]
+        return replace(self, terms=updated[: len(self.terms)], biases=updated[len(self.terms) :])
 
 
 @dataclass(frozen=True)
 class Loss:
-    """How wrong the answer is. `steps` derive the value from the probabilities; `by_hand` is what they come to."""
+    """The loss of the prediction. `steps` compute it from the probabilities, with the result `by_hand`."""
 
     name: str
     value: float
     steps: Sequence[str]
-    by_hand: float | None  # None for a loss that is not known here
+    by_hand: float | None  # None for a loss that is not part of nnx
     slopes: Sequence[float]  # dL/dlogit
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """How the loss moves with a layer's weights: the norm of the gradient, and the norm of the weights themselves."""
+    """The gradient of the loss in a layer's parameters: its norm, and the norm of the parameters themselves."""
 
     number: int | None
     name: str
@@ -148,13 +149,15 @@ class Gradient:
     parameters: int
     norm: float
     weights_norm: float
-    largest: float  # the largest |gradient| of one weight
+    largest: float  # the largest |gradient| of a single parameter
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The sample once more, after a step: the loss, what the slope foretold of it, and the probability of the right
-    class."""
+    """The same sample after a step: its loss, and the probability of the target class.
+
+    `foretold` is the first-order prediction of that loss: loss + the sum of gradient * change over all weights.
+    """
 
     loss: float
     foretold: float
@@ -166,22 +169,22 @@ class Update:
     """A step of plain gradient descent, and one of the config's optimizer, each from the same weights."""
 
     learning_rate: float
-    schedule: str  # where that rate comes from
+    schedule: str  # the origin of that learning rate
     gradient_norm: float
-    clipped: float | None  # what the gradient is multiplied by, as train.clip_grad_norm asks
+    clipped: float | None  # factor by which train.clip_grad_norm scales the gradient; None where it does not
     optimizer: str
-    says: str  # what the optimizer does, in a sentence
-    is_plain: bool  # the optimizer's step is that of plain gradient descent, to the bit
+    says: str  # what the optimizer does, as a sentence without its subject
+    is_plain: bool  # the optimizer's step is exactly that of gradient descent
     descent: Outcome
     optimized: Outcome
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something computed twice, in two ways: how far they are apart, and how far they may be."""
+    """Numbers computed in two ways: their largest difference, and the largest that passes."""
 
     name: str
-    what: str
+    what: str  # the method
     error: float
     tolerance: float
 
@@ -192,10 +195,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Trace:
-    """One training step of one sample, in the order of happening."""
+    """One training step of one sample, in order of execution."""
 
     source: str
-    epoch: int | None  # that the checkpoint is from; None for freshly drawn weights
+    epoch: int | None  # of the checkpoint; None for initial weights
     architecture: str
     seed: int
     parameters: int
@@ -213,17 +216,17 @@ class Trace:
     checks: Sequence[Check]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; of a list of more than 5,000 values the first, and how many were left out."""
-        told: dict[str, Any] = _cut(asdict(self))
-        for check, each in zip(self.checks, told["checks"], strict=True):
-            each["passed"] = check.passed
-        return told
+        """Plain values for JSON. A list is cut after 5,000 values, with the number of values left out."""
+        document: dict[str, Any] = _cut(asdict(self))
+        for check, entry in zip(self.checks, document["checks"], strict=True):
+            entry["passed"] = check.passed
+        return document
 
 
 def _cut(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _cut(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        kept = [_cut(item) for item in value[:MOST]]
-        return kept if len(value) <= MOST else {"values": kept, "left_out": len(value) - MOST}
+        first = [_cut(item) for item in value[:MOST]]
+        return first if len(value) <= MOST else {"values": first, "left_out": len(value) - MOST}
     return value

@@ -1,5 +1,7 @@
-"""A traced step against autograd by other code, torch's own optimizers and cells, and backprop; and controls: what is
-wrong is caught."""
+"""A traced step against independent autograd code, PyTorch's optimizers and cells, and nnx.backprop.
+
+Controls: the checks catch wrong forward and backward passes.
+"""
 
 import importlib
 import io
@@ -24,8 +26,8 @@ from nnx.preprocessing.spec import Spec
 from nnx.run.pipeline import run
 from nnx.terminal import trace as trace_view
 from nnx.trace import trace
-from nnx.trace.input_names import feature
-from nnx.trace.loss import derive
+from nnx.trace.input_names import feature_name
+from nnx.trace.loss import explain_loss
 from nnx.trace.result import MOST
 
 SMALL = {
@@ -83,8 +85,8 @@ WRONG = '''
 from typing import Literal
 import torch
 from torch import nn
-from nnx.config.registry import Component
-class Config(Component):
+from nnx.models import ModelConfig
+class Config(ModelConfig):
     """Wrong."""
     name: Literal["NAME"] = "NAME"
 class Bend(torch.autograd.Function):
@@ -139,19 +141,18 @@ def settings(name, *more):
     return [f"model={SMALL.get(name, name)}", *more]
 
 
-def untraced(chosen, found):
-    """The network of a config in float64, drawn as training draws it, and the sample as a batch: nothing of nnx.trace
-    in it."""
+def untraced(chosen, traced):
+    """The network of a config in float64, initialised as in training, and the sample as a batch, without nnx.trace."""
     data = datasets.load(chosen.dataset, seed=chosen.seed)
     torch.manual_seed(chosen.seed)
     outputs = 1 if chosen.loss.name == "binary_cross_entropy" else len(data.spec.classes)
     model = models.build(chosen.model, data.spec, outputs).double().eval()
-    raw = data.split(found.sample.split).inputs[found.sample.index].astype(np.float64)
+    raw = data.split(traced.sample.split).inputs[traced.sample.index].astype(np.float64)
     unit, axis = (255, (-1, 1, 1)) if raw.ndim == 3 else (1, (-1,))
     normal = (raw / unit - np.reshape(data.spec.mean, axis)) / np.reshape(data.spec.std, axis)
-    x = torch.tensor(found.sample.normalised, dtype=torch.float64).view(1, *raw.shape)
+    x = torch.tensor(traced.sample.normalised, dtype=torch.float64).view(1, *raw.shape)
     torch.testing.assert_close(x[0], torch.from_numpy(normal), rtol=1e-5, atol=1e-5)  # float32, as training feeds them
-    return model, x, torch.tensor([data.split(found.sample.split).labels[found.sample.index]])
+    return model, x, torch.tensor([data.split(traced.sample.split).labels[traced.sample.index]])
 
 
 def close(ours, theirs, **tolerance):
@@ -160,8 +161,8 @@ def close(ours, theirs, **tolerance):
     )
 
 
-def all_hold(found):
-    assert [check for check in found.checks if not check.passed] == []
+def all_hold(traced):
+    assert [check for check in traced.checks if not check.passed] == []
 
 
 # ---------------------------------------------------------------- every architecture, against other code
@@ -170,44 +171,43 @@ def all_hold(found):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_numbers_are_those_of_plain_pytorch(name):
     lr = 0.05
-    found = trace(
+    traced = trace(
         "digits_mlp", index=3, overrides=settings(name, f"optimizer={{name: adam, lr: {lr}}}", "schedule=constant")
     )
-    all_hold(found)
+    all_hold(traced)
     chosen = config.load("digits_mlp", settings(name))
-    model, x, label = untraced(chosen, found)
+    model, x, label = untraced(chosen, traced)
     logits = model(x)
     loss = F.cross_entropy(logits, label)
     loss.backward()
-    close(found.logits, logits[0])
-    close(found.probabilities, logits.softmax(1)[0])
-    close(found.loss.value, loss)
-    close(found.loss.slopes, logits.softmax(1)[0] - F.one_hot(label[0], 10))
-    assert found.sample.label == str(int(label))
+    close(traced.logits, logits[0])
+    close(traced.probabilities, logits.softmax(1)[0])
+    close(traced.loss.value, loss)
+    close(traced.loss.slopes, logits.softmax(1)[0] - F.one_hot(label[0], 10))
+    assert traced.sample.label == str(int(label))
     gradients = {key: p.grad.clone() for key, p in model.named_parameters()}
-    assert math.hypot(*(each.norm for each in found.gradients)) == pytest.approx(
+    assert math.hypot(*(each.norm for each in traced.gradients)) == pytest.approx(
         math.hypot(*(float(g.norm()) for g in gradients.values())), rel=1e-10
     )
-    assert sum(each.parameters for each in found.gradients) == found.parameters == models.count_parameters(model)
+    assert sum(each.parameters for each in traced.gradients) == traced.parameters == models.count_parameters(model)
 
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     with torch.no_grad():
         for p in model.parameters():
             p -= lr * p.grad
-    close(found.update.descent.loss, F.cross_entropy(model(x), label))
+    close(traced.update.descent.loss, F.cross_entropy(model(x), label))
     descended = {key: p.detach().clone() for key, p in model.named_parameters()}
     model.load_state_dict({**model.state_dict(), **before})
     torch.optim.Adam(model.parameters(), lr, foreach=False).step()
-    close(found.update.optimized.loss, F.cross_entropy(model(x), label))
-    close(found.update.optimized.probability, model(x).softmax(1)[0, label[0]])
+    close(traced.update.optimized.loss, F.cross_entropy(model(x), label))
+    close(traced.update.optimized.probability, model(x).softmax(1)[0, label[0]])
     foretold = loss.item() + sum(
         float((gradients[key] * (p.detach() - before[key])).sum()) for key, p in model.named_parameters()
     )
-    assert found.update.optimized.foretold == pytest.approx(foretold, rel=1e-9)
+    assert traced.update.optimized.foretold == pytest.approx(foretold, rel=1e-9)
 
-    neuron = (
-        found.neuron
-    )  # wherever its weights are, each is there with its own gradient, and moves as both steps move it
+    # Each of its weights, wherever it is stored, has its own gradient and its own values after both steps
+    neuron = traced.neuron
     one = {term.weight: term for term in (*neuron.terms, *neuron.biases)}
     seen = 0
     for key, weight in before.items():
@@ -225,13 +225,13 @@ def test_the_numbers_are_those_of_plain_pytorch(name):
 
 def test_a_neuron_of_each_layer_of_an_mlp():
     for number, (layer, units) in enumerate((("layers.1", 12), ("layers.3", 7), ("layers.5", 10)), 1):
-        found = trace("digits_mlp", overrides=settings("mlp"), neuron=f"{number}:{units - 1}")
-        all_hold(found)
-        model, x, label = untraced(config.load("digits_mlp", settings("mlp")), found)
+        traced = trace("digits_mlp", overrides=settings("mlp"), neuron=f"{number}:{units - 1}")
+        all_hold(traced)
+        model, x, label = untraced(config.load("digits_mlp", settings("mlp")), traced)
         depth = int(layer.removeprefix("layers."))
         inputs, sums = model.layers[:depth](x), model.layers[: depth + 1](x)
         F.cross_entropy(model(x), label).backward()
-        neuron = found.neuron
+        neuron = traced.neuron
         assert (neuron.layer, neuron.name, neuron.unit, neuron.place, neuron.uses) == (number, layer, units - 1, (), 1)
         close([term.input for term in neuron.terms], inputs[0])
         close(neuron.sum, sums[0, units - 1])
@@ -241,48 +241,48 @@ def test_a_neuron_of_each_layer_of_an_mlp():
         assert [stage.name for stage in neuron.then] == ([] if number == 3 else ["ReLU"])
         assert all(stage.value == max(0, neuron.sum) for stage in neuron.then)
         assert trace("digits_mlp", overrides=settings("mlp"), neuron=f"{layer}:{units - 1}").neuron == neuron
-    assert found.neuron.terms[3].label == "unit 3"
+    assert traced.neuron.terms[3].label == "unit 3"
 
 
 def test_a_filter_at_a_place_and_its_way_to_the_activation():
-    found = trace("digits_cnn", overrides=settings("cnn"), neuron="2:3@2,1", index=5)
-    all_hold(found)
-    model, x, _ = untraced(config.load("digits_cnn", settings("cnn")), found)
+    traced = trace("digits_cnn", overrides=settings("cnn"), neuron="2:3@2,1", index=5)
+    all_hold(traced)
+    model, x, _ = untraced(config.load("digits_cnn", settings("cnn")), traced)
     first = model.stages[0](x)
     block = model.stages[1]
     patch = F.pad(first, (1, 1, 1, 1))[0, :, 2:5, 1:4]
-    close([term.input for term in found.neuron.terms], patch.flatten())
-    close(found.neuron.sum, block.conv(first)[0, 3, 2, 1])
+    close([term.input for term in traced.neuron.terms], patch.flatten())
+    close(traced.neuron.sum, block.conv(first)[0, 3, 2, 1])
     pooled = block.pool(block.conv(first))
     close(
-        [stage.value for stage in found.neuron.then],
+        [stage.value for stage in traced.neuron.then],
         torch.stack([pooled[0, 3, 1, 0], block.norm(pooled)[0, 3, 1, 0], block(first)[0, 3, 1, 0]]),
     )
-    assert [stage.name for stage in found.neuron.then] == ["MaxPool2d", "BatchNorm2d", "ReLU"]
-    assert found.neuron.kernel == (4, 3, 3)
-    assert (found.neuron.terms[10].label, found.neuron.uses, found.neuron.window) == (
+    assert [stage.name for stage in traced.neuron.then] == ["MaxPool2d", "BatchNorm2d", "ReLU"]
+    assert traced.neuron.kernel == (4, 3, 3)
+    assert (traced.neuron.terms[10].label, traced.neuron.uses, traced.neuron.window) == (
         "map 1, row 1, column 1",
         16,
         None,
     )
     at_the_edge = trace("digits_cnn", overrides=settings("cnn"), neuron="1:0@0,0").neuron
-    assert [term.label for term in at_the_edge.terms[3:6]] == ["outside", "row 0, column 0", "row 0, column 1"]
+    assert [term.label for term in at_the_edge.terms[3:6]] == ["padding", "row 0, column 0", "row 0, column 1"]
     assert (at_the_edge.window, at_the_edge.terms[3].input) == ((-1, -1, 2, 2), 0)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_a_recurrent_unit_is_torchs_cell_step_by_step(cell):
     model_of = f"model={{name: rnn, cell: {cell}, hidden: 9}}"
-    found = trace("digits_rnn", overrides=[model_of], neuron="1:4@5", index=2)
-    all_hold(found)
-    model, x, _ = untraced(config.load("digits_rnn", [model_of]), found)
+    traced = trace("digits_rnn", overrides=[model_of], neuron="1:4@5", index=2)
+    all_hold(traced)
+    model, x, _ = untraced(config.load("digits_rnn", [model_of]), traced)
     single = {"rnn": nn.RNNCell, "lstm": nn.LSTMCell, "gru": nn.GRUCell}[cell](8, 9, dtype=torch.float64)
     single.load_state_dict({key.removesuffix("_l0"): value for key, value in model.recurrent.state_dict().items()})
     state, states = None, []
     for row in x[0, 0]:
         state = single(row[None], state)
         states.append(state if cell == "lstm" else (state, state))
-    neuron = found.neuron
+    neuron = traced.neuron
     close(neuron.state, torch.stack([states[4][0][0, 4], states[5][0][0, 4]]))
     if cell == "lstm":
         close(neuron.cell, torch.stack([states[4][1][0, 4], states[5][1][0, 4]]))
@@ -295,29 +295,29 @@ def test_a_recurrent_unit_is_torchs_cell_step_by_step(cell):
         assert gate.output == pytest.approx(bent, rel=1e-12)
         assert gate.sum == pytest.approx(gate.from_input + gate.from_state + gate.bias, rel=1e-12)
     assert (len(neuron.terms), neuron.uses, neuron.where, neuron.window) == (8 + 9, 8, "row 5", (5, 0, 6, 8))
-    assert (neuron.terms[3].label, neuron.terms[8].label) == ("row 5, column 3", "unit 0 at the row before")
+    assert (neuron.terms[3].label, neuron.terms[8].label) == ("row 5, column 3", "unit 0 at the previous row")
 
 
-def test_a_token_and_where_it_looks():
+def test_a_token_and_its_attention():
     model_of = "model={name: transformer, patch: 4, width: 12, heads: 3, depth: 2}"  # four patches and a class token
-    found = trace("digits_transformer", overrides=[model_of], neuron="blocks.1.mlp.0:2@0")
-    all_hold(found)
-    model, x, _ = untraced(config.load("digits_transformer", [model_of]), found)
+    traced = trace("digits_transformer", overrides=[model_of], neuron="blocks.1.mlp.0:2@0")
+    all_hold(traced)
+    model, x, _ = untraced(config.load("digits_transformer", [model_of]), traced)
     tokens = torch.cat([model.class_token, model.embed(model.tokens(x))], 1) + model.positions
     block = model.blocks[1]
     seen = block.norm1(model.blocks[0](tokens))
     q, k, _ = (part.view(1, 5, 3, 4).transpose(1, 2) for part in block.qkv(seen).chunk(3, 2))
     weights = (q @ k.transpose(2, 3) / 2).softmax(3)
-    close(found.attention.weights, weights[0, found.attention.head, 0])
-    assert (found.attention.block, found.attention.token, found.neuron.where) == (
+    close(traced.attention.weights, weights[0, traced.attention.head, 0])
+    assert (traced.attention.block, traced.attention.token, traced.neuron.where) == (
         "blocks.1",
         "class token",
         "class token",
     )
-    assert found.attention.tokens[4] == "patch 3, rows 4-7, columns 4-7"
+    assert traced.attention.tokens[4] == "patch 3, rows 4-7, columns 4-7"
     patch = trace("digits_transformer", overrides=[model_of], neuron="embed:2@3")
     assert (patch.neuron.where, patch.attention.token, patch.neuron.window) == (
-        *[found.attention.tokens[4]] * 2,
+        *[traced.attention.tokens[4]] * 2,
         (4, 4, 8, 8),
     )
     close([term.input for term in patch.neuron.terms], x[0, 0, 4:, 4:].flatten())
@@ -353,36 +353,36 @@ LOSSES = [
 
 @pytest.mark.parametrize(("recipe", "model"), VARIANTS)
 def test_every_choice_holds_its_checks_at_every_layer(recipe, model):
-    found = trace(recipe, overrides=[f"model={model}"])
-    all_hold(found)
-    last = max(layer.number or 0 for layer in found.layers)
+    traced = trace(recipe, overrides=[f"model={model}"])
+    all_hold(traced)
+    last = max(layer.number or 0 for layer in traced.layers)
     for number in range(2, last + 1):
         all_hold(trace(recipe, overrides=[f"model={model}"], neuron=f"{number}:1", index=number))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_is_derived(loss):
-    found = trace("digits_mlp", overrides=settings("mlp", f"loss={loss}"), index=11)
-    all_hold(found)
-    assert found.loss.steps
-    assert found.loss.by_hand == pytest.approx(found.loss.value, rel=1e-12)
-    assert any(check.name == "plain Python" for check in found.checks) == (loss in ("mse", "cross_entropy"))
+    traced = trace("digits_mlp", overrides=settings("mlp", f"loss={loss}"), index=11)
+    all_hold(traced)
+    assert traced.loss.steps
+    assert traced.loss.by_hand == pytest.approx(traced.loss.value, rel=1e-12)
+    assert any(check.name == "plain Python" for check in traced.checks) == (loss in ("mse", "cross_entropy"))
 
 
 @pytest.mark.parametrize(
     "optimizer", [*registry.names("optimizer"), "{name: sgd, momentum: 0.9, nesterov: true, weight_decay: 0.1}"]
 )
 def test_every_optimizer_makes_its_own_step(optimizer):
-    found = trace("digits_cnn", overrides=settings("cnn", f"optimizer={optimizer}", "train.clip_grad_norm=null"))
-    all_hold(found)
-    same = [term.after_descent == pytest.approx(term.after_optimizer, abs=1e-12) for term in found.neuron.terms]
-    assert found.update.is_plain == (optimizer == "sgd") == all(same)
-    assert found.update.says
+    traced = trace("digits_cnn", overrides=settings("cnn", f"optimizer={optimizer}", "train.clip_grad_norm=null"))
+    all_hold(traced)
+    same = [term.after_descent == pytest.approx(term.after_optimizer, abs=1e-12) for term in traced.neuron.terms]
+    assert traced.update.is_plain == (optimizer == "sgd") == all(same)
+    assert traced.update.says
     if "nesterov" in optimizer:
-        assert "1.9 times as long" in found.update.says
+        assert "1.9 times as long" in traced.update.says
         step = [
-            (t.after_optimizer - t.weight) / (t.after_descent - t.weight - found.update.learning_rate * 0.1 * t.weight)
-            for t in found.neuron.terms
+            (t.after_optimizer - t.weight) / (t.after_descent - t.weight - traced.update.learning_rate * 0.1 * t.weight)
+            for t in traced.neuron.terms
         ]
         assert step == pytest.approx([1.9] * 9)
 
@@ -407,13 +407,13 @@ def test_clipping_comes_before_the_optimizer_alone():
 
 def test_rows_of_numbers(others, capsys):
     for name in ("mlp", "rnn", "transformer"):
-        found = trace("digits_mlp", overrides=settings(name, "dataset=rows", "train.augment.shift=0"))
-        all_hold(found)
-        _, x, _ = untraced(config.load("digits_mlp", settings(name, "dataset=rows")), found)
-        assert found.neuron.terms[0].label.startswith("feature ")
-        trace_view.tell(found)
+        traced = trace("digits_mlp", overrides=settings(name, "dataset=rows", "train.augment.shift=0"))
+        all_hold(traced)
+        _, x, _ = untraced(config.load("digits_mlp", settings(name, "dataset=rows")), traced)
+        assert traced.neuron.terms[0].label.startswith("feature ")
+        trace_view.print_trace(traced)
         out = capsys.readouterr().out
-        assert re.search(rf"^ +feature 0 +{found.sample.raw[0]:.3f} +{float(x[0, 0]):.3f}$", out, re.MULTILINE), out
+        assert re.search(rf"^ +feature 0 +{traced.sample.raw[0]:.3f} +{float(x[0, 0]):.3f}$", out, re.MULTILINE), out
         assert "... and 3 more" in out
 
 
@@ -425,82 +425,80 @@ def test_columns_have_their_names():
         (1.0, 1.0),
         columns=Columns((NumberColumn("age"), NumberColumn("\x1b[31mheight"))),
     )
-    assert [feature(spec, i) for i in range(2)] == ["age", "\N{REPLACEMENT CHARACTER}[31mheight"]
+    assert [feature_name(spec, i) for i in range(2)] == ["age", "\N{REPLACEMENT CHARACTER}[31mheight"]
 
 
 def test_two_classes_by_one_sigmoid(others, capsys):
-    found = trace("digits_mlp", overrides=settings("mlp", "dataset=rows", "loss=binary_cross_entropy"), index=4)
-    all_hold(found)
-    assert found.probabilities[1] == pytest.approx(1 / (1 + math.exp(-found.logits[0])), rel=1e-12)
-    assert found.loss.value == pytest.approx(
-        -math.log(found.probabilities[("no", "yes").index(found.sample.label)]), rel=1e-12
+    traced = trace("digits_mlp", overrides=settings("mlp", "dataset=rows", "loss=binary_cross_entropy"), index=4)
+    all_hold(traced)
+    assert traced.probabilities[1] == pytest.approx(1 / (1 + math.exp(-traced.logits[0])), rel=1e-12)
+    assert traced.loss.value == pytest.approx(
+        -math.log(traced.probabilities[("no", "yes").index(traced.sample.label)]), rel=1e-12
     )
-    trace_view.tell(found)
-    assert "whose sigmoid is the probability of yes" in capsys.readouterr().out
+    trace_view.print_trace(traced)
+    assert "Its sigmoid is the probability of yes" in capsys.readouterr().out
 
 
 def test_colour_images(others, capsys):
     for name in NAMES:
-        found = trace("digits_mlp", overrides=settings(name, "dataset=colours", "train.augment.shift=0"), split="test")
-        all_hold(found)
-        labels = [term.label for term in found.neuron.terms]
+        traced = trace("digits_mlp", overrides=settings(name, "dataset=colours", "train.augment.shift=0"), split="test")
+        all_hold(traced)
+        labels = [term.label for term in traced.neuron.terms]
         assert "channel 2, row" in " ".join(labels)
-        trace_view.tell(found)
+        trace_view.print_trace(traced)
         assert "3 × 8 × 12 pixels" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- checkpoints
 
 
-def test_a_checkpoint_brings_its_weights_and_its_preparation(others, tmp_path):
+def test_a_checkpoint_brings_its_weights_and_its_preprocessing(others, tmp_path):
     for _ in run(config.load("digits_cnn", settings("cnn", "train.epochs=3", "train.ema=0.9")), out=tmp_path / "r"):
         pass
     kept = torch.load(tmp_path / "r/checkpoint.pt", weights_only=True)["model"]
-    found = trace(tmp_path / "r/checkpoint.pt", index=1, split="test")
-    all_hold(found)
-    assert [term.weight for term in found.neuron.terms] == kept["stages.0.conv.weight"][
-        found.neuron.unit
+    traced = trace(tmp_path / "r/checkpoint.pt", index=1, split="test")
+    all_hold(traced)
+    assert [term.weight for term in traced.neuron.terms] == kept["stages.0.conv.weight"][
+        traced.neuron.unit
     ].double().flatten().tolist()
-    assert (found.epoch, found.update.learning_rate) == (3, pytest.approx(0.04 * 3e-3))
-    assert any("begin afresh" in note for note in found.notes)
-    assert trace(tmp_path / "r", index=1, split="test").logits == found.logits, (
-        "a run's folder stands for its checkpoint"
-    )
+    assert (traced.epoch, traced.update.learning_rate) == (3, pytest.approx(0.04 * 3e-3))
+    assert any("start from step 0" in note for note in traced.notes)
+    assert trace(tmp_path / "r", index=1, split="test").logits == traced.logits, "a run folder means its checkpoint"
     fresh = trace("digits_cnn", overrides=settings("cnn"), index=1, split="test")
     assert fresh.epoch is None
-    assert found.loss.value < fresh.loss.value
+    assert traced.loss.value < fresh.loss.value
     slower = trace(tmp_path / "r", overrides=["optimizer={name: sgd, lr: 0.001}"], index=1, split="test")
     assert slower.update.is_plain
-    with pytest.raises(InputError, match="can't change model"):
+    with pytest.raises(InputError, match="can't change the model"):
         trace(tmp_path / "r", overrides=["model.hidden=[3]"])
-    with pytest.raises(
-        CheckpointError, match="was trained on 1x8x8 inputs and 10 classes, the dataset has 3x8x12 inputs and 3 classes"
-    ):
+    trained_on = "was trained on 1x8x8 inputs and 10 classes"
+    with pytest.raises(CheckpointError, match=f"{trained_on}, but the dataset has 3x8x12 inputs and 3 classes"):
         trace(tmp_path / "r", overrides=["dataset=colours"])
 
 
-def test_what_is_nearly_sure_is_told_by_what_it_lacks():
-    steps, value = derive(registry.find("loss", "cross_entropy")(), [-1e-6, math.log(1e-6)], 0, "cat", [1, 1])
+def test_a_probability_near_1_is_printed_as_its_difference_from_1():
+    loss = registry.find("loss", "cross_entropy")()
+    steps, value = explain_loss(loss, [-1e-6, math.log(1e-6)], 0, "cat", [1, 1])
     assert (steps, value) == (['-log p("cat") = -log (1 - 1e-06) = 1e-06'], 1e-6)
-    steps, _ = derive(registry.find("loss", "cross_entropy")(), [math.log(0.25), math.log(0.75)], 0, "cat", [1, 1])
+    steps, _ = explain_loss(loss, [math.log(0.25), math.log(0.75)], 0, "cat", [1, 1])
     assert steps == ['-log p("cat") = -log 0.25 = 1.386']
 
 
-def test_a_step_too_long_is_told(capsys):
-    found = trace("digits_mlp", overrides=settings("mlp", "optimizer={name: sgd, lr: 5}"), index=1)
-    all_hold(found)
-    assert found.update.descent.loss > found.loss.value
-    trace_view.tell(found)
-    assert "it went too far" in capsys.readouterr().out
+def test_a_step_that_overshoots_is_reported(capsys):
+    traced = trace("digits_mlp", overrides=settings("mlp", "optimizer={name: sgd, lr: 5}"), index=1)
+    all_hold(traced)
+    assert traced.update.descent.loss > traced.loss.value
+    trace_view.print_trace(traced)
+    assert "overshot the minimum" in capsys.readouterr().out
 
 
-def test_what_is_beyond_numbers_is_4(architecture):
+def test_a_loss_that_is_not_finite_is_4(architecture):
     architecture("huge", FORWARD="x * float('inf')")
     with pytest.raises(DivergedError, match="loss of this sample is"):
         trace("digits_mlp", overrides=["model=huge"])
 
 
-# ---------------------------------------------------------------- controls: what is wrong is caught
+# ---------------------------------------------------------------- controls: the checks catch errors
 
 
 @pytest.mark.parametrize(
@@ -518,8 +516,8 @@ def test_what_is_beyond_numbers_is_4(architecture):
 def test_a_network_whose_passes_are_wrong_is_caught(architecture, nnx, change, caught):
     name = "_".join(["wrong", *map(str, change.values())]).translate({ord(c): "_" for c in "()* >.+-="})
     architecture(name, **change)
-    found = trace("digits_mlp", overrides=[f"model={name}"])
-    assert {check.name for check in found.checks if not check.passed} == set(caught)
+    traced = trace("digits_mlp", overrides=[f"model={name}"])
+    assert {check.name for check in traced.checks if not check.passed} == set(caught)
     result = nnx("trace", "digits_mlp", "--set", f"model={name}", "--json")
     assert result.code == (5 if caught else 0)
     assert {check["name"] for check in json.loads(result.out)["checks"] if not check["passed"]} == set(caught)
@@ -533,9 +531,9 @@ def test_plain_python_that_differs_is_caught(monkeypatch):
     right = backprop.Network.backpropagate
 
     def wrong(self, inputs, label, loss="cross_entropy"):
-        found = right(self, inputs, label, loss)
-        found.weights[0][0][0] += 1e-6
-        return found
+        traced = right(self, inputs, label, loss)
+        traced.weights[0][0][0] += 1e-6
+        return traced
 
     monkeypatch.setattr(backprop.Network, "backpropagate", wrong)
     checks = {check.name: check.passed for check in trace("digits_mlp", overrides=settings("mlp")).checks}
@@ -544,7 +542,8 @@ def test_plain_python_that_differs_is_caught(monkeypatch):
 
 
 def test_gates_and_attention_that_differ_are_caught(monkeypatch):
-    monkeypatch.setattr("nnx.trace.recurrent.BENT", {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": F.hardsigmoid})
+    wrong = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": F.hardsigmoid}
+    monkeypatch.setattr("nnx.trace.recurrent.ACTIVATIONS", wrong)
     failed = {check.name for check in trace("digits_rnn", overrides=settings("rnn")).checks if not check.passed}
     assert "gates" in failed
     monkeypatch.setattr("nnx.trace.neuron.math.sqrt", lambda x: 1.01 * x**0.5)
@@ -595,36 +594,36 @@ def nnx(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["digits_mlp", "digits_cnn", "digits_rnn", "digits_transformer"])
-def test_the_story_in_a_pipe(nnx, recipe):
+def test_the_sections_in_a_pipe(nnx, recipe):
     result = nnx("trace", recipe)
     assert (result.code, result.err) == (0, "")
     assert "\x1b" not in result.out
     lines = result.out.splitlines()
     assert len(lines) <= 115, "about two screens"
     assert all(len(line) <= trace_view.PIPE and line == line.rstrip() for line in lines)
-    found = trace(recipe)
+    traced = trace(recipe)
     for number, title in enumerate(
         (
-            "The input",
-            "Forward",
+            "Input",
+            "Forward pass",
             "One neuron in full",
-            "The answer",
-            "Backward",
-            "The update",
+            "Prediction and loss",
+            "Backward pass",
+            "Update",
             "The same sample",
-            "Checked",
+            "Checks",
         ),
         1,
     ):
         assert any(line.startswith(f"{number}  {title}") for line in lines), title
-    assert f"{found.loss.value:#.5g}" in result.out
-    assert f"{found.neuron.sum:.3f}" in result.out
+    assert f"{traced.loss.value:#.5g}" in result.out
+    assert f"{traced.neuron.sum:.3f}" in result.out
     assert "WRONG" not in result.out
 
 
 def test_long_tables_are_cut_with_a_count(nnx):
     out = nnx("trace", "digits_mlp", "--neuron", "1:2").out
-    assert "... and 56 more, together" in out
+    assert "sum of the other 56" in out
     assert "... and 60 more" in out
     products = [
         float(line.split()[-1]) for line in out.splitlines() if re.match(r"   row \d, column \d( +-?[\d.]+){3}$", line)
@@ -639,13 +638,13 @@ def test_long_tables_are_cut_with_a_count(nnx):
 def test_json_is_one_document_with_everything(nnx):
     result = nnx("trace", "digits_cnn", "--json", "--index", 2, "--split", "validation")
     assert (result.code, result.err) == (0, "")
-    told = json.loads(result.out)
-    found = trace("digits_cnn", index=2, split="validation")
-    assert told["neuron"]["sum"] == found.neuron.sum
-    assert [layer["name"] for layer in told["layers"]] == [layer.name for layer in found.layers]
-    assert len(told["layers"][0]["values"]) == 32 * 8 * 8
-    assert all(check["passed"] for check in told["checks"])
-    assert told["sample"]["index"] == 2
+    document = json.loads(result.out)
+    traced = trace("digits_cnn", index=2, split="validation")
+    assert document["neuron"]["sum"] == traced.neuron.sum
+    assert [layer["name"] for layer in document["layers"]] == [layer.name for layer in traced.layers]
+    assert len(document["layers"][0]["values"]) == 32 * 8 * 8
+    assert all(check["passed"] for check in document["checks"])
+    assert document["sample"]["index"] == 2
     large = json.loads(nnx("trace", "digits_cnn", "--json", "--set", "model.channels=[100]").out)["layers"][0]["values"]
     assert (len(large["values"]), large["left_out"]) == (MOST, 100 * 64 - MOST)
 
@@ -655,16 +654,16 @@ def test_json_is_one_document_with_everything(nnx):
     [
         (("digits_mpl",), "did you mean 'digits_mlp'"),
         (("nothing.pt",), "nothing.pt: no such file"),
-        (("digits_mlp", "--index", 5000), "--index 5000: there are 1,150 samples in train, 0 to 1,149"),
+        (("digits_mlp", "--index", 5000), "--index 5000: the train split has 1,150 samples. Use 0 to 1,149"),
         (("digits_mlp", "--index", -1), "--index"),
         (("digits_mlp", "--split", "tests"), "--split"),
         (("digits_mlp", "--neuron", "1-5"), "expected LAYER:UNIT"),
-        (("digits_mlp", "--neuron", "4:1"), "there are 3 layers to choose from, 1 to 3"),
+        (("digits_mlp", "--neuron", "4:1"), "no layer 4. The layers have the numbers 1 to 3"),
         (("digits_mlp", "--neuron", "layers1:1"), "did you mean 'layers.1'"),
-        (("digits_mlp", "--neuron", "1:128"), "layers.1 has 128 units, 0 to 127"),
-        (("digits_mlp", "--neuron", "1:1@2"), "layers.1 has one place"),
-        (("digits_cnn", "--neuron", "1:1@2"), "stages.0.conv has places 0 to 7,7"),
-        (("digits_cnn", "--neuron", "1:1@2,8"), "stages.0.conv has places 0 to 7,7"),
+        (("digits_mlp", "--neuron", "1:128"), "layers.1 has 128 units. Use a unit from 0 to 127"),
+        (("digits_mlp", "--neuron", "1:1@2"), "layers.1 has only one position. Leave out @"),
+        (("digits_cnn", "--neuron", "1:1@2"), "stages.0.conv has positions 0,0 to 7,7"),
+        (("digits_cnn", "--neuron", "1:1@2,8"), "stages.0.conv has positions 0,0 to 7,7"),
         (("digits_mlp", "--set", "model.hiden=[3]"), "did you mean 'hidden'"),
     ],
 )
@@ -678,7 +677,7 @@ def test_wrong_input_is_2(nnx, words, what):
 def test_pictures_in_a_terminal():
     from rich.console import Console
 
-    found = trace("digits_mlp", overrides=settings("mlp"))
+    traced = trace("digits_mlp", overrides=settings("mlp"))
     for width in (60, 80, 120):
         for colour in (True, False):
             screen = Console(
@@ -688,7 +687,7 @@ def test_pictures_in_a_terminal():
                 record=True,
                 file=io.StringIO(),
             )
-            for part in trace_view.chapters(found, screen):
+            for part in trace_view.sections(traced, screen):
                 screen.print(part)
             assert max(map(len, screen.export_text(clear=False, styles=False).splitlines())) <= width
             assert ("orange" in screen.export_text()) == colour
