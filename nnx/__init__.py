@@ -54,7 +54,7 @@ def evaluate(checkpoint: str | Path, *, split: str = "test", overrides: Sequence
     nnx.errors)."""
     from nnx.run.evaluate import evaluate_checkpoint
 
-    return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides).figures
+    return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides).metrics
 
 
 def load(checkpoint: str | Path, *, device: str = "cpu") -> "Classifier":

@@ -55,7 +55,7 @@ def evaluate(
         measured = evaluate_checkpoint(
             checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir
         )
-    metrics = measured.figures
+    metrics = measured.metrics
     if not quiet:
         console.print_choices(measured.choices)
     if measured.duplicates:

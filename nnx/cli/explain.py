@@ -96,7 +96,9 @@ def explain(
             inputs, names, labels = _samples(
                 dataset().split(split.value), index or [], split.value, len(kept.spec.classes)
             )
-        subject = explain.new(kept, lambda name: dataset().split(name), inputs, names, labels, device=chosen.device)
+        subject = explain.build_subject(
+            kept, lambda name: dataset().split(name), inputs, names, labels, device=chosen.device
+        )
         threads = devices.set_threads(config.threads, models.multiply_adds(subject.network, kept.spec) * 500)
         if not quiet:
             console.print_choices(

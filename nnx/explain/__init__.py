@@ -1,12 +1,12 @@
-"""What a network has learned, and why it decided: one explainer a file, pictures and figures.
+"""What a network has learned and why it decides as it does: one explainer per file, each with pictures and numbers.
 
-The file's name is the explainer's. Its first line says what it shows, and it has two functions:
+The file name is the explainer's name. The first line of the file says what it shows. It has two functions:
 
-    applies(kept) -> None where it can explain this checkpoint, else why not, in words
+    applies(checkpoint) -> None if it can explain this checkpoint, else the reason why not
     explain(subject) -> Explanation
 
-    for name, found in explain(subject):  # in the order of their names
-        found  # an Explanation, or why there is none
+    for name, result in explain(subject):  # in alphabetical order
+        result  # an Explanation, or the reason why there is none
 """
 
 import importlib
@@ -35,18 +35,18 @@ from nnx.system.device import mix_seed
 
 @dataclass
 class Subject:
-    """What is explained: a network, and N samples that it is asked about, as the dataset holds them: raw.
+    """What is explained: a network, and its predictions for N raw samples, as the dataset contains them.
 
-    `network` is in evaluation mode, on the device that `prepare` puts its inputs on. `data` gives a split by its name
-    (train, validation, test); it is called when a split is first asked for, and what it gave is kept.
+    `network` is in evaluation mode, on the device to which `prepare` moves its inputs. `data` returns a split by its
+    name (train, validation, test); each split is loaded on its first use, and then cached.
     """
 
-    kept: Checkpoint
+    checkpoint: Checkpoint
     network: nn.Module
     prepare: Normalise
     images: NDArray[np.uint8] | NDArray[np.float32]  # (N, C, H, W), or (N, F) rows of a table
-    labels: NDArray[np.int64] | None  # (N,), where they are known
-    names: list[str]  # what each sample is called
+    labels: NDArray[np.int64] | None  # (N,), if known
+    names: list[str]  # of the samples
     data: Callable[[str], Split] = field(repr=False)
     seed: int = 0
 
@@ -55,7 +55,7 @@ class Subject:
 
     @property
     def spec(self) -> Spec:
-        return self.kept.spec
+        return self.checkpoint.spec
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -63,53 +63,50 @@ class Subject:
 
     @property
     def features(self) -> list[str]:
-        """What each number of a table's row is called."""
-        return (
-            list(self.spec.columns.feature_names)
-            if self.spec.columns
-            else [f"feature {n}" for n in range(self.spec.size)]
-        )
+        """The name of each column of a table."""
+        if self.spec.columns:
+            return list(self.spec.columns.feature_names)
+        return [f"feature {n}" for n in range(self.spec.size)]
 
     @property
     def device(self) -> torch.device:
         return self.prepare.factor.device
 
     @cached_property
-    def control(self) -> nn.Module:
-        """The same architecture with freshly drawn weights, which has learned nothing. Equal seeds draw equal weights.
+    def untrained(self) -> nn.Module:
+        """The control: the same architecture with new random weights. Equal seeds give equal weights.
 
-        Not those that the training began with: much of them is still there in the trained network, and would make the
-        two alike.
+        These are not the initial weights of the training: the trained network still contains much of those, which would
+        make the two alike.
         """
-        config = self.kept.config
+        config = self.checkpoint.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix_seed(self.seed, 1))
-            fresh = models.build(config.model, self.spec, losses.outputs(config.loss, len(self.classes)))
-        return fresh.to(self.device).eval()
+            network = models.build(config.model, self.spec, losses.outputs(config.loss, len(self.classes)))
+        return network.to(self.device).eval()
 
     def inputs(self, images: NDArray[Any] | None = None) -> Tensor:
-        """Raw samples, by default the subject's own -> what the network takes: normalised, float32, on its device."""
-        return self.prepare(
-            torch.from_numpy(np.ascontiguousarray(self.images if images is None else images)).to(self.device)
-        )
+        """Raw samples, by default the subject's own -> inputs of the network: normalised, float32, on its device."""
+        raw = self.images if images is None else images
+        return self.prepare(torch.from_numpy(np.ascontiguousarray(raw)).to(self.device))
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
-        """(N, K): what the network says of its samples."""
+        """(N, K) the predicted probabilities of the samples."""
         with torch.no_grad():
-            said: NDArray[np.float32] = losses.probabilities(self.network(self.inputs())).cpu().numpy()
-        return said
+            probabilities: NDArray[np.float32] = losses.probabilities(self.network(self.inputs())).cpu().numpy()
+        return probabilities
 
     @property
     def predicted(self) -> NDArray[np.int64]:
         """(N,) the most probable class of each sample."""
-        most: NDArray[np.int64] = self.probabilities.argmax(1)
-        return most
+        classes: NDArray[np.int64] = self.probabilities.argmax(1)
+        return classes
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG; its `name` becomes the file's, without the suffix; the caption says what is seen where."""
+    """A PNG. `name` is its file name without the suffix; `caption` says what the picture shows."""
 
     name: str
     caption: str
@@ -118,15 +115,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Pictures, one sentence that says how to read them, and the figures behind them as plain JSON values."""
+    """Pictures, a text that says how to read them, and the numbers behind them as plain JSON values."""
 
     reading: str
     pictures: tuple[Picture, ...]
     figures: dict[str, Any]
 
 
-def new(
-    kept: Checkpoint,
+def build_subject(
+    checkpoint: Checkpoint,
     data: Callable[[str], Split],
     images: NDArray[Any],
     names: Sequence[str],
@@ -134,70 +131,62 @@ def new(
     *,
     device: str | torch.device = "cpu",
 ) -> Subject:
-    """The network of a checkpoint, on the device, and what it is asked about. Raises CheckpointError where its weights
-    don't fit."""
-    where = torch.device(device)
-    return Subject(
-        kept,
-        build_network(kept).to(where).eval(),
-        Normalise(kept.spec, where),
-        images,
-        labels,
-        list(names),
-        data,
-        seed=kept.config.seed,
-    )
+    """The network of a checkpoint on the device, with the samples to explain. Raises CheckpointError if the weights do
+    not fit."""
+    device = torch.device(device)
+    network = build_network(checkpoint).to(device).eval()
+    prepare = Normalise(checkpoint.spec, device)
+    return Subject(checkpoint, network, prepare, images, labels, list(names), data, seed=checkpoint.config.seed)
 
 
-def one_per_class(split: Split, classes: int, most: int = 10) -> NDArray[np.int64]:
-    """The places of the first sample of each class, of `most` classes: what is explained where nothing else is
-    asked."""
-    found, first = np.unique(split.labels, return_index=True)
-    return first[found < classes][:most].astype(np.int64)
+def one_per_class(split: Split, classes: int, limit: int = 10) -> NDArray[np.int64]:
+    """The indices of the first sample of each class, for at most `limit` classes: the samples to explain by default."""
+    labels, first = np.unique(split.labels, return_index=True)
+    return first[labels < classes][:limit].astype(np.int64)
 
 
 # ---------------------------------------------------------------- the explainers
 
 
 def names() -> list[str]:
-    """Every explainer, sorted."""
+    """The names of all explainers, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def module(name: str) -> ModuleType:
-    """The module of an explainer. Raises InputError, with a suggestion, where there is none."""
+    """The module of an explainer. Raises InputError with a suggestion if there is none of that name."""
     if name not in (known := names()):
         raise InputError(f"unknown explainer {name!r}{suggest(name, known)}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def choose(kept: Checkpoint, only: Sequence[str] | None = None) -> dict[str, str | None]:
-    """The explainers to run, each with why it does not apply to this checkpoint, or None where it does.
+def choose(checkpoint: Checkpoint, only: Sequence[str] | None = None) -> dict[str, str | None]:
+    """The explainers to run, all or `only` some; the value is None, or the reason why one does not apply to this
+    checkpoint.
 
-    Raises InputError where one that `only` asks for is unknown, or does not apply.
+    Raises InputError if one in `only` is unknown or does not apply.
     """
-    chosen = {name: module(name).applies(kept) for name in (sorted(set(only)) if only else names())}
-    for name, why in chosen.items():
-        if only and why:
-            raise InputError(f"{name}: {why}; leave --only {name} away")
+    chosen = {name: module(name).applies(checkpoint) for name in (sorted(set(only)) if only else names())}
+    for name, reason in chosen.items():
+        if only and reason:
+            raise InputError(f"{name}: {reason}; remove --only {name}")
     return chosen
 
 
 def explain(subject: Subject, only: Sequence[str] | None = None) -> Iterator[tuple[str, Explanation | str]]:
-    """Run each explainer, or `only` some; each name with what it found, or why there is nothing.
+    """Run all explainers, or `only` some. Yields each name with its explanation, or with the reason why there is none.
 
-    An explainer that can't have what it needs, a dataset that is not there, say, is passed over with the reason; one
-    that was asked for by name raises that InputError.
+    An InputError of an explainer, such as a missing dataset, becomes the reason; for one in `only` it is raised.
     """
-    for name, why in choose(subject.kept, only).items():
-        if why:
-            yield name, why
+    for name, reason in choose(subject.checkpoint, only).items():
+        if reason:
+            yield name, reason
             continue
         try:
             with _draw.style():
-                found = module(name).explain(subject)
+                result = module(name).explain(subject)
         except InputError as error:
             if only:
                 raise
-            found = str(error).removeprefix(f"{name}: ")  # it stands beside it
-        yield name, found
+            result = str(error).removeprefix(f"{name}: ")  # the caller prints the name beside it
+        yield name, result

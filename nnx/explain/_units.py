@@ -69,7 +69,7 @@ def batches(subject: Subject, images: NDArray[Any]) -> Iterator[Tensor]:
 def some(layers: dict[str, Tensor]) -> dict[str, Tensor]:
     """At most `LAYERS` of the layers, evenly spread, with the first and the last."""
     names = list(layers)
-    return {names[n]: layers[names[n]] for n in _draw.spread(len(names), LAYERS)}
+    return {names[n]: layers[names[n]] for n in _draw.evenly_spaced(len(names), LAYERS)}
 
 
 def _narrowed(output: Tensor) -> Tensor:

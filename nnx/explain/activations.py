@@ -1,4 +1,4 @@
-"""Activations: what each layer makes of a sample, and how an RNN's belief changes from row to row."""
+"""Activations: the output of each layer for a sample, and of an RNN also the prediction after each row."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,75 +15,76 @@ from nnx.models import _layer_outputs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-SAMPLES = 4  # that get a picture
-LAYERS = 12  # in it
+SAMPLES = 4  # with a picture of their own
+LAYERS = 12  # in a picture
 BLOCKS = 6
-ROWS = 64  # after which an RNN is asked
-CHANNELS = 32  # maps of a layer in a picture
-UNITS = 512
-WIDE = 64  # units in a line
+STEPS = 64  # of an RNN after which the prediction is computed
+MAPS = 32  # of a layer in a picture
+UNITS = 512  # of a layer in a picture
+ROW_LENGTH = 64  # units in a row of the picture
 READING = {
-    "maps": "Read from top to bottom: each square of a layer is one filter's answer to the image, bright where it found what it looks for; "
-    "the maps grow coarser and pick out parts, until only units are left that speak for classes.",
-    "units": "Read from top to bottom: each cell of a layer is one neuron, bright where it answers; different classes light up different "
-    "neurons, the more so the deeper the layer.",
-    "steps": "Read from top to bottom, as the network does: beside each row, or feature of a table, stand its state after that one and "
-    "what it would say if the sample ended there.",
-    "tokens": "Read from left to right: brightness says how long the vector is that each patch, or feature of a table, has become behind "
-    "each block, so bright ones are those that the network makes most of.",
+    "maps": "Read from top to bottom. Each square is one feature map: the activation of one filter at each position of "
+    "the image, bright where the filter responds. Early layers respond to edges and strokes; deeper maps are coarser "
+    "and pick out parts. Layers after the feature maps have neurons, one cell each.",
+    "units": "Read from top to bottom. Each cell is the activation of one neuron, brighter where it is larger. Compare "
+    "the samples: different classes activate different neurons, the more so the deeper the layer.",
+    "steps": "Read from top to bottom, as the network does. Each line shows the state after one row of the image, or "
+    "one feature of a table, and the prediction if the sample ended there. Look for the line at which the prediction "
+    "settles.",
+    "tokens": "Read from left to right, block by block. Each cell is the token of one patch, or of one feature of a "
+    "table; its brightness is the length of the token's vector. Look for the bright tokens: the network emphasises "
+    "those.",
 }
 
 
-def applies(kept: Checkpoint) -> str | None:
+def applies(checkpoint: Checkpoint) -> str | None:
     return None
 
 
 def explain(subject: Subject) -> Explanation:
-    outputs = {
-        name: output.numpy() for name, output in _layer_outputs.layer_outputs(subject.network, subject.inputs()).items()
-    }
+    tensors = _layer_outputs.layer_outputs(subject.network, subject.inputs())
+    outputs = {name: output.numpy() for name, output in tensors.items()}
     logits = outputs.pop(_layer_outputs.LOGITS)
     figures: dict[str, Any] = {
-        "layers": {name: _facts(output) for name, output in outputs.items()},
+        "layers": {name: _statistics(output) for name, output in outputs.items()},
         "logits": dict(zip(subject.names, logits.tolist(), strict=True)),
     }
     shown = range(min(SAMPLES, len(subject.images)))
     kind = _kind(subject, outputs)
     if kind == "steps":
-        beliefs = belief(subject)
-        figures["belief"] = {
-            name: np.round(each, 4).tolist() for name, each in zip(subject.names, beliefs, strict=True)
-        }
-        figures["decided_at"] = {name: decided(each) for name, each in zip(subject.names, beliefs, strict=True)}
-        pictures = [_steps(subject, outputs, beliefs[n], n) for n in shown]
+        beliefs = step_predictions(subject)
+        named = list(zip(subject.names, beliefs, strict=True))
+        figures["belief"] = {name: np.round(belief, 4).tolist() for name, belief in named}
+        figures["decided_at"] = {name: decision_step(belief) for name, belief in named}
+        pictures = [_draw_steps(subject, outputs, beliefs[n], n) for n in shown]
     elif kind == "tokens":
-        pictures = [_tokens(subject, outputs, len(shown))]
+        pictures = [_draw_tokens(subject, outputs, len(shown))]
     else:
-        pictures = [_layers(subject, outputs, n) for n in shown]
+        pictures = [_draw_layers(subject, outputs, n) for n in shown]
     return Explanation(READING[kind], tuple(pictures), figures)
 
 
-def belief(subject: Subject) -> NDArray[np.float32]:
-    """(N, T, K): what a recurrent network says after each of the T rows of an image, or features of a table: it reads
-    no further.
+def step_predictions(subject: Subject) -> NDArray[np.float32]:
+    """(N, T, K): the probabilities that a recurrent network predicts if the sample ends after each of the T rows of an
+    image, or features of a table.
 
-    Of more than 64 it is asked after 64 of them, evenly spread, and in between stays with what it said.
+    With more than STEPS rows they are computed after STEPS of them, evenly spaced, and repeated in between.
     """
     x = subject.inputs()
     T = x.shape[2] if subject.spec.is_image else x.shape[1]
-    asked = np.array(_draw.spread(T, ROWS))
+    steps = np.array(_draw.evenly_spaced(T, STEPS))
     with torch.no_grad():
-        said = [
+        probabilities = [
             losses.probabilities(subject.network(x[:, :, : t + 1] if x.ndim == 4 else x[:, : t + 1]))
-            for t in asked.tolist()
+            for t in steps.tolist()
         ]
-    latest = np.searchsorted(asked, np.arange(T), side="right") - 1
-    after: NDArray[np.float32] = torch.stack(said, dim=1).cpu().numpy()[:, latest]
-    return after
+    latest = np.searchsorted(steps, np.arange(T), side="right") - 1
+    by_step: NDArray[np.float32] = torch.stack(probabilities, dim=1).cpu().numpy()[:, latest]
+    return by_step
 
 
-def decided(belief: NDArray[np.float32]) -> int:
-    """(T, K) -> after how many rows the final answer is the most probable, and stays so."""
+def decision_step(belief: NDArray[np.float32]) -> int:
+    """(T, K) probabilities by step -> the step, from 1, from which the final class stays the most probable."""
     other = np.flatnonzero(belief.argmax(1) != belief[-1].argmax())
     return int(other[-1]) + 2 if len(other) else 1
 
@@ -96,9 +97,9 @@ def _kind(subject: Subject, outputs: dict[str, NDArray[Any]]) -> str:
     return "maps" if any(output.ndim == 4 for output in outputs.values()) else "units"
 
 
-def _facts(output: NDArray[Any]) -> dict[str, Any]:
-    """A layer's output for the samples: its shape for one, mean, deviation, and the share that is exactly zero, as a
-    ReLU makes it."""
+def _statistics(output: NDArray[Any]) -> dict[str, Any]:
+    """Of a layer's output: its shape for one sample, mean, standard deviation, and the share of exact zeros, as a ReLU
+    gives."""
     return {
         "shape": list(output.shape[1:]),
         "mean": float(output.mean()),
@@ -110,119 +111,121 @@ def _facts(output: NDArray[Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------- pictures
 
 
-def _layers(subject: Subject, outputs: dict[str, NDArray[Any]], n: int) -> Picture:
-    """One sample, and each layer's answer to it below the one before."""
+def _draw_layers(subject: Subject, outputs: dict[str, NDArray[Any]], n: int) -> Picture:
+    """One sample at the top, and the activations of each layer below it."""
     names = list(outputs)
-    some = [names[place] for place in _draw.spread(len(names), LAYERS)]
-    sheets = [(name, *_sheet(outputs[name], n)) for name in some]
+    chosen = [names[index] for index in _draw.evenly_spaced(len(names), LAYERS)]
+    sheets = [(name, *_sheet(outputs[name], n)) for name in chosen]
     heights = [8 * sheet.shape[0] / sheet.shape[1] + 0.25 for _, sheet, *_ in sheets]
-    figure = _draw.new(8, 1.9 + sum(heights))
+    figure = _draw.new_figure(8, 1.9 + sum(heights))
     parts = figure.subfigures(1 + len(sheets), 1, height_ratios=[1.9, *heights], squeeze=False)[:, 0]
-    _asked(parts[0], subject, n)
-    for part, (name, sheet, signed, shown) in zip(parts[1:], sheets, strict=True):
-        axes = _draw.bare(part.add_subplot())
+    _draw_sample_and_prediction(parts[0], subject, n)
+    for part, (name, sheet, signed, content) in zip(parts[1:], sheets, strict=True):
+        axes = _draw.hide_axes(part.add_subplot())
         _draw.show(axes, sheet, signed=signed)
-        axes.set_title(f"{name}: {shown}", loc="left")
-    dark = "blue below zero, red above" if any(signed for *_, signed, _ in sheets) else "dark is zero"
-    few = f" (of {len(some)} of {len(names)} layers)" if len(some) < len(names) else ""
-    caption = f"{subject.names[n]}, and what each layer answers to it{few}, each on its own scale: {dark}."
-    return Picture(f"activations-{n + 1}", caption, _draw.png(figure))
+        axes.set_title(f"{name}: {content}", loc="left")
+    has_signs = [signed for *_, signed, _ in sheets]
+    colours = [] if all(has_signs) else ["dark is zero, bright is large"]
+    colours += ["blue is negative, red is positive"] if any(has_signs) else []
+    which = f"{len(chosen)} of {len(names)} layers" if len(chosen) < len(names) else "each layer"
+    caption = (
+        f"{subject.names[n]}: the prediction, and the activations of {which}. Each layer has its own colour scale: "
+    )
+    return Picture(f"activations-{n + 1}", f"{caption}{'; '.join(colours)}.", _draw.to_png(figure))
 
 
 def _sheet(output: NDArray[Any], n: int) -> tuple[NDArray[Any], bool, str]:
-    """A layer's answer to sample `n` as one image, whether it has signs to show, and in words what of it is there."""
+    """A layer's activations for sample `n` as one image, whether they have signs, and what the image contains."""
     signed = bool(output.min() < -0.1 * output.max())
     if output.ndim == 4:
-        loudest = np.sort(
-            np.argsort(-np.abs(output).max((0, 2, 3)), kind="stable")[:CHANNELS]
-        )  # the same in every sample's picture
+        # by their largest activation for any sample, so that all pictures show the same maps
+        strongest = np.sort(np.argsort(-np.abs(output).max((0, 2, 3)), kind="stable")[:MAPS])
         _, C, H, W = output.shape
-        most = f"{len(loudest)} loudest of {C} maps" if len(loudest) < C else f"{C} maps"
-        return _draw.tiled(output[n][loudest], min(16, len(loudest))), signed, f"{most} of {H}×{W}"
+        content = f"the {len(strongest)} strongest of {C} feature maps" if len(strongest) < C else f"{C} feature maps"
+        return _draw.tile(output[n][strongest], min(16, len(strongest))), signed, f"{content}, {H}×{W} each"
     row = output[n].reshape(-1)
-    most = f"the first {UNITS} of {len(row)} units" if len(row) > UNITS else f"{len(row)} units"
+    content = f"the first {UNITS} of {len(row)} neurons" if len(row) > UNITS else f"{len(row)} neurons"
     row = row[:UNITS].astype(float)
-    return np.pad(row, (0, -len(row) % WIDE), constant_values=np.nan).reshape(-1, WIDE), signed, most
+    sheet = np.pad(row, (0, -len(row) % ROW_LENGTH), constant_values=np.nan).reshape(-1, ROW_LENGTH)
+    return sheet, signed, content
 
 
-def _asked(part: "Figure | SubFigure", subject: Subject, n: int) -> None:
-    """The sample on the left, what the network says of it on the right."""
+def _draw_sample_and_prediction(part: "Figure | SubFigure", subject: Subject, n: int) -> None:
+    """The sample on the left, the predicted probabilities on the right."""
     left, right = part.subplots(1, 2, width_ratios=[1, 2])
-    _draw.asked(_draw.bare(left) if subject.spec.is_image else left, subject, n)
-    _draw.said(right, subject.classes, subject.probabilities[n])
+    _draw.draw_sample(_draw.hide_axes(left) if subject.spec.is_image else left, subject, n)
+    _draw.draw_prediction(right, subject.classes, subject.probabilities[n])
 
 
-def _steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[np.float32], n: int) -> Picture:
-    """The image, the states beside it, and the belief after each row, all on one axis from top to bottom."""
+def _draw_steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[np.float32], n: int) -> Picture:
+    """The sample, the states, and the prediction after each row, all on one axis from top to bottom."""
     states = {name: output for name, output in outputs.items() if output.ndim == 3}
     T = len(belief)
-    classes = (
-        np.unique(belief.argsort(axis=1)[:, -3:]) if len(subject.classes) > 20 else np.arange(len(subject.classes))
-    )
-    figure = _draw.new(8, 0.6 + 2.6 * max(0.8, _draw.shape(subject)))
+    is_image = subject.spec.is_image
+    figure = _draw.new_figure(8, 0.6 + 2.6 * max(0.8, _draw.aspect_ratio(subject)))
     left, *middle, right = figure.subplots(1, 2 + len(states), width_ratios=[1, *[1.3] * len(states), 0.6])
-    if subject.spec.is_image:
-        _draw.asked(left, subject, n, aspect="auto")
+    if is_image:
+        _draw.draw_sample(left, subject, n, aspect="auto")
         left.set(xlabel="column", ylabel="row")
     else:
         left.barh(range(T), subject.inputs()[n].cpu().numpy())
-        left.set(
-            ylim=(T - 0.5, -0.5), title=_draw.title(subject, n), xlabel="deviations from the mean", ylabel="feature"
-        )
+        title = _draw.sample_title(subject, n)
+        left.set(ylim=(T - 0.5, -0.5), title=title, xlabel="standardised value", ylabel="feature")
     for axes, (name, state) in zip(middle, states.items(), strict=True):
-        _draw.show(axes, state[n][:, _by_time(state)], signed=True, limit=float(np.abs(state).max()), aspect="auto")
-        axes.set(
-            title=f"state of {state.shape[2]} units ({name})",
-            xlabel="unit, sorted by when it changes most",
-            xticks=[],
-            yticks=[],
-        )
+        limit = float(np.abs(state).max())
+        _draw.show(axes, state[n][:, _sort_by_time(state)], signed=True, limit=limit, aspect="auto")
+        axes.set(title=f"{name}: state of {state.shape[2]} units", xticks=[], yticks=[])
+        axes.set_xlabel("unit, sorted by when it changes most")
+    many = len(subject.classes) > 20
+    classes = np.unique(belief.argsort(axis=1)[:, -3:]) if many else np.arange(len(subject.classes))
     _draw.show(right, belief[:, classes], limit=1, aspect="auto")
-    row = decided(belief)
+    row = decision_step(belief)
     right.axhline(row - 1.5, color="white", linewidth=1)
-    right.set(title="says, so far", xlabel="class", yticks=[])
-    names = [_draw.shortened(subject.classes[k]) for k in classes]
+    right.set(title="prediction\nso far", xlabel="class", yticks=[])
+    names = [_draw.shorten(subject.classes[k]) for k in classes]
     right.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 90)
-    unit = "row" if subject.spec.is_image else "feature"
-    caption = f"{subject.names[n]}: from {unit} {row} of {T} on (the white line) it says {subject.classes[int(belief[-1].argmax())]}."
-    return Picture(f"activations-{n + 1}", caption, _draw.png(figure))
-
-
-def _by_time(state: NDArray[Any]) -> NDArray[np.int64]:
-    """(N, T, units) -> the units in the order of the time at which they change, on average over samples and steps."""
-    change = np.abs(np.diff(state, axis=1, prepend=0)).sum(0)  # (T, units)
-    when: NDArray[np.int64] = np.argsort(
-        (change * np.arange(len(change))[:, None]).sum(0) / change.sum(0).clip(1e-12), kind="stable"
+    unit = "row" if is_image else "feature"
+    predicted = subject.classes[int(belief[-1].argmax())]
+    caption = (
+        f"{subject.names[n]}: from {unit} {row} of {T} on (white line) the prediction is {predicted}. In the states, "
+        "blue is negative and red positive; in the prediction, brighter is more probable."
     )
-    return when
+    return Picture(f"activations-{n + 1}", caption, _draw.to_png(figure))
 
 
-def _tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) -> Picture:
-    """A line a sample: the image, how long its tokens are behind each block, and what the network says."""
+def _sort_by_time(state: NDArray[Any]) -> NDArray[np.int64]:
+    """(N, T, units) -> the units, sorted by the mean step at which they change, over all samples."""
+    change = np.abs(np.diff(state, axis=1, prepend=0)).sum(0)  # (T, units)
+    mean_step = (change * np.arange(len(change))[:, None]).sum(0) / change.sum(0).clip(1e-12)
+    order: NDArray[np.int64] = np.argsort(mean_step, kind="stable")
+    return order
+
+
+def _draw_tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: int) -> Picture:
+    """A row per sample: the sample, the length of its tokens after each block, and the prediction."""
     blocks = [name for name, output in outputs.items() if output.ndim == 3]
-    tokens = {
-        blocks[place]: np.linalg.norm(outputs[blocks[place]], axis=2) for place in _draw.spread(len(blocks), BLOCKS)
-    }
-    figure = _draw.new(8, 0.3 + samples * max(1.35, 1.35 * _draw.shape(subject)))
-    table = figure.subplots(samples, 2 + len(tokens), squeeze=False)
-    for n, line in enumerate(table):
-        _draw.asked(_draw.bare(line[0]), subject, n)
-        for axes, (name, norms) in zip(line[1:], tokens.items(), strict=False):
-            places = _layer_outputs.patch_grid(subject.spec, norms.shape[1])
-            rows, columns, others = places or (1, norms.shape[1], 0)
+    chosen = [blocks[index] for index in _draw.evenly_spaced(len(blocks), BLOCKS)]
+    lengths = {name: np.linalg.norm(outputs[name], axis=2) for name in chosen}
+    figure = _draw.new_figure(8, 0.3 + samples * max(1.35, 1.35 * _draw.aspect_ratio(subject)))
+    table = figure.subplots(samples, 2 + len(lengths), squeeze=False)
+    for n, row in enumerate(table):
+        _draw.draw_sample(_draw.hide_axes(row[0]), subject, n)
+        for axes, (name, norms) in zip(row[1:], lengths.items(), strict=False):
+            patches = _layer_outputs.patch_grid(subject.spec, norms.shape[1])
+            rows, columns, others = patches or (1, norms.shape[1], 0)
             _draw.show(
-                _draw.bare(axes),
+                _draw.hide_axes(axes),
                 norms[n, others:].reshape(rows, columns),
                 limit=float(norms[:, others:].max()),
-                aspect="equal" if places else "auto",
+                aspect="equal" if patches else "auto",
             )
             axes.set_title(name if n == 0 else "")
             if others:
                 axes.set_xlabel(f"class token\n{norms[n, 0]:.1f}", fontsize=8)
-        _draw.said(line[-1], subject.classes, subject.probabilities[n], most=3)
-    longest = ", ".join(f"{name} {norms.max():.1f}" for name, norms in tokens.items())
-    return Picture(
-        "activations",
-        f"How long the tokens are; the brightest in each column is the longest there ({longest}).",
-        _draw.png(figure),
+        _draw.draw_prediction(row[-1], subject.classes, subject.probabilities[n], limit=3)
+    longest = ", ".join(f"{name} {norms.max():.1f}" for name, norms in lengths.items())
+    caption = (
+        "The length of each token after each block. Each column has one colour scale, from zero (dark) to its longest "
+        f"token (bright): {longest}."
     )
+    return Picture("activations", caption, _draw.to_png(figure))

@@ -1,5 +1,4 @@
-"""Attention: which patches each head of a transformer looks at, and, through all blocks, which the answer goes back
-to."""
+"""Attention: which patches each head of a transformer attends to, and the rollout of all blocks."""
 
 from typing import Any, cast
 
@@ -14,60 +13,61 @@ from nnx.explain import Explanation, Picture, Subject, _draw
 from nnx.models import AttentionBlock, ModelConfig, _layer_outputs
 
 SAMPLES = 10  # with a rollout
-PICTURES = 3  # of every head
-BLOCKS, HEADS = 6, 8  # in them
+PICTURES = 3  # samples with a picture of all heads
+BLOCKS, HEADS = 6, 8  # in such a picture
 COLUMNS = 5
 READING = (
-    "A bright patch, or a long bar, is one that is looked at, by a head or, in the rollout, by the answer through all blocks: what "
-    "matters, such as strokes, should be bright, and heads should differ from one another."
+    "A bright patch, or a long bar, receives much attention: from one head, or, in the rollout, from the prediction "
+    "through all blocks. Look for bright patches on what matters, such as strokes, and for heads that attend to "
+    "different patches."
 )
 
 
-def applies(kept: Checkpoint) -> str | None:
-    model = kept.config.model
-    return None if cast(ModelConfig, model).has_attention else f"the {model.name} has no attention; ask a transformer"
+def applies(checkpoint: Checkpoint) -> str | None:
+    model = checkpoint.config.model
+    return None if cast(ModelConfig, model).has_attention else f"the {model.name} has no attention; use a transformer"
 
 
 def explain(subject: Subject) -> Explanation:
-    each = [A.numpy() for A in attention(subject.network, subject.inputs())]
-    rolled = rollout(each)
-    seen = [_by_reader(A, subject) for A in (*each, rolled)]  # (N, heads, T) or (N, T)
+    maps = [A.numpy() for A in attention(subject.network, subject.inputs())]
+    received = [_received(A, subject) for A in maps]  # (N, heads, T) of each block
+    rolled_out = _received(rollout(maps), subject)  # (N, T)
     figures: dict[str, Any] = {
-        "blocks": [[_facts(A[:, h], subject) for h in range(A.shape[1])] for A in each],
-        "rollout": {name: row.tolist() for name, row in zip(subject.names, seen[-1], strict=True)},
+        "blocks": [[_statistics(A[:, h], subject) for h in range(A.shape[1])] for A in maps],
+        "rollout": {name: row.tolist() for name, row in zip(subject.names, rolled_out, strict=True)},
     }
-    pictures = [_heads(subject, seen[:-1], n) for n in range(min(PICTURES, len(subject.images)))]
-    return Explanation(READING, (_rollouts(subject, seen[-1]), *pictures), figures)
+    pictures = [_draw_heads(subject, received, n) for n in range(min(PICTURES, len(subject.images)))]
+    return Explanation(READING, (_draw_rollouts(subject, rolled_out), *pictures), figures)
 
 
 def attention(network: nn.Module, x: Tensor) -> list[Tensor]:
-    """(N, heads, T, T) of each block: how much of each token (last index) goes into each token; every row adds up to 1.
+    """(N, heads, T, T) of each block: how much each token (last index) contributes to each token; rows sum to 1.
 
-    softmax(q k^T / sqrt(D / heads)) of the network's own queries and keys, as its fused attention does not give it
+    softmax(q k^T / sqrt(D / heads)) of the network's own queries and keys, which its fused attention does not return
     (Vaswani et al. 2017).
     """
-    found: list[Tensor] = []
+    maps: list[Tensor] = []
 
-    def note(block: AttentionBlock) -> Any:
+    def recorder(block: AttentionBlock) -> Any:
         def hook(module: nn.Module, _: object, qkv: Tensor) -> None:
-            q, k, _v = qkv.view(*qkv.shape[:2], 3, block.heads, -1).permute(
-                2, 0, 3, 1, 4
-            )  # each (N, heads, T, D / heads)
-            found.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).cpu())
+            heads = qkv.view(*qkv.shape[:2], 3, block.heads, -1)
+            q, k, _v = heads.permute(2, 0, 3, 1, 4)  # each (N, heads, T, D / heads)
+            maps.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).cpu())
 
         return hook
 
     blocks = [module for module in network.modules() if isinstance(module, AttentionBlock)]
-    with models.registered_hooks(block.qkv.register_forward_hook(note(block)) for block in blocks), torch.no_grad():
+    hooks = (block.qkv.register_forward_hook(recorder(block)) for block in blocks)
+    with models.registered_hooks(hooks), torch.no_grad():
         network(x)
-    return found
+    return maps
 
 
 def rollout(blocks: list[NDArray[Any]]) -> NDArray[Any]:
-    """(N, T, T): how much of each token of the input is in each token at the end, were attention and the way past it
-    all there is.
+    """(N, T, T): the share of each input token in each output token, if a block were only attention and its residual
+    connection.
 
-    The product over blocks of (mean over heads + identity) / 2, from the first (Abnar & Zuidema 2020).
+    The product of (mean over heads + identity) / 2 over the blocks, from the first (Abnar & Zuidema 2020).
     """
     N, _, T, _ = blocks[0].shape
     rolled = np.broadcast_to(np.eye(T, dtype=blocks[0].dtype), (N, T, T))
@@ -76,86 +76,94 @@ def rollout(blocks: list[NDArray[Any]]) -> NDArray[Any]:
     return rolled
 
 
-def _by_reader(A: NDArray[Any], subject: Subject) -> NDArray[Any]:
-    """(..., T, T) -> (..., T): what the token that the classifier reads looks at, or, where it reads the mean of all,
-    what they look at."""
+def _received(A: NDArray[Any], subject: Subject) -> NDArray[Any]:
+    """(..., T, T) -> (..., T): the attention to each token from the class token; or, if the classifier reads the mean
+    of all tokens, the mean attention from all."""
     return A[..., 0, :] if _reads_class_token(subject) else A.mean(-2)
 
 
 def _reads_class_token(subject: Subject) -> bool:
-    return getattr(subject.kept.config.model, "read", None) == "class_token"
+    return getattr(subject.checkpoint.config.model, "read", None) == "class_token"
 
 
-def _facts(A: NDArray[Any], subject: Subject) -> dict[str, float]:
-    """Of a head's (N, T, T): its mean entropy, from 0 (it looks at one token) to 1 (at all alike), and how far away it
-    looks, in pixels.
+def _statistics(A: NDArray[Any], subject: Subject) -> dict[str, float]:
+    """Of a head's attention (N, T, T): its mean entropy, from 0 (one token gets all) to 1 (uniform), and its mean
+    distance in pixels.
 
-    The distance is from the middle of a patch to that of the one looked at, weighted by attention (Dosovitskiy et al.
-    2021, figure 7).
+    The distance is that between the middles of two patches, weighted by attention (Dosovitskiy et al. 2021, figure 7).
     """
     T = A.shape[-1]
     entropy = -(A * np.log(A.clip(1e-12))).sum(-1).mean() / np.log(T) if T > 1 else 0.0
-    facts = {"entropy": float(entropy)}
-    places = _layer_outputs.patch_grid(subject.spec, T)
-    if places and subject.spec.is_image:
-        rows, columns, others = places
+    statistics = {"entropy": float(entropy)}
+    patches = _layer_outputs.patch_grid(subject.spec, T)
+    if patches and subject.spec.is_image:
+        rows, columns, others = patches
         y, x = np.divmod(np.arange(rows * columns), columns)
-        apart = np.hypot(y[:, None] - y, x[:, None] - x) * (subject.spec.shape[1] / rows)
-        among = A[:, others:, others:]
-        facts["distance"] = float((among * apart).sum() / among.sum())
-    return facts
+        distance = np.hypot(y[:, None] - y, x[:, None] - x) * (subject.spec.shape[1] / rows)
+        between = A[:, others:, others:]
+        statistics["distance"] = float((between * distance).sum() / between.sum())
+    return statistics
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def _rollouts(subject: Subject, rolled: NDArray[Any]) -> Picture:
-    """Samples, and the rollout over each below it."""
+def _draw_rollouts(subject: Subject, rolled_out: NDArray[Any]) -> Picture:
+    """Samples, each with its rollout below."""
     N = min(SAMPLES, len(subject.images))
     columns = min(COLUMNS, N)
-    lines = -(-N // columns)
-    figure = _draw.new(1.6 * columns, 2 * lines * (0.25 + 1.5 * _draw.shape(subject)))
-    table = figure.subplots(2 * lines, columns, squeeze=False)
+    rows = -(-N // columns)
+    figure = _draw.new_figure(1.6 * columns, 2 * rows * (0.25 + 1.5 * _draw.aspect_ratio(subject)))
+    table = figure.subplots(2 * rows, columns, squeeze=False)
     for axes in table.ravel():
-        _draw.bare(axes)
+        _draw.hide_axes(axes)
     for n in range(N):
         top, below = table[n // columns * 2 : n // columns * 2 + 2, n % columns]
-        _draw.asked(top, subject, n)
-        _over(below, subject, rolled[n], n)
-        below.set_title(f"says {_draw.shortened(subject.classes[subject.predicted[n]])}")
-    caption = "Each sample, and below it the rollout: the patches that the answer goes back to, each on its own scale from zero."
-    return Picture("attention-rollout", caption, _draw.png(figure))
+        _draw.draw_sample(top, subject, n)
+        _draw_weights(below, subject, rolled_out[n], n)
+        predicted = _draw.shorten(subject.classes[subject.predicted[n]])
+        below.set_title(f"predicted {predicted}", fontsize=8 if len(predicted) > 5 else None)
+    caption = (
+        "Each sample, and below it the attention rollout: how much of each patch, or feature, reaches the prediction "
+        "through all blocks. Each map has its own scale from zero."
+    )
+    return Picture("attention-rollout", caption, _draw.to_png(figure))
 
 
-def _heads(subject: Subject, seen: list[NDArray[Any]], n: int) -> Picture:
-    """One sample: a line a block, a column a head."""
-    blocks, heads = _draw.spread(len(seen), BLOCKS), _draw.spread(seen[0].shape[1], HEADS)
-    each = min(1.5, 8 / (1 + len(heads)))  # inches
-    figure = _draw.new(each * (1 + len(heads)), 0.3 + each * _draw.shape(subject) * len(blocks))
+def _draw_heads(subject: Subject, received: list[NDArray[Any]], n: int) -> Picture:
+    """One sample: a row per block, a column per head."""
+    blocks = _draw.evenly_spaced(len(received), BLOCKS)
+    heads = _draw.evenly_spaced(received[0].shape[1], HEADS)
+    size = min(1.5, 8 / (1 + len(heads)))  # inches
+    figure = _draw.new_figure(size * (1 + len(heads)), 0.3 + size * _draw.aspect_ratio(subject) * len(blocks))
     table = figure.subplots(len(blocks), 1 + len(heads), squeeze=False)
-    for block, (left, *line) in zip(blocks, table, strict=True):
-        _draw.bare(left)
+    for block, (left, *row) in zip(blocks, table, strict=True):
+        _draw.hide_axes(left)
         if block == 0:
-            _draw.asked(left, subject, n)
-        for head, axes in zip(heads, line, strict=True):
-            _over(_draw.bare(axes), subject, seen[block][n, head], n)
+            _draw.draw_sample(left, subject, n)
+        for head, axes in zip(heads, row, strict=True):
+            _draw_weights(_draw.hide_axes(axes), subject, received[block][n, head], n)
             axes.set_title(f"head {head}" if block == 0 else "")
-        line[0].set_ylabel(f"block {block}")
-    looks = "what the class token looks at" if _reads_class_token(subject) else "what all patches together look at"
-    few = f"{len(blocks)} of {len(seen)} blocks, " if len(blocks) < len(seen) else ""
-    few += f"{len(heads)} of {seen[0].shape[1]} heads, " if len(heads) < seen[0].shape[1] else ""
-    caption = f"{subject.names[n]}: {looks}, head by head; {few}each map on its own scale from zero."
-    return Picture(f"attention-{n + 1}", caption, _draw.png(figure))
+        row[0].set_ylabel(f"block {block}")
+    source = "the class token" if _reads_class_token(subject) else "all tokens together"
+    limits = [f"{len(blocks)} of {len(received)} blocks"] if len(blocks) < len(received) else []
+    limits += [f"{len(heads)} of {received[0].shape[1]} heads"] if len(heads) < received[0].shape[1] else []
+    shown = f" ({', '.join(limits)})" if limits else ""
+    caption = (
+        f"{subject.names[n]}: the attention of {source} to each patch, or feature. Rows are blocks, columns are heads"
+        f"{shown}. Each map has its own scale from zero."
+    )
+    return Picture(f"attention-{n + 1}", caption, _draw.to_png(figure))
 
 
-def _over(axes: Any, subject: Subject, weights: NDArray[Any], n: int) -> None:
-    """(T,) weights over the image that they belong to, or as bars where there is none."""
-    places = _layer_outputs.patch_grid(subject.spec, len(weights))
-    assert places
-    rows, columns, others = places
+def _draw_weights(axes: Any, subject: Subject, weights: NDArray[Any], n: int) -> None:
+    """(T,) weights over the image to which they belong, or as bars for a table."""
+    patches = _layer_outputs.patch_grid(subject.spec, len(weights))
+    assert patches
+    rows, columns, others = patches
     grid = weights[others:].reshape(rows, columns)
     if not subject.spec.is_image:
         axes.bar(range(columns), grid[0])
         return
     _, H, W = subject.spec.shape
-    _draw.veiled(axes, grid.repeat(H // rows, 0).repeat(W // columns, 1), subject.images[n])
+    _draw.draw_heatmap(axes, grid.repeat(H // rows, 0).repeat(W // columns, 1), subject.images[n])

@@ -1,4 +1,4 @@
-"""Boundary: which class a network of two features says where, how surely, and how that came about."""
+"""Boundary: the predicted class and its confidence over the plane of two features."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,70 +17,75 @@ from nnx.preprocessing.normalise import Normalise
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Extent = tuple[float, float, float, float]  # of the features shown: the first from, to, the second from, to
+Extent = tuple[float, float, float, float]  # of the plane: first feature from, to, second feature from, to
 
-SIDE = 240  # places along each axis at which the network is asked
-MARGIN = 0.15  # of the data's range, shown around it: what is said where nothing was seen
-POINTS = 600
-SURE = 0.95
-PALE = 0.95  # grey of where the network can't tell
+SIDE = 240  # points of the grid along each axis
+MARGIN = 0.15  # of the data's range, around it: shows what the network predicts where it has seen no data
+POINTS = 600  # samples drawn
+CONFIDENT = 0.95
+PALE = 0.95  # grey where all classes are equally probable
 READING = (
-    "The colour of a place is the class that the network says there, the paler the less sure it is, and the line is where its answer "
-    "changes; dots are test samples, and a dot with a cross through it lies on the wrong side."
+    "The axes are the two features. The background colour is the predicted class at each point, paler where the "
+    "confidence is lower, and the line is the decision boundary. Dots are test samples in the colour of their true "
+    "class; a cross marks a misclassified one. Look at regions far from all dots: the network is often confident there, too."
 )
 
 
-def applies(kept: Checkpoint) -> str | None:
-    return None if kept.spec.shape == (2,) else "draws networks of two features, on a plane; this one sees more"
+def applies(checkpoint: Checkpoint) -> str | None:
+    features = checkpoint.spec.size
+    return None if checkpoint.spec.shape == (2,) else f"draws networks with two features; this one has {features:,}"
 
 
 def explain(subject: Subject) -> Explanation:
     test = subject.data("test")
     points = np.asarray(test.inputs)
-    shown = extent(points)
-    said = regions(subject.network, subject.prepare, shown)
-    told = ask(subject.network, subject.prepare, points).argmax(1)
-    accuracy, sure = float((told == test.labels).mean()), float((said.max(2) > SURE).mean())
-    area = np.bincount(said.argmax(2).ravel(), minlength=len(subject.classes)) / SIDE**2
+    plane = extent(points)
+    probabilities = regions(subject.network, subject.prepare, plane)
+    predicted = predict(subject.network, subject.prepare, points).argmax(1)
+    accuracy = float((predicted == test.labels).mean())
+    confident = float((probabilities.max(2) > CONFIDENT).mean())
+    area = np.bincount(probabilities.argmax(2).ravel(), minlength=len(subject.classes)) / SIDE**2
     figures = {
         "samples": len(test),
         "accuracy": accuracy,
-        "extent": list(shown),
+        "extent": list(plane),
         "area": dict(zip(subject.classes, area.tolist(), strict=True)),
-        "sure": sure,
+        "sure": confident,
     }
     caption = (
-        f"{len(test):,} test samples, {100 * accuracy:.1f} % of them on the right side. On {100 * sure:.0f} % of this plane the network is "
-        f"more than {100 * SURE:.0f} % sure."
+        f"Test accuracy {100 * accuracy:.1f} % on {len(test):,} samples. On {100 * confident:.0f} % of this plane the "
+        f"confidence is above {100 * CONFIDENT:.0f} %."
     )
-    png = picture(said, shown, test, subject.classes, told, subject.features)
+    png = draw_regions(probabilities, plane, test, subject.classes, predicted, subject.features)
     return Explanation(READING, (Picture("boundary", caption, png),), figures)
 
 
 def extent(rows: NDArray[Any]) -> Extent:
-    """Of (N, 2) rows: what they span, and a margin around it."""
-    low, high = rows.min(0).astype(float), rows.max(0).astype(float)
+    """The range of (N, 2) rows, and a margin around it."""
+    low = rows.min(0).astype(float)
+    high = rows.max(0).astype(float)
     margin = MARGIN * np.where(high > low, high - low, 1)
-    (x0, y0), (x1, y1) = low - margin, high + margin
+    x0, y0 = low - margin
+    x1, y1 = high + margin
     return float(x0), float(x1), float(y0), float(y1)
 
 
-def ask(network: nn.Module, prepare: Normalise, rows: NDArray[Any]) -> NDArray[np.float32]:
-    """(N, 2) rows as the dataset has them -> (N, K) probabilities."""
+def predict(network: nn.Module, prepare: Normalise, rows: NDArray[Any]) -> NDArray[np.float32]:
+    """(N, 2) raw rows -> (N, K) probabilities."""
     x = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).to(prepare.factor.device)
     with torch.no_grad():
-        said = [losses.probabilities(network(prepare(part))) for part in torch.split(x, 10_000)]
-    found: NDArray[np.float32] = torch.cat(said).cpu().numpy()
-    return found
+        parts = [losses.probabilities(network(prepare(part))) for part in torch.split(x, 10_000)]
+    probabilities: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+    return probabilities
 
 
-def regions(network: nn.Module, prepare: Normalise, shown: Extent, side: int = SIDE) -> NDArray[np.float32]:
-    """(side, side, K): what the network says in the middle of each of side x side cells. The first feature grows with
-    the column, the second with the row."""
-    x0, x1, y0, y1 = shown
-    middle = (np.arange(side) + 0.5) / side
-    y, x = np.meshgrid(y0 + (y1 - y0) * middle, x0 + (x1 - x0) * middle, indexing="ij")
-    return ask(network, prepare, np.stack([x.ravel(), y.ravel()], 1)).reshape(side, side, -1)
+def regions(network: nn.Module, prepare: Normalise, plane: Extent, side: int = SIDE) -> NDArray[np.float32]:
+    """(side, side, K): the probabilities at the centres of side x side cells. The first feature grows with the column,
+    the second with the row."""
+    x0, x1, y0, y1 = plane
+    centres = (np.arange(side) + 0.5) / side
+    y, x = np.meshgrid(y0 + (y1 - y0) * centres, x0 + (x1 - x0) * centres, indexing="ij")
+    return predict(network, prepare, np.stack([x.ravel(), y.ravel()], 1)).reshape(side, side, -1)
 
 
 def film(
@@ -90,70 +95,73 @@ def film(
     classes: tuple[str, ...],
     features: Sequence[str],
 ) -> Iterator[bytes]:
-    """A PNG of the regions for each snapshot of a network, the snapshot's name and the share of right answers above it:
-    all of the same plane with the same samples, and of one size."""
+    """A PNG of the regions for each snapshot of a network, with its name and accuracy as title. All have the same
+    plane, samples and size."""
     points = np.asarray(data.inputs)
-    shown = extent(points)
+    plane = extent(points)
     for name, network in snapshots:
-        told = ask(network, prepare, points).argmax(1)
-        title = f"{name}: {100 * (told == data.labels).mean():.1f} % right"
-        yield picture(regions(network, prepare, shown), shown, data, classes, told, features, title)
+        predicted = predict(network, prepare, points).argmax(1)
+        title = f"{name}: accuracy {100 * (predicted == data.labels).mean():.1f} %"
+        yield draw_regions(regions(network, prepare, plane), plane, data, classes, predicted, features, title)
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def coloured(said: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(H, W, K) probabilities -> (H, W, 3) in [0, 1]: the colour of the most probable class, the stronger the more
-    probable it is."""
-    K = said.shape[2]
+def region_colours(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(H, W, K) probabilities -> (H, W, 3) in [0, 1]: the colour of the most probable class, stronger where it is more
+    probable."""
+    K = probabilities.shape[2]
     colours = np.array([_rgb(k) for k in range(K)])
-    strength = ((said.max(2) - 1 / K) / (1 - 1 / K))[..., None]
-    found: NDArray[np.float64] = PALE + 0.6 * strength * (colours[said.argmax(2)] - PALE)
-    return found
+    strength = ((probabilities.max(2) - 1 / K) / (1 - 1 / K))[..., None]
+    pixels: NDArray[np.float64] = PALE + 0.6 * strength * (colours[probabilities.argmax(2)] - PALE)
+    return pixels
 
 
-def picture(
-    said: NDArray[np.float32],
-    shown: Extent,
+def draw_regions(
+    probabilities: NDArray[np.float32],
+    plane: Extent,
     data: Split,
     classes: tuple[str, ...],
-    told: NDArray[np.int64],
+    predicted: NDArray[np.int64],
     features: Sequence[str],
     title: str = "",
 ) -> bytes:
-    """The regions, the samples over them, and those of which the network was `told` another class crossed out."""
+    """A PNG of the regions with the samples over them, misclassified ones crossed out."""
     with _draw.style():
-        figure = _draw.new(5.5, 5)
+        figure = _draw.new_figure(5.5, 5)
         axes = figure.add_subplot()
-        axes.imshow(coloured(said), origin="lower", extent=shown, aspect="auto", interpolation="bilinear")
-        _lines(axes, said, shown)
-        _points(axes, data, classes, told)
-        axes.set(xlim=shown[:2], ylim=shown[2:], xlabel=features[0], ylabel=features[1])
+        pixels = region_colours(probabilities)
+        axes.imshow(pixels, origin="lower", extent=plane, aspect="auto", interpolation="bilinear")
+        _draw_boundaries(axes, probabilities, plane)
+        _draw_points(axes, data, classes, predicted)
+        axes.set(xlim=plane[:2], ylim=plane[2:], xlabel=features[0], ylabel=features[1])
         axes.set_title(title)
         if len(classes) <= 20:
             figure.legend(loc="outside lower center", ncols=min(len(classes), 5))
-        return _draw.png(figure)
+        return _draw.to_png(figure)
 
 
-def _lines(axes: "Axes", said: NDArray[np.float32], shown: Extent) -> None:
-    """Where the answer changes: of each class where it is as probable as the next one."""
-    side = len(said)
+def _draw_boundaries(axes: "Axes", probabilities: NDArray[np.float32], plane: Extent) -> None:
+    """The lines on which a class is exactly as probable as the best other one."""
+    side, _, K = probabilities.shape
     x, y = (
-        np.linspace(*ends, side, endpoint=False) + (ends[1] - ends[0]) / side / 2 for ends in (shown[:2], shown[2:])
+        np.linspace(*ends, side, endpoint=False) + (ends[1] - ends[0]) / side / 2 for ends in (plane[:2], plane[2:])
     )
-    for k in range(said.shape[2] if said.shape[2] > 2 else 1):
-        lead = said[:, :, k] - np.delete(said, k, 2).max(2)
+    for k in range(K if K > 2 else 1):
+        lead = probabilities[:, :, k] - np.delete(probabilities, k, 2).max(2)
         if lead.min() < 0 < lead.max():
             axes.contour(x, y, lead, levels=[0], colors="#303030", linewidths=0.9)
 
 
-def _points(axes: "Axes", data: Split, classes: tuple[str, ...], told: NDArray[np.int64]) -> None:
-    few = np.sort(np.random.default_rng(0).permutation(len(data))[:POINTS])
-    inputs, labels, wrong = data.inputs[few], data.labels[few], (told != data.labels)[few]
+def _draw_points(axes: "Axes", data: Split, classes: tuple[str, ...], predicted: NDArray[np.int64]) -> None:
+    chosen = np.sort(np.random.default_rng(0).permutation(len(data))[:POINTS])
+    inputs = data.inputs[chosen]
+    labels = data.labels[chosen]
+    wrong = (predicted != data.labels)[chosen]
     for k, name in enumerate(classes):
         x, y = inputs[labels == k].T
-        axes.scatter(x, y, s=14, color=_rgb(k), edgecolors="white", linewidths=0.5, label=_draw.shortened(name))
+        axes.scatter(x, y, s=14, color=_rgb(k), edgecolors="white", linewidths=0.5, label=_draw.shorten(name))
     x, y = inputs[wrong].T
     axes.scatter(x, y, s=16, color="black", marker="x", linewidths=0.8)
 

@@ -31,7 +31,7 @@ READING = (
 )
 
 
-def applies(kept: Checkpoint) -> str | None:
+def applies(checkpoint: Checkpoint) -> str | None:
     return None
 
 
@@ -43,7 +43,7 @@ def explain(subject: Subject) -> Explanation:
         raise DataError(
             f"embedding: needs {LEAST} test samples of two classes, there are {len(chosen)}; use a larger test set"
         )
-    both = (subject.network, subject.control)
+    both = (subject.network, subject.untrained)
     layers, untrained = (components(_units.features(network, subject, test.inputs[chosen])) for network in both)
     found: dict[str, Any] = {}
     for name, points in layers.items():
@@ -51,10 +51,10 @@ def explain(subject: Subject) -> Explanation:
         found[name] = separation(points, labels) | {f"{key}_untrained": value for key, value in control.items()}
     figures = {"samples": len(chosen), "most_frequent": float(np.bincount(labels).max() / len(labels)), "layers": found}
     names = list(layers)
-    few = [names[n] for n in _draw.spread(len(names) - 1, TSNE_MAPS)]
+    few = [names[n] for n in _draw.evenly_spaced(len(names) - 1, TSNE_MAPS)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         maps = dict(zip(few, pool.map(lambda name: tsne(layers[name], subject.seed), few), strict=True))
-    flat = {names[n]: layers[names[n]][:, :2] for n in _draw.spread(len(names), PCA_MAPS)}
+    flat = {names[n]: layers[names[n]][:, :2] for n in _draw.evenly_spaced(len(names), PCA_MAPS)}
     said = _said(found, len(chosen))
     pictures = (
         Picture(
@@ -150,7 +150,7 @@ def _picture(
 ) -> bytes:
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
-    figure = _draw.new(8, 8 / columns * rows + 0.5)
+    figure = _draw.new_figure(8, 8 / columns * rows + 0.5)
     table = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in table[len(maps) :]:
         axes.set_visible(False)
@@ -169,7 +169,7 @@ def _picture(
             handletextpad=0.1,
             columnspacing=1.2,
         )
-    return _draw.png(figure)
+    return _draw.to_png(figure)
 
 
 def _scatter(
@@ -177,7 +177,7 @@ def _scatter(
 ) -> None:
     """The points in the colours of their classes; where there are few, each with its name in the middle of its points,
     and names at least `apart` from each other, as a share of half of the map."""
-    _draw.bare(axes)
+    _draw.hide_axes(axes)
     low, high = points.min(0), points.max(0)
     middle, reach = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-6)
     axes.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
@@ -185,10 +185,10 @@ def _scatter(
     for k in present:
         x, y = points[labels == k].T
         colour, marker = _draw.COLOURS[k % len(_draw.COLOURS)], MARKERS[k // len(_draw.COLOURS) % len(MARKERS)]
-        axes.scatter(x, y, s=7, color=colour, marker=marker, alpha=0.7, linewidths=0, label=_draw.shortened(classes[k]))
+        axes.scatter(x, y, s=7, color=colour, marker=marker, alpha=0.7, linewidths=0, label=_draw.shorten(classes[k]))
     if len(present) > NAMED:
         return
-    names = [_draw.shortened(classes[k], 10) for k in present]
+    names = [_draw.shorten(classes[k], 10) for k in present]
     wide = np.array([max(1, 0.45 * max(map(len, names))), 1])  # how much wider a name is than high
     middles = np.array([np.median(points[labels == k], axis=0) for k in present])
     middles = (_apart(middles / wide, apart * reach) * wide).clip(middle - reach, middle + reach)

@@ -36,9 +36,9 @@ IN_COLOUR = {
 }
 
 
-def applies(kept: Checkpoint) -> str | None:
-    model = kept.config.model
-    if kept.spec.is_image or not cast(ModelConfig, model).reads_features_singly:
+def applies(checkpoint: Checkpoint) -> str | None:
+    model = checkpoint.config.model
+    if checkpoint.spec.is_image or not cast(ModelConfig, model).reads_features_singly:
         return None
     return f"the {model.name} reads a table one feature at a time: one weight a unit, and nothing to see"
 
@@ -61,7 +61,7 @@ def explain(subject: Subject) -> Explanation:
         pictures = [_matrix(weight)]
     else:
         pictures = [_images(images, name, figures)]
-        _, control = first_layer(subject.control, subject.inputs()[:1])
+        _, control = first_layer(subject.untrained, subject.inputs()[:1])
         drawn = as_images(input_weights(control), control, subject.spec)[1]
         assert drawn is not None
         figures |= {"neighbour_correlation": neighbours(images), "neighbour_correlation_untrained": neighbours(drawn)}
@@ -99,7 +99,7 @@ def _images(images: NDArray[Any], name: str, figures: dict[str, Any]) -> Picture
     return Picture(
         "filters",
         f"The filters of {name}, {most}, with their numbers; the size of a filter is that of what it sees{colour}.",
-        _draw.png(figure),
+        _draw.to_png(figure),
     )
 
 
@@ -116,7 +116,7 @@ def _rows(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture:
     sorter = np.abs(panels[gates.index("candidate")] if "candidate" in gates else panels[0])
     order = np.argsort((sorter * np.arange(sorter.shape[1])).sum(1) / sorter.sum(1).clip(1e-12), kind="stable")
     limit = float(np.quantile(np.abs(panels), 0.998))
-    figure = _draw.new(1.2 + 1.7 * len(gates), 5)
+    figure = _draw.new_figure(1.2 + 1.7 * len(gates), 5)
     each = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
     for axes, gate, panel in zip(each, gates, panels, strict=True):
         shown = _draw.show(axes, panel[order], signed=True, limit=limit, aspect="auto")
@@ -128,32 +128,32 @@ def _rows(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture:
         else "unit, sorted by where it looks",
         yticks=[],
     )
-    _draw.bar(figure, shown, list(each), "weight")
+    _draw.colour_bar(figure, shown, list(each), "weight")
     return Picture(
-        "filters", f"What each of {module.hidden_size} units sees of a row of the image, by gate.", _draw.png(figure)
+        "filters", f"What each of {module.hidden_size} units sees of a row of the image, by gate.", _draw.to_png(figure)
     )
 
 
 def _features(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:
     strength = weight.norm(dim=0).numpy()
-    order = np.argsort(-strength, kind="stable")[: _draw.BARS]
+    order = np.argsort(-strength, kind="stable")[: _draw.MAX_BARS]
     figures["strength"] = strength.tolist()
     figures["shown"] = len(order)
     names = [subject.features[n] for n in order]
-    figure = _draw.bars(names, {"": strength[order]}, "norm of its weights")
+    figure = _draw.bar_chart(names, {"": strength[order]}, "norm of its weights")
     most = f"the {len(order)} strongest of {len(strength)}" if len(order) < len(strength) else f"all {len(strength)}"
-    return Picture("filters", f"How strongly the first layer listens to each feature: {most}.", _draw.png(figure))
+    return Picture("filters", f"How strongly the first layer listens to each feature: {most}.", _draw.to_png(figure))
 
 
 def _matrix(weight: Tensor) -> Picture:
     shown = _strongest(weight.numpy())
-    figure = _draw.new(6, 4)
+    figure = _draw.new_figure(6, 4)
     axes = figure.add_subplot()
     image = _draw.show(axes, weight.flatten(1).numpy()[shown], signed=True, aspect="auto")
     axes.set(xlabel="what it sees", ylabel="unit")
-    _draw.bar(figure, image, axes, "weight")
+    _draw.colour_bar(figure, image, axes, "weight")
     return Picture(
-        "filters", f"The weights of the first layer: {len(shown)} of {len(weight)} units.", _draw.png(figure)
+        "filters", f"The weights of the first layer: {len(shown)} of {len(weight)} units.", _draw.to_png(figure)
     )
 
 
@@ -171,4 +171,4 @@ def _positions(subject: Subject, patch: int) -> Picture:
         "The learned positions: the map at a place shows how alike its vector is to that of every other place. It was told nothing of rows "
         "and columns: where those are red, it found out by itself what lies beside what."
     )
-    return Picture("filters-positions", caption, _draw.png(figure))
+    return Picture("filters-positions", caption, _draw.to_png(figure))

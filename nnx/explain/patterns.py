@@ -23,8 +23,8 @@ READING = (
 )
 
 
-def applies(kept: Checkpoint) -> str | None:
-    return None if kept.spec.is_image else "shows images, and this network sees rows of numbers"
+def applies(checkpoint: Checkpoint) -> str | None:
+    return None if checkpoint.spec.is_image else "shows images, and this network sees rows of numbers"
 
 
 def explain(subject: Subject) -> Explanation:
@@ -32,7 +32,7 @@ def explain(subject: Subject) -> Explanation:
     looked_at = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:IMAGES])
     images, labels = test.inputs[looked_at], test.labels[looked_at]
     layers = excited(subject.network, subject, images)
-    untrained = excited(subject.control, subject, images)
+    untrained = excited(subject.untrained, subject, images)
     below = next((layer for layer in layers if len(layer.shape) == 2), layers[0])
     for layer in layers:
         layer.see(subject, below)
@@ -161,21 +161,21 @@ def _picture(
         for n, place in zip(line, places, strict=True)
     ]
     each = layer.best.shape[1]
-    left, right = _draw.tiled(first, 1), _draw.tiled(best, each)
-    figure = _draw.new(8, 0.35 + 7.2 * left.shape[0] / (left.shape[1] + right.shape[1]))
+    left, right = _draw.tile(first, 1), _draw.tile(best, each)
+    figure = _draw.new_figure(8, 0.35 + 7.2 * left.shape[0] / (left.shape[1] + right.shape[1]))
     axes = figure.subplots(1, 2, width_ratios=[left.shape[1], right.shape[1]])
     for side, sheet in zip(axes, (left, right), strict=True):
-        _draw.show(_draw.bare(side), sheet)
+        _draw.show(_draw.hide_axes(side), sheet)
         side.set_facecolor(_draw.FAINT)  # white ink has to end somewhere on a white page
     logits = layer.name == _layer_outputs.LOGITS
-    names = [_draw.shortened(subject.classes[unit]) if logits else f"{unit}" for unit in layer.units]
+    names = [_draw.shorten(subject.classes[unit]) if logits else f"{unit}" for unit in layer.units]
     lines = (np.arange(len(names)) + 0.5) * left.shape[0] / len(names)
     axes[0].set_yticks(lines, names)
     axes[0].tick_params(length=0)
     axes[0].set_ylabel("class" if logits else "unit")
     axes[0].set_title("made for it")
     axes[1].set_title("the test images that excite it most, the strongest first")
-    return Picture(f"patterns-{layer.name}", _caption(layer, found), _draw.png(figure))
+    return Picture(f"patterns-{layer.name}", _caption(layer, found), _draw.to_png(figure))
 
 
 def _caption(layer: LayerPatterns, found: dict[str, Any]) -> str:

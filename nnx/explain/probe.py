@@ -25,7 +25,7 @@ READING = (
 )
 
 
-def applies(kept: Checkpoint) -> str | None:
+def applies(checkpoint: Checkpoint) -> str | None:
     return None
 
 
@@ -36,7 +36,7 @@ def explain(subject: Subject) -> Explanation:
     properties, missing = properties_of(fit, test, subject.classes)
     of_fit, of_test = (_units.features(subject.network, subject, np.asarray(split.inputs)) for split in (fit, test))
     trained = {name: _ridge.probe(layer, of_test[name], properties, subject.seed) for name, layer in of_fit.items()}
-    of_fit, of_test = (_units.features(subject.control, subject, np.asarray(split.inputs)) for split in (fit, test))
+    of_fit, of_test = (_units.features(subject.untrained, subject, np.asarray(split.inputs)) for split in (fit, test))
     untrained = {
         name: _ridge.probe(layer, of_test[name], properties, subject.seed, shuffles=0) for name, layer in of_fit.items()
     }
@@ -162,7 +162,7 @@ def _picture(trained: dict[str, list[Probed]], untrained: dict[str, list[Probed]
     """A panel a property: its score from layer to layer."""
     columns = min(2, len(properties))
     rows = -(-len(properties) // columns)
-    figure = _draw.new(8 if columns > 1 else 5, 2.6 * rows + 0.4)
+    figure = _draw.new_figure(8 if columns > 1 else 5, 2.6 * rows + 0.4)
     table = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for axes, (n, each) in zip(table, enumerate(properties), strict=False):
         _lines(axes, [found[n] for found in trained.values()], [found[n] for found in untrained.values()], each)
@@ -177,7 +177,7 @@ def _picture(trained: dict[str, list[Probed]], untrained: dict[str, list[Probed]
         axes.remove()
     handles, names = table[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2 * columns)
-    return _draw.png(figure)
+    return _draw.to_png(figure)
 
 
 def _lines(axes: "Axes", trained: list[Probed], untrained: list[Probed], each: Property) -> None:

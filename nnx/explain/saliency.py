@@ -26,7 +26,7 @@ READING = {
 }
 
 
-def applies(kept: Checkpoint) -> str | None:
+def applies(checkpoint: Checkpoint) -> str | None:
     return (
         None
         if importlib.util.find_spec("captum")
@@ -50,7 +50,7 @@ def explain(subject: Subject) -> Explanation:
     targets = torch.from_numpy(subject.predicted[:SAMPLES]).to(x.device)
     black = baseline(subject)
     ours = integrated_gradients(subject.network, x, targets, black)
-    control = credits(subject.control, x, targets, black, ours.steps)
+    control = credits(subject.untrained, x, targets, black, ours.steps)
     differs = (x != black).cpu().numpy()  # elsewhere both are zero by definition
     figures: dict[str, Any] = {
         "baseline": "black" if subject.spec.is_image else "the mean of the training data",
@@ -66,7 +66,7 @@ def explain(subject: Subject) -> Explanation:
     lines = [("integrated\ngradients", ours.values), ("the same,\nuntrained", control.values)]
     cams: list[tuple[str, NDArray[Any]]] = []
     if any(output.ndim == 4 for output in _layer_outputs.layer_outputs(subject.network, x[:1]).values()):
-        seen, unlearned = (grad_cam(network, x, targets) for network in (subject.network, subject.control))
+        seen, unlearned = (grad_cam(network, x, targets) for network in (subject.network, subject.untrained))
         cams = [("Grad-CAM", seen), ("the same,\nuntrained", unlearned)]
         figures["grad_cam"] = _agreement(seen, unlearned, np.ones_like(seen, dtype=bool))
     return Explanation(READING[True], (_picture(subject, lines, cams, figures),), figures)
@@ -171,12 +171,14 @@ def _picture(
 ) -> Picture:
     """A column a sample; below each the credits of both networks, then Grad-CAM of both."""
     N = len(figures["samples"])
-    figure = _draw.new(max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * _draw.shape(subject) * (1 + len(signed) + len(warm)))
+    figure = _draw.new_figure(
+        max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * _draw.aspect_ratio(subject) * (1 + len(signed) + len(warm))
+    )
     table = figure.subplots(1 + len(signed) + len(warm), N, squeeze=False)
     for n, axes in enumerate(table[0]):
-        _draw.bare(axes).imshow(_draw.sample(subject.images[n]), cmap="gray", vmin=0, vmax=1)
+        _draw.hide_axes(axes).imshow(_draw.sample_image(subject.images[n]), cmap="gray", vmin=0, vmax=1)
         axes.set_title(
-            f"{_draw.shortened(subject.names[n], 10, tail=True)}\nsays {_draw.shortened(figures['classes'][n], 6)}",
+            f"{_draw.shorten(subject.names[n], 10, tail=True)}\nsays {_draw.shorten(figures['classes'][n], 6)}",
             fontsize=8,
         )
     for line, (name, values) in zip(table[1:], [*signed, *warm], strict=True):
@@ -184,9 +186,11 @@ def _picture(
         for n, axes in enumerate(line):
             if values.ndim == 4:
                 flat = values[n].sum(0)
-                _draw.show(_draw.bare(axes), flat, signed=True, limit=float(np.quantile(np.abs(flat), 0.995)) or None)
+                _draw.show(
+                    _draw.hide_axes(axes), flat, signed=True, limit=float(np.quantile(np.abs(flat), 0.995)) or None
+                )
             else:
-                _draw.veiled(_draw.bare(axes), values[n], subject.images[n])
+                _draw.draw_heatmap(_draw.hide_axes(axes), values[n], subject.images[n])
     says, looks = (figures["integrated_gradients"][key] for key in ("says", "looks"))
     caption = (
         "Integrated gradients from a black image: each pixel's share in the logit, so a black one has none. They add up to the "
@@ -202,7 +206,7 @@ def _picture(
             else " Where it is dark all over, no map speaks for the class."
         )
     caption += " Each picture has its own scale."
-    return Picture("saliency", caption, _draw.png(figure))
+    return Picture("saliency", caption, _draw.to_png(figure))
 
 
 def _hardly(figures: dict[str, Any]) -> str:
@@ -219,9 +223,9 @@ def _number(value: float | None) -> str:
 
 def _features(subject: Subject, ours: Credits, control: Credits) -> Picture:
     credit, unlearned = (np.abs(found.values).mean(0) for found in (ours, control))
-    order = np.argsort(-credit, kind="stable")[: _draw.BARS]
+    order = np.argsort(-credit, kind="stable")[: _draw.MAX_BARS]
     series = {"trained": credit[order] / credit.sum(), "untrained": unlearned[order] / unlearned.sum()}
-    figure = _draw.bars([subject.features[n] for n in order], series, "share in the answers")
+    figure = _draw.bar_chart([subject.features[n] for n in order], series, "share in the answers")
     few = f", the {len(order)} largest of {len(credit)}" if len(order) < len(credit) else ""
     caption = f"Mean magnitude of integrated gradients from the mean of the training data, over {len(ours.values)} samples{few}."
-    return Picture("saliency", caption, _draw.png(figure))
+    return Picture("saliency", caption, _draw.to_png(figure))

@@ -1,10 +1,9 @@
-"""The report of a run or of an evaluation: one HTML page that needs nothing but itself, for the eye and for a
-colleague.
+"""The report of a run or an evaluation: one self-contained HTML page.
 
-    report.write(folder / "report.html", Content(kept, "test", samples, predictions, ...))
+    report.write(folder / "report.html", ReportContent(checkpoint, "test", samples, predictions, ...))
 
-Text that comes from elsewhere, the names of classes above all, is escaped by the template; what would get through has
-no script that runs: the page allows its own alone, by its hash, and loads nothing.
+The template escapes all text from outside, above all class names. As a second barrier, a Content-Security-Policy allows
+only the page's own script, by its hash, and forbids every request.
 """
 
 import base64
@@ -31,22 +30,23 @@ from nnx.system import files
 from nnx.training.film import Frame
 
 HERE = Path(__file__).parent
-ROWS = 2000  # of a table that are shown, once or several times
-VALUES = 12  # of a row that are shown
-MAPPED = 1000  # classes, at most, whose confusion matrix is drawn as a map
-EPOCHS = 200  # that the table of epochs and the curves show; of more, every n-th
+MAX_ROWS = 2000  # rows of a table on the page; a row can be there more than once
+MAX_VALUES = 12  # values of such a row
+MAX_MAP_CLASSES = 1000  # classes whose confusion matrix is drawn as an image
+MAX_JSON_CLASSES = 100  # classes whose confusion matrix is in the page's JSON
+MAX_EPOCHS = 200  # epochs in the table and the curves; of more, every n-th
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What a report is about: what a network says of a split's samples.
+    """What a report shows: the predictions of a network for the samples of a split.
 
-    `records` are the lines of metrics.jsonl, where they are known. `run` is the summary of the run, or empty for an
-    evaluation. `film` is what nnx.training.film kept of the training, if it did. `duplicates` is how many samples of a
-    test split are in the training data, too.
+    `records` are the lines of metrics.jsonl, if known. `run` is the summary of the run, empty for an evaluation. `film`
+    is the recording of the training by nnx.training.film, if there is one. `duplicates` is the number of samples of a
+    test split that are also in the training data.
     """
 
-    kept: Checkpoint
+    checkpoint: Checkpoint
     split: str
     samples: datasets.Split
     predictions: Predictions
@@ -58,32 +58,31 @@ class ReportContent:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.kept.spec.classes
+        return self.checkpoint.spec.classes
 
     @cached_property
-    def figures(self) -> dict[str, Any]:
-        """Those of `nnx eval`."""
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of `nnx eval`."""
         return compute_metrics(self.predictions, self.classes, self.split)
 
 
 class Verdict(NamedTuple):
-    """What the network says of a sample: its class, the predicted one, and the next, each with its name and
-    probability."""
+    """The label of a sample, its predicted class, and the second most probable class, each with its probability."""
 
-    truth: tuple[str, float]
-    says: tuple[str, float]
-    next: tuple[str, float]
-    is_right: bool
+    label: tuple[str, float]
+    predicted: tuple[str, float]
+    second: tuple[str, float]
+    is_correct: bool
 
 
 def write(path: Path, content: ReportContent) -> None:
-    """Make the page and put it in place of `path` in one step. Raises MachineError."""
+    """Render the page and replace `path` with it in one step. Raises MachineError."""
     files.write(path, render(content))
 
 
 def render(content: ReportContent) -> str:
-    """The page."""
-    import jinja2  # 20 ms, which a run without a report is spared
+    """The page as HTML."""
+    import jinja2  # takes 20 ms, which a run without a report does not spend
 
     script, style = ((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     loader = jinja2.FileSystemLoader(HERE)
@@ -96,91 +95,88 @@ def render(content: ReportContent) -> str:
         "loss": formatting.loss,
         "seconds": formatting.seconds,
     }
-    records = _curves(content)
+    curves = _curves(content)
+    film = _film_data(content)
     return pages.get_template("page.html").render(
         content=content,
-        figures=content.figures,
+        metrics=content.metrics,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),
-        film=(frames := _film_of(content)),
-        data=_json({"figures": _few(content.figures), "records": records["records"], "film": frames}),
-        layers_seen=_layers(content),
-        **_setting(content),
-        **_classes(content),
-        **_shown(content),
-        **records,
+        film=film,
+        data=_json({"figures": _metrics_data(content.metrics), "records": curves["records"], "film": film}),
+        layer_panels=_layer_panels(content),
+        **_setup(content),
+        **_class_table(content),
+        **_sample_views(content),
+        **curves,
     )
 
 
 def _share(fraction: float) -> str:
-    """One decimal, for captions: "41.5 %", on one line."""
+    """A percentage with one decimal that does not break across lines: "41.5 %"."""
     return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _json(value: Any) -> Markup:
-    """For a <script> of data: nothing in it can end the script."""
+    """JSON for a <script> element, without any character that could end it."""
     text = json.dumps(value, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def _few(figures: dict[str, Any]) -> dict[str, Any]:
-    """Without the confusion matrix where that would be most of the page."""
-    return {key: value for key, value in figures.items() if key != "confusion_matrix" or len(value) <= MAPPED // 10}
+def _metrics_data(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics without the confusion matrix of very many classes, which would be most of the page."""
+    return {key: value for key, value in metrics.items() if key != "confusion_matrix" or len(value) <= MAX_JSON_CLASSES}
 
 
-def _setting(content: ReportContent) -> dict[str, Any]:
-    """What was trained, on what, and with what."""
-    model = build_network(content.kept)
+def _setup(content: ReportContent) -> dict[str, Any]:
+    """Config, network, environment and calibration."""
+    model = build_network(content.checkpoint)
     return {
-        "yaml": content.kept.config.to_yaml(),
-        "layers": models.layer_table(model, content.kept.spec),
+        "yaml": content.checkpoint.config.to_yaml(),
+        "layers": models.layer_table(model, content.checkpoint.spec),
         "parameters": models.count_parameters(model),
-        "epoch": (content.kept.counters or content.kept.record).get("epoch"),
+        "epoch": (content.checkpoint.counters or content.checkpoint.record).get("epoch"),
         "environment": devices.environment(),
-        "calibration": _charts.reliability(calibration(content.predictions)),
+        "calibration": _charts.reliability_diagram(calibration(content.predictions)),
     }
 
 
-def _film_of(content: ReportContent) -> dict[str, Any] | None:
-    """What the script draws of the film, if there is one, and it is of this network's classes."""
-    if content.film is None or not 0 <= content.film["labels"].min() <= content.film["labels"].max() < len(
-        content.classes
-    ):
+def _film_data(content: ReportContent) -> dict[str, Any] | None:
+    """The film as the script draws it, or None without a film of this network's classes."""
+    if content.film is None:
+        return None
+    labels = content.film["labels"]
+    if labels.min() < 0 or labels.max() >= len(content.classes):
         return None
     steps_per_epoch = content.records[0]["step"] / content.records[0]["epoch"] if content.records else None
-    return _film.for_page(content.film, content.kept.spec, steps_per_epoch)
+    return _film.for_page(content.film, content.checkpoint.spec, steps_per_epoch)
 
 
 def _curves(content: ReportContent) -> dict[str, Any]:
     """The lines of metrics.jsonl as charts and as a table."""
-    every = -(-len(content.records) // EPOCHS)
-    records = [
-        record
-        for n, record in enumerate(content.records)
-        if n % every == 0 or record["epoch"] == content.kept.record.get("epoch")
-    ]
-    best = content.kept.record.get("epoch")
+    every = -(-len(content.records) // MAX_EPOCHS)
+    best = content.checkpoint.record.get("epoch")
+    records = [record for n, record in enumerate(content.records) if n % every == 0 or record["epoch"] == best]
 
     def line(name: str, kind: str, key: str) -> Line:
         return Line(name, kind, [(record["epoch"], record[key]) for record in records])
 
     losses = [line("training", "training", "train_loss"), line("validation", "validation", "val_loss")]
+    accuracies = [line("validation", "validation", "val_accuracy")]
     return {
         "records": records,
         "every": every,
         "best": best,
         "loss_curves": _charts.curves("Loss", losses, best=best, wide=True),
-        "accuracy_curve": _charts.curves(
-            "Accuracy", [line("validation", "validation", "val_accuracy")], best=best, percent=True
-        ),
+        "accuracy_curve": _charts.curves("Accuracy", accuracies, best=best, percent=True),
         "lr_curve": _charts.curves("Learning rate", [line("learning rate", "rate", "lr")]),
     }
 
 
-def _classes(content: ReportContent) -> dict[str, Any]:
-    """The table of the classes: figures, and the interval of each recall."""
-    rows = content.figures["per_class"]
+def _class_table(content: ReportContent) -> dict[str, Any]:
+    """The metrics of each class, and the confidence interval of each recall."""
+    rows = content.metrics["per_class"]
     with_samples = [row for row in rows if row["support"]]
     low = min((formatting.wilson(row["recall"], row["support"])[0] for row in with_samples), default=0.0)
     mean = {key: float(np.mean([row[key] for row in rows])) for key in ("precision", "recall", "f1")}
@@ -188,61 +184,70 @@ def _classes(content: ReportContent) -> dict[str, Any]:
     return {"rows": list(zip(rows, intervals, strict=True)), "mean": mean, "low": low}
 
 
-def _shown(content: ReportContent) -> dict[str, Any]:
-    """Samples: behind each cell of the confusion matrix, the most confident mistakes, the least certain right
-    answers."""
-    spec, predictions = content.kept.spec, content.predictions
-    mistakes, hits = _samples.confident_mistakes(predictions), _samples.uncertain_hits(predictions)
+def _sample_views(content: ReportContent) -> dict[str, Any]:
+    """The samples of each cell of the confusion matrix, the most confident mistakes, and the least confident correct
+    predictions."""
+    spec = content.checkpoint.spec
+    predictions = content.predictions
+    mistakes = _samples.most_confident_mistakes(predictions)
+    hits = _samples.least_confident_hits(predictions)
     cells = _samples.cells(predictions)
-    longest = _sheet.longest_for(spec.shape, len(cells) + 2 * _samples.GALLERY) if spec.is_image else 0
-    room = _sheet.room(spec.shape, longest) if spec.is_image else ROWS
-    cells = _samples.fitted(cells, room - len(mistakes) - len(hits))
-    everything = [*mistakes, *hits, *(sample for cell in cells for sample in cell.samples)]
+    longest = _sheet.longest_side_for(spec.shape, len(cells) + 2 * _samples.GALLERY_SIZE) if spec.is_image else 0
+    capacity = _sheet.capacity(spec.shape, longest) if spec.is_image else MAX_ROWS
+    cells = _samples.limit_samples(cells, capacity - len(mistakes) - len(hits))
+    samples = [*mistakes, *hits, *(sample for cell in cells for sample in cell.samples)]
+    unique = dict.fromkeys(samples)
     matrix: dict[tuple[int, int], Cell] = {(cell.true, cell.predicted): cell for cell in cells}
     short = max(map(len, content.classes)) <= 4
+    classes = len(content.classes)
     return {
         "mistakes": mistakes,
         "hits": hits,
         "cells": cells,
-        "mixed_up": [cell for cell in cells if not cell.is_right],
-        "matrix": matrix if len(content.classes) <= _samples.MATRIX else None,
-        "heads": content.classes if short else [f"{n}" for n in range(len(content.classes))],
+        "confusions": [cell for cell in cells if not cell.is_correct],
+        "matrix": matrix if classes <= _samples.MAX_MATRIX_CLASSES else None,
+        "heads": content.classes if short else [f"{n}" for n in range(classes)],
         "short": short,
-        "map": _map(content) if _samples.MATRIX < len(content.classes) <= MAPPED else "",
-        "most_mistakes": max((cell.count for cell in cells if not cell.is_right), default=1),
-        "sheet": _sheet.make(content.samples.inputs, everything, longest) if spec.is_image else None,
-        "verdicts": {sample: _verdict(content, sample) for sample in dict.fromkeys(everything)},
-        "values": {} if spec.is_image else {sample: _values(content, sample) for sample in dict.fromkeys(everything)},
+        "map": _confusion_map(content) if _samples.MAX_MATRIX_CLASSES < classes <= MAX_MAP_CLASSES else "",
+        "most_mistakes": max((cell.count for cell in cells if not cell.is_correct), default=1),
+        "sheet": _sheet.build(content.samples.inputs, samples, longest) if spec.is_image else None,
+        "verdicts": {sample: _verdict(content, sample) for sample in unique},
+        "values": {} if spec.is_image else {sample: _row_values(content, sample) for sample in unique},
         "features": spec.columns.feature_names if spec.columns else [f"x{n + 1}" for n in range(spec.size)],
     }
 
 
-def _layers(content: ReportContent) -> list[_pictures.Panel]:
-    """Pictures of the layers, with their answers to the first sample that is recognised and to the surest mistake, as
-    far as there are such."""
-    right = np.flatnonzero(content.predictions.predicted == content.predictions.labels)
-    chosen = [*right[:1].tolist(), *_samples.confident_mistakes(content.predictions, 1)]
-    named = [f"{content.split} {sample}" for sample in chosen]
-    return _pictures.pictures(content.kept, content.samples.take(np.array(chosen)), named)
+def _layer_panels(content: ReportContent) -> list[_pictures.Panel]:
+    """Pictures of the layers, with their activations for the first correctly classified sample and the most confident
+    mistake, where they exist."""
+    correct = np.flatnonzero(content.predictions.predicted == content.predictions.labels)
+    chosen = [*correct[:1].tolist(), *_samples.most_confident_mistakes(content.predictions, 1)]
+    names = [f"{content.split} {sample}" for sample in chosen]
+    return _pictures.layer_panels(content.checkpoint, content.samples.take(np.array(chosen)), names)
 
 
 def _verdict(content: ReportContent, sample: int) -> Verdict:
-    said, truth = content.predictions.probabilities[sample], int(content.predictions.labels[sample])
-    most, second = np.argsort(-said, kind="stable")[:2].tolist()
-    is_, says, next_ = ((content.classes[k], float(said[k])) for k in (truth, most, second))
-    return Verdict(is_, says, next_, truth == most)
+    probabilities = content.predictions.probabilities[sample]
+    label = int(content.predictions.labels[sample])
+    predicted, second = np.argsort(-probabilities, kind="stable")[:2].tolist()
+
+    def named(k: int) -> tuple[str, float]:
+        return content.classes[k], float(probabilities[k])
+
+    return Verdict(named(label), named(predicted), named(second), label == predicted)
 
 
-def _values(content: ReportContent, sample: int) -> list[str]:
-    """The first features of a row, as they come."""
-    offsets, scales = content.kept.spec.columns.units if content.kept.spec.columns else (0, 1)
-    return [f"{value:.4g}" for value in (content.samples.inputs[sample] * scales + offsets)[:VALUES].tolist()]
+def _row_values(content: ReportContent, sample: int) -> list[str]:
+    """The first features of a table's row, in their original units."""
+    columns = content.checkpoint.spec.columns
+    offsets, scales = columns.units if columns else (0, 1)
+    return [f"{value:.4g}" for value in (content.samples.inputs[sample] * scales + offsets)[:MAX_VALUES].tolist()]
 
 
-def _map(content: ReportContent) -> str:
-    """The confusion matrix of many classes as an image, a pixel a cell: how opaque is the square root of its share of
-    the true class."""
-    matrix = np.array(content.figures["confusion_matrix"], float)
+def _confusion_map(content: ReportContent) -> str:
+    """The confusion matrix of many classes as an image with one pixel per cell. Its opacity is the square root of the
+    cell's share of the true class."""
+    matrix = np.array(content.metrics["confusion_matrix"], float)
     share = np.sqrt(matrix / np.maximum(matrix.sum(1, keepdims=True), 1))
     colours = np.where(np.eye(len(matrix))[:, :, None] > 0, (0, 114, 178), (213, 94, 0))
     return _sheet.png(np.dstack([colours, np.rint(255 * share)]).astype(np.uint8))

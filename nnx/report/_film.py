@@ -1,4 +1,4 @@
-"""A film for the page: as bytes that its script draws, few enough that the page stays small."""
+"""The film of a training for the page: bytes for its script to draw, within a budget that keeps the page small."""
 
 import base64
 from typing import Any
@@ -13,55 +13,59 @@ from nnx.training.film import Frame
 BUDGET = 1_000_000  # bytes of all frames together; base64 adds a third
 
 
-def for_page(moving: Frame, spec: Spec, steps_per_epoch: float | None) -> dict[str, Any]:
-    """What page.js draws. Numbers are bytes: of what has signs, 1 to 255 with 128 for zero; of what has none, 0 to 255
-    from zero up. Each kind is on one scale over all frames."""
-    chosen = _thinned(moving)
-    steps = moving["step"][chosen]
-    labels = moving["labels"]
-    said, right = moving["predicted"][chosen], moving["right"][chosen].astype(np.float64)
-    shown: dict[str, Any] = {
-        "steps": steps.tolist(),
-        "epochs": [step / steps_per_epoch for step in steps.tolist()] if steps_per_epoch else None,
-        "accuracy": (said == labels).mean(1).tolist(),
-        "loss": (-np.log(right.clip(1e-7))).mean(1).tolist(),
+def for_page(recording: Frame, spec: Spec, steps_per_epoch: float | None) -> dict[str, Any]:
+    """The data that page.js draws.
+
+    Pixels are bytes: 1 to 255 with 128 for zero where values have signs, else 0 to 255 from zero up. Each kind of
+    picture has one scale over all frames.
+    """
+    frames = _choose_frames(recording)
+    steps = recording["step"][frames].tolist()
+    labels = recording["labels"]
+    predicted = recording["predicted"][frames]
+    true_probability = recording["right"][frames].astype(np.float64)
+    layers = [key for key in recording if key.startswith(film.LAYER)]
+    data: dict[str, Any] = {
+        "steps": steps,
+        "epochs": [step / steps_per_epoch for step in steps] if steps_per_epoch else None,
+        "accuracy": (predicted == labels).mean(1).tolist(),
+        "loss": (-np.log(true_probability.clip(1e-7))).mean(1).tolist(),
         "classes": list(spec.classes),
         "labels": labels.tolist(),
-        "predicted": _bytes(said.astype("<u2")),
-        "embedding": _bytes(_places(film.aligned(moving["embedding"][chosen]))),
-        "filters": _pictures(moving["filters"][chosen], "filters"),
-        "layers": [
-            _pictures(moving[key][chosen], key.removeprefix(film.LAYER)) for key in moving if key.startswith(film.LAYER)
-        ],
+        "predicted": _encode(predicted.astype("<u2")),
+        "embedding": _encode(_as_integers(film.aligned(recording["embedding"][frames]))),
+        "filters": _picture_data(recording["filters"][frames], "filters"),
+        "layers": [_picture_data(recording[key][frames], key.removeprefix(film.LAYER)) for key in layers],
     }
     if spec.is_image:
-        shown["sample"] = _pictures(moving["sample"][None, None].astype(np.float32), spec.classes[labels[0]])
-    if "region" in moving:
-        low, high = moving["low"], moving["high"]
-        points = (moving["points"] - low) / (high - low)
-        shown["regions"] = {
+        sample = recording["sample"][None, None].astype(np.float32)
+        data["sample"] = _picture_data(sample, spec.classes[labels[0]])
+    if "region" in recording:
+        low = recording["low"]
+        high = recording["high"]
+        data["regions"] = {
             "side": film.GRID,
-            "classes": _bytes(moving["region"][chosen].astype("<u2")),
-            "sure": _bytes(moving["sure"][chosen]),
-            "points": points.round(4).tolist(),
+            "classes": _encode(recording["region"][frames].astype("<u2")),
+            "sure": _encode(recording["sure"][frames]),
+            "points": ((recording["points"] - low) / (high - low)).round(4).tolist(),
         }
-    return shown
+    return data
 
 
-def _thinned(moving: Frame) -> NDArray[np.int64]:
-    """The frames that the page shows: all, or as many as it has room for, the first and the last among them."""
-    steps = len(moving["step"])
-    pictures = [key for key in moving if key == "filters" or key.startswith(film.LAYER) or key in ("region", "sure")]
-    size = sum(moving[key][0].size for key in pictures) + 4 * moving["predicted"][0].size
-    return np.unique(np.linspace(0, steps - 1, max(2, min(steps, BUDGET // size))).round().astype(np.int64))
+def _choose_frames(recording: Frame) -> NDArray[np.int64]:
+    """The numbers of the frames on the page: all, or as many as fit in BUDGET, with the first and the last."""
+    steps = len(recording["step"])
+    pictures = [key for key in recording if key in ("filters", "region", "sure") or key.startswith(film.LAYER)]
+    frame_size = sum(recording[key][0].size for key in pictures) + 4 * recording["predicted"][0].size
+    return np.unique(np.linspace(0, steps - 1, max(2, min(steps, BUDGET // frame_size))).round().astype(np.int64))
 
 
-def _pictures(values: NDArray[Any], name: str) -> dict[str, Any]:
-    """(S, n, h, w) maps, (S, n, C, h, w) images or an (S, n, m) matrix -> S times n pictures of h x w, of C channels if
-    that is 3; a matrix is one picture, its longer side `across`."""
+def _picture_data(values: NDArray[Any], name: str) -> dict[str, Any]:
+    """(S, n, h, w) maps, (S, n, C, h, w) images or an (S, n, m) matrix -> n pictures of h x w for each of S frames,
+    with C channels if C is 3. A matrix is one picture, its longer side `across`."""
     across = ""
     if values.ndim == 3:
-        across = "units" if values.shape[1] >= values.shape[2] else "what they see"
+        across = "units" if values.shape[1] >= values.shape[2] else "inputs"
         values = (values.swapaxes(1, 2) if across == "units" else values)[:, None]
     if values.ndim == 5:
         values = np.moveaxis(values, 2, -1) if values.shape[2] == 3 else values.astype(np.float32).mean(2)
@@ -77,14 +81,15 @@ def _pictures(values: NDArray[Any], name: str) -> dict[str, Any]:
         "channels": values.shape[4] if values.ndim == 5 else 1,
         "signed": signed,
         "limit": limit,
-        "data": _bytes(scaled.round().clip(0, 255).astype(np.uint8)),
+        "data": _encode(scaled.round().clip(0, 255).astype(np.uint8)),
     }
 
 
-def _places(flat: NDArray[np.float64]) -> NDArray[Any]:
-    """(S, P, 2) -> as 16-bit integers, all frames on one scale."""
-    return np.rint(flat / max(float(np.abs(flat).max()), 1e-9) * 32767).astype("<i2")
+def _as_integers(points: NDArray[np.float64]) -> NDArray[Any]:
+    """(S, P, 2) coordinates -> 16-bit integers, all frames on one scale."""
+    return np.rint(points / max(float(np.abs(points).max()), 1e-9) * 32767).astype("<i2")
 
 
-def _bytes(values: NDArray[Any]) -> str:
+def _encode(values: NDArray[Any]) -> str:
+    """The bytes of an array in base64."""
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

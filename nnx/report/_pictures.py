@@ -1,4 +1,4 @@
-"""Per-layer pictures: what `nnx explain` draws of the same network, as far as it is quick enough for every run."""
+"""Pictures of the layers: those of `nnx explain` that are fast enough for every run."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,26 +11,27 @@ from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
 from nnx.explain import _page
 
-# The others take too long for every run, or need what a plain installation lacks. Nearly all of these two's second, on
-# a CPU, is matplotlib's: 0.3 s to import it, 0.2 s for each picture.
-QUICK = ("filters", "activations")
+# The other explainers take too long for every run, or need an optional package. These two take about a second on a CPU,
+# nearly all of it in matplotlib: 0.3 s for its import, 0.2 s for each picture.
+FAST_EXPLAINERS = ("filters", "activations")
 
 
 class Panel(NamedTuple):
-    """An explainer's part of the page. The figures are pictures with their captions."""
+    """The output of one explainer on the page: how to read it, and its pictures with their captions as HTML."""
 
     name: str
     reading: str
-    figures: list[Markup]
+    pictures: list[Markup]
 
 
-def pictures(kept: Checkpoint, samples: Split, names: Sequence[str]) -> list[Panel]:
-    """What the layers of the network look for, and what they answer to these few samples, which are called so."""
-    subject = explain.new(kept, lambda _: samples, np.asarray(samples.inputs), names, samples.labels)
+def layer_panels(checkpoint: Checkpoint, samples: Split, names: Sequence[str]) -> list[Panel]:
+    """The filters of the network, and its activations for a few samples with these names."""
+    subject = explain.build_subject(checkpoint, lambda _: samples, np.asarray(samples.inputs), names, samples.labels)
     panels = []
-    for name in QUICK:
-        if explain.module(name).applies(kept) is None:
-            for _, found in explain.explain(subject, [name]):
-                assert isinstance(found, explain.Explanation)
-                panels.append(Panel(name, found.reading, [Markup(_page.figure(each)) for each in found.pictures]))
+    for name in FAST_EXPLAINERS:
+        if explain.module(name).applies(checkpoint) is None:
+            for _, explanation in explain.explain(subject, [name]):
+                assert isinstance(explanation, explain.Explanation)
+                pictures = [Markup(_page.picture_html(picture)) for picture in explanation.pictures]
+                panels.append(Panel(name, explanation.reading, pictures))
     return panels

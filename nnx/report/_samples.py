@@ -1,4 +1,4 @@
-"""Which samples the page shows: behind each cell of the confusion matrix, and the most telling ones of all."""
+"""Which samples the page shows: those of each cell of the confusion matrix, and the most informative ones of all."""
 
 from dataclasses import dataclass, replace
 
@@ -7,17 +7,15 @@ from numpy.typing import NDArray
 
 from nnx.inference.metrics import Predictions
 
-A_CELL = 24  # samples shown behind a cell, at most
-GALLERY = 24
-# classes whose confusion matrix can still be read, and clicked on a phone; of more, the pairs that are mixed up most
-# are listed
-MATRIX = 20
-PAIRS = 40
+CELL_SAMPLES = 24  # samples of a cell of the confusion matrix
+GALLERY_SIZE = 24
+MAX_MATRIX_CLASSES = 20  # with more classes a matrix can't be read, or tapped on a phone: the page lists confusions
+LISTED_CONFUSIONS = 40
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The samples of one true class that were taken for one class: how many, and which of them are shown."""
+    """A cell of the confusion matrix: the number of its samples, and those that the page shows."""
 
     true: int
     predicted: int
@@ -29,51 +27,60 @@ class Cell:
         return f"cell-{self.true}-{self.predicted}"
 
     @property
-    def is_right(self) -> bool:
+    def is_correct(self) -> bool:
         return self.true == self.predicted
 
 
-def confident_mistakes(predictions: Predictions, most: int = GALLERY) -> list[int]:
-    """The samples that the network is wrong about, the ones it is surest of first."""
+def most_confident_mistakes(predictions: Predictions, limit: int = GALLERY_SIZE) -> list[int]:
+    """Misclassified samples, the most confident first."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
-    return _by(-confidence(predictions), wrong)[:most]
+    return _sort_by(-confidence(predictions), wrong)[:limit]
 
 
-def uncertain_hits(predictions: Predictions, most: int = GALLERY) -> list[int]:
-    """The samples that the network is right about, the ones it is least sure of first."""
-    right = np.flatnonzero(predictions.predicted == predictions.labels)
-    return _by(confidence(predictions), right)[:most]
+def least_confident_hits(predictions: Predictions, limit: int = GALLERY_SIZE) -> list[int]:
+    """Correctly classified samples, the least confident first."""
+    correct = np.flatnonzero(predictions.predicted == predictions.labels)
+    return _sort_by(confidence(predictions), correct)[:limit]
 
 
 def confidence(predictions: Predictions) -> NDArray[np.float32]:
-    """(N,) the probability of the most probable class."""
-    sure: NDArray[np.float32] = predictions.probabilities.max(1)
-    return sure
+    """(N,) the probability of the predicted class."""
+    highest: NDArray[np.float32] = predictions.probabilities.max(1)
+    return highest
 
 
 def cells(predictions: Predictions) -> list[Cell]:
-    """Every cell of the matrix that is not empty, or, of more than MATRIX classes, the PAIRS off its diagonal that hold
-    most; the fullest first. Mistakes show the surest first, what is right the least sure: A_CELL at most."""
-    labels, predicted, sure = predictions.labels, predictions.predicted, confidence(predictions)
+    """The non-empty cells of the confusion matrix, the largest first; with more than MAX_MATRIX_CLASSES classes only
+    the LISTED_CONFUSIONS largest off the diagonal.
+
+    Each has at most CELL_SAMPLES samples: mistakes with the most confident first, correct ones with the least confident
+    first.
+    """
+    labels = predictions.labels
+    predicted = predictions.predicted
+    sure = confidence(predictions)
     K = predictions.probabilities.shape[1]
     order = np.lexsort((np.where(labels == predicted, sure, -sure), labels * K + predicted))
-    numbers, begins, counts = np.unique((labels * K + predicted)[order], return_index=True, return_counts=True)
+    numbers, starts, counts = np.unique((labels * K + predicted)[order], return_index=True, return_counts=True)
     chosen = sorted(
-        zip(counts.tolist(), numbers.tolist(), begins.tolist(), strict=True), key=lambda cell: (-cell[0], cell[1])
+        zip(counts.tolist(), numbers.tolist(), starts.tolist(), strict=True), key=lambda cell: (-cell[0], cell[1])
     )
-    if K > MATRIX:
-        chosen = [cell for cell in chosen if cell[1] // K != cell[1] % K][:PAIRS]
+    if K > MAX_MATRIX_CLASSES:
+        chosen = [cell for cell in chosen if cell[1] // K != cell[1] % K][:LISTED_CONFUSIONS]
     return [
-        Cell(n // K, n % K, count, order[begin : begin + min(count, A_CELL)].tolist()) for count, n, begin in chosen
+        Cell(n // K, n % K, count, order[start : start + min(count, CELL_SAMPLES)].tolist())
+        for count, n, start in chosen
     ]
 
 
-def fitted(cells: list[Cell], room: int) -> list[Cell]:
-    """The same cells, each with as many samples as all can show without exceeding `room`, one at least."""
-    each = next((most for most in range(A_CELL, 1, -1) if sum(len(cell.samples[:most]) for cell in cells) <= room), 1)
-    return [replace(cell, samples=cell.samples[:each]) for cell in cells]
+def limit_samples(cells: list[Cell], capacity: int) -> list[Cell]:
+    """The cells, each with the same limit on its samples, so that all together are at most `capacity`; at least one
+    each."""
+    fitting = (n for n in range(CELL_SAMPLES, 1, -1) if sum(len(cell.samples[:n]) for cell in cells) <= capacity)
+    limit = next(fitting, 1)
+    return [replace(cell, samples=cell.samples[:limit]) for cell in cells]
 
 
-def _by(key: NDArray[np.float32], samples: NDArray[np.int64]) -> list[int]:
+def _sort_by(key: NDArray[np.float32], samples: NDArray[np.int64]) -> list[int]:
     ordered: list[int] = samples[np.argsort(key[samples], kind="stable")].tolist()
     return ordered

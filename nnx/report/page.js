@@ -1,6 +1,6 @@
 "use strict";
 
-/* A number of the confusion matrix shows what is behind it. */
+/* A click on a cell of the confusion matrix shows its samples. */
 {
   const buttons = [...document.querySelectorAll("[data-cell]")];
   const show = (chosen) => {
@@ -17,7 +17,7 @@
   show(document.querySelector("[data-cell][data-first]"));
 }
 
-/* A head of a table sorts it, first by what is worst. */
+/* A click on a column head sorts the table, ascending first: the worst class is on top. */
 for (const table of document.querySelectorAll(".sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0], order = [...body.rows];
   heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
@@ -29,7 +29,7 @@ for (const table of document.querySelectorAll(".sortable")) {
   }));
 }
 
-/* The film of learning: the frame that the slider stands at, drawn anew where it, the theme or the page's width changes. */
+/* The film of the training: draws the frame that the slider selects, again when the slider, the theme or the width of the page changes. */
 const film = JSON.parse(document.getElementById("data").textContent).film;
 if (film) {
   const $ = (id) => document.getElementById(`film-${id}`);
@@ -49,26 +49,28 @@ if (film) {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const signed = () => (dark.matches ? ["#5aaaf0", "#1e2125", "#ff7f66"] : ["#2166ac", "#f7f7f7", "#b2182b"]).map(rgb);
 
-  /* How the confusions are headed: by a class's name, if it is short, else by its number. */
+  /* The head of a row or column of the confusion matrix: the name of the class if it is short, else its number. */
   const head = (k) => (film.classes[k].length <= 2 ? film.classes[k] : String(k));
 
-  /* All pictures of a kind in one frame, side by side; a long line of numbers is broken. */
-  const tiles = (canvas, kind, stops) => {
-    kind.bytes ??= bytes(kind.data);
-    const [n, tall, wide] = kind.shape, c = kind.channels, size = n * tall * wide * c, of = kind.bytes.length === size ? 0 : size * now;
-    const w = n * tall === 1 ? Math.min(wide, 32) : wide, h = n * tall === 1 ? Math.ceil(wide / w) : tall;
+  /* All pictures of one layer in the current frame, side by side; a long vector is wrapped into rows. */
+  const tiles = (canvas, layer, stops) => {
+    layer.bytes ??= bytes(layer.data);
+    const [n, height, width] = layer.shape, channels = layer.channels;
+    const frameSize = n * height * width * channels, start = layer.bytes.length === frameSize ? 0 : frameSize * now;
+    const isVector = n * height === 1, w = isVector ? Math.min(width, 32) : width, h = isVector ? Math.ceil(width / w) : height;
     const about = Math.min(n, Math.max(n > 8 ? 8 : 1, Math.round(Math.sqrt((1.4 * n * h) / w))));
-    const columns = [about, about + 1, about - 1, about + 2, about - 2].find((count) => (count > 1 || n === 1) && n % count === 0) || about, rows = Math.ceil(n / columns);
-    const zoom = Math.ceil(96 / w), gap = n > 1 ? Math.max(2, Math.round(0.08 * w * zoom)) : 0;
+    const columns = [about, about + 1, about - 1, about + 2, about - 2].find((count) => (count > 1 || n === 1) && n % count === 0) || about;
+    const rows = Math.ceil(n / columns), zoom = Math.ceil(96 / w), gap = n > 1 ? Math.max(2, Math.round(0.08 * w * zoom)) : 0;
     canvas.width = columns * (w * zoom + gap) - gap;
     canvas.height = rows * (h * zoom + gap) - gap;
     const pen = canvas.getContext("2d"), image = new ImageData(w, h), sketch = new OffscreenCanvas(w, h), table = [];
-    for (let v = 0; v < 256 && c === 1; v++) table.push(between(stops, v / 255));
+    for (let v = 0; v < 256 && channels === 1; v++) table.push(between(stops, v / 255));
     pen.imageSmoothingEnabled = false;
     for (let tile = 0; tile < n; tile++) {
-      for (let p = 0; p < w * h; p++) {
-        const from = of + (tile * tall * wide + p) * c, is = p < tall * wide;
-        image.data.set(is ? [...(c === 1 ? table[kind.bytes[from]] : kind.bytes.subarray(from, from + 3)), 255] : [0, 0, 0, 0], 4 * p);
+      for (let pixel = 0; pixel < w * h; pixel++) {
+        const from = start + (tile * height * width + pixel) * channels, exists = pixel < height * width;
+        const pixelColour = channels === 1 ? table[layer.bytes[from]] : layer.bytes.subarray(from, from + 3);
+        image.data.set(exists ? [...pixelColour, 255] : [0, 0, 0, 0], 4 * pixel);
       }
       sketch.getContext("2d").putImageData(image, 0, 0);
       const left = (tile % columns) * (w * zoom + gap), top = Math.floor(tile / columns) * (h * zoom + gap);
@@ -76,7 +78,7 @@ if (film) {
     }
   };
 
-  /* A square that is drawn as sharp as the screen is. */
+  /* A square canvas at the resolution of the screen. */
   const square = (canvas) => {
     const side = canvas.clientWidth || 300, dots = window.devicePixelRatio || 1;
     canvas.width = canvas.height = Math.round(side * dots);
@@ -96,10 +98,11 @@ if (film) {
   };
 
   const drawEmbedding = () => {
-    const [pen, side] = square($("embedding")), of = 2 * samples * now, place = (value) => side / 2 + (value / 32767) * (side / 2 - 10);
+    const [pen, side] = square($("embedding")), start = 2 * samples * now;
+    const position = (value) => side / 2 + (value / 32767) * (side / 2 - 10);
     for (let n = 0; n < samples; n++) {
-      const mistaken = predicted[samples * now + n] !== film.labels[n];
-      dot(pen, place(embedding[of + 2 * n]), place(-embedding[of + 2 * n + 1]), film.labels[n], mistaken);
+      const wrong = predicted[samples * now + n] !== film.labels[n];
+      dot(pen, position(embedding[start + 2 * n]), position(-embedding[start + 2 * n + 1]), film.labels[n], wrong);
     }
   };
   const drawConfusion = () => {
@@ -108,39 +111,39 @@ if (film) {
       const cell = film.labels[n] * K + predicted[samples * now + n];
       counts.set(cell, (counts.get(cell) || 0) + 1);
     }
-    const margin = K <= 20 ? 22 : 4, each = (side - margin - 4) / K, most = Math.max(...counts.values());
+    const margin = K <= 20 ? 22 : 4, cellSize = (side - margin - 4) / K, largest = Math.max(...counts.values());
     pen.textAlign = "center";
     pen.textBaseline = "middle";
-    pen.font = `${Math.min(13, each * 0.55)}px system-ui, sans-serif`;
+    pen.font = `${Math.min(13, cellSize * 0.55)}px system-ui, sans-serif`;
     pen.fillStyle = theme("--soft");
     for (let k = 0; k < K && margin > 4; k++) {
-      pen.fillText(head(k), margin + (k + 0.5) * each, margin / 2);
-      pen.fillText(head(k), margin / 2, margin + (k + 0.5) * each);
+      pen.fillText(head(k), margin + (k + 0.5) * cellSize, margin / 2);
+      pen.fillText(head(k), margin / 2, margin + (k + 0.5) * cellSize);
     }
     for (const [cell, count] of counts) {
-      const row = Math.floor(cell / K), column = cell % K, x = margin + column * each, y = margin + row * each;
-      pen.fillStyle = `rgb(${theme(row === column ? "--blue" : "--red")} / ${0.15 + 0.55 * Math.sqrt(count / most)})`;
-      pen.fillRect(x + 0.5, y + 0.5, each - 1, each - 1);
+      const row = Math.floor(cell / K), column = cell % K, x = margin + column * cellSize, y = margin + row * cellSize;
+      pen.fillStyle = `rgb(${theme(row === column ? "--blue" : "--red")} / ${0.15 + 0.55 * Math.sqrt(count / largest)})`;
+      pen.fillRect(x + 0.5, y + 0.5, cellSize - 1, cellSize - 1);
       pen.fillStyle = theme("--ink");
-      if (each > 15) pen.fillText(String(count), x + each / 2, y + each / 2);
+      if (cellSize > 15) pen.fillText(String(count), x + cellSize / 2, y + cellSize / 2);
     }
   };
   const drawRegions = () => {
     const canvas = $("regions"), map = film.regions;
     if (!canvas) return;
-    map.said ??= new Uint16Array(bytes(map.classes).buffer);
-    map.certain ??= bytes(map.sure);
-    const [pen, side] = square(canvas), of = map.side ** 2 * now, edge = theme("--paper");
+    map.predicted ??= new Uint16Array(bytes(map.classes).buffer);
+    map.confidence ??= bytes(map.sure);
+    const [pen, side] = square(canvas), start = map.side ** 2 * now, edge = theme("--paper");
     const plane = new ImageData(map.side, map.side), sketch = new OffscreenCanvas(map.side, map.side);
     for (let n = 0; n < map.side ** 2; n++) {
-      const sure = Math.max(0, (map.certain[of + n] / 255 - 1 / K) / (1 - 1 / K));
-      plane.data.set([...rgb(solid(map.said[of + n])), 25 + 130 * sure], 4 * n);
+      const certainty = Math.max(0, (map.confidence[start + n] / 255 - 1 / K) / (1 - 1 / K));
+      plane.data.set([...rgb(solid(map.predicted[start + n])), 25 + 130 * certainty], 4 * n);
     }
     sketch.getContext("2d").putImageData(plane, 0, 0);
     pen.drawImage(sketch, 0, 0, side, side);
     map.points.forEach(([x, y], n) => {
-      const mistaken = predicted[samples * now + n] !== film.labels[n];
-      dot(pen, x * side, (1 - y) * side, film.labels[n], mistaken, edge);
+      const wrong = predicted[samples * now + n] !== film.labels[n];
+      dot(pen, x * side, (1 - y) * side, film.labels[n], wrong, edge);
     });
   };
   const drawAccuracy = () => {
@@ -165,13 +168,13 @@ if (film) {
   let now = frames - 1, playing = 0;
   const draw = () => {
     const epoch = film.epochs ? `, epoch ${film.epochs[now].toFixed(film.epochs[now] < 10 ? 2 : 1)}` : "";
-    const said = `step ${film.steps[now].toLocaleString("en")}${epoch}: ${(100 * film.accuracy[now]).toFixed(1)} % of ${samples} right, cross-entropy ${film.loss[now].toFixed(3)}`;
-    $("caption").textContent = said;
-    $("frame").setAttribute("aria-valuetext", said);
+    const caption = `step ${film.steps[now].toLocaleString("en")}${epoch}: accuracy ${(100 * film.accuracy[now]).toFixed(1)} % on ${samples} samples, cross-entropy ${film.loss[now].toFixed(3)}`;
+    $("caption").textContent = caption;
+    $("frame").setAttribute("aria-valuetext", caption);
     tiles($("filters"), film.filters, signed());
     for (const canvas of document.querySelectorAll("[data-layer]")) {
-      const kind = canvas.dataset.layer === "sample" ? film.sample : film.layers[canvas.dataset.layer];
-      tiles(canvas, kind, kind === film.sample ? [[0, 0, 0], [255, 255, 255]] : kind.signed ? signed() : viridis);
+      const isSample = canvas.dataset.layer === "sample", layer = isSample ? film.sample : film.layers[canvas.dataset.layer];
+      tiles(canvas, layer, isSample ? [[0, 0, 0], [255, 255, 255]] : layer.signed ? signed() : viridis);
     }
     drawEmbedding();
     drawConfusion();

@@ -71,7 +71,7 @@ def test_what_does_not_apply_is_left_out_with_the_reason(nnx, checkpoint, monkey
     assert result.code == 0
     said = json.loads(result.out)
     assert set(said["explainers"]) == {"filters"}
-    assert said["left_out"] == {"attention": "the mlp has no attention; ask a transformer"}
+    assert said["left_out"] == {"attention": "the mlp has no attention; use a transformer"}
     assert "attention" in result.err
 
 

@@ -54,9 +54,11 @@ def subject(trained: Callable[[str], Path]) -> Callable[..., Subject]:
     @cache
     def of(model: str) -> Subject:
         test = digits().test()
-        which = explain.one_per_class(test, 10, most=2)
+        which = explain.one_per_class(test, 10, limit=2)
         kept = checkpoint.read(trained(model))
-        return explain.new(kept, digits().split, test.inputs[which], [f"test {n}" for n in which], test.labels[which])
+        return explain.build_subject(
+            kept, digits().split, test.inputs[which], [f"test {n}" for n in which], test.labels[which]
+        )
 
     return of
 
@@ -93,4 +95,6 @@ def untrained(model: str, samples: Split) -> Subject:
     torch.manual_seed(0)
     network = models.build(made.model, spec, losses.outputs(made.loss, 3))
     kept = Checkpoint(made, spec, network.state_dict(), {})
-    return explain.new(kept, lambda _: samples, samples.inputs[:2], ["sample 0", "sample 1"], samples.labels[:2])
+    return explain.build_subject(
+        kept, lambda _: samples, samples.inputs[:2], ["sample 0", "sample 1"], samples.labels[:2]
+    )

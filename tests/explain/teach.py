@@ -10,7 +10,7 @@ from nnx.explain import Subject
 
 def taught(asked: Subject, steps: int = 150) -> Subject:
     """The subject's own network, trained on for some steps of all training samples at once."""
-    again = explain.new(asked.kept, asked.data, asked.images, asked.names, asked.labels)
+    again = explain.build_subject(asked.checkpoint, asked.data, asked.images, asked.names, asked.labels)
     train = again.data("train")
     x, labels = again.inputs(train.inputs), torch.from_numpy(train.labels)
     optimizer = torch.optim.Adam(again.network.parameters(), 0.01)
@@ -19,4 +19,6 @@ def taught(asked: Subject, steps: int = 150) -> Subject:
         torch.nn.functional.cross_entropy(again.network(x), labels).backward()
         optimizer.step()
     weights = {name: tensor.detach().clone() for name, tensor in again.network.state_dict().items()}
-    return explain.new(replace(asked.kept, model=weights), asked.data, asked.images, asked.names, asked.labels)
+    return explain.build_subject(
+        replace(asked.checkpoint, model=weights), asked.data, asked.images, asked.names, asked.labels
+    )

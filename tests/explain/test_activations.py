@@ -16,15 +16,15 @@ def subject_of(subject, **settings):
     model = registry.find("model", "rnn")(hidden=9, **settings)
     torch.manual_seed(0)
     network = models.build(model, ours.spec, 10)
-    kept = Checkpoint(ours.kept.config.model_copy(update={"model": model}), ours.spec, network.state_dict(), {})
-    return explain.new(kept, ours.data, ours.images, ours.names)
+    kept = Checkpoint(ours.checkpoint.config.model_copy(update={"model": model}), ours.spec, network.state_dict(), {})
+    return explain.build_subject(kept, ours.data, ours.images, ours.names)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("read", ["last", "mean"])
 def test_belief_is_the_output_layer_on_the_state_so_far(subject, cell, read):
     asked = subject_of(subject, cell=cell, read=read)
-    belief = activations.belief(asked)
+    belief = activations.step_predictions(asked)
     with torch.no_grad():
         states = asked.network.recurrent(asked.inputs()[:, 0])[0]
         if read == "mean":
@@ -38,7 +38,7 @@ def test_belief_is_the_output_layer_on_the_state_so_far(subject, cell, read):
 @pytest.mark.parametrize("settings", [{"bidirectional": True}, {"layers": 2, "bidirectional": True, "read": "mean"}])
 def test_belief_of_any_rnn_ends_with_its_answer(subject, settings):
     asked = subject_of(subject, **settings)
-    np.testing.assert_allclose(activations.belief(asked)[:, -1], asked.probabilities, atol=1e-6)
+    np.testing.assert_allclose(activations.step_predictions(asked)[:, -1], asked.probabilities, atol=1e-6)
     [(_, found)] = explain.explain(asked, ["activations"])
     assert set(found.figures["decided_at"]) == set(asked.names)
 
@@ -49,15 +49,15 @@ def test_belief_of_any_rnn_ends_with_its_answer(subject, settings):
     ids=["late", "at once", "wavers", "last"],
 )
 def test_decided_is_when_the_answer_no_longer_changes(said, row):
-    assert activations.decided(np.eye(3)[said]) == row
+    assert activations.decision_step(np.eye(3)[said]) == row
 
 
 def test_what_is_too_much_to_show_is_counted():
     maps = np.zeros((2, 40, 3, 3))
     maps[:, 5:] = np.arange(1, 36)[:, None, None]
     sheet, signed, words = activations._sheet(maps, 0)
-    assert words == "32 loudest of 40 maps of 3×3"
+    assert words == "the 32 strongest of 40 feature maps, 3×3 each"
     assert not signed
-    assert np.nanmin(sheet) == 4, "the five silent ones are left out, and the three quietest"
-    assert activations._sheet(np.ones((2, 600)), 1)[2] == "the first 512 of 600 units"
+    assert np.nanmin(sheet) == 4, "the five silent maps and the three weakest are left out"
+    assert activations._sheet(np.ones((2, 600)), 1)[2] == "the first 512 of 600 neurons"
     assert activations._sheet(-np.ones((2, 6)), 1)[1]

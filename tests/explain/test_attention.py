@@ -52,7 +52,7 @@ def test_attention_times_values_is_what_the_fused_attention_gives(read):
 def test_so_it_is_in_a_trained_network_in_float32(subject):
     asked = subject("transformer")
     maps = attention.attention(asked.network, asked.inputs())
-    again = explain.new(asked.kept, asked.data, asked.images, asked.names)  # whose hooks stay
+    again = explain.build_subject(asked.checkpoint, asked.data, asked.images, asked.names)  # whose hooks stay
     for A, (v, y) in zip(maps, fused(again.network, asked.inputs()), strict=True):
         torch.testing.assert_close(A @ v, y, rtol=0, atol=1e-6)
 
@@ -80,7 +80,7 @@ def test_the_rollout_of_what_is_known():
 def test_figures_of_heads_whose_answer_is_known(subject):
     asked = subject("transformer")  # patches of 2 pixels: 4 x 4 of them
     alone, all_alike = np.eye(16)[None], np.full((1, 16, 16), 1 / 16)
-    assert attention._facts(alone, asked) == pytest.approx({"entropy": 0, "distance": 0}, abs=1e-9)
+    assert attention._statistics(alone, asked) == pytest.approx({"entropy": 0, "distance": 0}, abs=1e-9)
     y, x = np.divmod(np.arange(16), 4)
     apart = np.hypot(y[:, None] - y, x[:, None] - x).mean() * 2
-    assert attention._facts(all_alike, asked) == pytest.approx({"entropy": 1, "distance": apart})
+    assert attention._statistics(all_alike, asked) == pytest.approx({"entropy": 1, "distance": apart})

@@ -61,7 +61,7 @@ def test_the_corners_of_three_classes():
 
 def test_colours_say_which_class_and_how_surely():
     said = np.array([[[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]]])
-    sure, torn, half = boundary.coloured(said)[0]
+    sure, torn, half = boundary.region_colours(said)[0]
     assert torn == pytest.approx([boundary.PALE] * 3)
     first, second = (np.array([int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]) for colour in _draw.COLOURS[:2])
     assert np.abs(sure - first).sum() < np.abs(sure - second).sum()
@@ -81,7 +81,7 @@ def subject():
     assert weights.keys() == network.state_dict().keys()
     kept = Checkpoint(made, SPEC, weights, {})
     data = Split(rows, labels)
-    return explain.new(kept, lambda _: data, rows[:2], ["a", "b"], labels[:2])
+    return explain.build_subject(kept, lambda _: data, rows[:2], ["a", "b"], labels[:2])
 
 
 def pixels(png):
@@ -117,10 +117,10 @@ def test_a_film_of_regions(subject):
 
 
 def test_it_is_for_two_features(subject):
-    assert boundary.applies(subject.kept) is None
+    assert boundary.applies(subject.checkpoint) is None
     for shape in ((3,), (1,), (1, 8, 8)):
         spec = replace(SPEC, shape=shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
-        assert "two features" in boundary.applies(replace(subject.kept, spec=spec))
+        assert "two features" in boundary.applies(replace(subject.checkpoint, spec=spec))
 
 
 def test_rows_that_are_all_alike_have_a_plane_too():

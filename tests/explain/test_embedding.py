@@ -98,6 +98,6 @@ def test_too_little_to_draw_is_said(subject):
     asked = subject("mlp")
     test = asked.data("test")
     for split in (test.take(np.arange(10)), Split(test.inputs[:30], np.zeros(30, dtype=np.int64))):
-        few = explain.new(asked.kept, lambda _, split=split: split, asked.images, asked.names)
+        few = explain.build_subject(asked.checkpoint, lambda _, split=split: split, asked.images, asked.names)
         with pytest.raises(DataError, match="embedding: needs 20 test samples of two classes"):
             embedding.explain(few)

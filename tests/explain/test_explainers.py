@@ -28,7 +28,7 @@ def few(monkeypatch):
         "probe": {"SAMPLES": 150},
         "_ridge": {"SHUFFLES": 3},
         "activations": {"SAMPLES": 1},
-        "_draw": {"DOTS": 60},
+        "_draw": {"DPI": 60},
     }.items():
         for constant, value in constants.items():
             monkeypatch.setattr(f"nnx.explain.{name}.{constant}", value)
@@ -59,12 +59,12 @@ def check(name, found):
 def test_every_explainer_explains_every_architecture_or_says_why_not(subject, name, model):
     asked = subject(model)
     before = {key: tensor.clone() for key, tensor in asked.network.state_dict().items()}
-    why = explain.module(name).applies(asked.kept)
+    why = explain.module(name).applies(asked.checkpoint)
     if why is None:
         [(_, found)] = explain.explain(asked, [name])
         check(name, found)
     else:
-        assert explain.choose(asked.kept)[name] == why
+        assert explain.choose(asked.checkpoint)[name] == why
         with pytest.raises(InputError, match=name):
             list(explain.explain(asked, [name]))
     assert all((before[key] == tensor).all() for key, tensor in asked.network.state_dict().items()), (
@@ -78,7 +78,7 @@ def test_every_explainer_explains_every_architecture_or_says_why_not(subject, na
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_tables_too(table_subject, name, model):
     asked = table_subject(model)
-    if explain.module(name).applies(asked.kept) is None:
+    if explain.module(name).applies(asked.checkpoint) is None:
         [(_, found)] = explain.explain(asked, [name])
         check(name, found)
 
@@ -86,7 +86,7 @@ def test_tables_too(table_subject, name, model):
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_an_explainer_is_a_file_that_says_what_it_shows(name):
     module = explain.module(name)
-    assert _page.first_line(name).endswith(".")
+    assert _page.summary_line(name).endswith(".")
     assert callable(module.applies)
     assert callable(module.explain)
 
@@ -116,7 +116,9 @@ def test_what_an_explainer_lacks_is_a_reason_unless_it_was_asked_for(subject, mo
 
 def test_a_reason_does_not_repeat_the_name_that_it_stands_beside(subject):
     ours = subject("mlp")
-    few = explain.new(ours.kept, lambda name: ours.data(name).take(np.arange(5)), ours.images, ours.names)
+    few = explain.build_subject(
+        ours.checkpoint, lambda name: ours.data(name).take(np.arange(5)), ours.images, ours.names
+    )
     found = dict(explain.explain(few))
     assert found["embedding"].startswith("needs 20 test samples")
     assert found["probe"].startswith("needs 40 training")
@@ -126,8 +128,8 @@ def test_a_reason_does_not_repeat_the_name_that_it_stands_beside(subject):
 
 def test_titles_of_one_picture_are_all_on_one_line_or_all_on_two(subject):
     ours = subject("mlp")
-    short = [_draw.title(replace(ours, names=["a", "b"]), n) for n in (0, 1)]
-    mixed = [_draw.title(replace(ours, names=["a", "quite a long name"]), n) for n in (0, 1)]
+    short = [_draw.sample_title(replace(ours, names=["a", "b"]), n) for n in (0, 1)]
+    mixed = [_draw.sample_title(replace(ours, names=["a", "quite a long name"]), n) for n in (0, 1)]
     assert ["\n" in text for text in short + mixed] == [False, False, True, True]
 
 
@@ -138,7 +140,7 @@ def test_without_captum_saliency_says_what_to_install(subject, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "captum" else there(name, *rest)
     )
-    kept = subject("mlp").kept
+    kept = subject("mlp").checkpoint
     assert "pip install 'nnx[explain]'" in explain.choose(kept)["saliency"]
     with pytest.raises(InputError, match=r"pip install 'nnx\[explain\]'"):
         explain.choose(kept, ["saliency"])
@@ -147,7 +149,9 @@ def test_without_captum_saliency_says_what_to_install(subject, monkeypatch):
 def test_a_split_is_loaded_when_it_is_asked_for_and_only_once(subject):
     asked = subject("mlp")
     loads = []
-    new = explain.new(asked.kept, lambda name: loads.append(name) or asked.data(name), asked.images, asked.names)
+    new = explain.build_subject(
+        asked.checkpoint, lambda name: loads.append(name) or asked.data(name), asked.images, asked.names
+    )
     assert loads == []
     assert new.data("test") is new.data("test")
     assert loads == ["test"]
@@ -155,8 +159,8 @@ def test_a_split_is_loaded_when_it_is_asked_for_and_only_once(subject):
 
 def test_the_control_is_the_same_architecture_with_other_weights_always_the_same(subject):
     asked = subject("cnn")
-    again = explain.new(asked.kept, asked.data, asked.images, asked.names)
-    ours, control, other = (each.state_dict() for each in (asked.network, asked.control, again.control))
+    again = explain.build_subject(asked.checkpoint, asked.data, asked.images, asked.names)
+    ours, control, other = (each.state_dict() for each in (asked.network, asked.untrained, again.untrained))
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in control.items()}
     assert not all((ours[key] == control[key]).all() for key in ours)
     assert all((control[key] == other[key]).all() for key in control)
@@ -167,13 +171,13 @@ def test_one_of_each_class(subject):
     which = explain.one_per_class(split, 10)
     assert split.labels[which].tolist() == list(range(10))
     assert all((split.labels[:place] != split.labels[place]).all() for place in which), "the first of its class"
-    assert len(explain.one_per_class(split, 10, most=3)) == 3
+    assert len(explain.one_per_class(split, 10, limit=3)) == 3
 
 
 def test_the_page_holds_all_and_escapes_what_it_is_told(subject):
     asked = subject("mlp")
-    hostile = explain.new(
-        asked.kept, asked.data, asked.images, ["<script>alert(1)</script>"] * len(asked.images), asked.labels
+    hostile = explain.build_subject(
+        asked.checkpoint, asked.data, asked.images, ["<script>alert(1)</script>"] * len(asked.images), asked.labels
     )
     found = dict(explain.explain(hostile, ["filters", "activations"])) | {"attention": "no <b>attention</b>"}
     page = _page.render(hostile, found)

@@ -229,5 +229,5 @@ def test_it_explains(subject, model):
 
 
 def test_it_is_for_images(table_subject):
-    assert "rows of numbers" in patterns.applies(table_subject("mlp").kept)
+    assert "rows of numbers" in patterns.applies(table_subject("mlp").checkpoint)
     assert isinstance(table_subject("mlp").network, nn.Module)

@@ -209,7 +209,7 @@ def test_it_explains(subject):
 @pytest.mark.parametrize("panels", [1, 2, 3, 4])
 def test_a_panel_a_property_and_the_layers_below_each_column(panels, monkeypatch):
     drawn = []
-    monkeypatch.setattr(probe._draw, "png", drawn.append)
+    monkeypatch.setattr(probe._draw, "to_png", drawn.append)
     layers = dict.fromkeys(("input", "logits"), [Probed(0.5, np.ones(3, bool), np.zeros(2), 1.0)] * panels)
     probe._picture(layers, layers, [Property(str(n), np.ones(3), np.ones(3)) for n in range(panels)])
     [figure] = drawn
@@ -220,6 +220,8 @@ def test_a_panel_a_property_and_the_layers_below_each_column(panels, monkeypatch
 
 def test_too_few_samples_are_said(subject):
     asked = subject("mlp")
-    few = explain.new(asked.kept, lambda name: asked.data(name).take(np.arange(20)), asked.images, asked.names)
+    few = explain.build_subject(
+        asked.checkpoint, lambda name: asked.data(name).take(np.arange(20)), asked.images, asked.names
+    )
     with pytest.raises(DataError, match="probe: needs 40"):
         probe.explain(few)

@@ -105,8 +105,8 @@ def test_a_control_that_is_the_network_itself_agrees_in_all_the_real_one_does_no
     ours = subject(model)
     [(_, real)] = explain.explain(ours, ["saliency"])
     assert abs(real.figures["integrated_gradients"]["says"]) < 0.5
-    itself = explain.new(ours.kept, ours.data, ours.images, ours.names)
-    itself.control = itself.network
+    itself = explain.build_subject(ours.checkpoint, ours.data, ours.images, ours.names)
+    itself.untrained = itself.network
     [(_, same)] = explain.explain(itself, ["saliency"])
     assert same.figures["integrated_gradients"]["says"] == pytest.approx(1)
     assert same.figures["integrated_gradients"]["looks"] == pytest.approx(1)

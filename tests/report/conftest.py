@@ -68,7 +68,7 @@ def pictured() -> None:
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "pictured" not in request.fixturenames:
-        monkeypatch.setattr(_pictures, "QUICK", ())
+        monkeypatch.setattr(_pictures, "FAST_EXPLAINERS", ())
 
 
 class Page(HTMLParser):

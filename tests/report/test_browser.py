@@ -98,7 +98,7 @@ def test_a_click_on_a_cell_shows_its_images(visit, make, tmp_path):
     tab = visit(tmp_path / "report.html")
     labels, predicted = content.predictions.labels, content.predictions.predicted
     (first,) = shown_cells(tab)
-    matrix = np.array(content.figures["confusion_matrix"])
+    matrix = np.array(content.metrics["confusion_matrix"])
     worst = (matrix - np.diag(matrix.diagonal())).max()
     assert matrix[tuple(map(int, first.split("-")[1:]))] == worst, "the most frequent confusion is there at once"
     for true, said in [
@@ -268,7 +268,7 @@ def test_a_run_with_its_film_fits_a_phone_too(visit, filmed):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     assert tab.locator("#film-frame").bounding_box()["width"] > 200
     smallest = tab.evaluate(
-        "Math.min(...[...document.querySelectorAll('.matrix button')].map((each) => each.getBoundingClientRect().width))"
+        "Math.min(...[...document.querySelectorAll('.matrix button')].map((cell) => cell.getBoundingClientRect().width))"
     )
     assert smallest >= 24, "a finger must hit it"
 

@@ -64,7 +64,7 @@ def test_the_figures_are_scikit_learns(make, page):
     assert [of(mean[n]) for n in (1, 2, 4)] == pytest.approx([100 * each for each in macro[:3]], abs=0.0051)
     visible = "".join(found.text)
     assert f"{100 * data['accuracy']:.2f} %" in visible
-    assert f"right on {(labels == predicted).sum()} of 500 images" in visible
+    assert f"{(labels == predicted).sum()} of 500 images classified correctly" in visible
 
 
 def test_the_matrix_is_scikit_learns(make, page):
@@ -91,7 +91,7 @@ def test_behind_each_cell_are_its_samples(make, page):
         panel = re.search(
             rf'<div class="cell" id="{button["data-cell"]}" hidden>(.*?)</div>\s*</div>', text, re.DOTALL
         )[1]
-        shown = [int(n) for n in re.findall(r'aria-label="sample (\d+): is', panel)]
+        shown = [int(n) for n in re.findall(r'aria-label="sample (\d+): label', panel)]
         inside = np.flatnonzero((labels == true) & (predicted == said))
         assert len(shown) == min(len(inside), 24)
         assert f"{len(inside)} image" in panel
@@ -101,16 +101,17 @@ def test_behind_each_cell_are_its_samples(make, page):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [(1, "There is one. Its label may be wrong itself."), (2, "All 2 mistakes, the surest first.")]
+    ("wrong", "said"),
+    [(1, "There is one mistake. Its label may be wrong."), (2, "All 2 mistakes, most confident first.")],
 )
 def test_one_mistake_is_no_list(make, wrong, said):
     content = make(sharpness=100.0)
     content.predictions.labels[:wrong] = (content.predictions.labels[:wrong] + 1) % 10
     page = report.render(content)
     assert said in page
-    first = re.search(r'<div class="cell"[^>]*><h3>(?:(?!</h3>).)*taken for.*?</h3>', page)[0]
+    first = re.search(r'<div class="cell"[^>]*><h3>(?:(?!</h3>).)*predicted as.*?</h3>', page)[0]
     assert "1 image" in first
-    assert "the surest first" not in first
+    assert "confident first" not in first
 
 
 def test_the_galleries_show_what_they_say(make):
@@ -118,14 +119,14 @@ def test_the_galleries_show_what_they_say(make):
     labels, said = content.predictions.labels, content.predictions.probabilities
     wrong = sorted((n for n in range(400) if said[n].argmax() != labels[n]), key=lambda n: -said[n].max())
     right = sorted((n for n in range(400) if said[n].argmax() == labels[n]), key=lambda n: said[n].max())
-    assert _samples.confident_mistakes(content.predictions) == wrong[:24]
-    assert _samples.uncertain_hits(content.predictions) == right[:24]
+    assert _samples.most_confident_mistakes(content.predictions) == wrong[:24]
+    assert _samples.least_confident_hits(content.predictions) == right[:24]
     section = re.search(r'<section id="mistakes">(.*?)</section>', report.render(content), re.DOTALL)[1]
-    assert [int(n) for n in re.findall(r'aria-label="sample (\d+): is', section)] == wrong[:24]
+    assert [int(n) for n in re.findall(r'aria-label="sample (\d+): label', section)] == wrong[:24]
     worst = wrong[0]
     truth, most = labels[worst], said[worst].argmax()
     caption = (
-        f'is <b>{truth}</b> <small>{100 * said[worst][truth]:.1f}\xa0%</small><br>says <b class="wrong">{most}</b>'
+        f'true <b>{truth}</b> <small>{100 * said[worst][truth]:.1f}\xa0%</small><br>pred. <b class="wrong">{most}</b>'
     )
     assert caption in section
 
@@ -134,9 +135,9 @@ def test_the_galleries_show_what_they_say(make):
 def test_a_thumbnail_is_the_sample(make, shape):
     content = make(shape=shape, samples=40)
     images = content.samples.inputs
-    sheet = _sheet.make(images, [7, 3, 7, 39])
+    sheet = _sheet.build(images, [7, 3, 7, 39])
     pixels = np.array(Image.open(io.BytesIO(base64.b64decode(sheet.url.split(",")[1]))).convert("RGB"))
-    assert sheet.places == {7: 0, 3: 1, 39: 2}
+    assert sheet.positions == {7: 0, 3: 1, 39: 2}
     for sample in (7, 3, 39):
         top, left = sheet.y(sample) * sheet.height, sheet.x(sample) * sheet.width
         found = pixels[top : top + sheet.height, left : left + sheet.width]
@@ -151,7 +152,7 @@ def test_a_thumbnail_is_the_sample(make, shape):
 def test_the_calibration_is_that_of_a_plain_loop(make):
     content = make(samples=500, sharpness=1.0)
     titles = re.findall(
-        r"<title>(\d+) to (\d+) % sure: ([\d,]+) of 500 samples, on average ([\d.]+) % sure, right ([\d.]+) %",
+        r"<title>confidence (\d+) to (\d+) %: ([\d,]+) of 500 samples, mean confidence ([\d.]+) %, accuracy ([\d.]+) %",
         report.render(content),
     )
     found = {int(low): (of(count, int), float(sure), float(right)) for low, _, count, sure, right in titles}
@@ -297,12 +298,12 @@ def test_all_kinds_of_data_make_a_small_page_in_little_time(make, page, case, pi
     assert len(found.table("per-class")) == len(content.classes) + 2
     cells = {attributes["data-cell"] for attributes in found.all("button") if "data-cell" in attributes}
     assert cells == {attributes["id"] for attributes in found.all("div") if attributes.get("class") == "cell"}
-    if len(content.classes) > _samples.MATRIX:
+    if len(content.classes) > _samples.MAX_MATRIX_CLASSES:
         assert len(cells) == 40
         assert not any(a == b for a, b in (cell.removeprefix("cell-").split("-") for cell in cells))
         (image,) = (a["src"] for a in found.all("img") if a.get("alt", "").startswith("confusion matrix"))
         assert Image.open(io.BytesIO(base64.b64decode(image.split(",")[1]))).size == (len(content.classes),) * 2
-    if not content.kept.spec.is_image:
+    if not content.checkpoint.spec.is_image:
         shown = [row for table in found.tables if table[0][:1] == ["sample"] for row in table[1:]]
         assert shown
         for row in shown:
@@ -356,7 +357,7 @@ def test_a_film_that_is_long_is_thinned_for_the_page():
         "predicted": np.zeros((S, 200)),
         f"{film.LAYER}x": np.zeros((S, 1, 1, 512)),
     }
-    chosen = _film._thinned(frames)
+    chosen = _film._choose_frames(frames)
     assert chosen[0] == 0
     assert chosen[-1] == S - 1
     assert 30 < len(chosen) < S

@@ -90,7 +90,7 @@ def test_one_that_fails_loses_nothing(nnx, monkeypatch):
     assert (out, err.count("\n")) == ("", 1)
     assert "report.html: could not be saved" in err
     summary = json.loads(Path("r/summary.json").read_text())
-    assert summary["test_accuracy"] == evaluate_checkpoint(Path("r/checkpoint.pt")).figures["accuracy"]
+    assert summary["test_accuracy"] == evaluate_checkpoint(Path("r/checkpoint.pt")).metrics["accuracy"]
 
 
 def test_a_signal_while_it_is_made_leaves_the_rest(nnx, monkeypatch):
@@ -101,7 +101,7 @@ def test_a_signal_while_it_is_made_leaves_the_rest(nnx, monkeypatch):
     monkeypatch.setattr(report, "write", slow)
     code, _, err = nnx("train", "digits_mlp", *QUICK, "--out", "r", "-q")
     assert code == 143
-    assert "report.html was not written; all else is done" in err
+    assert "report.html was not written; everything else is finished" in err
     assert Path("r/summary.json").exists()
 
 
@@ -141,7 +141,7 @@ def test_curves_are_only_those_of_the_checkpoints_own_run(trained, tmp_path, dam
     assert list(content.records) == []
     assert content.film is None
     assert "Learning rate" not in report.render(content)
-    assert len(run_folder.matching_metrics(trained, content.kept.record)) == 2, "the control"
+    assert len(run_folder.matching_metrics(trained, content.checkpoint.record)) == 2, "the control"
 
 
 def test_a_folder_that_is_none_is_said_before_anything_is_measured(nnx, trained, monkeypatch):
