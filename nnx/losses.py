@@ -1,10 +1,9 @@
-"""What training minimises. A loss takes (B, K) logits and targets, (B,) labels or (B, K) probabilities, and gives their
-mean.
+"""Loss functions: (B, K) logits and targets -> the mean loss. Targets are (B,) labels or (B, K) probabilities.
 
-    criterion = config.loss.build(counts, device)
+    criterion = config.loss.build(counts, device)  # counts: training samples of each class
     criterion(logits, targets)  # a scalar: the mean over the batch
 
-Every loss is a mean over samples, so that a batch in two halves gives the same gradient as the whole.
+Every loss is a mean over samples, so that the mean over two halves of a batch equals that of the whole.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,15 +39,18 @@ ClassWeights = Annotated[
     list[float] | str | None,
     PlainValidator(_class_weights, json_schema_input_type=list[float] | Literal["balanced"] | None),
 ]
-WEIGHTS = "balanced (rare classes count more, n / (K * n_class)), or a weight for each class"
+WEIGHTS = "weight of each class, or balanced: n / (K * n_class), larger for rare classes"
 
 
 class CrossEntropy(Component):
-    """-log of the probability that softmax gives to the right class."""
+    """-log p of the true class, p by softmax."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(
-        0, ge=0, lt=1, description="share of the target spread over all classes (Szegedy et al. 2016)"
+        0,
+        ge=0,
+        lt=1,
+        description="share of the target probability spread evenly over all classes (Szegedy et al. 2016)",
     )
     class_weights: ClassWeights = Field(None, description=WEIGHTS)
 
@@ -60,30 +62,29 @@ class CrossEntropy(Component):
             return F.cross_entropy
 
         def weighted(logits: Tensor, targets: Tensor) -> Tensor:
-            # torch's own mean divides by the batch's sum of weights, which makes a sample's pull depend on its
-            # neighbours
-            return F.cross_entropy(
-                logits, targets, weight, label_smoothing=self.label_smoothing, reduction="none"
-            ).mean()
+            # torch's mean divides by the sum of the batch's weights: a sample's gradient would depend on the others
+            losses = F.cross_entropy(logits, targets, weight, label_smoothing=self.label_smoothing, reduction="none")
+            return losses.mean()
 
         return weighted
 
     def _smoothed(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return self._of(logits.log_softmax(1), targets)
+        return self._mean_loss(logits.log_softmax(1), targets)
 
-    def _of(self, log_p: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of (B, K) log-probabilities. torch's own takes a fifth longer where the target is smoothed."""
-        right = F.nll_loss(log_p, targets) if targets.ndim == 1 else -(targets * log_p).sum(1).mean()
-        return (
-            (1 - self.label_smoothing) * right - self.label_smoothing * log_p.mean() if self.label_smoothing else right
-        )
+    def _mean_loss(self, log_p: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of (B, K) log-probabilities. torch's function takes a fifth longer with label smoothing."""
+        loss = F.nll_loss(log_p, targets) if targets.ndim == 1 else -(targets * log_p).sum(1).mean()
+        return (1 - self.label_smoothing) * loss - self.label_smoothing * log_p.mean() if self.label_smoothing else loss
 
     def with_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss and, (B, K), its gradient by the logits: (probabilities - targets) / B. For no class
-        weights."""
-        (B, K), share = logits.shape, self.label_smoothing
+        """The mean loss and its gradient with respect to the logits, (B, K): (probabilities - targets) / B.
+
+        Class weights are not supported.
+        """
+        B, K = logits.shape
+        share = self.label_smoothing
         log_p = logits.log_softmax(1)
-        loss = self._of(log_p, targets)
+        loss = self._mean_loss(log_p, targets)
         delta = log_p.exp_()
         if targets.ndim == 1:
             delta.scatter_add_(1, targets[:, None], delta.new_full((B, 1), share - 1))
@@ -98,31 +99,33 @@ class MeanSquaredError(Component):
     name: Literal["mse"] = "mse"
 
     def build(self, counts: Sequence[int], device: torch.device) -> Criterion:
-        return lambda logits, targets: F.mse_loss(logits.softmax(1), soft(targets, logits.shape[1], logits.dtype))
+        def criterion(logits: Tensor, targets: Tensor) -> Tensor:
+            return F.mse_loss(logits.softmax(1), soft_targets(targets, logits.shape[1], logits.dtype))
+
+        return criterion
 
 
 class BinaryCrossEntropy(Component):
-    """For two classes: one sigmoid output, the probability of the second class."""
+    """-log p of the true class, p by a single sigmoid output. For two classes."""
 
     name: Literal["binary_cross_entropy"] = "binary_cross_entropy"
 
     def build(self, counts: Sequence[int], device: torch.device) -> Criterion:
         if len(counts) != 2:
-            raise ConfigError.at(
-                "loss.name", f"binary_cross_entropy is for 2 classes, the data has {len(counts)}; use cross_entropy"
-            )
+            mistake = f"binary_cross_entropy needs 2 classes, the data has {len(counts)}"
+            raise ConfigError.at("loss.name", f"{mistake}; use cross_entropy")
 
         def criterion(logits: Tensor, targets: Tensor) -> Tensor:
-            return F.binary_cross_entropy_with_logits(logits[:, 0], soft(targets, 2, logits.dtype)[:, 1])
+            return F.binary_cross_entropy_with_logits(logits[:, 0], soft_targets(targets, 2, logits.dtype)[:, 1])
 
         return criterion
 
 
 class Focal(Component):
-    """Cross-entropy that counts what is already right less: -(1 - p)^gamma log p (Lin et al. 2017)."""
+    """Cross-entropy with a smaller weight for well-classified samples: -(1 - p)^gamma log p (Lin et al. 2017)."""
 
     name: Literal["focal"] = "focal"
-    gamma: float = Field(2, ge=0, le=10, description="how much less; zero is cross-entropy")
+    gamma: float = Field(2, ge=0, le=10, description="exponent of the weight (1 - p)^gamma; 0 is cross-entropy")
     class_weights: ClassWeights = Field(None, description=WEIGHTS)
 
     def build(self, counts: Sequence[int], device: torch.device) -> Criterion:
@@ -130,10 +133,10 @@ class Focal(Component):
 
         def criterion(logits: Tensor, targets: Tensor) -> Tensor:
             log_p = logits.log_softmax(1)
-            wrong = (-torch.expm1(log_p)).clamp(
-                min=torch.finfo(log_p.dtype).tiny
-            )  # 1 - p, never 0: 0**gamma has no gradient below gamma 1
-            loss = -soft(targets, logits.shape[1], logits.dtype) * wrong**self.gamma * log_p  # (B, K)
+            # 1 - p, but never 0: for gamma < 1, 0**gamma has no gradient
+            one_minus_p = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+            target_p = soft_targets(targets, logits.shape[1], logits.dtype)
+            loss = -target_p * one_minus_p**self.gamma * log_p  # (B, K)
             return (loss if weight is None else loss * weight).sum(1).mean()
 
         return criterion
@@ -143,12 +146,12 @@ Loss = CrossEntropy | MeanSquaredError | BinaryCrossEntropy | Focal
 
 
 def outputs(loss: Component, classes: int) -> int:
-    """How many numbers the network must give for K `classes`: K, or one where a sigmoid decides between two."""
+    """The number of outputs the network needs for K `classes`: K, or 1 for a loss with a sigmoid."""
     return 1 if isinstance(loss, BinaryCrossEntropy) else classes
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """(B, K) logits -> (B, K) probabilities by softmax; (B, 1) -> (B, 2) by sigmoid. In float32 whatever came in."""
+    """(B, K) logits -> (B, K) probabilities by softmax; (B, 1) -> (B, 2) by sigmoid. Always in float32."""
     logits = logits.float()
     if logits.shape[1] == 1:
         second = logits.sigmoid()
@@ -156,13 +159,13 @@ def probabilities(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
-def soft(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """(B,) labels -> (B, K) one-hot probabilities; (B, K) probabilities stay."""
+def soft_targets(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """(B,) labels -> (B, K) one-hot probabilities. (B, K) probabilities only change their dtype."""
     return (targets if targets.ndim == 2 else F.one_hot(targets, classes)).to(dtype)
 
 
 def _weights(weights: list[float] | str | None, counts: Sequence[int], device: torch.device) -> Tensor | None:
-    """(K,) weights, from the `counts` of training samples a class where they are "balanced" (King & Zeng 2001)."""
+    """(K,) class weights. "balanced" computes them from the `counts` of training samples (King & Zeng 2001)."""
     if weights is None:
         return None
     if isinstance(weights, list):

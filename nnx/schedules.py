@@ -1,9 +1,9 @@
-"""How the learning rate moves: pure functions of the step, so that a resume needs nothing but the step.
+"""Learning-rate schedules: pure functions of the step, so that a resumed run needs only the step.
 
     lr = optimizer.lr * config.schedule.factor(step, Horizon(steps_per_epoch, epochs, val_losses))
 
-Each schedule agrees with torch.optim.lr_scheduler's of the same name (tested), and starts with `warmup` epochs of
-linear rise.
+Each schedule equals the one of the same name in torch.optim.lr_scheduler (tested) after `warmup` epochs of linear
+warm-up.
 """
 
 import math
@@ -15,13 +15,13 @@ from pydantic import Field
 
 from nnx.config.registry import Component
 
-Warmup = Annotated[float, Field(ge=0, le=10_000, description="epochs, or part of one, of linear rise from zero")]
-Floor = Annotated[float, Field(ge=0, le=1, description="fraction of the learning rate to end at")]
+Warmup = Annotated[float, Field(ge=0, le=10_000, description="epochs of linear warm-up from zero; fractions allowed")]
+Floor = Annotated[float, Field(ge=0, le=1, description="final learning rate, as a fraction of lr")]
 
 
 @dataclass(frozen=True)
 class Horizon:
-    """What a schedule may know: the length of the run and the validation losses of the epochs so far."""
+    """The length of the run and the validation losses of the epochs so far."""
 
     steps_per_epoch: int
     epochs: int
@@ -33,47 +33,53 @@ class Horizon:
 
 
 class Constant(Component):
-    """The same learning rate throughout."""
+    """Constant learning rate."""
 
     name: Literal["constant"] = "constant"
     warmup: Warmup = 0
 
     def factor(self, step: int, horizon: Horizon) -> float:
-        return _rise(step, self.warmup * horizon.steps_per_epoch)
+        return _warm_up(step, self.warmup * horizon.steps_per_epoch)
 
 
 class Cosine(Component):
-    """Half a cosine from the learning rate down to `end` (Loshchilov & Hutter 2017, without restarts)."""
+    """Cosine decay from the learning rate to `end` (Loshchilov & Hutter 2017, without restarts)."""
 
     name: Literal["cosine"] = "cosine"
     warmup: Warmup = 0
     end: Floor = 0
 
     def factor(self, step: int, horizon: Horizon) -> float:
-        rise = self.warmup * horizon.steps_per_epoch
-        return _rise(step, rise) if step < rise else _cosine(1, self.end, _progress(step, rise, horizon.steps))
+        warm_up = self.warmup * horizon.steps_per_epoch
+        return (
+            _warm_up(step, warm_up) if step < warm_up else _cosine(1, self.end, _progress(step, warm_up, horizon.steps))
+        )
 
 
 class Linear(Component):
-    """A straight line from the learning rate down to `end`."""
+    """Linear decay from the learning rate to `end`."""
 
     name: Literal["linear"] = "linear"
     warmup: Warmup = 0
     end: Floor = 0
 
     def factor(self, step: int, horizon: Horizon) -> float:
-        rise = self.warmup * horizon.steps_per_epoch
-        return _rise(step, rise) if step < rise else 1 + (self.end - 1) * _progress(step, rise, horizon.steps)
+        warm_up = self.warmup * horizon.steps_per_epoch
+        return (
+            _warm_up(step, warm_up) if step < warm_up else 1 + (self.end - 1) * _progress(step, warm_up, horizon.steps)
+        )
 
 
 class OneCycle(Component):
-    """Up to the learning rate and down to almost nothing, both by half a cosine (Smith & Topin 2018); momentum is left
-    alone."""
+    """Cosine rise to the learning rate, then cosine decay to almost zero (Smith & Topin 2018).
+
+    Momentum stays constant.
+    """
 
     name: Literal["one_cycle"] = "one_cycle"
-    peak: float = Field(0.3, gt=0, lt=1, description="fraction of the run at which the learning rate is reached")
-    start: float = Field(0.04, gt=0, le=1, description="fraction of the learning rate to start at")
-    end: float = Field(4e-6, ge=0, le=1, description="fraction of the learning rate to end at")
+    peak: float = Field(0.3, gt=0, lt=1, description="fraction of the run at which the learning rate peaks")
+    start: float = Field(0.04, gt=0, le=1, description="initial learning rate, as a fraction of lr")
+    end: float = Field(4e-6, ge=0, le=1, description="final learning rate, as a fraction of lr")
 
     def factor(self, step: int, horizon: Horizon) -> float:
         top, last = self.peak * horizon.steps - 1, horizon.steps - 1
@@ -83,49 +89,53 @@ class OneCycle(Component):
 
 
 class StepDecay(Component):
-    """Multiply by `gamma` every `every` epochs."""
+    """Multiply the learning rate by `gamma` every `every` epochs."""
 
     name: Literal["step"] = "step"
     warmup: Warmup = 0
-    every: int = Field(10, ge=1, le=100_000, description="epochs between two drops")
-    gamma: float = Field(0.1, gt=0, le=1, description="what each drop multiplies by")
+    every: int = Field(10, ge=1, le=100_000, description="epochs between two reductions")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of each reduction")
 
     def factor(self, step: int, horizon: Horizon) -> float:
-        drops = step // horizon.steps_per_epoch // self.every
-        return _rise(step, self.warmup * horizon.steps_per_epoch) * self.gamma**drops
+        reductions = step // horizon.steps_per_epoch // self.every
+        return _warm_up(step, self.warmup * horizon.steps_per_epoch) * self.gamma**reductions
 
 
 class Plateau(Component):
-    """Multiply by `gamma` whenever the validation loss has not improved for more than `patience` epochs."""
+    """Multiply the learning rate by `gamma` after more than `patience` epochs without a better validation loss."""
 
     name: Literal["plateau"] = "plateau"
     warmup: Warmup = 0
-    patience: int = Field(3, ge=0, le=100_000, description="epochs without improvement that are borne")
-    gamma: float = Field(0.1, gt=0, lt=1, description="what each drop multiplies by")
-    threshold: float = Field(1e-4, ge=0, lt=1, description="relative improvement that counts")
+    patience: int = Field(3, ge=0, le=100_000, description="epochs without improvement before a reduction")
+    gamma: float = Field(0.1, gt=0, lt=1, description="factor of each reduction")
+    threshold: float = Field(1e-4, ge=0, lt=1, description="minimum relative improvement of the validation loss")
 
     def factor(self, step: int, horizon: Horizon) -> float:
-        best, bad, drops = math.inf, 0, 0
-        for loss in horizon.val_losses:  # replayed rather than kept: then there is no state to save
+        best = math.inf
+        bad_epochs = 0
+        reductions = 0
+        for loss in horizon.val_losses:  # recomputed from the start, so that there is no state to save
             improved = loss < best * (1 - self.threshold)
-            best, bad = (loss, 0) if improved else (best, bad + 1)
-            if bad > self.patience:
-                drops, bad = drops + 1, 0
-        return _rise(step, self.warmup * horizon.steps_per_epoch) * self.gamma**drops
+            best, bad_epochs = (loss, 0) if improved else (best, bad_epochs + 1)
+            if bad_epochs > self.patience:
+                reductions += 1
+                bad_epochs = 0
+        return _warm_up(step, self.warmup * horizon.steps_per_epoch) * self.gamma**reductions
 
 
 Schedule = Constant | Cosine | Linear | OneCycle | StepDecay | Plateau
 
 
-def _rise(step: int, steps: float) -> float:
-    """Linear warm-up: (step + 1) / steps, at most 1; step counts from 0, so the very first step already moves."""
+def _warm_up(step: int, steps: float) -> float:
+    """Linear warm-up: (step + 1) / steps, at most 1. `step` counts from 0, so the first step is not zero."""
     return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
 
 
 def _progress(step: int, begin: float, end: float) -> float:
-    """How far `step` is from `begin` to `end`, from 0 to 1; a run that goes on past its end stays at 1."""
+    """The position of `step` between `begin` and `end`, from 0 to 1; it stays at 1 after `end`."""
     return min(max((step - begin) / max(end - begin, 1), 0.0), 1.0)
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
+    """Half a cosine from `start` to `end`, at `progress` from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

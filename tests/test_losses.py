@@ -1,4 +1,4 @@
-"""Losses against torch.nn's classes and formulas in numpy, and what they promise together."""
+"""Losses compared with torch.nn and formulas in numpy, and the properties that all share."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def classes(name):
 
 
 def batch(name="cross_entropy", size=12, spread=3.0, dtype=torch.float64):
-    """(B, K) logits and (B,) labels, in float64 unless class weights, which are float32 as all training is, come in."""
+    """(B, K) logits and (B,) labels, in float64 except with class weights, which are float32."""
     generator, K = torch.Generator().manual_seed(3), classes(name)
     logits = (
         torch.randn(size, losses.outputs(registry.find("loss", name)(), K), generator=generator, dtype=torch.float64)
@@ -42,7 +42,7 @@ def one_hot(labels, K):
 
 
 def soft_targets(labels, K):
-    """Some of each label given to the next class, as mixup does."""
+    """(B, K) probabilities that give part of each label to the next class, as mixup does."""
     return 0.7 * one_hot(labels, K) + 0.3 * one_hot((labels + 1) % K, K)
 
 
@@ -75,7 +75,7 @@ def test_labels_are_one_hot_probabilities(name, settings):
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_mean_over_parts_is_the_whole(name, settings, soft):
-    """Value and gradient: a batch in two unequal parts, each counted by its samples, is the batch."""
+    """Loss and gradient of a batch equal those of two unequal parts, weighted by their numbers of samples."""
     logits, labels = batch(name, dtype=dtype_for(settings))
     targets = soft_targets(labels, classes(name)) if soft else labels
     loss = criterion(name, **settings)
@@ -90,14 +90,14 @@ def test_the_mean_over_parts_is_the_whole(name, settings, soft):
     ("name", "settings"), [(name, more) for name, more in VARIANTS if "class_weights" not in more], ids=str
 )
 @pytest.mark.parametrize("soft", [False, True])
-def test_gradients_are_those_of_small_differences(name, settings, soft):
+def test_gradients_match_finite_differences(name, settings, soft):
     logits, labels = batch(name, size=4, spread=1.0)
     targets = soft_targets(labels, classes(name)) if soft else labels
     assert torch.autograd.gradcheck(lambda x: criterion(name, **settings)(x, targets), logits)
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
-def test_certainty_costs_nothing_and_breaks_nothing(name, settings):
+def test_losses_of_certain_predictions_are_finite(name, settings):
     """At logits of 100 float32 probabilities are exactly 0 and 1: loss and gradient stay finite, right is cheaper than
     wrong."""
     K = classes(name)
@@ -212,7 +212,7 @@ def test_the_wrong_number_of_weights(name, count):
     assert "4 classes" in problem.message
 
 
-def test_binary_cross_entropy_is_for_two():
+def test_binary_cross_entropy_needs_two_classes():
     with pytest.raises(ConfigError) as caught:
         registry.find("loss", "binary_cross_entropy")().build([5] * 10, CPU)
     (problem,) = caught.value.problems
@@ -224,6 +224,6 @@ def test_binary_cross_entropy_is_for_two():
 @pytest.mark.parametrize(
     "weights", ["[]", "[0, 0]", "[1, -1]", "[1, .nan]", "[1, .inf]", "[true, 1]", "[1, x]", "rare", "3", "{a: 1}"]
 )
-def test_weights_that_are_none(weights, tiny):
+def test_invalid_class_weights(weights, tiny):
     with pytest.raises(ConfigError, match=r"a\.yaml:3:\d+: loss\.class_weights: expected balanced"):
         config.parse(tiny(f"loss: {{class_weights: {weights}}}"), "a.yaml")

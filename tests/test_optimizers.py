@@ -1,4 +1,4 @@
-"""Optimizers against torch's own, built directly; what decays and what does not; that they descend."""
+"""Optimizers compared with torch's; weight decay applies to weights only; the loss falls."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnx.config import registry
-from nnx.optimizers import fast_step, groups
+from nnx.optimizers import fast_step, parameter_groups
 
 NAMES = registry.names("optimizer")
 
@@ -103,8 +103,8 @@ def test_the_loss_falls_on_real_digits(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_finds_the_bottom_of_a_bowl(name):
-    """|W - target|² over a matrix: from any direction down."""
+def test_it_minimises_a_quadratic(name):
+    """|W - target|² of a matrix W, from a random start."""
     bowl = nn.Linear(4, 3, bias=True)
     torch.manual_seed(1)
     target = torch.randn(3, 4)
@@ -141,7 +141,7 @@ def test_only_weights_decay(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_decay_nothing_moves_at_a_flat_place(name):
+def test_without_decay_nothing_changes_at_zero_gradient(name):
     model = network()
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
@@ -152,7 +152,7 @@ def test_without_decay_nothing_moves_at_a_flat_place(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_trained_parameter_is_in_one_group_once(name):
+def test_every_trainable_parameter_is_in_one_group_once(name):
     model = network()
     model[0].weight.requires_grad_(False)  # frozen
     held = [id(p) for optimizer in build(name, model) for group in optimizer.param_groups for p in group["params"]]
@@ -191,7 +191,7 @@ def test_steps_are_torchs(case, decay):
 
 
 def test_the_comparison_can_fail():
-    """The control: another learning rate is told from the right one."""
+    """The control: the comparison detects another learning rate."""
     ours, theirs = network(), network()
     descend(ours, build("adam", ours, lr=1.1e-3), 6)
     descend(theirs, [torch.optim.Adam(theirs.parameters(), 1e-3)], 6)
@@ -199,7 +199,7 @@ def test_the_comparison_can_fail():
         assert_equal(ours, theirs)
 
 
-def test_muon_takes_matrices_and_adamw_the_rest():
+def test_muon_updates_matrices_and_adamw_the_rest():
     ours, theirs = network(), network()
     muon, rest = build("muon", ours, lr=0.01)
     assert [p.shape for group in muon.param_groups for p in group["params"]] == [(10, 108), (10, 10)]
@@ -223,20 +223,20 @@ def test_muon_without_a_rest_is_one_optimizer():
     assert len(build("muon", nn.Linear(3, 3, bias=False))) == 1
 
 
-def test_groups():
+def test_parameter_groups():
     model = network()
-    weights, others = groups(model, 0.3)
+    weights, others = parameter_groups(model, 0.3)
     assert (weights["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
     assert [p.ndim for p in weights["params"]] == [4, 2, 2]
     assert {p.ndim for p in others["params"]} == {1}
-    assert len(groups(nn.Linear(2, 2, bias=False), 0.1)) == 1, "no empty group"
+    assert len(parameter_groups(nn.Linear(2, 2, bias=False), 0.1)) == 1, "no empty group"
 
 
 # ---------------------------------------------------------------- the step at less cost
 
 
 @pytest.mark.parametrize("case", EQUAL)
-def test_descent_is_the_optimizers_own_step_to_the_bit(case):
+def test_the_fast_step_is_bit_identical_to_torchs(case):
     """Also after its state was loaded, and where a parameter had no gradient for a while."""
     settings, _, _ = EQUAL[case]
     config = registry.find("optimizer", case.split(",")[0])(**settings)
@@ -260,7 +260,7 @@ def test_descent_is_the_optimizers_own_step_to_the_bit(case):
         assert torch.equal(a, b)
 
 
-def test_without_torchs_kernel_descent_is_the_public_step(monkeypatch):
+def test_without_torchs_kernel_the_fast_step_is_the_public_step(monkeypatch):
     monkeypatch.delattr(torch, "_fused_adam_")
     model = network()
     (adam,) = registry.find("optimizer", "adam")().build(model)

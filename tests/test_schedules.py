@@ -1,4 +1,4 @@
-"""Schedules against torch.optim.lr_scheduler, step by step, and what they promise together."""
+"""Schedules compared with torch.optim.lr_scheduler, step by step, and the properties that all share."""
 
 import random
 import warnings
@@ -21,7 +21,7 @@ def factors(schedule, horizon):
 
 
 def theirs(make, steps):
-    """The learning rates of torch's scheduler that `make(optimizer)` gives, as factors of LR."""
+    """The learning rates of torch's scheduler `make(optimizer)`, as factors of LR."""
     optimizer = torch.optim.SGD([torch.zeros(1)], LR)
     found = []
     with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def test_factors_lie_between_zero_and_one_and_depend_on_the_step_alone(name, per
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "warmup" in registry.find("schedule", name).model_fields])
 @pytest.mark.parametrize("warmup", [1, 2, 0.5, 1.25])
-def test_warm_up_is_a_straight_line_from_nearly_nothing(name, warmup):
+def test_warm_up_is_linear_from_almost_zero(name, warmup):
     horizon = Horizon(steps_per_epoch=20, epochs=10)
     rise = round(warmup * 20)
     found = factors(registry.find("schedule", name)(warmup=warmup), horizon)
@@ -92,7 +92,7 @@ def test_linear_is_torchs(end):
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
-def test_warm_up_and_fall_are_torchs_in_sequence(kind):
+def test_warm_up_and_decay_are_torchs_in_sequence(kind):
     warmup, steps = 14, 63  # two epochs of seven steps, of nine
 
     def make(optimizer):
@@ -141,7 +141,7 @@ def test_one_cycle_is_torchs(peak, start, end, shape):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 def test_one_cycle_of_a_few_steps_never_divides_by_zero(steps):
-    """Where torch's does: its rise ends at step peak * steps - 1, which here is 0 or less."""
+    """Unlike torch's, whose rise ends at step peak * steps - 1, which is 0 or less here."""
     found = factors(OneCycle(peak=0.25), Horizon(steps, 1))
     assert all(0 <= factor <= 1 for factor in found)
 
