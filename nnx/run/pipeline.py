@@ -150,8 +150,8 @@ def _train(saver: RunSaver, *, watch: bool, signal: Callable[[], int], again: st
     batches, validation = setup.loader(setup.dataset.train), setup.loader(setup.dataset.validation)
     step, monitor = setup.make_step(), _monitor(setup) if watch else None
     if monitor:
-        step = monitor.over(step)
-        yield monitor.look()
+        step = monitor.wrap(step)
+        yield monitor.check()
     log_every = max(1, min(50, state.steps_per_epoch // 10))
     events = train(state, batches, step, log_every=log_every, pausing=lambda: saver.due or bool(signal()))
     try:
@@ -163,7 +163,7 @@ def _train(saver: RunSaver, *, watch: bool, signal: Callable[[], int], again: st
                 saver.save_epoch(epoch)
                 yield epoch
                 if monitor:
-                    yield monitor.look()
+                    yield monitor.check()
             else:
                 saver.save_due()
                 yield event

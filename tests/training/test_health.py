@@ -1,5 +1,4 @@
-"""What a watched run says: figures against other code, each cause provoked, silence where all is well; and not a bit
-changes."""
+"""Health checks: the figures against other code, each problem provoked, no warning without one, and no bit changed."""
 
 import io
 import math
@@ -42,8 +41,8 @@ def watched(recipe, *settings, out):
     return [event for event in events if isinstance(event, Health)]
 
 
-def said(found):
-    return [warning for each in found for warning in each.warnings]
+def warnings_of(events):
+    return [warning for event in events for warning in event.warnings]
 
 
 def made(*settings, shape=(12,), classes=5, seed=0):
@@ -72,33 +71,33 @@ def test_the_figures_are_those_of_other_code():
     with torch.no_grad():
         state.model.layers[1].bias[:5] = -100  # dead for sure
     data = samples(spec)
-    found = HealthMonitor(state, data, F.cross_entropy).look()
+    checked = HealthMonitor(state, data, F.cross_entropy).check()
     (x, y), layers = next(data.in_order()), state.model.layers
     loss = F.cross_entropy(state.model(x), y)
     loss.backward()
-    assert found.loss == pytest.approx(loss.item(), rel=1e-5)
-    assert found.guess == pytest.approx(math.log(5))
-    assert found.gradients == {
+    assert checked.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert checked.guess == pytest.approx(math.log(5))
+    assert checked.gradients == {
         f"layers.{i}": pytest.approx(layers[i].weight.grad.norm().item(), rel=1e-5) for i in (1, 3, 5)
     }
     hidden = F.relu(layers[1](x))
-    assert found.dead == {
+    assert checked.dead == {
         "layers.2": pytest.approx((hidden.sum(0) == 0).float().mean().item()),
         "layers.4": pytest.approx((F.relu(layers[3](hidden)).sum(0) == 0).float().mean().item()),
     }
-    assert found.dead["layers.2"] >= 5 / 16
-    assert (found.epoch, found.samples, found.update) == (0, 64, None)
+    assert checked.dead["layers.2"] >= 5 / 16
+    assert (checked.epoch, checked.samples, checked.update) == (0, 64, None)
 
 
 def test_a_dead_map_is_zero_at_all_places_of_all_samples():
     state, spec = made("model={name: cnn, channels: [6], norm: none}", shape=(1, 8, 8))
     data = samples(spec)
-    assert HealthMonitor(state, data, F.cross_entropy).look().dead == {"stages.0.activation": 0}
+    assert HealthMonitor(state, data, F.cross_entropy).check().dead == {"stages.0.activation": 0}
     with torch.no_grad():
         state.model.stages[0].conv.bias[:2] = -1000
         state.model.stages[0].conv.weight[2].zero_()
         state.model.stages[0].conv.bias[2] = 1e-3  # barely alive
-    assert HealthMonitor(state, data, F.cross_entropy).look().dead["stages.0.activation"] == pytest.approx(2 / 6)
+    assert HealthMonitor(state, data, F.cross_entropy).check().dead["stages.0.activation"] == pytest.approx(2 / 6)
 
 
 @pytest.mark.parametrize("optimizer", ["{name: sgd, lr: 0.1}", "{name: adam, lr: 0.01}"])
@@ -106,7 +105,7 @@ def test_the_longest_of_the_measured_steps(optimizer):
     state, spec = made(f"optimizer={optimizer}")
     data = samples(spec)
     watch = HealthMonitor(state, data, F.cross_entropy)
-    step = watch.over(train_step(backpropagation(F.cross_entropy, CPU)))
+    step = watch.wrap(train_step(backpropagation(F.cross_entropy, CPU)))
     x, y = next(data.in_order())
     lengths = []
     for batch in range(4):
@@ -117,8 +116,8 @@ def test_the_longest_of_the_measured_steps(optimizer):
             after = [w.detach() for w in state.model.parameters() if w.ndim == 2]
             moved = sum((new - old).square().sum() for new, old in zip(after, before, strict=True)).sqrt()
             lengths.append((moved / sum(old.square().sum() for old in before).sqrt()).item())
-    assert watch.look().update == pytest.approx(max(lengths), rel=1e-4)
-    assert watch.look().update is None, "each step is told once"
+    assert watch.check().update == pytest.approx(max(lengths), rel=1e-4)
+    assert watch.check().update is None, "each step is reported once"
 
 
 def test_the_probe_is_a_hundredth_but_enough_and_spread_evenly():
@@ -160,29 +159,29 @@ def test_the_matrices_of_a_plain_mlp_too(tmp_path):
     assert (tmp_path / "True/last.pt").read_bytes() == (tmp_path / "False/last.pt").read_bytes()
 
 
-def test_a_look_that_changed_something_would_be_seen(tmp_path, monkeypatch):
-    right = HealthMonitor.look
+def test_a_check_that_changed_something_would_be_noticed(tmp_path, monkeypatch):
+    right = HealthMonitor.check
 
     def careless(self):
-        found = right(self)
+        checked = right(self)
         torch.rand(1)
         self.state.model.train()(next(self.samples.in_order())[0])  # moves what batch norm keeps
-        return found
+        return checked
 
-    monkeypatch.setattr(HealthMonitor, "look", careless)
+    monkeypatch.setattr(HealthMonitor, "check", careless)
     chosen = config.load("digits_mlp", [f"model={DROPPING['mlp']}", *ALL_ON])
     for watch in (False, True):
         list(run(chosen, out=tmp_path / str(watch), watch=watch))
     assert (tmp_path / "True/last.pt").read_bytes() != (tmp_path / "False/last.pt").read_bytes()
 
 
-def test_a_look_leaves_the_network_as_it_was():
+def test_a_check_leaves_the_network_as_it_was():
     state, spec = made("model={name: cnn, channels: [4], dropout: 0.5}", shape=(1, 8, 8))
     watch = HealthMonitor(state, samples(spec), F.cross_entropy)
     before, random = {key: value.clone() for key, value in state.model.state_dict().items()}, torch.get_rng_state()
     for training in (True, False):
         state.model.train(training)
-        watch.look()
+        watch.check()
         assert state.model.training == training
         assert state.model.stages[0].norm.training == training
     assert torch.equal(torch.get_rng_state(), random)
@@ -191,48 +190,48 @@ def test_a_look_leaves_the_network_as_it_was():
     assert not any(module._forward_hooks for module in state.model.modules())
 
 
-# ---------------------------------------------------------------- silence where all is well
+# ---------------------------------------------------------------- no warning without a problem
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_shipped_digits_recipes_are_well(recipe, tmp_path):
+def test_the_shipped_digits_recipes_have_no_warning(recipe, tmp_path):
     epochs = RECIPES[recipe]
-    found = watched(recipe, f"train.epochs={epochs}", out=tmp_path / "r")
-    assert said(found) == []
-    assert [each.epoch for each in found] == list(range(epochs + 1))
-    assert abs(found[0].loss - found[0].guess) < 0.7
-    assert all(1e-5 < each.update < 0.1 for each in found[1:-1])
+    checked = watched(recipe, f"train.epochs={epochs}", out=tmp_path / "r")
+    assert warnings_of(checked) == []
+    assert [each.epoch for each in checked] == list(range(epochs + 1))
+    assert abs(checked[0].loss - checked[0].guess) < 0.7
+    assert all(1e-5 < each.update < 0.1 for each in checked[1:-1])
 
 
 @pytest.mark.mnist
 @pytest.mark.parametrize("recipe", ["mnist_mlp", "mnist_cnn"])
-def test_mnist_is_well(recipe, tmp_path, monkeypatch):
+def test_mnist_has_no_warning(recipe, tmp_path, monkeypatch):
     import os
 
     if not (
         Path(os.environ.get("NNX_DATA_DIR", "")) / "MNIST/raw/train-images-idx3-ubyte"
     ).is_file() or not os.environ.get("NNX_DATA_DIR"):
         pytest.skip("NNX_DATA_DIR does not hold MNIST/raw")
-    assert said(watched(recipe, "train.epochs=1", out=tmp_path / "r")) == []
+    assert warnings_of(watched(recipe, "train.epochs=1", out=tmp_path / "r")) == []
 
 
-# ---------------------------------------------------------------- each cause, provoked, and beside it the healthy
-# control
+# ---------------------------------------------------------------- each problem, provoked, with a healthy control
 
 
 def test_a_learning_rate_too_high_and_what_it_kills(tmp_path):
-    found = watched("digits_mlp", "optimizer={name: adam, lr: 1}", "train.epochs=3", out=tmp_path / "r")
-    assert max(found[1].dead.values()) > 0.9
-    long, dead = said(found)  # the cause first, what it brought about behind it, both once
+    checked = watched("digits_mlp", "optimizer={name: adam, lr: 1}", "train.epochs=3", out=tmp_path / "r")
+    assert max(checked[1].dead.values()) > 0.9
+    long, dead = warnings_of(checked)  # the cause first, what it brought about behind it, both once
     assert re.match(
-        r"epoch 1: a step moved the weights by \d.* the learning rate is too high; lower optimizer.lr \(now 1\)", long
+        r"epoch 1: learning rate too high: a step changed the weights by \d.*\. Lower optimizer.lr \(now 1\)", long
     )
     assert "add schedule.warmup: 1" in long
     assert re.match(
-        r"epoch 1: \d+ % of the ReLUs of layers.\d .*dead, 0 for each of 64 samples.*begin anew with a lower optimizer.lr",
+        r"epoch 1: dead ReLUs: \d+ % of the units of layers.\d .*output 0 for all 64 samples"
+        r".*start again with a lower optimizer.lr",
         dead,
     )
-    cycled = said(
+    cycled = warnings_of(
         watched(
             "digits_mlp", "optimizer={name: adam, lr: 1}", "schedule=one_cycle", "train.epochs=2", out=tmp_path / "s"
         )
@@ -242,12 +241,13 @@ def test_a_learning_rate_too_high_and_what_it_kills(tmp_path):
 
 def test_a_learning_rate_too_low(tmp_path):
     for optimizer in ("{name: adam, lr: 1e-7}", "{name: sgd, lr: 1e-6}"):
-        warnings = said(
+        warnings = warnings_of(
             watched("digits_mlp", f"optimizer={optimizer}", "train.epochs=3", out=tmp_path / optimizer[7:10])
         )
         assert len(warnings) == 1
         assert re.match(
-            r"epoch 1: no step moved the weights by more than .* too low; raise optimizer.lr \(now 1e-0", warnings[0]
+            r"epoch 1: learning rate too low: no step changed the weights by .* Raise optimizer.lr \(now 1e-0",
+            warnings[0],
         )
     slow = watched(
         "digits_mlp",
@@ -256,130 +256,135 @@ def test_a_learning_rate_too_low(tmp_path):
         "schedule={name: cosine, warmup: 1}",
         out=tmp_path / "r",
     )
-    assert said(slow) == [], "a rate that a schedule has brought down is not too low"
+    assert warnings_of(slow) == [], "a rate that a schedule has brought down is not too low"
 
 
 def test_the_very_first_step_may_be_longer(tmp_path):
     """That of rmsprop moves every weight by ten times the learning rate; at its own rate digits_cnn's by 0.1 of their
     length."""
     settings = ("optimizer={name: rmsprop, lr: 2e-3}", "schedule=constant", "train.epochs=2", "train.ema=null")
-    found = watched("digits_mlp", *settings, out=tmp_path / "r")
-    assert 0.1 < found[1].update < 0.3
-    assert said(found) == []
+    checked = watched("digits_mlp", *settings, out=tmp_path / "r")
+    assert 0.1 < checked[1].update < 0.3
+    assert warnings_of(checked) == []
     assert (
-        "too high"
-        in said(watched("digits_mlp", "optimizer={name: rmsprop, lr: 1e-2}", *settings[1:], out=tmp_path / "s"))[0]
+        "learning rate too high"
+        in warnings_of(watched("digits_mlp", "optimizer={name: rmsprop, lr: 1e-2}", *settings[1:], out=tmp_path / "s"))[
+            0
+        ]
     )
 
 
-def test_what_has_learned_all_there_is_takes_short_steps_in_peace():
+def test_a_network_that_has_learned_everything_may_take_short_steps():
     state, spec = made("optimizer={name: sgd, lr: 0.1}")
     data = samples(spec)
     with torch.no_grad():
         state.model.layers[5].bias[3] = 50.0
     data.labels.fill_(3)
     watch = HealthMonitor(state, data, F.cross_entropy)
-    step = watch.over(train_step(backpropagation(F.cross_entropy, CPU)))
+    step = watch.wrap(train_step(backpropagation(F.cross_entropy, CPU)))
     state.begin_step()
     state.end_step(step(state, *next(data.in_order())), 64)
-    found = watch.look()
-    assert found.update < 1e-5
-    assert found.warnings == ()
+    checked = watch.check()
+    assert checked.update < 1e-5
+    assert checked.warnings == ()
 
 
-def test_dead_relus_are_told_apart_by_what_killed_them():
+def test_dead_relus_are_distinguished_by_their_cause():
     state, spec = made()
     data = samples(spec)
-    assert HealthMonitor(state, data, F.cross_entropy).look().warnings == ()
+    assert HealthMonitor(state, data, F.cross_entropy).check().warnings == ()
     with torch.no_grad():
         state.model.layers[3].bias[:5] = -1000
-    (begun,) = HealthMonitor(state, data, F.cross_entropy).look().warnings
+    (begun,) = HealthMonitor(state, data, F.cross_entropy).check().warnings
     assert begun.startswith("before the first step: ")
-    assert "of layers.4 are dead" in begun
-    assert "they begin so" in begun
+    assert "of the units of layers.4 output 0" in begun
+    assert "They are dead from the start" in begun
     state.step, state.epoch = 4, 1
-    (later,) = HealthMonitor(state, data, F.cross_entropy).look().warnings
-    assert "% of the ReLUs of layers.4 are dead, 0 for each of 64 samples" in later
+    (later,) = HealthMonitor(state, data, F.cross_entropy).check().warnings
+    assert "dead ReLUs: 62 % of the units of layers.4 output 0 for all 64 samples" in later
     assert "model.activation: leaky_relu" in later
     with torch.no_grad():
         state.model.layers[1].bias.fill_(-1000)
-    (all_of_them,) = HealthMonitor(state, data, F.cross_entropy).look().warnings
-    assert "100 % of the ReLUs of layers.2 (and most of 1 more)" in all_of_them, all_of_them
+    (all_of_them,) = HealthMonitor(state, data, F.cross_entropy).check().warnings
+    assert "100 % of the units of layers.2 (and most of those of 1 more)" in all_of_them, all_of_them
     with torch.no_grad():
         state.model.layers[1].bias.zero_()
         state.model.layers[3].bias[:5] = 0
         state.model.layers[3].bias[:2] = -1000
-    assert HealthMonitor(state, data, F.cross_entropy).look().warnings == (), "a quarter is no cause for alarm"
+    assert HealthMonitor(state, data, F.cross_entropy).check().warnings == (), "a quarter is no cause for alarm"
 
 
 def test_gradients_that_vanish(tmp_path):
     deep = "model={name: mlp, hidden: [24, 24, 24, 24, 24, 24, 24, 24], activation: %s}"
-    (warning,) = said(watched("digits_mlp", deep % "sigmoid", "train.epochs=2", out=tmp_path / "sigmoid"))
-    assert re.match(r"before the first step: the gradient of the first layer \(.*vanishes", warning)
-    assert warning.endswith("set model.activation: relu instead of sigmoid, or model.norm: layer")
+    (warning,) = warnings_of(watched("digits_mlp", deep % "sigmoid", "train.epochs=2", out=tmp_path / "sigmoid"))
+    assert re.match(r"before the first step: vanishing gradients: the gradient of the first layer \(", warning)
+    assert warning.endswith("Set model.activation: relu instead of sigmoid, or model.norm: layer")
     for well in (deep % "relu", "model={name: mlp, hidden: [24, 24], activation: sigmoid}"):
-        assert said(watched("digits_mlp", well, "train.epochs=2", out=tmp_path / str(len(well)))) == []
+        assert warnings_of(watched("digits_mlp", well, "train.epochs=2", out=tmp_path / str(len(well)))) == []
     state, spec = made("model={name: rnn, cell: rnn, hidden: 8}", shape=(1, 8, 8))
-    assert HealthMonitor(state, samples(spec), F.cross_entropy).look().warnings == ()
+    assert HealthMonitor(state, samples(spec), F.cross_entropy).check().warnings == ()
     with torch.no_grad():
         state.model.recurrent.bias_ih_l0.fill_(30.0)  # tanh is flat there
-    assert HealthMonitor(state, samples(spec), F.cross_entropy).look().warnings[0].endswith("set model.cell: lstm")
+    assert HealthMonitor(state, samples(spec), F.cross_entropy).check().warnings[0].endswith("Set model.cell: lstm")
 
 
 def test_gradients_that_explode():
     for clip, cure in (
-        ("null", "set train.clip_grad_norm: 1, or lower optimizer.lr (now 0.003)"),
-        (1, "explodes; lower optimizer.lr (now 0.003)"),
+        ("null", "Set train.clip_grad_norm: 1, or lower optimizer.lr (now 0.003)"),
+        (1, ". Lower optimizer.lr (now 0.003)"),
     ):
         state, spec = made("model.hidden=[16, 16, 16, 16]", f"train.clip_grad_norm={clip}")
         state.step = 1
         data = samples(spec)
-        assert HealthMonitor(state, data, F.cross_entropy).look().warnings == ()
+        assert HealthMonitor(state, data, F.cross_entropy).check().warnings == ()
         with torch.no_grad():
             for layer in state.model.modules():
                 if isinstance(layer, nn.Linear):
                     layer.weight *= 8
-        (warning,) = HealthMonitor(state, data, F.cross_entropy).look().warnings
-        assert re.search("the gradient has the norm .*it explodes", warning)
+        (warning,) = HealthMonitor(state, data, F.cross_entropy).check().warnings
+        assert re.search("exploding gradients: the norm of the gradient is ", warning)
         assert warning.endswith(cure)
 
 
 def test_a_first_loss_far_above_a_guess():
     state, spec = made("model.hidden=[16]")
     data = samples(spec)
-    assert HealthMonitor(state, data, F.cross_entropy).look().warnings == ()
+    assert HealthMonitor(state, data, F.cross_entropy).check().warnings == ()
     raw = samples(spec, scale=100.0)
-    warning, *_ = HealthMonitor(state, raw, F.cross_entropy).look().warnings
+    warning, *_ = HealthMonitor(state, raw, F.cross_entropy).check().warnings
     assert re.match(
-        r"before the first step: the loss is [\d.]+, where a guess has ln 5 = 1.61: inputs are not normalised, their size is \d+",
+        r"before the first step: the loss is [\d.]+, but random guessing gives ln 5 = 1.61. "
+        r"The inputs are not normalised: their root mean square is \d+",
         warning,
     )
     with torch.no_grad():
         state.model.layers[3].weight *= 30
-    warning, *_ = HealthMonitor(state, data, F.cross_entropy).look().warnings
-    assert re.search(r"the weights begin too large, logits deviate by \d+.*, not by 1 or less", warning)
+    warning, *_ = HealthMonitor(state, data, F.cross_entropy).check().warnings
+    assert re.search(
+        r"initial weights are too large: the logits have a standard deviation of \d+.*, more than 1", warning
+    )
     state.step = 1
-    assert not any("a guess" in warning for warning in HealthMonitor(state, data, F.cross_entropy).look().warnings), (
-        "it is about the start"
+    assert not any("guessing" in warning for warning in HealthMonitor(state, data, F.cross_entropy).check().warnings), (
+        "that warning is only for the initial loss"
     )
 
 
 def test_two_classes_by_one_sigmoid_have_their_guess_too():
     state, spec = made("loss=binary_cross_entropy", classes=2)
     state.model.layers[5] = nn.Linear(8, 1)
-    found = HealthMonitor(state, samples(spec), state.config.loss.build([1, 1], CPU.device)).look()
-    assert found.guess == pytest.approx(math.log(2))
-    assert abs(found.loss - found.guess) < 0.7
-    assert found.warnings == ()
+    checked = HealthMonitor(state, samples(spec), state.config.loss.build([1, 1], CPU.device)).check()
+    assert checked.guess == pytest.approx(math.log(2))
+    assert abs(checked.loss - checked.guess) < 0.7
+    assert checked.warnings == ()
 
 
-def test_each_warning_is_said_once():
+def test_each_warning_is_given_once():
     state, spec = made()
     with torch.no_grad():
         state.model.layers[1].bias.fill_(-1000)
     watch = HealthMonitor(state, samples(spec), F.cross_entropy)
-    assert len(watch.look().warnings) == 1
-    assert watch.look().warnings == ()
+    assert len(watch.check().warnings) == 1
+    assert watch.check().warnings == ()
 
 
 # ---------------------------------------------------------------- on the screen
