@@ -33,7 +33,7 @@ def for_page(recording: Frame, spec: Spec, steps_per_epoch: float | None) -> dic
         "classes": list(spec.classes),
         "labels": labels.tolist(),
         "predicted": _encode(predicted.astype("<u2")),
-        "embedding": _encode(_as_integers(film.aligned(recording["embedding"][frames]))),
+        "embedding": _encode(_as_integers(film.align_frames(recording["embedding"][frames]))),
         "filters": _picture_data(recording["filters"][frames], "filters"),
         "layers": [_picture_data(recording[key][frames], key.removeprefix(film.LAYER)) for key in layers],
     }

@@ -52,7 +52,7 @@ def evaluate_checkpoint(
         batches, criterion = BatchLoader(samples, saved.spec, runtime.device), build_criterion(config, dataset, runtime)
         predictions = _predict(saved, batches, runtime, criterion)
     records = run_folder.matching_metrics(path.parent, saved.record)
-    frames = film.read_from_run(path.parent) if records else None
+    frames = film.read_or_none(path.parent) if records else None
     duplicates = datasets.duplicates((dataset.train, dataset.validation), samples) if split == "test" else None
     choices = (*runtime.choices, threads, *dataset.notes)
     return ReportContent(saved, split, samples, predictions, choices, records, film=frames, duplicates=duplicates)
@@ -89,7 +89,7 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     predictions = _predict(best, setup.loader(test), setup.runtime, setup.criterion)
     seconds = time.perf_counter() - begun
     summary = _summary(saver, best, predictions, duplicates=duplicates, seconds=seconds)
-    frames = film.read_from_run(folder)
+    frames = film.read_or_none(folder)
     return ReportContent(best, "test", test, predictions, choices, saver.metrics, summary, frames, duplicates)
 
 

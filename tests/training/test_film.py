@@ -81,14 +81,14 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_frames_are_close_at_first_and_ever_rarer():
-    steps = [step for step in range(4300) if film.is_kept(step)]
+    steps = [step for step in range(4300) if film.is_frame_step(step)]
     assert steps[:14] == [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30]
     assert 35 <= len(steps) <= 40
     far = [step for step in steps if step > 100]
     assert all(1.2 < later / earlier < 1.3 for earlier, later in pairwise(far))
     at, found = -1, []
     while at < 4300:
-        at = film.next_step(at)
+        at = film.next_frame_step(at)
         found.append(at)
     assert found[:-1] == steps
 
@@ -106,7 +106,7 @@ def test_the_training_is_the_same_to_the_bit(tmp_path, model, ema):
     assert not (other / "film.npz").exists()
 
 
-def test_the_control_a_look_in_training_mode_would_change_it(tmp_path, monkeypatch):
+def test_the_control_a_frame_in_training_mode_would_change_it(tmp_path, monkeypatch):
     look = film._frame
 
     def careless(network, inputs, *more):
@@ -126,7 +126,7 @@ def test_the_network_is_left_in_the_mode_that_it_was_in(training):
     assert {module.training for module in recorder.state.model.modules()} == {training}
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_stopped_run_has_the_film_of_one_that_was_not(whole, tmp_path, steps):
 def test_more_epochs_make_the_film_of_a_run_that_had_them_at_once(tmp_path):
     more = ["train.film=true", "schedule=constant"]
     trained(tmp_path / "r", "mlp", *more)
-    assert film.read(tmp_path / "r/film.npz")["step"][-1] == 36, "the last step, which is none of those that are kept"
+    assert film.read(tmp_path / "r/film.npz")["step"][-1] == 36, "the last step, which is not a frame step"
     trained(None, "mlp", *more, "train.epochs=4", resume=tmp_path / "r")
     trained(tmp_path / "whole", "mlp", *more, "train.epochs=4")
     assert (tmp_path / "r/film.npz").read_bytes() == (tmp_path / "whole/film.npz").read_bytes()
@@ -209,7 +209,7 @@ def test_a_film_that_somebody_changed_is_refused_or_can_be_shown(kind, change, r
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "gone", "other samples", "a bomb", "an object", "parts missing"])
-def test_without_a_film_that_can_be_read_it_begins_anew(tmp_path, damage):
+def test_without_a_readable_film_a_new_one_starts(tmp_path, damage):
     with pytest.raises(errors.Stopped):
         trained(tmp_path / "r", "mlp", "train.film=true", signal=after(6))
     path = tmp_path / "r/film.npz"
@@ -234,7 +234,7 @@ def test_without_a_film_that_can_be_read_it_begins_anew(tmp_path, damage):
     )
     warnings = next(event.warnings for event in happened if isinstance(event, Started))
     assert [
-        warning for warning in warnings if "film.npz" in warning and "anew at step 6" in warning
+        warning for warning in warnings if "film.npz" in warning and "starts again at step 6" in warning
     ] or damage == "gone"
     steps = film.read(path)["step"].tolist()
     assert steps == [6, 8, 10, 12, 15, 19, 24, 30, 36]
@@ -302,18 +302,18 @@ def test_the_embedding_is_scikit_learns():
     np.testing.assert_allclose(np.abs(recorder.frames[0]["embedding"]), np.abs(theirs) / distance, atol=2e-3)
 
 
-def test_frames_are_turned_to_fit_and_nothing_else():
+def test_frames_are_rotated_to_fit_and_nothing_else():
     rng = np.random.default_rng(0)
     cloud = rng.normal(size=(50, 16)) * np.linspace(4, 1, 16)
     cloud -= cloud.mean(0)
     cloud = PCA(16).fit_transform(cloud)
     turned = np.stack([cloud @ ortho_group.rvs(16, random_state=n) for n in range(4)] + [cloud])
-    flat = film.aligned(turned)
+    flat = film.align_frames(turned)
     for frame in flat:
         np.testing.assert_allclose(frame, cloud[:, :2], atol=1e-8)
     plain = turned[:, :, :2]
     assert np.abs(plain[0] - plain[1]).mean() > 1, "the control: as they are, they jump"
-    stretched = film.aligned(np.stack([cloud / 2, cloud]))
+    stretched = film.align_frames(np.stack([cloud / 2, cloud]))
     np.testing.assert_allclose(stretched[0], cloud[:, :2] / 2, atol=1e-8)
 
 
@@ -350,7 +350,7 @@ def test_the_longest_film_is_under_20_mb(model, shape, K, tmp_path):
     with zipfile.ZipFile(tmp_path / "film.npz") as archive:
         frame = sum(member.file_size for member in archive.infolist())
     steps = (
-        sum(film.is_kept(step) for step in range(20_000_000 // 1000)) + 36
+        sum(film.is_frame_step(step) for step in range(20_000_000 // 1000)) + 36
     )  # the next three powers of ten have 31 more
     assert frame * steps < 20e6
     frames = film.read(tmp_path / "film.npz")
@@ -358,7 +358,7 @@ def test_the_longest_film_is_under_20_mb(model, shape, K, tmp_path):
     assert frames["filters"].size
 
 
-def test_a_network_that_diverges_is_filmed_without_a_complaint():
+def test_a_diverging_network_is_recorded_without_an_error():
     recorder = recorder_of("{name: mlp, hidden: [8]}")
     with torch.no_grad():
         for parameter in recorder.state.model.parameters():
