@@ -154,6 +154,14 @@ def test_every_link_and_picture_exists(page):
         assert not anchor or anchor in anchors(path), target
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_function_named_exists(page):
+    """Paths in backticks, such as `nnx/cli/_start.py`; not the files that the examples add."""
+    added = {"nnx/models/maxout.py", "nnx/datasets/stripes.py", "nnx/explain/weights.py"}
+    paths = set(re.findall(r"`((?:nnx|scripts|configs|tests|\.github)/[\w./]*)`", text_of(page))) - added
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
 # ---------------------------------------------------------------- Python
 
 

@@ -1,4 +1,4 @@
-"""The loop of every introduction, word for word: what nnx is measured against."""
+"""The usual training loop, as most tutorials write it: the baseline of the benchmark."""
 
 import argparse
 from itertools import islice
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 
 def main() -> None:
-    """Serve the article's network, or that of a recipe, in the same loop."""
+    """Serve the network 784-256-128-10, or that of a recipe."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cpu")

@@ -1,4 +1,4 @@
-"""What every contestant shares: it trains when told to, and says how long that took. `measure.Child` is the other end.
+"""The protocol of a contestant: it trains on request and reports the time. `measure.Child` is the other end.
 
 out: {"ready": {"torch": "2.14.1"}}    in: 25600    out: {"seconds": 1.9, "samples": 25600, "loss": 0.31}
 """
@@ -13,46 +13,45 @@ from typing import Any
 
 import numpy as np
 
-SIZES, BATCH, LR = (784, 256, 128, 10), 128, 1e-3  # the network and how it is trained, the same for all
+SIZES, BATCH, LR = (784, 256, 128, 10), 128, 1e-3  # the same for all contestants
 WARM_UP = 20 * BATCH
-EPOCH = (
-    468 * BATCH
-)  # of 60,000 images: what can be had without a smaller last batch, which some tools would compile anew
+# Of 60,000 images, without the smaller last batch, for which some tools would compile again
+EPOCH = 468 * BATCH
 
 
 def serve(train: Callable[[int], tuple[int, float | None]], **facts: Any) -> None:
-    """Warm up, say so, then call `train(samples) -> (samples, loss)` for every line of stdin."""
+    """Warm up, report `facts`, then call `train(samples) -> (samples, loss)` for every line of stdin."""
     train(WARM_UP)
-    _say({"ready": facts})
+    _send({"ready": facts})
     for line in sys.stdin:
         begun = time.perf_counter()
         samples, loss = train(int(line))
-        _say({"seconds": time.perf_counter() - begun, "samples": samples, "loss": loss})
+        _send({"seconds": time.perf_counter() - begun, "samples": samples, "loss": loss})
 
 
-def _say(message: dict[str, Any]) -> None:
+def _send(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
 def portions(samples: int) -> tuple[int, int]:
-    """For tools that train by the epoch: how many, and of how many samples each."""
+    """For tools that train whole epochs: the number of epochs, and the samples of each."""
     epochs = max(1, round(samples / EPOCH))
     return epochs, min(EPOCH, samples // BATCH * BATCH)
 
 
 def endless(loader: Iterable[Any]) -> Iterator[Any]:
-    """Epoch after epoch of `loader`."""
+    """The batches of `loader`, epoch after epoch."""
     while True:
         yield from loader
 
 
 def folder() -> Path:
-    """The parent names the data; torchvision's layout lies below."""
+    """The data folder, in torchvision's layout. The parent process sets it."""
     return Path(os.environ["NNX_DATA_DIR"])
 
 
 def dataset() -> Any:
-    """torchvision's MNIST, prepared as in every introduction."""
+    """torchvision's MNIST with the usual transforms."""
     from torchvision import transforms
     from torchvision.datasets import MNIST
 
@@ -62,7 +61,7 @@ def dataset() -> Any:
 
 
 def arrays() -> tuple[np.ndarray, np.ndarray]:
-    """(60000, 784) float32 images, normalised beforehand, and their int64 labels: for tools that train on arrays."""
+    """(60000, 784) float32 normalised images and int64 labels, for tools that train on arrays."""
     raw = folder() / "MNIST" / "raw"
     images = np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, SIZES[0])
     labels = np.fromfile(raw / "train-labels-idx1-ubyte", np.uint8, offset=8)

@@ -1,4 +1,4 @@
-"""The images that all contestants read: MNIST where it lies, else random ones in its files, which train as fast."""
+"""The images for all contestants: MNIST if found, else random images in its format, which train as fast."""
 
 import os
 import struct
@@ -12,7 +12,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 @contextmanager
 def provided() -> Iterator[bool]:
-    """Inside, NNX_DATA_DIR names a folder with the data; gives whether it is the real MNIST."""
+    """Set NNX_DATA_DIR to a folder with the data. Yields whether it is the real MNIST."""
     from nnx.datasets import find_folder
     from nnx.datasets.mnist import Config
 
@@ -27,8 +27,8 @@ def provided() -> Iterator[bool]:
 
 
 def write_synthetic(folder: Path) -> None:
-    """Random images and labels in the files of MNIST, nearly as many: what is as long as MNIST's own, nnx takes for it
-    and checks."""
+    """Write random images and labels in MNIST's format. Not as many, because nnx checks the hash of files of MNIST's
+    length."""
     import numpy as np
 
     raw, generator = folder / "MNIST" / "raw", np.random.default_rng(0)

@@ -1,5 +1,4 @@
-"""Run the nnx command line as typed, up to the end of the very first step of training: prints the seconds since
-BEGUN."""
+"""Run the nnx command line up to the end of the first training step, and print the seconds since BEGUN."""
 
 import os
 import time
@@ -8,18 +7,18 @@ from typing import Any
 from nnx.cli import main
 from nnx.cli._start import import_torch
 
-import_torch()  # as the command line does
+import_torch()  # like the command line
 from nnx.training.state import State  # noqa: E402
 
 end_step = State.end_step
 
 
-def leave_after(state: State, *of: Any) -> None:
-    """Print the time of the first step's end, and leave."""
-    end_step(state, *of)
+def end_step_and_exit(state: State, *arguments: Any) -> None:
+    """Print the seconds at the end of the first step, and exit."""
+    end_step(state, *arguments)
     print(time.time() - float(os.environ["BEGUN"]), flush=True)
     os._exit(0)
 
 
-State.end_step = leave_after  # type: ignore[method-assign]
+State.end_step = end_step_and_exit  # type: ignore[method-assign]
 main()

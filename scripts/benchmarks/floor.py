@@ -1,5 +1,7 @@
-"""Only the matrix products of a step of the MLP, forward and backward: no loop over the same network can be faster with
-torch's GEMMs."""
+"""The floor: only the matrix products of a training step of the MLP.
+
+No training loop for the same network can be faster with torch's matrix products.
+"""
 
 import argparse
 from itertools import pairwise
@@ -9,7 +11,7 @@ from contestant import BATCH, SIZES, serve
 
 
 def main() -> None:
-    """Serve steps on random numbers: nothing is loaded, nothing is learned."""
+    """Serve steps on random numbers, without data and without learning."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=lambda text: [int(size) for size in text.split(",")], default=SIZES)
     parser.add_argument("--batch", type=int, default=BATCH)
@@ -17,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_default_device(options.device)
 
-    values = [torch.randn(options.batch, size) for size in options.sizes]  # what goes into each layer, and the logits
+    values = [torch.randn(options.batch, size) for size in options.sizes]  # the inputs of each layer, and the logits
     errors = [torch.randn(options.batch, size) for size in options.sizes]
     weights = [torch.randn(units, inputs) / inputs**0.5 for inputs, units in pairwise(options.sizes)]
     gradients = [torch.empty_like(weight) for weight in weights]
@@ -27,7 +29,7 @@ def main() -> None:
             torch.mm(values[layer], weight.t(), out=values[layer + 1])
         for layer in reversed(range(len(weights))):
             torch.mm(errors[layer + 1].t(), values[layer], out=gradients[layer])
-            if layer:  # nobody asks for the gradient of the images
+            if layer:  # the images need no gradient
                 torch.mm(errors[layer + 1], weights[layer], out=errors[layer])
 
     def train(samples: int) -> tuple[int, None]:

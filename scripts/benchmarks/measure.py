@@ -1,4 +1,4 @@
-"""Measuring side by side: contestants take turns, a matrix product between them tells whether the machine was quiet."""
+"""Fair measurements: contestants take turns, and a matrix product between them shows whether the machine was quiet."""
 
 import json
 import os
@@ -14,21 +14,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-TOLERANCE = 0.1  # a probe slower than the best one by more than this means that something else was running
-SETTLE = (
-    0.2  # seconds for what a contestant leaves running before the probe: workers that fetch ahead, threads that spin
-)
-PATIENCE = 300.0  # seconds that a contestant has for an answer
+TOLERANCE = 0.1  # if a probe is slower than the best one by more than this, something else was running
+SETTLE = 0.2  # seconds before a probe, for what a contestant leaves running: prefetching workers, spinning threads
+PATIENCE = 300.0  # seconds that a contestant has to answer
 
 
 class Failed(Exception):
-    """A contestant or a command ended with an error; the message says which."""
+    """A contestant or a command failed. The message says which, and why."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The values of one contestant: those taken in quiet or, where there was no quiet, the half with the best
-    probes."""
+    """The values of one contestant: those measured while the machine was quiet or, if it never was, the half with the
+    best probes."""
 
     values: list[float]
     discarded: int = 0
@@ -39,7 +37,7 @@ class Result:
         return statistics.median(self.values)
 
     def row(self, name: str, **more: Any) -> dict[str, Any]:
-        """As the tables and the JSON have it."""
+        """The result as a row of the tables and of the JSON document."""
         measured = {
             "spread": [min(self.values), max(self.values)],
             "n": len(self.values),
@@ -50,7 +48,7 @@ class Result:
 
 
 class Probe:
-    """A fixed matrix product: a call gives its rate in GFLOP/s, `best` the highest so far, which is also the machine's
+    """A fixed matrix product. A call returns its rate in GFLOP/s; `best` is the highest so far, taken as the machine's
     peak."""
 
     TIMES = 8
@@ -66,7 +64,7 @@ class Probe:
         return [torch.randn(self._size, self._size, device=self._device) for _ in range(3)]
 
     def __call__(self) -> float:
-        """Takes a tenth of a second or so."""
+        """The rate in GFLOP/s. Takes about a tenth of a second."""
         import torch
 
         left, right, out = self._matrices
@@ -80,14 +78,12 @@ class Probe:
 
 
 def race(runners: Mapping[str, Callable[[], float]], probe: Probe, *, rounds: int) -> dict[str, Result]:
-    """Let each runner give a value in turn, A B C A B C ..., until it has `rounds` taken in quiet, or has had twice as
-    many turns.
+    """Call the runners in turn, A B C A B C ..., until each has `rounds` quiet values, or has had twice as many turns.
 
     A value counts if the probes right before and after it were within TOLERANCE of the best probe of all.
     """
-    taken: dict[str, list[tuple[float, float]]] = {
-        name: [] for name in runners
-    }  # the slower probe around it, the value
+    # for each value: the slower one of the probes around it, and the value
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     probe()  # the first one is slow
     after = probe()
     for _ in range(2 * rounds):
@@ -112,14 +108,14 @@ def _result(taken: Sequence[tuple[float, float]], best: float) -> Result:
 
 @dataclass(frozen=True)
 class Contestant:
-    """How to start one: see contestant.py for what it then does."""
+    """How to start a contestant. See contestant.py for the protocol."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
 
 
 class Child:
-    """A contestant that runs, idle unless it is told to train."""
+    """A running contestant. It is idle unless it is asked to train."""
 
     def __init__(self, contestant: Contestant) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `__exit__`
@@ -142,14 +138,14 @@ class Child:
         self._errors.close()
 
     def ready(self) -> dict[str, Any]:
-        """Wait until it has set up and warmed up; gives the facts that it tells of itself. Raises Failed."""
+        """Wait until it has warmed up. Returns the facts that it reports about itself. Raises Failed."""
         facts: dict[str, Any] = self._answer()["ready"]
         return facts
 
     def train(self, samples: int) -> float:
-        """Have it train on so many samples; gives its samples a second. Raises Failed."""
+        """Let it train on that many samples. Returns samples per second. Raises Failed."""
         assert self._process.stdin
-        with suppress(BrokenPipeError):  # it has ended; there will be no answer either, and its errors say why
+        with suppress(BrokenPipeError):  # it has ended, so there is no answer either; stderr says why
             self._process.stdin.write(f"{samples}\n")
             self._process.stdin.flush()
         answer = self._answer()
@@ -157,7 +153,7 @@ class Child:
         return rate
 
     def _answer(self) -> dict[str, Any]:
-        """The next line that is ours: some tools print to stdout what they have to say."""
+        """The next line of the protocol. Some tools print other lines to stdout."""
         assert self._process.stdout
         alarm = threading.Timer(PATIENCE, self._process.kill)
         alarm.start()
@@ -169,13 +165,14 @@ class Child:
         finally:
             alarm.cancel()
         self._errors.seek(0)
-        raise Failed((self._errors.read().strip().splitlines() or ["it ended, or gave no answer, without a word"])[-1])
+        raise Failed(
+            (self._errors.read().strip().splitlines() or ["it ended or did not answer, without a message"])[-1]
+        )
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has run: its output, seconds in all, seconds from its last word to its end, and peak memory in
-    MB."""
+    """A finished command: its output, its seconds, the seconds from its last output to its end, peak memory in MB."""
 
     output: str
     seconds: float
@@ -184,7 +181,7 @@ class Ended:
 
 
 def run(command: Sequence[str], **environment: str) -> Ended:
-    """Run `command` to its end. BEGUN tells it when that was. Raises Failed."""
+    """Run `command` to its end. The environment variable BEGUN is its start time. Raises Failed."""
     begun = last = time.perf_counter()
     with tempfile.TemporaryFile("w+") as errors:
         full = {**os.environ, "BEGUN": str(time.time()), **environment}
@@ -200,5 +197,5 @@ def run(command: Sequence[str], **environment: str) -> Ended:
         if process.returncode:
             errors.seek(0)
             raise Failed(f"{' '.join(command)}: {(errors.read().strip().splitlines() or ['no message'])[-1]}")
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kB elsewhere
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # macOS reports bytes, other systems kB
     return Ended(output.decode(), ended - begun, ended - last, usage.ru_maxrss / unit)

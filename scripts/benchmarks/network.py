@@ -1,11 +1,11 @@
-"""The network of a recipe as a plain torch module, and the arithmetic that training it takes."""
+"""The network of a recipe as a plain torch module, and the FLOPs of its training."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 def build(recipe: str, overrides: list[str], *, device: str = "cpu") -> nn.Module:
-    """The module that nnx trains for `recipe`, on MNIST."""
+    """The network that nnx trains for `recipe` on MNIST."""
     import torch
 
     from nnx import config, models
@@ -17,14 +17,14 @@ def build(recipe: str, overrides: list[str], *, device: str = "cpu") -> nn.Modul
 
 
 def flops(recipe: str, overrides: list[str], batch: int = 128) -> float:
-    """Floating-point operations of the matrix products and convolutions in a sample's forward and backward pass."""
+    """FLOPs of the matrix products and convolutions in the forward and backward pass of one sample."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = build(
-        recipe, overrides, device="meta"
-    )  # a recurrent network shows its products there; on the CPU it is one opaque call
-    images, labels = torch.empty(batch, 1, 28, 28, device="meta"), torch.empty(batch, dtype=torch.long, device="meta")
+    # On the meta device a recurrent network consists of matrix products; on the CPU it is one opaque call
+    model = build(recipe, overrides, device="meta")
+    images = torch.empty(batch, 1, 28, 28, device="meta")
+    labels = torch.empty(batch, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
         loss: Tensor = F.cross_entropy(model(images), labels)
         loss.backward()

@@ -1,11 +1,11 @@
-"""nnx's own loop, step and feed as `nnx train` puts them together, without the command line, validation and files."""
+"""nnx's own loop, step and batches, as in `nnx train`, without the command line, validation and files."""
 
 import argparse
 from collections.abc import Callable
 
 from nnx.cli._start import import_torch
 
-import_torch()  # as the command line does
+import_torch()  # like the command line
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -21,11 +21,10 @@ from nnx.training.loop import EpochEnd, train  # noqa: E402
 def prepare(
     recipe: str, overrides: list[str], samples: int | None
 ) -> tuple[Callable[[int], tuple[int, float]], dict[str, str]]:
-    """A function that trains on as many samples as it is told to, and what nnx chose. All that this program knows of
-    nnx is here."""
+    """A function that trains on a given number of samples, and what nnx chose."""
     work = setup.prepare(config.load(recipe, [*overrides, "train.epochs=100000"]))
     state, split = work.state, work.dataset.train
-    if samples:  # the same images over and over
+    if samples:  # repeat the same images
         split = Split(np.resize(split.inputs, (samples, *split.inputs.shape[1:])), np.resize(split.labels, samples))
         state.steps_per_epoch = len(batch_bounds(samples, work.config.train))
     samples_per_epoch = batch_bounds(len(split), work.config.train)[-1][1]
@@ -54,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--recipe", default="mnist_mlp")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--samples", type=int, help="repeat the training images to so many")
+    parser.add_argument("--samples", type=int, help="repeat the training images up to this number")
     options = parser.parse_args()
     advance, choices = prepare(options.recipe, options.overrides, options.samples)
     serve(advance, torch=torch.__version__, **choices)

@@ -1,4 +1,4 @@
-"""What `scripts/bench` measures, a function a part: Bench -> rows for the table and the JSON."""
+"""The parts of `scripts/bench`, one function each: Bench -> rows for the table and the JSON document."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from benchmarks.measure import Child, Contestant, Ended, Failed, Probe, Result, 
 HERE = Path(__file__).resolve().parent
 NNX = str(Path(sys.executable).parent / "nnx")
 
-GENERAL = ["train.ema=null", "compile=false"]  # the path that every network takes: --guard looks at it
+GENERAL = ["train.ema=null", "compile=false"]  # the path of every network; --guard checks it
 VARIANTS: dict[str, list[str]] = {  # name -> settings over mnist_mlp
     "nnx": GENERAL,
     "nnx, backpropagation in matrices": ["train.ema=null"],
@@ -31,7 +31,10 @@ ARCHITECTURES: dict[str, tuple[str, list[str]]] = {
     "gru": ("mnist_rnn", ["model.cell=gru"]),
     "transformer": ("mnist_transformer", []),
 }
-RECIPES = {"mnist_mlp_fast": (0.98, 6), "mnist_cnn_fast": (0.99, 4)}  # recipe -> the test accuracy it is for, seeds
+RECIPES = {
+    "mnist_mlp_fast": (0.98, 6),
+    "mnist_cnn_fast": (0.99, 4),
+}  # recipe -> required test accuracy, number of seeds
 PEERS = {
     "lightning": ("lightning", "peer_lightning.py"),
     "fastai": ("fastai", "peer_fastai.py"),
@@ -45,23 +48,23 @@ Row = dict[str, Any]
 
 @dataclass
 class Bench:
-    """How to measure, and what has to be said about it."""
+    """How to measure, and notes for the reader."""
 
     rounds: int
-    seconds: float  # of a measurement
+    seconds: float  # for each measurement
     quick: bool = False
     peers: bool = False
     device: str = "cpu"
-    real: bool = True  # the data is MNIST
+    real: bool = True  # whether the data is MNIST
     probe: Probe = field(default_factory=Probe)
-    facts: dict[str, Any] = field(default_factory=dict)  # command -> what the contestant says of itself
+    facts: dict[str, Any] = field(default_factory=dict)  # command -> what the contestant reports about itself
     notes: list[str] = field(default_factory=list)
 
     def compare(
         self, contestants: Mapping[str, Contestant], others: Mapping[str, Callable[[], float]] = {}
     ) -> dict[str, Result]:
-        """Samples a second of each, in turns. A peer that can't run is noted and left out; raises Failed for all
-        else."""
+        """Samples per second of each, in turns. A peer that fails is left out, with a note; any other raises
+        Failed."""
         with ExitStack() as running:
             runners = dict(others)
             for name, each in contestants.items():
@@ -79,24 +82,24 @@ class Bench:
 
 
 def contestant(file: str, *arguments: object, python: str = sys.executable, **environment: str) -> Contestant:
-    """A program of this folder."""
+    """A program in this folder."""
     return Contestant([python, str(HERE / file), *map(str, arguments)], environment)
 
 
 def nnx(bench: Bench, recipe: str, overrides: list[str], *arguments: object, **environment: str) -> Contestant:
-    """nnx's loop for a recipe."""
+    """nnx's own loop for a recipe."""
     return contestant(
         "nnx_loop.py", "--recipe", recipe, *sets([f"device={bench.device}", *overrides]), *arguments, **environment
     )
 
 
 def sets(overrides: list[str]) -> list[str]:
-    """As the command line takes them."""
+    """The overrides as arguments of the command line."""
     return [word for text in overrides for word in ("--set", text)]
 
 
 def mlp(bench: Bench) -> list[Row]:
-    """the network of every introduction, by everyone"""
+    """the network 784-256-128-10 on MNIST, trained by each tool"""
     device = ("--device", bench.device)
     contestants = {
         "beginner": contestant("beginner.py", *device),
@@ -121,12 +124,11 @@ def mlp(bench: Bench) -> list[Row]:
 
 
 def architectures(bench: Bench) -> list[Row]:
-    """each recipe by nnx, its network in the beginner's loop, and its arithmetic at the peak of the probe as the
-    floor"""
+    """each recipe by nnx, and its network in the usual loop; the floor is its FLOPs at the peak of the probe"""
     from benchmarks import network
 
     bench.notes.append(
-        "architectures: nnx trains the recipe, augmentation and clipping included; the beginner its network by Adam"
+        "architectures: nnx trains the recipe, with augmentation and clipping; the beginner its network by Adam"
     )
     rows = []
     for name, (recipe, overrides) in ARCHITECTURES.items():
@@ -140,8 +142,7 @@ def architectures(bench: Bench) -> list[Row]:
 
 
 def startup(bench: Bench) -> list[Row]:
-    """what the command line costs: seconds around the training, memory, and samples a second beside the bare loop over
-    the same step"""
+    """the cost of the command line: seconds around the training, memory, and samples per second beside the bare loop"""
     ended: list[Ended] = []
     with tempfile.TemporaryDirectory() as folder:
         numbers = count()
@@ -174,7 +175,7 @@ def startup(bench: Bench) -> list[Row]:
 
 @dataclass(frozen=True)
 class Setting:
-    """A size to try: nnx's settings and arguments, the floor's arguments, and the environment of both."""
+    """One size: settings and arguments of nnx, arguments of the floor, and the environment of both."""
 
     name: str
     overrides: Sequence[str] = ()
@@ -184,7 +185,7 @@ class Setting:
 
 
 def scaling(bench: Bench) -> list[Row]:
-    """nnx at other numbers of samples, widths, batch sizes and threads, each beside the matrix products of that size"""
+    """other numbers of samples, widths, batch sizes and threads, each beside the matrix products of that size"""
     settings = [
         *(Setting(f"{n:,} samples", ours=["--samples", n]) for n in (10_000, 100_000, 1_000_000)),
         *(
@@ -206,25 +207,15 @@ def scaling(bench: Bench) -> list[Row]:
 
 
 def ranks(bench: Bench) -> list[Row]:
-    """`nnx train --nproc N`: the same batches shared by several processes, all on this machine's cores"""
+    """`nnx train --nproc N`: several processes share each batch on the cores of this machine"""
     rows = []
     for recipe, batch, epochs in (("mnist_mlp", 128, 3), ("mnist_mlp", 2048, 6), ("mnist_cnn", 128, 1)):
 
         def rate(processes: int, recipe: str, batch: int, epochs: int) -> float:
             settings = sets([f"train.epochs={epochs}", f"train.batch_size={batch}"])
             with tempfile.TemporaryDirectory() as folder:
-                words = [
-                    "train",
-                    recipe,
-                    *settings,
-                    "--nproc",
-                    str(processes),
-                    "--out",
-                    f"{folder}/run",
-                    "--json",
-                    "--quiet",
-                ]
-                return float(json.loads(run([NNX, *words]).output)["samples_per_second"])
+                flags = ["--nproc", str(processes), "--out", f"{folder}/run", "--json", "--quiet"]
+                return float(json.loads(run([NNX, "train", recipe, *settings, *flags]).output)["samples_per_second"])
 
         runners = {
             f"{n} process{'es' * (n > 1)}": partial(rate, n, recipe, batch, epochs) for n in (1, os.cpu_count() or 1)
@@ -239,13 +230,13 @@ def ranks(bench: Bench) -> list[Row]:
 
 
 def recipes(bench: Bench) -> list[Row]:
-    """the recipes made for speed, each seed once: seconds of the whole process as typed, and test accuracy"""
+    """the fast recipes, each seed once: seconds of the whole process, and test accuracy"""
     rows = []
     for recipe, (wanted, seeds) in RECIPES.items():
         path = HERE.parents[1] / "configs" / f"{recipe}.yaml"
         if not path.exists() or not bench.real:
             bench.notes.append(
-                f"recipes: {recipe} is left out: {'it needs MNIST' if path.exists() else 'it is not there yet'}"
+                f"recipes: {recipe} is left out: {'it needs MNIST' if path.exists() else 'recipe not found'}"
             )
             continue
         accuracies: dict[str, float] = {}
@@ -264,7 +255,7 @@ def recipes(bench: Bench) -> list[Row]:
     return rows
 
 
-PARTS: dict[str, tuple[Callable[[Bench], list[Row]], int]] = {  # and about how many minutes each takes
+PARTS: dict[str, tuple[Callable[[Bench], list[Row]], int]] = {  # with the minutes that each takes, roughly
     "mlp": (mlp, 3),
     "architectures": (architectures, 4),
     "startup": (startup, 3),

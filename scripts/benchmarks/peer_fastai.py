@@ -1,18 +1,18 @@
-"""fastai: a Learner over torchvision's MNIST, without bars, printing and validation."""
+"""fastai: a Learner on torchvision's MNIST, without progress bars, printing and validation."""
 
 import fastai
 import torch
 from contestant import BATCH, LR, dataset, portions, serve
 from fastai.basics import Adam, Callback, CancelValidException, DataLoaders, Learner
-from fastai.callback import progress  # noqa: F401 - gives the Learner its no_bar
+from fastai.callback import progress  # noqa: F401 - adds no_bar to the Learner
 from torch import nn
 
 
 class NoValidation(Callback):
-    """The others don't validate either."""
+    """Skips validation, as the other contestants do."""
 
     def before_validate(self) -> None:
-        """Skip it."""
+        """Cancel it."""
         raise CancelValidException
 
 

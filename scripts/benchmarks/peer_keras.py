@@ -1,4 +1,4 @@
-"""Keras 3, on torch or JAX as the argument says: Sequential, compile, fit on an array."""
+"""Keras 3 on torch or JAX (the argument): Sequential, compile, fit on an array."""
 
 import os
 import sys

@@ -1,5 +1,4 @@
-"""Lightning as its own introduction has it: a LightningModule, torchvision's MNIST, a DataLoader; logging and bars are
-off."""
+"""Lightning as in its introduction: a LightningModule, torchvision's MNIST, a DataLoader; no logging, no bars."""
 
 import logging
 import warnings

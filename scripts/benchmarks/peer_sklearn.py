@@ -1,8 +1,7 @@
-"""scikit-learn's MLPClassifier, without the weight decay that it has by default: partial_fit on an array, an epoch at a
-time."""
+"""scikit-learn's MLPClassifier, without its default weight decay: one partial_fit on an array for each epoch."""
 
 import numpy as np
-import sklearn  # noqa: TID253 - this program is about it
+import sklearn  # noqa: TID253 - this program measures it
 from contestant import BATCH, LR, SIZES, arrays, portions, serve
 from sklearn.neural_network import MLPClassifier  # noqa: TID253
 

@@ -1,5 +1,4 @@
-"""The tools that nnx is measured against, each in a virtual environment of its own in the user's cache, which sees our
-torch."""
+"""The tools that nnx is compared with, each in its own virtual environment in the user's cache, with our torch."""
 
 import subprocess
 import sys
@@ -15,11 +14,11 @@ PACKAGES = {
     "keras": ["keras", "jax"],
     "skorch": ["skorch"],
     "fastai": ["fastai"],
-}  # scikit-learn is ours
+}  # scikit-learn is installed with nnx
 
 
 def python(peer: str) -> str:
-    """The Python that has `peer`, installed now if it is not yet. Raises Failed where it can't be."""
+    """The Python executable with `peer`, which is installed first if needed. Raises Failed if that fails."""
     if peer not in PACKAGES:
         return sys.executable
     folder = platformdirs.user_cache_path("nnx") / "bench" / peer
@@ -29,7 +28,7 @@ def python(peer: str) -> str:
         command = [str(executable), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES[peer]]
         try:
             venv.create(folder, clear=True, with_pip=True)
-            # torch is large: pip finds ours and is content with it
+            # torch is large: with this file, pip finds ours
             (site_packages(folder) / "ours.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -40,5 +39,5 @@ def python(peer: str) -> str:
 
 
 def site_packages(folder: Path) -> Path:
-    """Where the environment in `folder` keeps its packages."""
+    """The site-packages folder of the environment in `folder`."""
     return Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))

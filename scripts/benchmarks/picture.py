@@ -1,19 +1,17 @@
-"""The table of the MLP as a bar chart for the README."""
+"""The bar chart of the README."""
 
 from pathlib import Path
 from typing import Any
 
-OURS, THEIRS, BOUND, INK, PAPER = (
-    "#2a6fdb",
-    "#a9b4c2",
-    "#d9dee5",
-    "#1c2733",
-    "#ffffff",
-)  # on white, so that a dark README shows it too
+OURS = "#2a6fdb"
+THEIRS = "#a9b4c2"
+BOUND = "#d9dee5"
+INK = "#1c2733"
+PAPER = "#ffffff"  # white, so that it is legible on a dark page too
 
 
 def draw(rows: list[dict[str, Any]], caption: str, path: Path) -> None:
-    """Horizontal bars, the fastest on top, nnx in blue."""
+    """Draw horizontal bars, the fastest on top, nnx in blue."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -26,7 +24,7 @@ def draw(rows: list[dict[str, Any]], caption: str, path: Path) -> None:
     axes.bar_label(bars, [_label(row) for row in rows], padding=4, color=INK, fontsize=9)
     axes.set_xlim(0, 1.25 * rows[-1]["value"])
     axes.set_title(
-        "Training samples a second: MLP 784-256-128-10, batch 128, Adam, float32", color=INK, fontsize=10, loc="left"
+        "Training samples per second: MLP 784-256-128-10, batch 128, Adam, float32", color=INK, fontsize=10, loc="left"
     )
     axes.set_xlabel(caption, color=INK, fontsize=7, loc="left")
     axes.tick_params(left=False, bottom=False, labelbottom=False, colors=INK, labelsize=9)

@@ -1,2 +1,4 @@
-"""What scripts/torture does, one file a part: `torture(share, seed) -> figures`, raising AssertionError where nnx does
-not hold."""
+"""The parts of scripts/torture, one file each.
+
+`torture(share, seed) -> figures` raises AssertionError if nnx fails.
+"""

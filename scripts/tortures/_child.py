@@ -1,4 +1,4 @@
-"""Processes to torture: forked, so that torch is imported once and not 1.5 s for each."""
+"""Child processes for the torture parts. They are forked, so that torch is imported only once (1.5 s)."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its exit code, or minus the signal that killed it; and what it said."""
+    """How a child ended: its exit code, or minus the signal that killed it; its output and its seconds."""
 
     code: int
     out: str
@@ -32,7 +32,7 @@ class Ended:
 
 
 def command(*words: object) -> Callable[[], int]:
-    """`nnx` with these words, as a function for `ended`."""
+    """The command `nnx` with these arguments, as a function for `ended`."""
 
     def call() -> int:
         sys.argv = ["nnx", *map(str, words)]
@@ -42,12 +42,12 @@ def command(*words: object) -> Callable[[], int]:
 
 
 def ended(function: Callable[[], Any], *, kill_after: float | None = None, limit: float = 120) -> Ended:
-    """Call `function` in a child and wait for it. `kill_after` so many seconds it gets SIGKILL."""
+    """Call `function` in a child process and wait for it. After `kill_after` seconds the child gets SIGKILL."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begun = time.perf_counter()
         pid = os.fork()
         if not pid:
-            _be(function, out.fileno(), err.fileno())
+            _run_child(function, out.fileno(), err.fileno())
         status = _wait(pid, begun + (limit if kill_after is None else kill_after))
         if status is None and kill_after is None:
             os.kill(pid, signal.SIGKILL)
@@ -57,32 +57,32 @@ def ended(function: Callable[[], Any], *, kill_after: float | None = None, limit
             os.kill(pid, signal.SIGKILL)
             status = os.waitpid(pid, 0)[1]
         seconds = time.perf_counter() - begun
-        said = []
+        texts = []
         for file in (out, err):
             file.seek(0)
-            said.append(file.read().decode(errors="replace"))
-    return Ended(os.waitstatus_to_exitcode(status), said[0], said[1], seconds)
+            texts.append(file.read().decode(errors="replace"))
+    return Ended(os.waitstatus_to_exitcode(status), texts[0], texts[1], seconds)
 
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """An empty folder that is gone afterwards."""
+    """An empty temporary folder."""
     with tempfile.TemporaryDirectory(prefix="nnx-torture-") as path:
         yield Path(path)
 
 
-def check(holds: bool, what: str) -> None:
-    """An assertion that `python -O` leaves in."""
-    if not holds:
-        raise AssertionError(what)
+def check(condition: bool, message: str) -> None:
+    """An assertion that `python -O` does not remove."""
+    if not condition:
+        raise AssertionError(message)
 
 
-def _be(function: Callable[[], Any], out: int, err: int) -> None:
+def _run_child(function: Callable[[], Any], out: int, err: int) -> None:
     code = 1
     try:
         os.dup2(out, 1)
         os.dup2(err, 2)
-        sys.stdout, sys.stderr = (open(handle, "w", closefd=False) for handle in (1, 2))  # noqa: SIM115 - as long as the process lives
+        sys.stdout, sys.stderr = (open(handle, "w", closefd=False) for handle in (1, 2))  # noqa: SIM115 - open until the process ends
         code = function() or 0
     except BaseException:
         traceback.print_exc()
@@ -94,7 +94,7 @@ def _be(function: Callable[[], Any], out: int, err: int) -> None:
 
 
 def _wait(pid: int, until: float) -> int | None:
-    """The child's status, or None where it still runs at that time."""
+    """The child's status, or None if it still runs at that time."""
     while time.perf_counter() < until:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

@@ -1,7 +1,7 @@
-"""10,000 damaged checkpoints, hundreds of malicious ones through every command, and bombs: none loads, runs, or takes
-time or memory.
+"""10,000 damaged checkpoints, hundreds of malicious ones through every command, and bombs: none loads or runs code.
 
-Damage that is sealed again can be a network with other numbers: then it is one, whole and finite, or it is refused.
+None takes much time or memory. If a damaged file is sealed again, it may be a network with other numbers: then the
+network is complete and finite, or the file is refused.
 """
 
 import codecs
@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import os
-import pickle  # noqa: TID251 - what attacks are made of
+import pickle  # noqa: TID251 - for the attacks
 import struct
 import sys
 import tarfile
@@ -31,11 +31,11 @@ from nnx.system import device as devices
 from nnx.training.state import State
 from tortures import _child
 
-import torch  # isort: skip - after _child, which brings less of it
+import torch  # isort: skip - after _child, which imports it faster
 
 DAMAGED = 10_000
-SECONDS = 2.0  # of the processor, each
-MEGABYTES = 200  # more than reading a good one
+SECONDS = 2.0  # limit of processor time for each file
+MEGABYTES = 200  # limit of memory beyond reading a good file
 SPEC = Spec((1, 8, 8), tuple("0123456789"), (0.3,), (0.4,))
 SMALL = {
     "mlp": {"hidden": [6]},
@@ -44,7 +44,7 @@ SMALL = {
     "transformer": {"patch": 4, "width": 8, "depth": 1},
 }
 
-# Each takes a file. {folder} holds it as last.pt, previous.pt and checkpoint.pt, too. A later command is one line here.
+# Each command reads a file, which {folder} contains also as last.pt, previous.pt and checkpoint.pt. Add new commands.
 COMMANDS = {
     "eval": ["eval", "{file}"],
     "eval on other data": ["eval", "{file}", "--set", "dataset.root={folder}"],
@@ -61,8 +61,8 @@ COMMANDS = {
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """A share of all three, of the bombs at least a third. Raises AssertionError naming the case that broke
-    something."""
+    """Run a share of damage, attacks and bombs (at least a third of these). Raises AssertionError naming the case that
+    failed."""
     with _child.folder() as folder:
         good = _good(folder)
         figures = _damage(int(DAMAGED * share), seed, good, folder) | _damage(
@@ -74,7 +74,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
 
 def _good(folder: Path) -> dict[str, bytes]:
     """A checkpoint.pt and a last.pt of each architecture."""
-    found = {}
+    files = {}
     for name in registry.names("model"):
         made = config.from_dict(
             {"dataset": "digits", "model": {"name": name, **SMALL.get(name, {})}, "train": {"ema": 0.9}}, name
@@ -89,16 +89,16 @@ def _good(folder: Path) -> dict[str, bytes]:
         whole = checkpoint.Checkpoint(made, SPEC, state.evaluated.state_dict(), {}, state.counters(), state.tensors())
         for file, kept in (("last.pt", whole), ("checkpoint.pt", checkpoint.without_training(whole))):
             checkpoint.write(folder / "good.pt", kept)
-            found[f"{name} {file}"] = (folder / "good.pt").read_bytes()
-    return found
+            files[f"{name} {file}"] = (folder / "good.pt").read_bytes()
+    return files
 
 
 # ---------------------------------------------------------------- damage
 
 
 def _damage(count: int, seed: int, good: Mapping[str, bytes], folder: Path, *, sealed: bool = False) -> dict[str, Any]:
-    """None is read. Of those that are `sealed` again with a right checksum, one may be: where only a number changed, to
-    a finite one."""
+    """Damage `count` files: all must be refused. A file `sealed` again with a correct checksum may be read if only
+    numbers changed, to finite ones."""
     path, slowest, outcomes = folder / "damaged.pt", 0.0, dict.fromkeys(("refused", "other_numbers"), 0)
     for number in range(count):
         random = Random(f"{seed} {number}")
@@ -116,7 +116,8 @@ def _damage(count: int, seed: int, good: Mapping[str, bytes], folder: Path, *, s
             outcomes["other_numbers"] += 1
         except CheckpointError as error:
             _child.check(
-                "weights_only" not in str(error) and len(str(error)) < 2000, f"{what} passes on what it holds: {error}"
+                "weights_only" not in str(error) and len(str(error)) < 2000,
+                f"{what}: the error quotes the file: {error}",
             )
             outcomes["refused"] += 1
         except AssertionError:
@@ -131,7 +132,7 @@ def _damage(count: int, seed: int, good: Mapping[str, bytes], folder: Path, *, s
 
 
 def _damaged(random: Random, data: bytes) -> bytes:
-    """`data` with some bits flipped, a block zeroed, doubled or swapped with another, or cut; never as it was."""
+    """`data` with some bits flipped, a block zeroed, doubled or swapped, or truncated; always changed."""
     made = bytearray(data)
     a, b = sorted(random.sample(range(len(data)), 2))
     length = min(random.choice([1, 8, 64, 512, 4096]), b - a)
@@ -151,11 +152,11 @@ def _damaged(random: Random, data: bytes) -> bytes:
     return bytes(made) if made != data else data[:-1]
 
 
-# ---------------------------------------------------------------- forging: the format once more, from its description
+# ---------------------------------------------------------------- forging: a second writer of the format
 
 
 def reseal(data: bytes) -> bytes:
-    """A zip with the right checksum, whatever stands in it: what an attacker can do as well as we."""
+    """A zip with a correct checksum, whatever its content. An attacker can do the same."""
     at = data.rfind(b"PK\x05\x06")
     body = (data[: at + 20] if at >= 0 else data[:-2]) + struct.pack("<H", 75)
     return body + b"nnx-sha256:" + hashlib.sha256(body).hexdigest().encode()
@@ -164,8 +165,8 @@ def reseal(data: bytes) -> bytes:
 def zipped(
     members: Sequence[tuple[str, bytes]], lies: Mapping[str, Mapping[str, Any]] = {}, *, gap: bytes = b"", **end: int
 ) -> bytes:
-    """A zip as torch writes it. `lies` are about members: flags, method, size, ... in the directory; begin_… and
-    trail_… beside them."""
+    """A zip as torch writes it. `lies` replace fields of members: flags, method, size, ... in the directory; begin_… in
+    the local header, trail_… in the data descriptor."""
     body, directory = bytearray(), bytearray()
     for name, data in members:
         true = {
@@ -222,12 +223,12 @@ def zipped(
 
 
 def text(value: str) -> bytes:
-    """The operation that makes this string."""
+    """The pickle operation for this string."""
     return b"X" + struct.pack("<L", len(value.encode())) + value.encode()
 
 
 def number(value: int) -> bytes:
-    """The operation that makes this number, of up to four bytes."""
+    """The pickle operation for this number of up to four bytes."""
     return b"J" + struct.pack("<l", value)
 
 
@@ -244,7 +245,7 @@ def tensor(
     offset: int = 0,
     tail: bytes = PLAIN,
 ) -> bytes:
-    """The operations that make a tensor of this storage: a dense one, if nothing else is said."""
+    """The pickle operations for a tensor of this storage, by default a dense one."""
     steps, count = [], 1
     for size in reversed(shape):
         steps.insert(0, count)
@@ -282,7 +283,7 @@ def pickled(
     training: bytes = b"N",
     more: bytes = b"",
 ) -> bytes:
-    """The pickle of a good checkpoint of that mlp, `model` laid over its weights."""
+    """The pickle of a good checkpoint of that mlp. `model` replaces some of its weights."""
     weights = {name: tensor(str(key), shape) for key, (name, shape) in enumerate(WEIGHTS.items())} | dict(model)
     inner = b"}(" + b"".join(text(name) + made for name, made in weights.items()) + b"u"
     whole = {
@@ -295,7 +296,7 @@ def pickled(
 
 
 def members(made: bytes | None = None, *more: tuple[str, bytes]) -> list[tuple[str, bytes]]:
-    """The members of a good checkpoint of that mlp, but for its pickle."""
+    """The members of a good checkpoint of that mlp, with the pickle `made` if given."""
     sizes = [4 * int(torch.tensor(shape).prod()) for shape in WEIGHTS.values()]
     storages = [(f"archive/data/{key}", bytes(size)) for key, size in enumerate(sizes)]
     first = ("archive/data.pkl", pickled() if made is None else made)
@@ -306,7 +307,7 @@ def members(made: bytes | None = None, *more: tuple[str, bytes]) -> list[tuple[s
 
 
 def payloads(target: Path) -> dict[str, bytes]:
-    """Operations, by name, that leave something behind that creates `target`, or would."""
+    """Pickle operations, by name, that would create `target` or run other code."""
     command = f"touch {target}"
     source = f"open({str(target)!r}, 'w').close()"
 
@@ -390,7 +391,7 @@ def payloads(target: Path) -> dict[str, bytes]:
 
 
 def forms(payload: bytes, storage: bytes = b"\0\0\0\0") -> Iterator[tuple[str, bytes]]:
-    """The payload as a file, in each of the ways that some reader takes."""
+    """The payload as a file, in each format that some reader accepts."""
     alone, hidden = b"\x80\x02" + payload + b".", pickled(more=text("more") + payload)
     tail = ("archive/data/9", storage)
     for name, data in {
@@ -443,7 +444,7 @@ def _attacks(share: float, good: Mapping[str, bytes], folder: Path) -> dict[str,
 
 
 def _control(target: Path) -> None:
-    """A reader that trusts runs it; what watches here sees it; and a good checkpoint is what the commands take."""
+    """The control: an unsafe reader runs the payload, the audit hook sees it, and a good checkpoint is accepted."""
     path = target.with_name("control.pt")
     path.write_bytes(zipped(members(b"\x80\x02" + payloads(target)["os.system"] + b".")))
     ended = _child.ended(lambda: _watched(lambda: torch.load(path, weights_only=False), target))
@@ -451,7 +452,7 @@ def _control(target: Path) -> None:
     target.unlink()
     path.write_bytes(reseal(zipped(members())))
     ended = _child.ended(_child.command("eval", path))
-    _child.check(ended.code == 0, f"the good checkpoint that attacks are made of is refused, too: {ended.err[-300:]}")
+    _child.check(ended.code == 0, f"the good checkpoint behind the attacks is refused: {ended.err[-300:]}")
 
 
 def _attack(name: str, data: bytes, target: Path, folder: Path) -> None:
@@ -479,7 +480,7 @@ def _attack(name: str, data: bytes, target: Path, folder: Path) -> None:
                 sys.stderr.write(f"\n[{what}{' with the switch' * bool(switch)}: {code}]\n")
 
     ended = _child.ended(lambda: _watched(all_commands, target))
-    _child.check(not target.exists() and " ran " not in ended.err, f"{name}: was run: {ended.err[-500:]}")
+    _child.check(not target.exists() and " ran " not in ended.err, f"{name}: code ran: {ended.err[-500:]}")
     _child.check(ended.code == 0 and "Traceback" not in ended.err, f"{name}: {ended.err[-500:]}")
     codes = [
         line.rsplit(": ", 1)[1]
@@ -494,14 +495,14 @@ _TRUSTED = ("torch", "torch._utils", "collections")
 
 
 def _watched(function: Callable[[], Any], target: Path) -> None:
-    """Call it, and say on stderr what it runs, other than what torch itself does."""
+    """Call `function` and report on stderr what code it runs, except for torch's own."""
     watching = True
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal watching
         if not watching or event not in (*_RUNS, "exec", "compile", "pickle.find_class"):
             return
-        watching = False  # what is done to say it is no attack
+        watching = False  # the report itself is no attack
         named = event == "pickle.find_class" and arguments[0] not in _TRUSTED
         if event in _RUNS or named or str(target) in repr(arguments):
             sys.stderr.write(f" ran {event} {repr(arguments)[:200]}\n")
@@ -515,7 +516,7 @@ def _watched(function: Callable[[], Any], target: Path) -> None:
 
 
 def bombs() -> Iterator[tuple[str, Callable[[Path], None]]]:
-    """What is small to send and large to read, by name; each writes itself."""
+    """Small files that are large to read, by name, with a function that writes each."""
 
     def sealed(made: bytes | None = None, *more: tuple[str, bytes], **lies: Any) -> Callable[[Path], None]:
         def write(path: Path) -> None:
@@ -630,15 +631,15 @@ def bombs() -> Iterator[tuple[str, Callable[[Path], None]]]:
 def _bombs(share: float, good: Mapping[str, bytes], folder: Path) -> dict[str, Any]:
     path = folder / "bomb.pt"
     path.write_bytes(good["mlp last.pt"])
-    usual, _ = _read(path, refused=False, name="a good one")
+    usual, _ = _read(path, refused=False, name="a good file")
     path.write_bytes(reseal(zipped(members())))
-    _read(path, refused=False, name="the forged one that the bombs are made of")
+    _read(path, refused=False, name="the forged file behind the bombs")
     largest, slowest, count = (0, ""), (0.0, ""), 0
     for name, write in itertools.islice(bombs(), 0, None, 1 if share > 0.5 else 3):
         write(path)
         peak, seconds = _read(path, refused=True, name=name)
         largest, slowest, count = max(largest, (peak - usual, name)), max(slowest, (seconds, name)), count + 1
-        _child.check(peak - usual <= MEGABYTES, f"{name}: took {peak - usual} MB more than a good one")
+        _child.check(peak - usual <= MEGABYTES, f"{name}: took {peak - usual} MB more than a good file")
         _child.check(seconds <= SECONDS, f"{name}: took {seconds:.1f} s")
         path.unlink()
     return {
@@ -649,7 +650,7 @@ def _bombs(share: float, good: Mapping[str, bytes], folder: Path) -> dict[str, A
 
 
 def _read(path: Path, *, refused: bool, name: str) -> tuple[int, float]:
-    """Megabytes and seconds that reading it takes, in a process of its own."""
+    """Read the file in its own process. Returns megabytes and seconds."""
 
     def read() -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts here

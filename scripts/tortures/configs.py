@@ -1,7 +1,6 @@
-"""100,000 mutated configs and settings: each is accepted and survives being written, or is refused in ten readable
-lines, within a second.
+"""100,000 mutated configs and settings: each is accepted and can be written, or is refused in ten readable lines.
 
-Case n of seed s by itself: case(s, n), in scripts/tortures/configs.py
+Each takes at most a second. To repeat case n of seed s: case(s, n).
 """
 
 import contextlib
@@ -26,9 +25,9 @@ from nnx.config import registry, yaml_source
 from nnx.errors import MAX_LINES, ConfigError
 
 CASES = 100_000
-SECONDS = 1.0  # of the processor, each
-COLUMNS = 500  # of a line of an error: the names of all activations are 300
-COMMANDS = 200  # one in so many also goes through `nnx check`
+SECONDS = 1.0  # limit of processor time for each case
+COLUMNS = 500  # limit for a line of an error: the names of all activations take 300
+COMMANDS = 200  # one case in 200 also goes through `nnx check`
 
 RECIPES = sorted(path.read_bytes() for path in config.recipes().values())
 TREES: list[dict[str, Any]] = [yaml_source.parse(raw.decode(), "recipe")[0] for raw in RECIPES]
@@ -221,28 +220,26 @@ TOKENS = [
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """Run the first int(100,000 * share) cases, on all cores. Raises AssertionError naming the cases that broke
-    something."""
-    count, processes = max(len(HOSTILE), int(CASES * share)), len(os.sched_getaffinity(0))
-    for kind in registry.LOCATIONS:  # imported once, before the fork; torch, too
+    """Run the first int(100,000 * share) cases on all cores. Raises AssertionError naming the cases that failed."""
+    count = max(len(HOSTILE), int(CASES * share))
+    processes = len(os.sched_getaffinity(0))
+    for kind in registry.LOCATIONS:  # import everything once, torch too, before the fork
         registry.find(kind, registry.names(kind)[0])
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        found = [
+        results = [
             outcome
             for part in pool.starmap(_run, [(seed, range(n, count, processes)) for n in range(processes)])
             for outcome in part
         ]
-    broken = [words for words, _, _ in found if words not in ("accepted", "refused")]
+    broken = [words for words, _, _ in results if words not in ("accepted", "refused")]
     assert not broken, f"{len(broken)} of {count} cases: " + "; ".join(broken[:3])
-    outcomes = Counter(words for words, _, _ in found)
-    assert min(outcomes["accepted"], outcomes["refused"]) > count / 50, (
-        f"the cases are too much alike: {dict(outcomes)}"
-    )
-    slowest = max(found, key=lambda outcome: outcome[1])
+    outcomes = Counter(words for words, _, _ in results)
+    assert min(outcomes["accepted"], outcomes["refused"]) > count / 50, f"the cases are too similar: {dict(outcomes)}"
+    slowest = max(results, key=lambda outcome: outcome[1])
     return {
         "cases": count,
         **outcomes,
-        "commands": sum(command for _, _, command in found),
+        "commands": sum(command for _, _, command in results),
         "slowest_seconds": round(slowest[1], 3),
     }
 
@@ -254,8 +251,8 @@ def _run(seed: int, numbers: range) -> list[tuple[str, float, bool]]:
 
 
 def _outcome(seed: int, number: int, path: Path) -> tuple[str, float, bool]:
-    """What became of a case: accepted, refused, or what went wrong; its seconds; whether it went through the command
-    line, too."""
+    """The result of a case: accepted, refused, or what went wrong; its seconds; whether it also went through the
+    command line."""
     raw, overrides, flags = case(seed, number)
     path.write_bytes(raw)
     begun = time.process_time()
@@ -281,35 +278,35 @@ def _outcome(seed: int, number: int, path: Path) -> tuple[str, float, bool]:
 
 def _check_round_trip(made: config.Config) -> None:
     again = config.parse(made.to_yaml(), "again")
-    assert again == made, "reads back as another config"
-    assert json.dumps(again.to_dict()) == json.dumps(made.to_dict()), "reads back with other types: 1 == 1.0 == true"
+    assert again == made, "it reads back as another config"
+    assert json.dumps(again.to_dict()) == json.dumps(made.to_dict()), "it reads back with other types: 1 == 1.0 == true"
 
 
 def _check_words(text: str) -> None:
     lines = text.split("\n")
     assert len(lines) <= MAX_LINES, f"the error has {len(lines)} lines"
     for line in lines:
-        assert line.isprintable(), f"the error holds what is not printable: {line[:200]!r}"
+        assert line.isprintable(), f"the error contains unprintable characters: {line[:200]!r}"
         assert 0 < len(line) <= COLUMNS, f"the error has a line of {len(line)} characters: {line[:200]}"
 
 
 def _check_command(path: Path, overrides: list[str], accepted: bool | None) -> None:
-    """`nnx check` gives 0 or 2, in agreement with `config.load`, and no traceback."""
+    """Assert that `nnx check` returns 0 or 2, in agreement with `config.load`, without a traceback."""
     sys.argv = ["nnx", "check", str(path), *(f"--set={text}" for text in overrides)]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = run_command()
-    said = err.getvalue()
-    assert code in (0, 2), f"nnx check gives {code}: {said[:200]}"
-    assert accepted in (None, code == 0), f"nnx check gives {code}, config.load says otherwise"
-    assert "Traceback" not in said + out.getvalue(), "nnx check shows a traceback"
-    assert not said if code == 0 else said.startswith("error: "), f"nnx check says {said[:200]!r}"
+    errors = err.getvalue()
+    assert code in (0, 2), f"nnx check returns {code}: {errors[:200]}"
+    assert accepted in (None, code == 0), f"nnx check returns {code}, but config.load disagrees"
+    assert "Traceback" not in errors + out.getvalue(), "nnx check shows a traceback"
+    assert not errors if code == 0 else errors.startswith("error: "), f"nnx check prints {errors[:200]!r}"
 
 
 # ---------------------------------------------------------------- the cases
 
 
 def case(seed: int, number: int) -> tuple[bytes, list[str], dict[str, str]]:
-    """Case `number`: the bytes of a file, settings and flags."""
+    """Case `number`: the bytes of a file, overrides and flags."""
     random = Random(f"{seed} {number}")
     if number < len(HOSTILE):
         return HOSTILE[number], [], {}
@@ -358,7 +355,7 @@ def _mutate_tokens(random: Random, text: str) -> str:
 
 
 def _mutate_structure(random: Random) -> bytes:
-    """A recipe's tree with some of it replaced, written as YAML or as JSON, perhaps with lines twice."""
+    """A recipe with some values replaced, written as YAML or as JSON, perhaps with a line repeated."""
     root = copy.deepcopy(random.choice(TREES))
     for _ in range(random.choice([1, 1, 2, 4])):
         *_, (tree, key) = _walk(random, root)
@@ -380,7 +377,7 @@ def _mutate_structure(random: Random) -> bytes:
 
 
 def _walk(random: Random, tree: Any) -> list[tuple[Any, Any]]:
-    """A way down from the root to some value, as (holder, key)."""
+    """A random path from the root down to some value, as (container, key) pairs."""
     way = []
     while isinstance(tree, dict | list) and tree and (not way or random.random() < 0.7):
         key = random.choice(list(tree)) if isinstance(tree, dict) else random.randrange(len(tree))
@@ -405,7 +402,7 @@ def _key(random: Random) -> str:
 
 
 def _text(random: Random) -> str:
-    """A token, several, or some characters of anywhere in Unicode but surrogates."""
+    """One token, several, or some characters of all Unicode except surrogates."""
     many = "".join(
         chr(random.choice([random.randrange(128), random.randrange(0x2100), random.randrange(0xE000, 0x110000)]))
         for _ in range(5)
@@ -417,7 +414,7 @@ def _text(random: Random) -> str:
 
 
 def _setting(random: Random) -> str:
-    """What might stand behind --set."""
+    """A value for --set."""
     root = copy.deepcopy(random.choice(TREES))
     path = [key for _, key in _walk(random, root)]
     if random.random() < 0.4:

@@ -1,5 +1,4 @@
-"""A disk that is full at 20 levels: exit code 3, what was saved before is untouched, nothing is left behind, and the
-run goes on later."""
+"""A full disk, at 20 levels: exit code 3, earlier saves untouched, nothing left behind, and the run resumes later."""
 
 import ctypes
 import os
@@ -15,11 +14,11 @@ TRAIN = ("train", "digits_mlp", "-q", "--set", "train.batch_size=64", "--out", "
 MORE = ("train", "--resume", "run", "-q", "--set", "train.epochs=3")
 FILES = ("checkpoint.pt", "last.pt", "previous.pt", "config.yaml", "metrics.jsonl", "summary.json", "report.html")
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
-FULL = 4 * 2**20  # bytes of the small disk
+DISK = 4 * 2**20  # bytes of the small disk
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """On a small disk of its own, where the system lets us mount one; else with a limit on how large a file may be."""
+    """Use a small disk if the system lets us mount one, else a limit on file sizes."""
     levels = max(round(20 * share), 2)
     with folder() as base:
         os.chdir(base)
@@ -30,7 +29,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
             check(test.code == 0, f"level {level} of {levels}: {test.err.strip().splitlines()[-1:]}")
         os.chdir("/")
     return {
-        "levels, each refused with 3 and taken up later": levels,
+        "levels, each refused with 3 and resumed later": levels,
         "by": "a full disk" if mounted else "a limit on file sizes",
     }
 
@@ -40,8 +39,8 @@ def _on_small_disk(base: Path, function: Callable[[], int]) -> Callable[[], int]
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if os.geteuid() else 0)):
             return 77
-        libc.mount(None, b"/", None, 0x4000 | 0x40000, None)  # MS_REC | MS_PRIVATE: the mount stays ours
-        if libc.mount(b"tmpfs", str(base).encode(), b"tmpfs", 0, f"size={FULL}".encode()):
+        libc.mount(None, b"/", None, 0x4000 | 0x40000, None)  # MS_REC | MS_PRIVATE: only this process sees the mount
+        if libc.mount(b"tmpfs", str(base).encode(), b"tmpfs", 0, f"size={DISK}".encode()):
             return 77
         os.chdir(base)
         return function()
@@ -65,7 +64,7 @@ def _levels_by_limit(level: float) -> int:
     limit = int(0.95 * level * len(saved["last.pt"]))
 
     def limited() -> int:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it says would go to a file, which is limited too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # stderr is a file, so it would be limited too
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         return command(*MORE)()
 
@@ -79,21 +78,21 @@ def _first_run() -> dict[str, bytes]:
 
 
 def _refused(done: Ended, saved: dict[str, bytes], why: str) -> None:
-    check(done.code == 3, f"left with {done.code}, not 3: {done.err}")
-    check(why in done.err and "Traceback" not in done.err, f"said {done.err!r}")
+    check(done.code == 3, f"exit code {done.code}, not 3: {done.err}")
+    check(why in done.err and "Traceback" not in done.err, f"unexpected message: {done.err!r}")
     for name in ("checkpoint.pt", "last.pt"):
-        check(Path("run", name).read_bytes() == saved[name], f"{name} is not what it was")
+        check(Path("run", name).read_bytes() == saved[name], f"{name} was changed")
     left = {path.name for path in Path("run").iterdir()} - set(FILES)
     check(not left, f"left behind: {left}")
 
 
 def _finished() -> int:
-    check(ended(command(*MORE)).code == 0, "it did not go on when there was room")
+    check(ended(command(*MORE)).code == 0, "the run did not resume when there was room")
     check(ended(command(*TRAIN[:-1], "whole", "--force", "--set", "train.epochs=2")).code == 0, "the comparison failed")
     check(ended(command(*(word if word != "run" else "whole" for word in MORE))).code == 0, "the comparison failed")
     for name in ("checkpoint.pt", "last.pt"):
         check(
             Path("run", name).read_bytes() == Path("whole", name).read_bytes(),
-            f"{name} differs from that of a run with room",
+            f"{name} differs from that of an uninterrupted run",
         )
     return 0

@@ -1,5 +1,4 @@
-"""SIGKILL at 50 random moments of a download: the next run goes on where it was, has every byte right, and leaves
-nothing else."""
+"""SIGKILL at 50 random moments of a download: the next run continues it, gets every byte right, and leaves no rest."""
 
 import contextlib
 import gzip
@@ -16,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from nnx import datasets
-from nnx.datasets import _download, _provide, mnist
+from nnx.datasets import _download, _ensure_files, mnist
 from nnx.datasets._archives import ARCHIVES, Archive
 from tortures._child import check, ended, folder
 
 FILES = list(mnist.PINNED)
-PIECE, PAUSE = 1 << 13, 0.001  # the server is slow: so many bytes, then so many seconds of rest
+PIECE, PAUSE = 1 << 13, 0.001  # the server is slow: bytes of a piece, seconds of pause after it
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """Kill a download of a small MNIST, look at what is there, and load it in a second process, `share` of 50 times."""
+    """Kill a download of a small MNIST, check the files, and load it in a second process, `share` of 50 times."""
     kills, generator = max(round(50 * share), 2), random.Random(seed)
     content = dict(zip(FILES, (*_half(800, generator), *_half(200, generator)), strict=True))
     packed = {f"{name}.gz": gzip.compress(whole) for name, whole in content.items()}
@@ -39,7 +38,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
             _table(url, packed, f"killed-{kill}")
             ended(lambda raw=raw: _ensure(raw), kill_after=generator.uniform(0, seconds))
             done = {f"{path.name}.gz" for path in raw.glob("*ubyte") if path.read_bytes() == content[path.name]}
-            check(len(done) == len(list(raw.glob("*ubyte"))), f"kill {kill}: a file is there, but not whole")
+            check(len(done) == len(list(raw.glob("*ubyte"))), f"kill {kill}: an incomplete file was moved into place")
             parts = {path.stem: path.stat().st_size for path in raw.glob(".download/*.part")}
             _table(url, packed, f"next-{kill}")
             _heal(base / str(kill), content)
@@ -49,7 +48,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
                 if name not in done and parts.get(name) != len(whole)
             }
             asked = _asked(base / "asked", f"next-{kill}")
-            check(asked == missing, f"kill {kill}: asked for {asked}, not for {missing}")
+            check(asked == missing, f"kill {kill}: requested {asked} instead of {missing}")
             going_on += any(missing.values())
             kept += sum(parts.values()) + sum(len(packed[name]) for name in done)
             again += sum(parts.get(name, 0) - start for name, start in asked.items())
@@ -59,12 +58,12 @@ def torture(share: float, seed: int) -> dict[str, Any]:
         "bytes of a download": total,
     } | {
         "kept at a kill, on average": kept // kills,
-        "kept, but asked for again": again,
+        "kept, but requested again": again,
     }
 
 
 def _table(url: str, packed: dict[str, bytes], who: str) -> None:
-    """From here on the files are had from `url`, which takes down `who` asked."""
+    """Serve the files from `url` from now on. The server logs `who` as the client."""
     urls = {name: f"{url}{who}/{name}" for name in packed}
     ARCHIVES["mnist"] = tuple(
         Archive((urls[name],), hashlib.sha256(whole).hexdigest(), len(whole)) for name, whole in packed.items()
@@ -79,11 +78,11 @@ def _half(count: int, generator: random.Random) -> tuple[bytes, bytes]:
 
 def _ensure(raw: Path) -> None:
     with _download.reporting(lambda *_: None):
-        _provide.ensure("mnist", raw, FILES)
+        _ensure_files.ensure_files("mnist", raw, FILES)
 
 
 def _heal(base: Path, content: dict[str, bytes]) -> None:
-    """Load everything in a process of its own, and see that what lies there then is `content` and nothing else."""
+    """Load everything in another process, and check that the folder then contains `content` and nothing else."""
 
     def load() -> None:
         datasets.load(mnist.Config(), seed=0, data_dir=str(base), progress=lambda *_: None).test()
@@ -92,18 +91,18 @@ def _heal(base: Path, content: dict[str, bytes]) -> None:
     check(run.code == 0, f"kill {base.name}: the next run ended with {run.code}: {run.err}")
     left = {path.name: path.read_bytes() if path.is_file() else b"" for path in (base / "MNIST" / "raw").iterdir()}
     check(left.keys() == content.keys(), f"kill {base.name}: left behind: {left.keys() - content.keys()}")
-    check(left == content, f"kill {base.name}: other bytes than on the server")
+    check(left == content, f"kill {base.name}: the bytes differ from the server's")
 
 
 def _asked(log: Path, who: str) -> dict[str, int]:
-    """Name and first byte of what was asked for by `who`."""
+    """The name and the first byte of each request by `who`."""
     words = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
     return {name: int(start) for asker, name, start in words if asker == who}
 
 
 @contextlib.contextmanager
 def _served(files: dict[str, bytes], log: Path) -> Iterator[str]:
-    """The url of a slow server of `files`, a process of its own, which writes to `log` what it is asked for."""
+    """The URL of a slow server of `files`, in its own process. It writes each request to `log`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -129,9 +128,7 @@ def _served(files: dict[str, bytes], log: Path) -> Iterator[str]:
     os.environ["no_proxy"] = "127.0.0.1"
     os.environ.pop("NNX_OFFLINE", None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        pid = (
-            os.fork()
-        )  # before any thread is there, and apart, so that the forks of the download have none of its threads
+        pid = os.fork()  # before any thread starts; in its own process, so that later forks have none of its threads
         if not pid:
             server.serve_forever()
         try:

@@ -1,5 +1,7 @@
-"""5,000 mutated image files, and bombs: each is decoded whole or refused by a DataError, within 2 s and 200 MB, 400 at
-16 megapixels."""
+"""5,000 mutated image files, and bombs: each is decoded or refused by a DataError, within 2 s and 200 MB.
+
+The limit is 400 MB for images of 16 megapixels.
+"""
 
 import io
 import multiprocessing
@@ -23,40 +25,37 @@ from nnx.errors import DataError
 from nnx.preprocessing import images
 
 CASES = 5_000
-SECONDS = 2.0  # of the processor, each
-MEGABYTES, LARGEST = 200, 400  # more than a small picture takes; a good one of 16 megapixels, more
+SECONDS = 2.0  # limit of processor time for each image
+MEGABYTES, LARGEST = 200, 400  # limits beyond a small image; for a good one of 16 megapixels
 
 Outcome = tuple[str, float, float]  # decoded, refused, or what went wrong; seconds; megabytes more than before
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """Decode int(5,000 * share) mutants of good files, and all bombs. Raises AssertionError naming what broke
-    something."""
-    count, cores = int(CASES * share), len(os.sched_getaffinity(0))
-    said = os.dup(2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and its like complain of their own
-    found: list[Outcome] = []
+    """Decode int(5,000 * share) mutants of good files, and all bombs. Raises AssertionError naming what failed."""
+    count = int(CASES * share)
+    cores = len(os.sched_getaffinity(0))
+    stderr = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print warnings
+    mutants: list[Outcome] = []
     try:
         with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
             for part in pool.map(_mutants, [seed] * cores, [range(n, count, cores) for n in range(cores)]):
-                found += part
+                mutants += part
         bombs = []
-        for (
-            name,
-            make,
-        ) in BOMBS.items():  # each in a process of its own, as its peak of memory stays a process's for ever
+        for name, make in BOMBS.items():  # each in its own process, because the peak memory of a process never falls
             with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
                 bombs.append(pool.submit(_bomb, name, make()).result())
     except BrokenProcessPool:
-        raise AssertionError("a process died of an image") from None
+        raise AssertionError("an image killed a process") from None
     finally:
-        os.dup2(said, 2)
-    everything = [*found, *bombs]
+        os.dup2(stderr, 2)
+    everything = [*mutants, *bombs]
     broken = [words for words, _, _ in everything if words not in ("decoded", "refused")]
     assert not broken, f"{len(broken)} of {len(everything)}: " + "; ".join(broken[:3])
     return {
         "mutants": count,
-        **Counter(words for words, _, _ in found),
+        **Counter(words for words, _, _ in mutants),
         "bombs": len(bombs),
         "bombs_refused": sum(words == "refused" for words, _, _ in bombs),
         "slowest_seconds": round(max(seconds for _, seconds, _ in everything), 2),
@@ -67,14 +66,14 @@ def torture(share: float, seed: int) -> dict[str, Any]:
 def _mutants(seed: int, numbers: range) -> list[Outcome]:
     good = _good()
     for name, data in good.items():
-        assert images.decode(data, name).shape[2] in (1, 3), "the control: before anything is changed, all is well"
+        assert images.decode(data, name).shape[2] in (1, 3), "the control: the unchanged files decode"
     return [
         _outcome(f"mutant {number} of seed {seed}", _mutant(Random(f"{seed} {number}"), good)) for number in numbers
     ]
 
 
 def _bomb(name: str, data: bytes) -> Outcome:
-    images.decode(_png(1, 1, b"\0\0"))  # what importing takes is no part of it
+    images.decode(_png(1, 1, b"\0\0"))  # do not count the imports
     return _outcome(f"bomb {name}", data)
 
 
@@ -91,7 +90,7 @@ def _outcome(what: str, data: bytes) -> Outcome:
         words = (
             "refused"
             if text.startswith(f"{what}: ") and text.isprintable() and len(text) < 300
-            else f"{what}: says {text!r}"
+            else f"{what}: unexpected message {text!r}"
         )
     except Exception as error:
         words = f"{what}: {type(error).__name__}: {error}"
@@ -109,7 +108,7 @@ def _peak() -> float:
 
 
 def _good() -> dict[str, bytes]:
-    """A small picture in every format, kind of pixel and compression."""
+    """A small image in every format, pixel mode and compression."""
     gray = np.random.default_rng(0).integers(0, 256, (17, 24), dtype=np.uint8)
     picture = Image.fromarray(np.dstack([gray, gray.T.copy().reshape(17, 24), 255 - gray, gray // 2]))
     kinds = {mode: picture.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")}
@@ -155,7 +154,9 @@ def _mutant(random: Random, good: dict[str, bytes]) -> bytes:
     if random.random() < 0.15:
         return data[: random.randrange(len(data))]
     for _ in range(random.choice([1, 1, 2, 4, 16])):
-        at = random.randrange(random.choice([40, len(data), len(data)])) % len(data)  # headers are at the start
+        at = random.randrange(random.choice([40, len(data), len(data)])) % len(
+            data
+        )  # mostly in the header, at the start
         end = at + random.choice([1, 1, 2, 4, 4, 50])
         extreme = random.choice(
             [
@@ -175,19 +176,20 @@ def _mutant(random: Random, good: dict[str, bytes]) -> bytes:
             [flipped + data[at + 1 : end], extreme, random.randbytes(end - at), data[at:end] * 2, spliced, b""]
         )
         data = data[:at] + new + data[end:] or b"\0"
-    return _mended(data) if random.random() < 0.7 else data
+    return _fix_checksums(data) if random.random() < 0.7 else data
 
 
-def _mended(data: bytes) -> bytes:
-    """A PNG with its checksums made right, or Pillow would look no further."""
+def _fix_checksums(data: bytes) -> bytes:
+    """A PNG with correct checksums, without which Pillow would stop early."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
-    mended, at = data[:8], 8
+    fixed = data[:8]
+    at = 8
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
-        mended += _chunk(data[at + 4 : at + 8], data[at + 8 : at + 8 + length])
+        fixed += _chunk(data[at + 4 : at + 8], data[at + 8 : at + 8 + length])
         at += 12 + length
-    return mended + data[at:]
+    return fixed + data[at:]
 
 
 # ---------------------------------------------------------------- bombs
@@ -203,7 +205,7 @@ def _png(width: int, height: int, rows: bytes, *extra: bytes, depth: int = 8, ki
 
 
 def _tiff(*tags: tuple[int, int, int, int]) -> bytes:
-    """A TIFF of one directory of (tag, type, count, value), with little behind it."""
+    """A TIFF with one directory of (tag, type, count, value) and little data."""
     entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + bytes(100)
 

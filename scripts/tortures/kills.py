@@ -1,4 +1,4 @@
-"""SIGKILL at random moments and at every file-system call of three saves: each resume works, to the same bytes."""
+"""SIGKILL at random moments and at every file-system call of three saves: each run resumes to the same bytes."""
 
 import mmap
 import os
@@ -17,7 +17,7 @@ SETTINGS = (
     "train.ema=0.9",
     "train.batch_size=64",
     "train.film=true",
-    "train.report=false",  # its pictures would be half of each run
+    "train.report=false",  # it would take half of each run
     "model={name: mlp, hidden: [32], dropout: 0.2}",
 )
 TRAIN = ("train", "digits_mlp", *(word for setting in SETTINGS for word in ("--set", setting)), "-q")
@@ -25,12 +25,12 @@ FILES = ("checkpoint.pt", "last.pt", "film.npz")
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """200 kills at random, at least 50 of them inside a save; then one before each file-system call, and in the middle
-    of each write."""
+    """200 random kills, at least 50 of them inside a save; then one before each file-system call, and in the middle of
+    each write."""
     rng = random.Random(seed)
     with folder() as base:
         whole = ended(command(*TRAIN, "--out", base / "whole"))
-        check(whole.code == 0, f"the undisturbed run failed: {whole.err}")
+        check(whole.code == 0, f"the uninterrupted run failed: {whole.err}")
         expected = {name: (base / "whole" / name).read_bytes() for name in FILES}
         figures = _random_kills(
             base, max(round(200 * share), 5), max(round(50 * share), 2), whole.seconds, expected, rng
@@ -41,8 +41,8 @@ def torture(share: float, seed: int) -> dict[str, Any]:
 def _random_kills(
     base: Path, kills: int, inside: int, seconds: float, expected: dict[str, bytes], rng: random.Random
 ) -> dict[str, Any]:
-    """Runs are killed and resumed again and again until they are through."""
-    saving = mmap.mmap(-1, 1)  # shared with the children: 1 while they save
+    """Kill and resume runs until they finish."""
+    saving = mmap.mmap(-1, 1)  # shared with the children: 1 during a save
     done = within = runs = resumes = 0
 
     def noted(function: Callable[[], int]) -> Callable[[], int]:
@@ -79,31 +79,31 @@ def _random_kills(
 
 
 def _next(out: Path) -> tuple[object, ...]:
-    """How to go on with what a kill has left."""
+    """The command that continues after a kill."""
     return ("train", "--resume", out, "-q") if (out / "last.pt").exists() else (*TRAIN, "--out", out, "--force")
 
 
 def _compare(out: Path, expected: dict[str, bytes]) -> None:
     for name, data in expected.items():
-        check((out / name).read_bytes() == data, f"{name} differs from that of the undisturbed run")
+        check((out / name).read_bytes() == data, f"{name} differs from that of the uninterrupted run")
     left = [path.name for path in out.iterdir() if path.name.startswith(".")]
     check(not left, f"left behind: {left}")
 
 
 # ---------------------------------------------------------------- at every call
 
-WINDOW = range(4, 7)  # of the saves: before an epoch's end, at it, with checkpoint.pt and metrics.jsonl, and after it
+WINDOW = range(4, 7)  # saves: before the end of an epoch, at its end (with checkpoint.pt and metrics.jsonl), after it
 CALLS = ("open", "link", "replace", "fsync", "close", "unlink", "truncate")
 
 
 def _kills_at_calls(base: Path, expected: dict[str, bytes], *, sample: float, rng: random.Random) -> dict[str, Any]:
-    """Runs are killed once each, then taken up again."""
+    """Kill each run once, then resume it."""
     names = mmap.mmap(-1, 4)
     out = base / "counted"
     counted = ended(_killed_at(command(*TRAIN, "--out", out), -1, names))
-    check(counted.code == 0, f"a run that was only counted failed: {counted.err}")
+    check(counted.code == 0, f"the run that counts the calls failed: {counted.err}")
     total = int.from_bytes(names[:4], "little")
-    check(total > 20, f"only {total} calls were seen in three saves")
+    check(total > 20, f"only {total} calls in three saves")
     chosen = sorted(rng.sample(range(total), max(round(total * sample), 4)))
     for n in chosen:
         out = base / f"call{n}"
@@ -121,8 +121,8 @@ def _resumed(out: Path) -> Ended:
 
 
 def _killed_at(function: Callable[[], int], wanted: int, counter: mmap.mmap) -> Callable[[], int]:
-    """`function`, killed before the file-system call number `wanted` of three saves; a write counts twice: before it,
-    and half done."""
+    """`function`, killed before file-system call number `wanted` of three saves. A write counts twice: before it, and
+    half done."""
 
     def call() -> int:
         count = saves = 0
@@ -144,7 +144,7 @@ def _killed_at(function: Callable[[], int], wanted: int, counter: mmap.mmap) -> 
             return wrapped
 
         class Opened:
-            """A file whose writes are moments too."""
+            """A file whose writes count as calls, too."""
 
             def __init__(self, file: Any) -> None:
                 self.file = file

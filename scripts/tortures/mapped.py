@@ -1,5 +1,7 @@
-"""20 GB of images on a machine limited to 4 GB: they stay in their file, memory does not grow, and training is as fast
-as from memory."""
+"""20 GB of images in a process limited to 4 GB: they stay in their file, and memory does not grow.
+
+Training from the file is as fast as from memory.
+"""
 
 import json
 import resource
@@ -16,17 +18,16 @@ from nnx.run.pipeline import run
 from tortures._child import check, ended, folder
 
 IMAGE = 28 * 28  # bytes
-WARM_UP, STEPS = 100, 1500  # steps before measuring, and measured
-ROUNDS = 3  # of memory and file in turns
-LEAST = 0.75  # of the samples/s from memory
-GROWTH = 64 * 2**20  # bytes of anonymous memory more, while it trains, that are no growth: what glibc sets aside
+WARM_UP, STEPS = 100, 1500  # steps before the measurement, and in it
+ROUNDS = 3  # memory and file in turns
+LEAST = 0.75  # lower limit, relative to the samples/s from memory
+GROWTH = 64 * 2**20  # bytes of anonymous memory that glibc may reserve during the training
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """A file as large as said, sparse; then one that fits into memory, from there and, as if it did not, from its
-    file."""
+    """Train from a large sparse file; then from one that fits in memory, both from memory and memory-mapped."""
     size = 20 * 10**9 * share
-    limit = 4 * 10**9 if share == 1 else _private() + max(4 * 10**9 * share, 4 * 10**8)  # torch alone takes 1 GB of it
+    limit = 4 * 10**9 if share == 1 else _private() + max(4 * 10**9 * share, 4 * 10**8)  # torch alone takes 1 GB
     with folder() as base:
         large = _train(base / "large", int(size / IMAGE), int(limit), sparse=True)
         check("memory-mapped" in large["path"], f"{size / 1e9:g} GB were not mapped: {large['path']}")
@@ -51,7 +52,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
         "seconds to the first step": round(large["start"], 1),
         "samples/s from it": round(large["rate"]),
         "samples/s, file over memory": round(ratio, 2),
-        "of so many samples": samples,
+        "samples": samples,
     }
 
 
@@ -60,8 +61,8 @@ def _train(path: Path, samples: int, limit: int | None, *, sparse: bool = False,
         _write(path, samples, sparse)
     test = ended(lambda: _measured(path, limit, fits), limit=900)
     check(test.code == 0, f"{path.name}: {test.err[-500:]}")
-    found: dict[str, Any] = json.loads(test.out)
-    return found
+    figures: dict[str, Any] = json.loads(test.out)
+    return figures
 
 
 def _write(path: Path, samples: int, sparse: bool) -> None:
@@ -76,8 +77,7 @@ def _write(path: Path, samples: int, sparse: bool) -> None:
 
 
 def _measured(path: Path, limit: int | None, fits: bool) -> int:
-    """In a process of its own: train some steps with the limit, or as if the data did not fit, and print what came of
-    it."""
+    """In a child process: train some steps, with the limit or as if the data did not fit, and print the figures."""
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     if not fits:
@@ -91,42 +91,44 @@ def _measured(path: Path, limit: int | None, fits: bool) -> int:
         },
         "mapped",
     )
-    begun, found, clock = time.perf_counter(), {}, _Clock()
+    begun = time.perf_counter()
+    figures = {}
+    clock = _Clock()
     for event in run(made, out=path.with_name(f"{path.name}-{time.time_ns()}")):
         if isinstance(event, Started):
-            found["path"] = next(
+            figures["path"] = next(
                 f"{choice.value}: {choice.reason}" for choice in event.choices if choice.what == "data path"
             )
-            found["start"] = time.perf_counter() - begun
+            figures["start"] = time.perf_counter() - begun
         elif isinstance(event, Step) and clock(event.step):
             break
-    print(json.dumps(found | clock.found()))
+    print(json.dumps(figures | clock.figures()))
     return 0
 
 
 class _Clock:
-    """Looks at time and memory after WARM_UP steps, and STEPS later."""
+    """Measures time and memory after WARM_UP steps, and STEPS later."""
 
     def __init__(self) -> None:
-        self.looks: list[tuple[int, float, int]] = []
+        self.readings: list[tuple[int, float, int]] = []
 
     def __call__(self, step: int) -> bool:
-        if step >= (self.looks[0][0] + STEPS if self.looks else WARM_UP):
-            self.looks.append((step, time.perf_counter(), _anonymous()))
-        return len(self.looks) == 2
+        if step >= (self.readings[0][0] + STEPS if self.readings else WARM_UP):
+            self.readings.append((step, time.perf_counter(), _anonymous()))
+        return len(self.readings) == 2
 
-    def found(self) -> dict[str, Any]:
-        (first, began, before), (last, ended, after) = self.looks
+    def figures(self) -> dict[str, Any]:
+        (first, began, before), (last, ended, after) = self.readings
         return {"rate": (last - first) * 128 / (ended - began), "anonymous": after, "growth": after - before}
 
 
 def _anonymous() -> int:
-    """Bytes of memory that are no file's."""
+    """Bytes of anonymous memory."""
     return _status("RssAnon")
 
 
 def _private() -> int:
-    """Bytes that RLIMIT_DATA counts already."""
+    """Bytes that RLIMIT_DATA already counts."""
     return _status("VmData")
 
 

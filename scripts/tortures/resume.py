@@ -1,5 +1,4 @@
-"""Every step of three epochs is stopped at and resumed, for each architecture and each kind of randomness: equal to the
-bit."""
+"""Stop and resume at every step of three epochs, for each architecture and each kind of randomness: equal bits."""
 
 import json
 import os
@@ -32,7 +31,7 @@ EPOCHS, TIMES = 3, ("seconds", "samples_per_second")
 
 
 def torture(share: float, seed: int) -> dict[str, Any]:
-    """All architectures with every feature that they have, one at a time; a share of the steps of each."""
+    """Each architecture with each feature that it has, one at a time, at a share of the steps."""
     cases = [
         (model, feature, share, seed)
         for model in registry.names("model")
@@ -49,7 +48,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
 
 
 def _settings(model: str, feature: str) -> list[str]:
-    """The overrides that switch the feature on, or nothing where the architecture lacks it."""
+    """The overrides that switch the feature on; empty if the architecture lacks it."""
     fields = registry.find("model", model).model_fields
     lacking = any(
         text.startswith("model.") and text.split("=")[0].removeprefix("model.") not in fields
@@ -58,7 +57,7 @@ def _settings(model: str, feature: str) -> list[str]:
     if lacking or (feature == "batch normalisation" and "batch" not in str(fields["norm"].annotation)):
         return []
     small = f"model={SMALL.get(model, model)}"
-    # 287 samples in batches of 24: 12 steps an epoch, the last of them smaller
+    # 287 samples in batches of 24: 12 steps per epoch, the last batch smaller
     return [
         small,
         f"train.epochs={EPOCHS}",
@@ -73,35 +72,33 @@ def _all_steps(model: str, feature: str, share: float, seed: int) -> int:
     chosen = config.parse("dataset: digits\nmodel: mlp", "torture", [*_settings(model, feature), f"seed={seed}"])
     with folder() as base:
         steps = _whole(chosen, base / "whole")
-        every = range(
-            1, steps + EPOCHS + 1
-        )  # a run asks for signals after every step, and after every epoch's validation
+        every = range(1, steps + EPOCHS + 1)  # a run polls for signals after each step and after each validation
         stops = every[:: max(1, round(1 / share))]
-        expected = _left(base / "whole")
+        expected = _results(base / "whole")
         for step in stops:
             out = base / f"cut{step}"
             _stopped(chosen, out, step)
             for _ in run(chosen, resume=out):
                 pass
-            for name, found in _left(out).items():
-                check(found == expected[name], f"{model} with {feature}, stopped at moment {step}: {name} differs")
+            for name, result in _results(out).items():
+                check(result == expected[name], f"{model} with {feature}, stopped at moment {step}: {name} differs")
         return len(stops)
 
 
 def _whole(chosen: Config, out: Path) -> int:
-    """The undisturbed run; gives its number of steps."""
+    """Train the uninterrupted run. Returns its number of steps."""
     last = [event.step for event in run(chosen, out=out) if hasattr(event, "val_loss")][-1]
     return int(last)
 
 
 def _stopped(chosen: Config, out: Path, step: int) -> None:
-    """A run that gets a signal before it asks for the `step`-th time."""
-    asked = 0
+    """Train a run that sees a signal when it polls for the `step`-th time."""
+    polls = 0
 
     def signals() -> int:
-        nonlocal asked
-        asked += 1
-        return signal.SIGTERM if asked >= step else 0
+        nonlocal polls
+        polls += 1
+        return signal.SIGTERM if polls >= step else 0
 
     try:
         for _ in run(chosen, out=out, signal=signals):
@@ -111,8 +108,8 @@ def _stopped(chosen: Config, out: Path, step: int) -> None:
     raise AssertionError(f"the run was not stopped at moment {step}")
 
 
-def _left(out: Path) -> dict[str, Any]:
-    """What a run leaves, as far as it must be equal."""
+def _results(out: Path) -> dict[str, Any]:
+    """The results of a run that must be equal."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     figures = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
     return {

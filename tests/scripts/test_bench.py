@@ -1,5 +1,5 @@
-"""scripts/bench: its judgement of measurements, its protocol and its guard, on made-up contestants that need neither
-torch nor data."""
+"""scripts/bench: its measurements, its protocol and its guard, with fake contestants that need neither torch nor
+data."""
 
 import importlib.machinery
 import json
@@ -24,7 +24,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Quiet:
-    """A probe that finds the machine as `rates` say, and quiet from then on."""
+    """A probe that returns `rates`, and then the rate of a quiet machine."""
 
     def __init__(self, *rates: float) -> None:
         self.rates, self.best = iter(rates), 0.0
@@ -36,18 +36,18 @@ class Quiet:
 
 
 def giving(*values: float) -> Callable[[], float]:
-    """A runner that gives these in turn."""
+    """A runner that returns these values in turn."""
     left = iter(values)
     return lambda: next(left)
 
 
-def made_up(folder: Path, name: str, rate: float) -> Contestant:
-    """A contestant that says it trains `rate` samples a second; no time passes, its clock is set."""
+def fake_contestant(folder: Path, name: str, rate: float) -> Contestant:
+    """A contestant that claims `rate` samples per second. Its clock is fake, so no time passes."""
     program = folder / f"{name}.py"
     program.write_text(
         f"import sys\nsys.path.insert(0, {str(SCRIPTS / 'benchmarks')!r})\nimport contestant\n"
         f"clock = [0.0]\ncontestant.time.perf_counter = lambda: clock[0]\n"
-        f"def train(samples):\n    clock[0] += samples / {rate}\n    print('a tool that talks')\n    return samples, 0.5\n"
+        f"def train(samples):\n    clock[0] += samples / {rate}\n    print('other output')\n    return samples, 0.5\n"
         f"contestant.serve(train, name={name!r})\n"
     )
     return Contestant([sys.executable, str(program)], {})
@@ -82,29 +82,29 @@ def test_turns_are_taken_and_the_median_is_the_value() -> None:
 
 
 @pytest.mark.parametrize(("dip", "kept", "discarded"), [(85.0, [1, 4, 5], 2), (95.0, [1, 2, 3], 0)])
-def test_values_beside_a_slow_probe_are_discarded_and_taken_again(
+def test_values_beside_a_slow_probe_are_discarded_and_measured_again(
     dip: float, kept: list[float], discarded: int
 ) -> None:
-    """The dip is after the second value and before the third. One within the tolerance, 95 of 100, is the control."""
+    """The dip is between the second and the third value. A dip within the tolerance, 95 of 100, is the control."""
     result = race({"a": giving(1, 2, 3, 4, 5)}, Quiet(50, 100, 100, dip, 100), rounds=3)["a"]
     assert (result.values, result.discarded) == (kept, discarded)
 
 
-def test_what_looked_quiet_is_judged_by_the_best_probe_of_all() -> None:
-    """The machine was slow from the start, which only a later probe shows."""
+def test_quiet_is_judged_by_the_best_probe_of_all() -> None:
+    """The machine was slow from the start, as only a later probe shows."""
     results = race({"a": giving(1, 2, 3, 4)}, Quiet(50, 50, 50, 100, 100, 100), rounds=2)
     assert results["a"].values == [3, 4]
     assert results["a"].discarded == 2
 
 
-def test_never_quiet_ends_and_says_so() -> None:
+def test_a_machine_that_is_never_quiet_is_reported() -> None:
     probes = [100, *[50, 60] * 4]
     results = race({"a": giving(*range(100))}, Quiet(*probes), rounds=2)
     assert not results["a"].quiet
     assert len(results["a"].values) == results["a"].discarded == 2
 
 
-def test_a_command_is_timed_and_weighed() -> None:
+def test_time_and_memory_of_a_command() -> None:
     ended = measure.run(
         [sys.executable, "-c", "import time; x = bytearray(30_000_000); print(1, flush=True); time.sleep(0.2)"]
     )
@@ -118,13 +118,13 @@ def test_a_command_is_timed_and_weighed() -> None:
 # ---------------------------------------------------------------- contestants
 
 
-def test_a_contestant_says_what_it_is_and_trains_as_told(tmp_path: Path) -> None:
-    with Child(made_up(tmp_path, "fake", 1000)) as child:
+def test_a_contestant_reports_facts_and_trains_on_request(tmp_path: Path) -> None:
+    with Child(fake_contestant(tmp_path, "fake", 1000)) as child:
         assert child.ready() == {"name": "fake"}
         assert [child.train(640), child.train(128)] == pytest.approx([1000, 1000])
 
 
-def test_a_contestant_that_ends_leaves_its_last_words() -> None:
+def test_the_last_line_of_stderr_of_a_contestant_that_ends() -> None:
     with Child(Contestant([sys.executable, "-c", "raise ImportError('no such tool')"], {})) as child:
         with pytest.raises(Failed, match="ImportError: no such tool"):
             child.ready()
@@ -132,16 +132,16 @@ def test_a_contestant_that_ends_leaves_its_last_words() -> None:
             child.train(128)
 
 
-def test_a_peer_that_cannot_be_had_is_noted_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_peer_that_fails_is_noted_and_left_out(tmp_path: Path) -> None:
     bench = parts.Bench(1, 0.1, probe=Quiet())
     broken = Contestant([sys.executable, "-c", "raise ImportError('skorch')"], {})
-    assert list(bench.compare({"fake": made_up(tmp_path, "fake", 1000), "skorch": broken})) == ["fake"]
+    assert list(bench.compare({"fake": fake_contestant(tmp_path, "fake", 1000), "skorch": broken})) == ["fake"]
     assert bench.notes == ["skorch: ImportError: skorch"]
     with pytest.raises(Failed, match="beginner: ImportError"):
         bench.compare({"beginner": broken})
 
 
-def test_a_peer_that_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_a_peer_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers.platformdirs, "user_cache_path", lambda name: tmp_path)
     monkeypatch.setattr(peers.venv, "create", lambda folder, **_: peers.site_packages(folder).mkdir(parents=True))
 
@@ -168,11 +168,11 @@ def test_synthetic_files_are_read_by_nnx(tmp_path: Path) -> None:
 
 @pytest.fixture
 def faked(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """bench.main(...) on contestants of given rates."""
+    """bench.main(...) with contestants of given rates."""
 
     def main(*arguments: str, nnx: float, beginner: float = 1000) -> int:
         rates = {"beginner.py": beginner, "floor.py": 10_000, "nnx_loop.py": nnx}
-        fakes = {file: made_up(tmp_path, file.removesuffix(".py"), rate) for file, rate in rates.items()}
+        fakes = {file: fake_contestant(tmp_path, file.removesuffix(".py"), rate) for file, rate in rates.items()}
         monkeypatch.setattr(parts, "contestant", lambda file, *_, **__: fakes[file])
         monkeypatch.setattr(bench, "Bench", lambda *values, **more: parts.Bench(*values, **more, probe=Quiet()))
         code: int = bench.main(["--quick", *arguments])
@@ -194,21 +194,21 @@ def test_quick_prints_a_table_and_json_on_the_last_line(
     assert any(line.startswith("nnx ") and " 5.00 " in line for line in lines)
 
 
-def test_guard_measures_once_more_and_then_fails(faked: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_guard_measures_twice_and_then_fails(faked: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert faked("--guard", "4", nnx=3900) == 5
     errors = capsys.readouterr().err
-    assert errors.count("measuring once more") == 1
-    assert "error: nnx is 3.90 times as fast as the beginner's loop; wanted: 4" in errors
+    assert errors.count("measuring again") == 1
+    assert "error: nnx is 3.90 times as fast as the usual loop; required: 4" in errors
 
 
-def test_gpu_without_one_is_an_error(
+def test_gpu_without_a_cuda_device_is_an_error(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit) as left:
         bench.main(["--gpu"])
     assert left.value.code == 2
-    assert "no CUDA device is there" in capsys.readouterr().err
+    assert "no CUDA device found" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--only", "mpl"], ["--only", "startup", "--guard", "4"]])
