@@ -18,7 +18,8 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx.datasets import Source, Split, _provide, checked
+from nnx.datasets import Source, Split, checked
+from nnx.datasets._ensure_files import ensure_files
 from nnx.errors import DataError, MachineError
 
 TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
@@ -52,11 +53,11 @@ def source(
 ) -> Source:
     """The dataset whose (images, labels) `files`, for training and for test, lie in `folder`/`cls`/raw, plain or .gz.
 
-    That is where torchvision's class `cls` keeps them; what is missing is downloaded (see `_provide.ensure`). The files
+    That is where torchvision's class `cls` keeps them; what is missing is downloaded (see `ensure_files`). The files
     that `pinned` names are checked by their SHA-256, whoever put them there (see `verify`).
     """
     raw = folder / cls / "raw"
-    _provide.ensure(name, raw, [file for pair in files for file in pair])
+    ensure_files(name, raw, [file for pair in files for file in pair])
     classes = tuple(classes)
 
     def split(images_file: str, labels_file: str) -> tuple[Split, Callable[[], None]]:

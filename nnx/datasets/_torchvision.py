@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nnx.datasets import Source, Split, _provide
+from nnx.datasets import Source, Split
+from nnx.datasets._ensure_files import ensure_files
 from nnx.errors import DataError, MachineError
 
 
@@ -33,7 +34,7 @@ def cifar(name: str, cls: str, folder: Path, base: str, *, train: Sequence[str],
     The files are pickles, which can run code when read: torchvision reads them only if their MD5s are those in its
     table.
     """
-    _provide.ensure(name, folder / base, [*train, test, meta])
+    ensure_files(name, folder / base, [*train, test, meta])
 
     def half(*, training: bool) -> Any:
         other: dict[str, list[str]] = {

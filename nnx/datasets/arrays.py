@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nnx import formatting
-from nnx.datasets import DatasetConfig, Source, Split, _cache, _own
+from nnx.datasets import DatasetConfig, Source, Split, _cache, _user_data
 from nnx.datasets._mapped import fits
 from nnx.errors import ConfigError, DataError, MachineError
 from nnx.events import Choice
@@ -36,11 +36,11 @@ class Config(DatasetConfig):
         examples=["data.npz"], description="the .npz; or the .npy of the inputs; or a folder of .npy files"
     )
     labels: str | None = Field(None, description="the .npy of the labels, where path is a .npy")
-    test: _own.PartOrPath = Field(
+    test: _user_data.PartOrPath = Field(
         0.2, description="test data where there is none in path: another such file, a count or a fraction"
     )
     test_labels: str | None = Field(None, description="the .npy of its labels, where test is a .npy")
-    classes: _own.Names | None = Field(None, description="names of the classes 0, 1, 2, ...")
+    classes: _user_data.Names | None = Field(None, description="names of the classes 0, 1, 2, ...")
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ def load(config: Config, folder: Path) -> Source:
     A .npy of one of these types is memory-mapped as it is; all else is converted once (see `_cache`). Nothing is ever
     unpickled. Raises ConfigError, DataError, MachineError.
     """
-    path = _own.existing(config.path)
+    path = _user_data.existing(config.path)
     parts = _parts(_stored(path, config.labels, "dataset.labels"), path)
     if isinstance(config.test, str):
-        test = _own.existing(config.test, "dataset.test")
+        test = _user_data.existing(config.test, "dataset.test")
         found = _parts(_stored(test, config.test_labels, "dataset.test_labels"), test, to="test")
         parts["test"] = found.get("test") or found["train"]
     among, labels = None, {}
     for part, (inputs, stored) in parts.items():  # train first
         if not inputs.shape[:1] or not inputs.shape[0]:
             raise DataError(f"{inputs.where}: holds no samples; {part} data must have some")
-        labels[part], among = _own.numbered(stored.read(), stored.where, names=config.classes, among=among)
+        labels[part], among = _user_data.numbered(stored.read(), stored.where, names=config.classes, among=among)
     classes = tuple(config.classes or among or ())
     arrays, notes = _inputs({part: pair[0] for part, pair in parts.items()}, path)
     splits = {part: Split(arrays[part], labels[part]) for part in parts}
@@ -79,7 +79,7 @@ def load(config: Config, folder: Path) -> Source:
             splits["train"], lambda: splits["test"], classes, validation=splits.get("validation"), notes=tuple(notes)
         )
     assert not isinstance(config.test, str)
-    return _own.cut(splits["train"], config.test, classes, path, validation=splits.get("validation"), notes=notes)
+    return _user_data.cut(splits["train"], config.test, classes, path, validation=splits.get("validation"), notes=notes)
 
 
 # ---------------------------------------------------------------- which arrays there are
@@ -96,7 +96,7 @@ def _stored(path: Path, labels: str | None, key: str) -> dict[str, Stored]:
         return _npz(path)
     if labels is None:
         raise ConfigError.at(key, f"is missing: {path} holds inputs alone; name the .npy file of their labels")
-    return {"x_train": _npy(path), "y_train": _npy(_own.existing(labels, key))}
+    return {"x_train": _npy(path), "y_train": _npy(_user_data.existing(labels, key))}
 
 
 def _npy(path: Path) -> Stored:

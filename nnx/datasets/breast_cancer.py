@@ -4,7 +4,7 @@ scikit-learn). No download."""
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from nnx.datasets import DatasetConfig, Source, _scikit
+from nnx.datasets import DatasetConfig, Source, _sklearn
 
 MEASURES = (
     "radius",
@@ -35,4 +35,4 @@ class Config(DatasetConfig):
 
 def load(config: Config, folder: Path) -> Source:
     """The tumours. The test part is the same for every seed. `folder` is not looked at."""
-    return _scikit.table("breast_cancer.csv", COLUMNS)
+    return _sklearn.table("breast_cancer.csv", COLUMNS)

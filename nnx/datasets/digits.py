@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from nnx.datasets import DatasetConfig, Source, Split, _scikit, stratified
+from nnx.datasets import DatasetConfig, Source, Split, _sklearn, stratified
 
 TEST = 360  # a fifth
 
@@ -23,7 +23,7 @@ class Config(DatasetConfig):
 
 def load(config: Config, folder: Path) -> Source:
     """The digits, 0..16 scaled to 0..255. The test part is the same for every seed. `folder` is not looked at."""
-    rows = np.loadtxt(_scikit.packaged("digits.csv.gz"), delimiter=",", dtype=np.uint16)
+    rows = np.loadtxt(_sklearn.packaged("digits.csv.gz"), delimiter=",", dtype=np.uint16)
     images = ((rows[:, :64] * 255 + 8) // 16).astype(np.uint8).reshape(-1, 1, 8, 8)
     everything = Split(images, rows[:, 64].astype(np.int64))
     test = stratified(everything.labels, TEST, seed=0)

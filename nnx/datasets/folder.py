@@ -14,7 +14,7 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from nnx.config.registry import suggest
-from nnx.datasets import DatasetConfig, Source, Split, _cache, _decode, _own
+from nnx.datasets import DatasetConfig, Source, Split, _cache, _decode, _user_data
 from nnx.errors import DataError, MachineError
 from nnx.events import Choice
 from nnx.preprocessing import images
@@ -45,7 +45,7 @@ class Config(DatasetConfig):
 
     name: Literal["folder"] = "folder"
     path: str = Field(examples=["pictures"], description="the folder, or the CSV file")
-    test: _own.PartOrPath = Field(
+    test: _user_data.PartOrPath = Field(
         0.2, description="test data where there is no folder test/: another folder or list, a count or a fraction"
     )
     size: Size | None = Field(
@@ -92,14 +92,14 @@ def load(config: Config, folder: Path) -> Source:
 
     Raises ConfigError, DataError, MachineError.
     """
-    path = _own.existing(config.path)
+    path = _user_data.existing(config.path)
     parts, notes = _parts(path)
     if isinstance(config.test, str):
-        there, _ = _parts(_own.existing(config.test, "dataset.test"), to="test")
+        there, _ = _parts(_user_data.existing(config.test, "dataset.test"), to="test")
         parts["test"] = there.get("test") or next(iter(there.values()))
     known = {*(parts.get("train") or parts[ALL]).labels}
-    if len(known) > _own.MOST_CLASSES:
-        raise DataError(f"{path}: {len(known):,} classes, more than {_own.MOST_CLASSES:,}; are they classes?")
+    if len(known) > _user_data.MOST_CLASSES:
+        raise DataError(f"{path}: {len(known):,} classes, more than {_user_data.MOST_CLASSES:,}; are they classes?")
     classes = sort_naturally(known)
     for part in parts.values():
         if unknown := {*part.labels} - known:
@@ -131,7 +131,7 @@ def load(config: Config, folder: Path) -> Source:
     if "test" in parts:
         return Source(whole, lambda: split("test"), classes, validation=validation, fit=fit, notes=notes)
     assert not isinstance(config.test, str)
-    return _own.cut(whole, config.test, classes, path, validation=validation, fit=fit, notes=notes)
+    return _user_data.cut(whole, config.test, classes, path, validation=validation, fit=fit, notes=notes)
 
 
 def _depends(config: Config, path: Path, parts: dict[str, Part]) -> _cache.Depends:
@@ -337,7 +337,7 @@ def _write(
             for part, piece in zip(parts, np.split(pixels, np.searchsorted(places, ends[:-1])), strict=True):
                 writer.add(f"{part}-inputs", piece)
     if bad and not skip_bad:
-        raise _own.refuse(
+        raise _user_data.refuse(
             bad, f"{len(bad):,} of {len(paths):,} images can't be used; dataset.skip_bad: true leaves them out"
         )
     for name, kept in zip(parts, np.split(there, ends[:-1]), strict=True):
@@ -356,4 +356,4 @@ def _size_of_first(part: Part) -> tuple[int, int]:
         with suppress(DataError):
             height, width, _ = images.decode(part.path(place)).shape
             return height, width
-    raise _own.refuse([f"{part.path(0)}: none of the first images can be read; are they images?"])
+    raise _user_data.refuse([f"{part.path(0)}: none of the first images can be read; are they images?"])

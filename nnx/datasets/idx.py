@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx.datasets import DatasetConfig, Source, Split, _cache, _idx, _own
+from nnx.datasets import DatasetConfig, Source, Split, _cache, _idx, _user_data
 from nnx.errors import ConfigError, DataError, MachineError
 from nnx.events import Choice
 
@@ -25,20 +25,20 @@ class Config(DatasetConfig):
     labels: str | None = Field(
         None, description="the file of their labels; else found by its name: images -> labels, idx3 -> idx1"
     )
-    test: _own.PartOrPath = Field(
+    test: _user_data.PartOrPath = Field(
         0.2, description="test data where there is none in path: its images, a count or a fraction"
     )
     test_labels: str | None = Field(None, description="the file of its labels; else found by its name")
-    classes: _own.Names | None = Field(None, description="names of the classes 0, 1, 2, ...")
+    classes: _user_data.Names | None = Field(None, description="names of the classes 0, 1, 2, ...")
 
 
 def load(config: Config, folder: Path) -> Source:
     """The IDX files at `config.path`; `folder` is not looked at. Raises ConfigError, DataError, MachineError."""
-    path = _own.existing(config.path)
+    path = _user_data.existing(config.path)
     inside = path.is_dir()
     pairs = {"train": _of_folder(path, "train") if inside else (path, _labels(path, config.labels, "dataset.labels"))}
     if isinstance(config.test, str):
-        images = _own.existing(config.test, "dataset.test")
+        images = _user_data.existing(config.test, "dataset.test")
         pairs["test"] = (
             _of_folder(images, "test")
             if images.is_dir()
@@ -55,7 +55,7 @@ def load(config: Config, folder: Path) -> Source:
             raise DataError(f"{missing[0]}: is no file; name an IDX file, plain or .gz")
         images_found, kept = _images(images_at)
         inputs[part], notes = images_found[:, None], [*notes, *kept]  # (N, 1, H, W)
-        labels[part], among = _own.numbered(_read_labels(labels_at), labels_at, names=config.classes, among=among)
+        labels[part], among = _user_data.numbered(_read_labels(labels_at), labels_at, names=config.classes, among=among)
         if len(inputs[part]) != len(labels[part]):
             raise DataError(
                 f"{labels_at}: {len(labels[part]):,} labels for the {len(inputs[part]):,} images of {images_at}; give one for each"
@@ -65,7 +65,7 @@ def load(config: Config, folder: Path) -> Source:
     if "test" in pairs:
         return Source(train, lambda: Split(inputs["test"], labels["test"]), classes, notes=tuple(notes[:1]))
     assert not isinstance(config.test, str)
-    return _own.cut(train, config.test, classes, path, notes=notes)
+    return _user_data.cut(train, config.test, classes, path, notes=notes)
 
 
 WORDS = {"train": "train", "test": "t10k|test"}
@@ -101,7 +101,7 @@ def _labels(images: Path, named: str | None, key: str) -> Path:
     """The file of the labels: the one named, else the one whose name goes with that of the images. Raises
     ConfigError."""
     if named:
-        return _own.existing(named, key)
+        return _user_data.existing(named, key)
     usual = images.name.replace("images", "labels").replace("idx3", "idx1")
     for name in (usual, usual.removesuffix(".gz"), f"{usual}.gz"):
         if name != images.name and (images.parent / name).is_file():

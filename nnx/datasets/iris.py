@@ -4,7 +4,7 @@ it). No download."""
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from nnx.datasets import DatasetConfig, Source, _scikit
+from nnx.datasets import DatasetConfig, Source, _sklearn
 
 COLUMNS = ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)")
 
@@ -18,4 +18,4 @@ class Config(DatasetConfig):
 
 def load(config: Config, folder: Path) -> Source:
     """The flowers. The test part is the same for every seed. `folder` is not looked at."""
-    return _scikit.table("iris.csv", COLUMNS)
+    return _sklearn.table("iris.csv", COLUMNS)

@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from nnx.datasets import DatasetConfig, Source, Split, _provide, _torchvision
+from nnx.datasets import DatasetConfig, Source, Split, _torchvision
+from nnx.datasets._ensure_files import ensure_files
 
 
 class Config(DatasetConfig):
@@ -17,7 +18,7 @@ class Config(DatasetConfig):
 def load(config: Config, folder: Path) -> Source:
     """SVHN from `folder`/svhn, without its extra training data."""
     folder = folder / "svhn"
-    _provide.ensure("svhn", folder, ["train_32x32.mat", "test_32x32.mat"])
+    ensure_files("svhn", folder, ["train_32x32.mat", "test_32x32.mat"])
 
     def split(name: str) -> Split:
         data = _torchvision.read("SVHN", folder, split=name)

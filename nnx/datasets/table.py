@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx.datasets import DatasetConfig, Source, Split, _cache, _own
+from nnx.datasets import DatasetConfig, Source, Split, _cache, _user_data
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing import columns, tables
@@ -46,7 +46,7 @@ class Config(DatasetConfig):
     categorical: list[str] = Field(
         [], description="columns that are categories though they hold numbers, as of zip codes"
     )
-    test: _own.PartOrPath = Field(0.2, description="rows to test on: another file, a count or a fraction")
+    test: _user_data.PartOrPath = Field(0.2, description="rows to test on: another file, a count or a fraction")
 
 
 def load(config: Config, folder: Path) -> Source:
@@ -56,14 +56,14 @@ def load(config: Config, folder: Path) -> Source:
     Raises ConfigError for columns that are not there, DataError for what is no table to learn classes from, with its
     line.
     """
-    where = str(_own.existing(config.path))
-    there = str(_own.existing(config.test, "dataset.test")) if isinstance(config.test, str) else None
+    where = str(_user_data.existing(config.path))
+    there = str(_user_data.existing(config.test, "dataset.test")) if isinstance(config.test, str) else None
     coded = _kept(config, where, there) or _coded(config, where, there)
     if coded.test:
         test = coded.test
         return Source(coded.train, lambda: test, coded.classes, columns=coded.columns, notes=coded.notes)
     assert not isinstance(config.test, str)
-    return _own.cut(coded.train, config.test, coded.classes, where, columns=coded.columns, notes=coded.notes)
+    return _user_data.cut(coded.train, config.test, coded.classes, where, columns=coded.columns, notes=coded.notes)
 
 
 @dataclass(frozen=True)

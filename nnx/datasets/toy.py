@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx.datasets import DatasetConfig, Source, Split, _own
+from nnx.datasets import DatasetConfig, Source, Split, _user_data
 from nnx.errors import ConfigError
 from nnx.preprocessing.columns import Columns, NumberColumn
 
@@ -46,7 +46,7 @@ def load(config: Config, folder: Path) -> Source:
     if config.samples < 5 * K:
         raise ConfigError.at("dataset.samples", f"{config.samples} is too few for {K} classes; give {5 * K} at least")
     points, labels = _points(config, K)
-    return _own.cut(
+    return _user_data.cut(
         Split(points, labels),
         TEST,
         tuple(map(str, range(K))),

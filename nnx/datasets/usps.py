@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from nnx.datasets import DatasetConfig, Source, Split, _provide, _torchvision
+from nnx.datasets import DatasetConfig, Source, Split, _torchvision
+from nnx.datasets._ensure_files import ensure_files
 
 
 class Config(DatasetConfig):
@@ -17,7 +18,7 @@ class Config(DatasetConfig):
 def load(config: Config, folder: Path) -> Source:
     """USPS from `folder`/usps."""
     folder = folder / "usps"
-    _provide.ensure("usps", folder, ["usps.bz2", "usps.t.bz2"])
+    ensure_files("usps", folder, ["usps.bz2", "usps.t.bz2"])
 
     def split(*, train: bool) -> Split:
         data = _torchvision.read("USPS", folder, train=train)

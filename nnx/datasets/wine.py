@@ -4,7 +4,7 @@ download."""
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from nnx.datasets import DatasetConfig, Source, _scikit
+from nnx.datasets import DatasetConfig, Source, _sklearn
 
 COLUMNS = (
     "alcohol",
@@ -32,4 +32,4 @@ class Config(DatasetConfig):
 
 def load(config: Config, folder: Path) -> Source:
     """The wines. The test part is the same for every seed. `folder` is not looked at."""
-    return _scikit.table("wine_data.csv", COLUMNS)
+    return _sklearn.table("wine_data.csv", COLUMNS)

@@ -72,7 +72,7 @@ class InputSet:
                 names, inputs, prepared = zip(*chunk, strict=True)
                 yield Batch(list(names), np.stack(inputs), list(prepared))
         if self.mistakes:
-            from nnx.datasets._own import refuse
+            from nnx.datasets._user_data import refuse
 
             raise refuse(self.mistakes)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnx import datasets
-from nnx.datasets import _download, _ensure_files, mnist
+from nnx.datasets import _download, _ensure_files, _progress, mnist
 from nnx.datasets._archives import ARCHIVES, Archive
 from tortures._child import check, ended, folder
 
@@ -77,7 +77,7 @@ def _half(count: int, generator: random.Random) -> tuple[bytes, bytes]:
 
 
 def _ensure(raw: Path) -> None:
-    with _download.reporting(lambda *_: None):
+    with _progress.reporting(lambda *_: None):
         _ensure_files.ensure_files("mnist", raw, FILES)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnx import datasets
-from nnx.datasets import _cache, _mapped, _own, arrays
+from nnx.datasets import _cache, _mapped, _user_data, arrays
 from nnx.errors import ConfigError, DataError, MachineError
 
 RNG = np.random.default_rng(0)
@@ -435,7 +435,7 @@ def test_a_test_set_with_an_unknown_class(tmp_path):
 
 @given(st.lists(st.integers(-(2**53) + 1, 2**53 - 1), min_size=1, max_size=40), st.sampled_from(["i8", "f8"]))
 def test_numbered_is_what_a_loop_makes(labels, kind):
-    codes, numbers = _own.numbered(np.array(labels).astype(kind), "a")
+    codes, numbers = _user_data.numbered(np.array(labels).astype(kind), "a")
     assert [*numbers.values()] == list(range(len({*labels})))
     assert {str(label): numbers[str(label)] for label in labels} == numbers
     assert codes.tolist() == [numbers[str(label)] for label in labels]

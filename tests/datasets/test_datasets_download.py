@@ -22,8 +22,8 @@ from tiny_idx import MNIST, idx, tiny
 from nnx import datasets
 from nnx.datasets import (
     _download,
+    _ensure_files,
     _progress,
-    _provide,
     cifar10,
     cifar100,
     emnist,
@@ -145,7 +145,7 @@ def start_loading(folder: Path) -> subprocess.Popen:
         "from nnx.datasets._archives import ARCHIVES, Archive\n"
         f"ARCHIVES['mnist'] = {ARCHIVES['mnist']!r}\n"
         "try:\n"
-        "    with signals.noted(), signals.at_once('stopped'):\n"
+        "    with signals.catch_signals(), signals.exit_on_signal('stopped'):\n"
         f"        datasets.load(mnist.Config(), seed=0, data_dir={str(folder)!r})\n"
         "except NnxError as error:\n"
         "    sys.exit(error.exit_code)\n"
@@ -415,7 +415,7 @@ def test_what_a_process_left_that_was_killed_at_tidying_up_goes(served, tmp_path
     left = raw / ".download" / f"{MNIST[0]}.gz.part"
     left.parent.mkdir()
     left.write_bytes(b"left")
-    monkeypatch.setattr(_provide.fcntl, "flock", refuse)  # as a folder that can't be written would
+    monkeypatch.setattr(_ensure_files.fcntl, "flock", refuse)  # as a folder that can't be written would
     load(tmp_path)
     assert left.exists()
     monkeypatch.undo()
@@ -509,7 +509,7 @@ def test_tar(server, tmp_path, monkeypatch):
     server.files = {"/cifar-100-python.tar.gz": packed.getvalue()}
     monkeypatch.setitem(ARCHIVES, "cifar100", (archive(server, "cifar-100-python.tar.gz"),))
     folder = tmp_path / "cifar-100-python"
-    _provide.ensure("cifar100", folder, ["train", "test", "meta"])
+    _ensure_files.ensure_files("cifar100", folder, ["train", "test", "meta"])
     assert contents(folder) == {"train": b"cifar-100-python/train", "test": b"/abs/test", "meta": b"../meta"}
 
 
@@ -518,6 +518,6 @@ def test_single_files_stay_packed(server, tmp_path, monkeypatch):
     server.files = {f"/{name}": content for name, content in files.items()}
     monkeypatch.setitem(ARCHIVES, "usps", tuple(archive(server, name, sized=False) for name in files))
     (tmp_path / "usps.t.bz2").write_bytes(files["usps.t.bz2"])
-    _provide.ensure("usps", tmp_path, list(files))
+    _ensure_files.ensure_files("usps", tmp_path, list(files))
     assert contents(tmp_path) == files
     assert server.asked == [("/usps.bz2", 0)]

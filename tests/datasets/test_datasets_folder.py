@@ -10,7 +10,7 @@ from pictures import claiming, claiming_tiff, expected, listed, pixels, save, tr
 from PIL import Image
 
 from nnx import datasets
-from nnx.datasets import _decode, _own, folder
+from nnx.datasets import _decode, _user_data, folder
 from nnx.errors import ConfigError, DataError, MachineError
 
 COUNTS = {"cat": 12, "dog": 10, "owl": 8}
@@ -518,7 +518,7 @@ def test_huge_numbers_of_classes(tmp_path, monkeypatch):
     rows = [("file", "label"), *(("a.png", f"class {n}") for n in range(10_001))]
     path = listed(tmp_path / "list.csv", rows)
     assert wrong(DataError, path) == f"{path}: 10,001 classes, more than 10,000; are they classes?"
-    monkeypatch.setattr(_own, "MOST_CLASSES", 3)
+    monkeypatch.setattr(_user_data, "MOST_CLASSES", 3)
     tree(tmp_path / "p", dict.fromkeys("abcd", 2))
     assert "4 classes, more than 3" in wrong(DataError, tmp_path / "p")
     del_one = tmp_path / "p/d"

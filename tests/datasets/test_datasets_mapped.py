@@ -210,11 +210,11 @@ def test_a_run_gives_the_same_bits(kind, model, tmp_path, monkeypatch):
         )
     path, *held = trained(settings, tmp_path / "held")
     assert path.value == f"{settings.dataset.name} in memory"
-    assert path.reason.endswith(" fit")
+    assert path.reason.endswith(" fit in memory")
     monkeypatch.setattr(datasets, "fits", lambda size: False)
     path, *left = trained(settings, tmp_path / "left")
     assert path.value == f"{settings.dataset.name} in its file, memory-mapped"
-    assert path.reason.endswith("are more than half of the memory that is free")
+    assert path.reason.endswith("exceed half of the free memory")
     assert held == left
     for name in ("checkpoint.pt", "last.pt"):
         assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "left" / name).read_bytes()

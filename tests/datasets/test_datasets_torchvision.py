@@ -54,7 +54,9 @@ def test_the_table_names_the_files_that_torchvisions_does(name):
 
 def test_the_table_is_pinned_and_over_https():
     code = {name: inspect.getsource(registry.module("dataset", name)) for name in registry.names("dataset")}
-    assert set(ARCHIVES) == {name for name in code if re.search(r"_provide\.|_idx\.source|_torchvision\.", code[name])}
+    assert set(ARCHIVES) == {
+        name for name in code if re.search(r"ensure_files\(|_idx\.source|_torchvision\.", code[name])
+    }
     archives = [archive for archives in ARCHIVES.values() for archive in archives]
     assert all(len(bytes.fromhex(archive.sha256)) == 32 for archive in archives)
     assert len({archive.sha256 for archive in archives}) == len(archives)

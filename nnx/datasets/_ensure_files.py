@@ -17,7 +17,7 @@ from nnx.errors import DataError, MachineError
 WORK = ".download"  # the sub-folder where all that is not complete and verified lies
 
 
-def ensure(name: str, folder: Path, files: Sequence[str]) -> None:
+def ensure_files(name: str, folder: Path, files: Sequence[str]) -> None:
     """Return once every one of `files` of dataset `name` is in `folder`, as it is or as .gz; download what is missing.
 
     All work is done in a sub-folder, WORK, out of which complete and verified files are moved. There the beginning of a

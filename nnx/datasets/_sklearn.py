@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnx.datasets import Source, Split, _own
+from nnx.datasets import Source, Split, _user_data
 from nnx.preprocessing.columns import Columns, NumberColumn
 
 TEST = 0.2  # of the rows
@@ -30,4 +30,4 @@ def table(file: str, names: tuple[str, ...]) -> Source:
         _, _, *classes = next(lines).strip().split(",")
         rows = np.loadtxt(lines, delimiter=",")
     everything = Split(rows[:, :-1], rows[:, -1].astype(np.int64))
-    return _own.cut(everything, TEST, tuple(classes), file, columns=Columns(tuple(map(NumberColumn, names))))
+    return _user_data.cut(everything, TEST, tuple(classes), file, columns=Columns(tuple(map(NumberColumn, names))))
