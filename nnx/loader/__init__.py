@@ -1,1 +1,1 @@
-"""A split of a dataset to batches on the device."""
+"""Load a split of a dataset in batches on the device."""

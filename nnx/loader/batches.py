@@ -1,5 +1,7 @@
-"""A split that lies in memory as it came, uint8 or float32: the device's, where it fits; or in its file. A batch is one
-gather."""
+"""Draw batches from a split, uint8 or float32, by one index_select each.
+
+The split stays in the device's memory if it fits there, else in the computer's memory or in a memory-mapped file.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,14 +21,14 @@ from nnx.preprocessing.spec import Spec
 from nnx.system.device import mix_seed
 
 EVALUATION_BATCH = 2000
-Gather = Callable[[Tensor, Tensor], Tensor]  # (N, *shape) inputs and (B,) places -> (B, *shape) on the device
+Gather = Callable[[Tensor, Tensor], Tensor]  # (N, *shape) inputs and (B,) indices -> (B, *shape) on the device
 
 
 def batch_bounds(samples: int, train: Train) -> list[tuple[int, int]]:
-    """Where each step of an epoch of so many samples begins and ends in the epoch's order.
+    """The start and end of each step's samples, in the order of an epoch of `samples` samples.
 
-    The last step is smaller where the samples don't divide evenly. None is left out, but for a lone last one: batch
-    normalisation needs two.
+    The last step is smaller if the numbers don't divide evenly. Every sample is used, except the last one if it would
+    be alone in its batch: batch normalisation needs two.
     """
     size = train.batch_size * train.accumulate
     if samples > 1 and train.batch_size > 1 and samples % train.batch_size == 1:
@@ -35,7 +37,7 @@ def batch_bounds(samples: int, train: Train) -> list[tuple[int, int]]:
 
 
 class BatchLoader:
-    """A split in memory. `epoch` gives shuffled training batches, `in_order` each sample once, untouched."""
+    """Batches of a split. `epoch` yields shuffled training batches; `in_order` each sample once, unchanged."""
 
     def __init__(self, split: Split, spec: Spec, device: torch.device) -> None:
         self.inputs, self.rows = _tensor(split.inputs)
@@ -43,7 +45,7 @@ class BatchLoader:
         if self.rows is None and (device.type != "cuda" or fits_on_device(split.inputs.nbytes, device)):
             self.inputs = self.inputs.to(device)
         elif device.type == "cuda":
-            self.gather = copy_ahead(device)
+            self.gather = pinned_gather(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.classes = len(spec.classes)
         self.normalise = Normalise(spec, device)
@@ -52,18 +54,19 @@ class BatchLoader:
         return len(self.labels)
 
     def epoch(self, epoch: int, train: Train, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of `epoch` from number `start` on: inputs (B, *shape) float32, targets (B,) or, with mixup, (B,
-        K).
+        """The batches of `epoch` from `start` on: inputs (B, *shape) float32, targets (B,), or (B, K) with mixup.
 
-        The order is a function of (seed, epoch), drawn on the CPU so that every device sees the same one; augmentation
-        is one of (seed, epoch, batch). Any batch can be reached without those before it.
+        The order is a function of (seed, epoch), drawn on the CPU so that it is the same for every device. Augmentation
+        is a function of (seed, epoch, batch). Therefore any batch can be computed without the earlier ones.
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix_seed(seed, epoch)))
-        places, labels = self._places(order), self.labels.index_select(0, order.to(self.labels.device))
-        varied = train.augment.is_on or train.mixup > 0
-        generator = torch.Generator(self.labels.device) if varied else None
+        indices = self._input_indices(order)
+        labels = self.labels.index_select(0, order.to(self.labels.device))
+        is_random = train.augment.is_on or train.mixup > 0
+        generator = torch.Generator(self.labels.device) if is_random else None
         for batch, (begin, end) in enumerate(batch_bounds(len(self), train)[start:], start):
-            inputs, targets = self.gather(self.inputs, places[begin:end]), labels[begin:end]
+            inputs = self.gather(self.inputs, indices[begin:end])
+            targets = labels[begin:end]
             if generator is not None:
                 generator.manual_seed(mix_seed(seed, epoch, batch))
                 if train.augment.is_on:
@@ -74,21 +77,21 @@ class BatchLoader:
             yield inputs, targets
 
     def in_order(self, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples, or that part of them, once, in order, in large batches, neither augmented nor mixed."""
+        """The samples of `part`, each once and in order, in large batches without augmentation or mixup."""
         begin, end, _ = part.indices(len(self))
         for start in range(begin, max(end, begin + 1), EVALUATION_BATCH):
-            some = slice(start, min(start + EVALUATION_BATCH, end))
-            found = self.inputs[some] if self.rows is None else self.inputs.index_select(0, self.rows[some])
-            yield self.normalise(found.to(self.labels.device)), self.labels[some]
+            batch = slice(start, min(start + EVALUATION_BATCH, end))
+            inputs = self.inputs[batch] if self.rows is None else self.inputs.index_select(0, self.rows[batch])
+            yield self.normalise(inputs.to(self.labels.device)), self.labels[batch]
 
-    def _places(self, samples: Tensor) -> Tensor:
-        """Where in `inputs` these samples lie."""
+    def _input_indices(self, samples: Tensor) -> Tensor:
+        """The indices of these samples in `inputs`."""
         return samples.to(self.inputs.device) if self.rows is None else self.rows[samples]
 
 
 def _tensor(inputs: Any) -> tuple[Tensor, Tensor | None]:
-    """An array as a tensor in the same memory or, of samples in a file, that file and their rows in it. Nothing writes
-    to it."""
+    """(tensor of an array's memory, None) or, for samples in a file, (tensor of the file, their rows). The tensor must
+    not be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         if isinstance(inputs, Mapped):
@@ -97,13 +100,13 @@ def _tensor(inputs: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def fits_on_device(size: int, device: torch.device) -> bool:
-    """Whether so many bytes take no more than half of what is free on a CUDA device: the rest is for the network."""
+    """Whether `size` bytes take less than half of the free memory of a CUDA device. The network needs the rest."""
     return size < torch.cuda.mem_get_info(device)[0] / 2
 
 
-def copy_ahead(device: torch.device) -> Gather:
-    """A gather from the computer's memory to a CUDA device, through two pinned buffers in turn: while the device copies
-    one batch and works on it, the next is gathered. Not run yet: no GPU was there."""
+def pinned_gather(device: torch.device) -> Gather:
+    """A gather from the computer's memory to a CUDA device through two alternating pinned buffers: the next batch is
+    gathered while the device copies and processes the current one. Not tested yet: no GPU was available."""
     buffers: list[Tensor] = []
     copied: list[Any] = [torch.cuda.Event(), torch.cuda.Event()]  # type: ignore[no-untyped-call]
 
@@ -114,30 +117,22 @@ def copy_ahead(device: torch.device) -> Gather:
             ]
         buffers.reverse()
         copied.reverse()
-        copied[0].synchronize()  # what lay in this buffer has arrived
+        copied[0].synchronize()  # the previous batch of this buffer has reached the device
         batch = torch.index_select(inputs, 0, index, out=buffers[0][: len(index)])
-        there = batch.to(device, non_blocking=True)
+        on_device = batch.to(device, non_blocking=True)
         copied[0].record()
-        return there
+        return on_device
 
     return gather
 
 
 def describe_data_path(name: str, train: Split, batches: BatchLoader) -> Choice:
-    """Where the dataset of this name lies while it is trained on, and why."""
-    size, device = f"{formatting.size(train.inputs.nbytes)}, as {train.inputs.dtype},", batches.inputs.device
+    """Where dataset `name` is stored during training, and why."""
+    size = f"{formatting.size(train.inputs.nbytes)} of {train.inputs.dtype}"
+    device = batches.inputs.device
     if batches.rows is not None:
-        return Choice(
-            "data path",
-            f"{name} in its file, memory-mapped",
-            f"its {size} are more than half of the memory that is free",
-        )
+        return Choice("data path", f"{name} in its file, memory-mapped", f"{size} exceed half of the free memory")
     if device == batches.labels.device:
-        return Choice(
-            "data path", f"{name} in memory{'' if device.type == 'cpu' else f' of {device}'}", f"its {size} fit"
-        )
-    return Choice(
-        "data path",
-        f"{name} in memory",
-        f"its {size} are more than half of the memory that is free on {batches.labels.device}",
-    )
+        memory = "memory" if device.type == "cpu" else f"memory of {device}"
+        return Choice("data path", f"{name} in {memory}", f"{size} fit in {memory}")
+    return Choice("data path", f"{name} in memory", f"{size} exceed half of the free memory of {batches.labels.device}")

@@ -109,7 +109,8 @@ def test_what_was_chosen_is_said(train):
         "cache decoded kept for later runs; nnx list cache shows what there is",
         "left out 1 files as dataset.skip_bad says: pics/cat/bad.png: is not an image that can be read",
         "samples uneven: loss.class_weights: balanced, or dataset.balance: oversample, lets them count alike",
-        "data path folder in memory its",
+        "data path folder in memory",
+        "of uint8 fit in memory",
     ):
         assert words in err
     again = train("name: folder, path: pics, skip_bad: true, balance: oversample", "--force")

@@ -1,4 +1,4 @@
-"""Augmentation against torchvision's affine, SciPy's rotation and plain slicing; then what the drawing promises."""
+"""Augmentation compared with torchvision's affine, SciPy's rotation and slicing; the random draws."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
 from nnx.config import Augment
-from nnx.loader.augment import augment, bends, mixup, shift_pixels, warp
+from nnx.loader.augment import augment, elastic_displacement, mixup, shift_pixels, warp
 
 EACH = [
     {"shift": 2.0},
@@ -64,7 +64,7 @@ def test_warp_is_torchvisions_affine(size, change):
     torch.testing.assert_close(warped(images, **change), theirs, atol=1e-4, rtol=0)
 
 
-def test_warp_takes_each_images_own_parameters():
+def test_warp_uses_the_parameters_of_each_image():
     images = batch(4)
     angle, scale = torch.tensor([0.0, 10, -20, 90]), torch.tensor([1.0, 0.8, 1.2, 1])
     shift, shear = torch.tensor([[0.0, 0], [1, 2], [-3, 0.5], [0, 0]]), torch.tensor([0.0, 5, -9, 0])
@@ -85,7 +85,7 @@ def test_quarter_turns_move_pixels_whole(size):
         torch.testing.assert_close(turned, middle.rot90(-1, (2, 3)), atol=1e-4, rtol=0)
 
 
-def test_turning_is_scipys_with_zeros_outside():
+def test_rotation_is_scipys_with_zeros_outside():
     images = batch(1, 1, 24, 31)
     theirs = ndimage.rotate(
         images[0, 0].numpy(), -25, reshape=False, order=1, mode="grid-constant"
@@ -126,8 +126,8 @@ def test_flip_is_exact_and_half_of_the_time():
 
 
 @pytest.mark.parametrize("size", [(28, 28), (16, 40)])
-def test_bends_are_smooth_and_have_the_spread_that_they_say(size):
-    field = bends(torch.empty(3000, 1, *size), 3.0, generator())
+def test_elastic_displacements_are_smooth_and_have_the_stated_spread(size):
+    field = elastic_displacement(torch.empty(3000, 1, *size), 3.0, generator())
     spread = field.std(0)  # of each pixel, so that the rim is seen to move as far as the middle
     assert field.shape == (3000, 2, *size)
     assert 1.35 < spread.min() <= spread.max() < 1.65
@@ -135,15 +135,17 @@ def test_bends_are_smooth_and_have_the_spread_that_they_say(size):
     assert field.diff(dim=3).std() < 0.3 * field.std()
 
 
-def test_a_constant_bend_is_a_shift():
+def test_a_constant_displacement_is_a_shift():
     images = batch(2, 1, 10, 14)
     still = {"shift": torch.zeros(2, 2), "angle": torch.zeros(2), "scale": torch.ones(2), "shear": torch.zeros(2)}
-    bend = torch.tensor([2.0, -1.0])[:, None, None].expand(2, 2, 10, 14)
-    torch.testing.assert_close(warp(images, **still, bend=bend), warped(images, shift=(-2, 1)), atol=1e-5, rtol=0)
+    constant = torch.tensor([2.0, -1.0])[:, None, None].expand(2, 2, 10, 14)
+    torch.testing.assert_close(
+        warp(images, **still, displacement=constant), warped(images, shift=(-2, 1)), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("size", [(28, 28), (14, 60)])
-def test_erase_blanks_one_rectangle_as_often_and_as_large_as_it_says(size):
+def test_erase_blanks_one_rectangle_with_the_stated_probability_and_area(size):
     erased = augment(torch.ones(4000, 1, *size), Augment(erase=0.3), generator())[:, 0] == 0
     hit = erased[erased.flatten(1).any(1)]
     height, width = hit.any(2).sum(1), hit.any(1).sum(1)
@@ -171,7 +173,7 @@ def test_same_state_same_bits_and_images_differ(on):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("on", [*EACH, ALL], ids=str)
-def test_dtype_and_range_stay(on, dtype):
+def test_dtype_and_range_are_kept(on, dtype):
     images = batch(200, 1, 12, 12).to(dtype)
     kept = images.clone()
     changed = augment(images, Augment(**on), generator())
@@ -181,7 +183,7 @@ def test_dtype_and_range_stay(on, dtype):
     assert torch.equal(images, kept)  # the data set lies behind it
 
 
-def test_off_draws_nothing_and_costs_nothing():
+def test_off_draws_no_random_numbers():
     images, state = batch(), generator()
     assert augment(images, Augment(), state) is images
     assert torch.equal(state.get_state(), generator().get_state())

@@ -1,5 +1,4 @@
-"""Batches: each sample once an epoch, the order and the changes a function of (seed, epoch, batch), normalised as in
-numpy."""
+"""Batches: each sample once per epoch; order and augmentation are functions of (seed, epoch, batch); normalisation."""
 
 import itertools
 
@@ -21,7 +20,7 @@ VARIED = {"augment": Augment(shift=1, rotate=20, erase=0.5)}
 
 
 def numbered(N):
-    """Image n is all n % 256, and n // 256 in its second channel, so that a batch shows which samples it holds."""
+    """Image n is n % 256 in its first channel and n // 256 in its second, so that a batch shows its samples."""
     n = np.arange(N)
     channels = np.stack([n % 256, n // 256], 1).astype(np.uint8)
     return Split(np.broadcast_to(channels[:, :, None, None], (N, 2, 4, 4)).copy(), n % 3)
@@ -32,7 +31,7 @@ def feed(N=100):
 
 
 def samples(images):
-    """Which samples a batch holds, by the numbers in their pixels."""
+    """The numbers of the samples in a batch, from their pixels."""
     raw = (images[:, :, 0, 0] * torch.tensor(SPEC.std) + torch.tensor(SPEC.mean)) * 255
     low, high = raw.round().long().unbind(1)
     return (low + 256 * high).tolist()
@@ -52,12 +51,12 @@ def equal(one, two):
 
 
 @given(st.integers(1, 600), st.integers(1, 70), st.integers(1, 4))
-def test_an_epoch_holds_each_sample_once(N, batch_size, accumulate):
+def test_an_epoch_contains_each_sample_once(N, batch_size, accumulate):
     batches = epoch(N, batch_size=batch_size, accumulate=accumulate)
     held = list(itertools.chain(*batches))
     assert len(set(held)) == len(held)
     lone = N > 1 and batch_size > 1 and N % batch_size == 1
-    assert len(held) == N - lone, "all but a lone last one, which batch normalisation could not take"
+    assert len(held) == N - lone, "all but a single last one, which batch normalisation could not process"
     assert set(held) <= set(range(N))
     assert all(len(batch) == batch_size * accumulate for batch in batches[:-1])
     assert (
@@ -84,7 +83,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert flat[0] == flat[1] == flat[2], "and not of the batch size"
 
 
-def test_drawing_leaves_torchs_own_generator_alone():
+def test_drawing_leaves_torchs_global_generator_unchanged():
     torch.manual_seed(3)
     state = torch.get_rng_state()
     list(feed().epoch(0, Train(batch_size=16, mixup=0.4, **VARIED), 0))
@@ -105,13 +104,13 @@ def test_every_position_is_as_likely_as_any_other():
 
 @pytest.mark.parametrize("train", [{}, {"mixup": 0.4}, VARIED, {"mixup": 0.4, "accumulate": 2, **VARIED}], ids=str)
 @pytest.mark.parametrize("start", [0, 1, 3, 99])
-def test_starting_later_is_skipping_what_comes_before(train, start):
+def test_starting_later_skips_the_earlier_batches(train, start):
     settings = Train(batch_size=16, **train)
     whole = list(feed().epoch(2, settings, 5))
     assert equal(list(feed().epoch(2, settings, 5, start)), whole[start:])
 
 
-def test_in_order_is_each_sample_once_untouched(monkeypatch):
+def test_in_order_yields_each_sample_once_unchanged(monkeypatch):
     from nnx.loader import batches
 
     monkeypatch.setattr(batches, "EVALUATION_BATCH", 33)
@@ -136,7 +135,7 @@ def left_in_file(split, folder):
 
 @pytest.mark.parametrize("train", [{}, {"mixup": 0.4}, VARIED, {"mixup": 0.4, "accumulate": 2, **VARIED}], ids=str)
 @pytest.mark.parametrize("start", [0, 3])
-def test_a_memory_map_gives_the_very_batches_that_memory_gives(train, start, tmp_path):
+def test_a_memory_map_gives_the_same_batches_as_memory(train, start, tmp_path):
     held, left = feed(), BatchLoader(left_in_file(numbered(100), tmp_path), SPEC, CPU)
     settings = Train(batch_size=16, **train)
     for number in range(2):
@@ -146,7 +145,7 @@ def test_a_memory_map_gives_the_very_batches_that_memory_gives(train, start, tmp
         assert all(images.is_contiguous() and images.dtype == torch.float32 for images, _ in batches[1])
 
 
-def test_rows_in_a_file_do_too(tmp_path):
+def test_a_memory_map_of_rows_gives_the_same_batches(tmp_path):
     rows = Split(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32), np.arange(50) % 2)
     spec = Spec((3,), ("a", "b"), (1.0, -200.0, 0.0), (2.0, 50.0, 1.0))
     held, left = BatchLoader(rows, spec, CPU), BatchLoader(left_in_file(rows, tmp_path), spec, CPU)
@@ -165,16 +164,20 @@ def test_evaluation_reads_the_same_from_a_file(part, tmp_path, monkeypatch):
     assert sum(len(labels) for _, labels in left.in_order(part)) == len(range(100)[part])
 
 
-def test_where_the_data_lies_is_said(tmp_path):
+def test_the_data_path_is_described(tmp_path):
     held, left = numbered(100), left_in_file(numbered(100), tmp_path)
-    said = describe_data_path("mine", held, BatchLoader(held, SPEC, CPU))
-    assert (said.what, said.value, said.reason) == ("data path", "mine in memory", "its 3.2 kB, as uint8, fit")
-    said = describe_data_path("mine", left, BatchLoader(left, SPEC, CPU))
-    assert said.value == "mine in its file, memory-mapped"
-    assert said.reason == "its 3.2 kB, as uint8, are more than half of the memory that is free"
+    choice = describe_data_path("mine", held, BatchLoader(held, SPEC, CPU))
+    assert (choice.what, choice.value, choice.reason) == (
+        "data path",
+        "mine in memory",
+        "3.2 kB of uint8 fit in memory",
+    )
+    choice = describe_data_path("mine", left, BatchLoader(left, SPEC, CPU))
+    assert choice.value == "mine in its file, memory-mapped"
+    assert choice.reason == "3.2 kB of uint8 exceed half of the free memory"
 
 
-# ---------------------------------------------------------------- what is done to them
+# ---------------------------------------------------------------- normalisation, augmentation, mixup
 
 
 def test_normalised_as_in_numpy():
@@ -182,8 +185,8 @@ def test_normalised_as_in_numpy():
     images = rng.integers(0, 256, (20, 2, 4, 4), dtype=np.uint8)
     expected = (images / 255 - np.reshape(SPEC.mean, (2, 1, 1))) / np.reshape(SPEC.std, (2, 1, 1))
     np.testing.assert_allclose(Normalise(SPEC, CPU)(torch.from_numpy(images)), expected, atol=1e-5)
-    [(found, _)] = BatchLoader(Split(images, np.zeros(20, np.int64)), SPEC, CPU).in_order()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    [(batch, _)] = BatchLoader(Split(images, np.zeros(20, np.int64)), SPEC, CPU).in_order()
+    np.testing.assert_allclose(batch, expected, atol=1e-5)
 
 
 def test_rows_are_normalised_by_feature():
@@ -191,12 +194,12 @@ def test_rows_are_normalised_by_feature():
     rows = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32) * 100
     expected = (rows - np.array(spec.mean)) / np.array(spec.std)
     np.testing.assert_allclose(Normalise(spec, CPU)(torch.from_numpy(rows)), expected, rtol=1e-5, atol=1e-5)
-    [(found, _)] = BatchLoader(Split(rows, np.arange(9) % 2), spec, CPU).epoch(0, Train(batch_size=9), 0)
-    assert found.shape == (9, 3)
-    assert sorted(found[:, 0].tolist()) == pytest.approx(sorted(expected[:, 0]), abs=1e-4)
+    [(batch, _)] = BatchLoader(Split(rows, np.arange(9) % 2), spec, CPU).epoch(0, Train(batch_size=9), 0)
+    assert batch.shape == (9, 3)
+    assert sorted(batch[:, 0].tolist()) == pytest.approx(sorted(expected[:, 0]), abs=1e-4)
 
 
-def test_changes_are_a_function_of_seed_epoch_and_batch():
+def test_augmentation_is_a_function_of_seed_epoch_and_batch():
     settings = Train(batch_size=16, **VARIED)
     plain = Train(batch_size=16)
     one, two = (list(feed().epoch(1, settings, 7)) for _ in range(2))
@@ -211,19 +214,19 @@ def test_changes_are_a_function_of_seed_epoch_and_batch():
         SPEC,
         CPU,
     )
-    seen = [
+    augmented = [
         images
         for seed, number in [(0, 0), (0, 1), (1, 0)]
         for images, _ in alike.epoch(number, Train(batch_size=20, **VARIED), seed)
     ]
-    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2)), (
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(augmented, 2)), (
         "each batch of each epoch of each seed has its own"
     )
-    assert len({image.numpy().tobytes() for image in seen[0]}) > 10, "and each image"
+    assert len({image.numpy().tobytes() for image in augmented[0]}) > 10, "and each image"
 
 
 def test_mixup_blends_images_and_targets_by_the_same_shares():
-    """Every sample is a class of its own here, so the targets say who was blended, and by how much."""
+    """Here every sample has its own class, so that the targets show which samples were blended, and by what weights."""
     images = np.random.default_rng(0).integers(0, 256, (40, 2, 4, 4), np.uint8)
     spec = Spec((2, 4, 4), tuple(map(str, range(40))), SPEC.mean, SPEC.std)
     alone = BatchLoader(Split(images, np.arange(40)), spec, CPU)
@@ -240,4 +243,4 @@ def test_mixup_blends_images_and_targets_by_the_same_shares():
         assert set(targets.nonzero()[:, 1].tolist()) == set(labels.tolist()), "of the same batch"
         shares.append(own[two][0].item())
     assert len(shares) == 2
-    assert shares[0] != shares[1], "drawn anew for every batch"
+    assert shares[0] != shares[1], "drawn independently for every batch"
