@@ -27,7 +27,8 @@ PALE = 0.95  # grey where all classes are equally probable
 READING = (
     "The axes are the two features. The background colour is the predicted class at each point, paler where the "
     "confidence is lower, and the line is the decision boundary. Dots are test samples in the colour of their true "
-    "class; a cross marks a misclassified one. Look at regions far from all dots: the network is often confident there, too."
+    "class; a cross marks a misclassified one. Look at regions far from all dots: the network is often confident "
+    "there, too."
 )
 
 

@@ -1,4 +1,4 @@
-"""Embedding: how alike each layer finds test samples, 2,000 at most, as maps in which classes come apart with depth."""
+"""Embedding: t-SNE and PCA maps of up to 2,000 test samples in each layer; classes separate with depth."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SAMPLES = 2000
-LEAST = 20
-COMPONENTS = 50  # principal ones, in which distances are measured
+MIN_SAMPLES = 20
+COMPONENTS = 50  # principal components in which distances are measured
 NEIGHBOURS = 10
-PCA_MAPS = 9  # layers in the picture of principal components
-TSNE_MAPS = 4  # layers in the other: the input, the last before the logits, and two between them; each takes a core 3 s
+PCA_MAPS = 9  # layers in the PCA picture
+TSNE_MAPS = 4  # layers in the t-SNE picture: the input, the last before the logits, two between; 3 s of a core for each
 TSNE_COMPONENTS = 30
 TSNE_STEPS = 500  # twice as many take twice the time and lower the divergence, 0.8 to 1.3, by 0.1
 TSNE_ANGLE = 0.8  # 0.5 takes a third longer and lowers it by 0.015 at most
-NAMED = 20  # classes at most that stand on the map
-MARKERS = "o^sDv"  # where there are more classes than colours
+NAMED_CLASSES = 20  # at most this many get their names on the map
+MARKERS = "o^sDv"  # for more classes than colours
 READING = (
-    "Each dot is one test sample, in the colour of its class, near those that the layer finds alike: where a class is an island of its "
-    "own, the layer tells it apart, and from layer to layer the islands should part; how large they are and how far apart means little."
+    "Each dot is one test sample in the colour of its class; samples with similar activations are close together. Look "
+    "for islands: a class that forms its own island is separated by the layer, and from layer to layer the islands "
+    "should move apart. The axes have no unit, and in t-SNE maps the size and distance of islands mean little."
 )
 
 
@@ -39,61 +40,66 @@ def explain(subject: Subject) -> Explanation:
     test = subject.data("test")
     chosen = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:SAMPLES])
     labels = test.labels[chosen]
-    if len(chosen) < LEAST or len(np.unique(labels)) < 2:
+    if len(chosen) < MIN_SAMPLES or len(np.unique(labels)) < 2:
         raise DataError(
-            f"embedding: needs {LEAST} test samples of two classes, there are {len(chosen)}; use a larger test set"
+            f"embedding: needs {MIN_SAMPLES} test samples of two classes, found {len(chosen)} samples and "
+            f"{len(np.unique(labels))} classes; use a larger test set"
         )
-    both = (subject.network, subject.untrained)
-    layers, untrained = (components(_units.features(network, subject, test.inputs[chosen])) for network in both)
-    found: dict[str, Any] = {}
+    layers, untrained = (
+        principal_components(_units.layer_features(network, subject, test.inputs[chosen]))
+        for network in (subject.network, subject.untrained)
+    )
+    separations: dict[str, Any] = {}
     for name, points in layers.items():
         control = separation(untrained[name], labels)
-        found[name] = separation(points, labels) | {f"{key}_untrained": value for key, value in control.items()}
-    figures = {"samples": len(chosen), "most_frequent": float(np.bincount(labels).max() / len(labels)), "layers": found}
+        separations[name] = separation(points, labels) | {f"{key}_untrained": value for key, value in control.items()}
+    most_frequent = float(np.bincount(labels).max() / len(labels))
+    figures = {"samples": len(chosen), "most_frequent": most_frequent, "layers": separations}
     names = list(layers)
-    few = [names[n] for n in _draw.evenly_spaced(len(names) - 1, TSNE_MAPS)]
+    tsne_layers = [names[n] for n in _draw.evenly_spaced(len(names) - 1, TSNE_MAPS)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        maps = dict(zip(few, pool.map(lambda name: tsne(layers[name], subject.seed), few), strict=True))
-    flat = {names[n]: layers[names[n]][:, :2] for n in _draw.evenly_spaced(len(names), PCA_MAPS)}
-    said = _said(found, len(chosen))
+        coordinates = pool.map(lambda name: tsne(layers[name], subject.seed), tsne_layers)
+        tsne_maps = dict(zip(tsne_layers, coordinates, strict=True))
+    pca_maps = {names[n]: layers[names[n]][:, :2] for n in _draw.evenly_spaced(len(names), PCA_MAPS)}
+    columns = 3 if len(tsne_maps) == 3 else 2
     pictures = (
         Picture(
             "embedding-tsne",
-            f"By t-SNE, which keeps neighbours together. {said}",
-            _picture(maps, labels, subject.classes, found, 3 if len(maps) == 3 else 2),
+            f"t-SNE maps, which keep near neighbours together. {_describe(separations, len(chosen))}",
+            _draw_maps(tsne_maps, labels, subject.classes, separations, columns),
         ),
         Picture(
             "embedding-pca",
-            "The two directions in which samples differ most.",
-            _picture(flat, labels, subject.classes, found, 3),
+            "PCA maps: the two directions in which the activations vary most.",
+            _draw_maps(pca_maps, labels, subject.classes, separations, 3),
         ),
     )
     return Explanation(READING, pictures, figures)
 
 
-def components(features: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Of each layer, (N, D), the at most 50 directions in which samples differ most, the first the most."""
+def principal_components(features: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """(N, D) of each layer -> (N, at most 50): the projections on the directions of largest variance, largest first."""
     from sklearn.decomposition import PCA
 
-    found = {}
+    projections = {}
     for name, layer in features.items():
         pca = PCA(min(COMPONENTS, *layer.shape), svd_solver="randomized", random_state=0)
         points = pca.fit_transform(layer)
-        found[name] = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))  # a map has two axes
-    return found
+        projections[name] = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))  # a map has two axes
+    return projections
 
 
 def separation(points: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    """How far apart classes are among (N, D) points. `neighbours`: the share of points whose class is the most frequent
-    among the ten nearest others. `silhouette`, from -1 to 1: how much nearer a point is to its own class than to the
-    next one (Rousseeuw 1987).
+    """How well classes are separated among (N, D) points.
+
+    `neighbours`: the accuracy of a vote of the ten nearest other points. `silhouette`, from -1 to 1: how much nearer a
+    point is to its own class than to the nearest other one (Rousseeuw 1987).
     """
     from sklearn.metrics import silhouette_score
     from sklearn.neighbors import NearestNeighbors
 
-    nearest = (
-        NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points) - 1)).fit(points).kneighbors(return_distance=False)
-    )
+    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points) - 1)).fit(points)
+    nearest = search.kneighbors(return_distance=False)
     votes = np.zeros((len(points), labels.max() + 1), dtype=int)
     np.add.at(votes, (np.arange(len(points))[:, None], labels[nearest]), 1)
     return {
@@ -103,14 +109,16 @@ def separation(points: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[s
 
 
 def tsne(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """(N, D) principal components -> (N, 2): a map on which near points stay near (van der Maaten & Hinton 2008), begun
-    at the first two components, as Kobak & Berens 2019 advise: then large distances mean a little more than nothing,
-    and chance plays no part."""
+    """(N, D) principal components -> (N, 2): a map on which near points stay near (van der Maaten & Hinton 2008).
+
+    It starts from the first two components, as Kobak & Berens 2019 advise: so large distances keep a little meaning,
+    and the map does not depend on a random start.
+    """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
     spread = points[:, 0].std()
-    if not spread:  # a layer that says the same of everything
+    if not spread:  # the layer has the same activations for all samples
         return np.zeros((len(points), 2), np.float32)
     method = TSNE(
         init=points[:, :2] / spread * 1e-4,
@@ -119,35 +127,37 @@ def tsne(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         max_iter=TSNE_STEPS,
         random_state=seed % 2**32,
     )
-    # one thread a map: its own threads wait for each other 20 times a step, which takes minutes where something else
-    # runs on their cores
+    # one thread for each map: its threads wait for each other 20 times a step, which takes minutes if another program
+    # uses their cores
     with threadpool_limits(1, "openmp"):
-        found: NDArray[np.float32] = method.fit_transform(points[:, :TSNE_COMPONENTS])
-    return found
+        coordinates: NDArray[np.float32] = method.fit_transform(points[:, :TSNE_COMPONENTS])
+    return coordinates
 
 
-def _said(found: dict[str, Any], samples: int) -> str:
-    deep = list(found)[-2] if len(found) > 2 else list(found)[-1]
-    first, last = found[_units.INPUT], found[deep]
-    own, other, control = (
-        100 * value for value in (first["neighbours"], last["neighbours"], last["neighbours_untrained"])
-    )
+def _describe(separations: dict[str, Any], samples: int) -> str:
+    names = list(separations)
+    last = names[-2] if len(names) > 2 else names[-1]  # before the logits
+    before = separations[_units.INPUT]["neighbours"]
+    after = separations[last]["neighbours"]
+    control = separations[last]["neighbours_untrained"]
     return (
-        f"Of {samples:,} samples, {own:.1f} % are of the class of most of their ten nearest in the {_units.INPUT}, and {other:.1f} % in "
-        f"{deep} ({control:.1f} % with random weights)."
+        f"A vote of the {NEIGHBOURS} nearest neighbours gives the right class for {100 * before:.1f} % of {samples:,} "
+        f"samples in the {_units.INPUT}, and for {100 * after:.1f} % in {last} ({100 * control:.1f} % with random "
+        "weights)."
     )
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def _picture(
+def _draw_maps(
     maps: dict[str, NDArray[np.float32]],
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
-    found: dict[str, Any],
+    separations: dict[str, Any],
     columns: int,
 ) -> bytes:
+    """A PNG with a map for each layer, and the accuracy of the vote of its ten nearest neighbours as title."""
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
     figure = _draw.new_figure(8, 8 / columns * rows + 0.5)
@@ -155,8 +165,8 @@ def _picture(
     for axes in table[len(maps) :]:
         axes.set_visible(False)
     for axes, (name, points) in zip(table, maps.items(), strict=False):
-        _scatter(axes, points, labels, classes, apart=0.05 * columns)
-        axes.set_title(f"{name}: {100 * found[name]['neighbours']:.1f} % among their own")
+        _scatter(axes, points, labels, classes, min_distance=0.05 * columns)
+        axes.set_title(f"{name}: {100 * separations[name]['neighbours']:.1f} % by neighbours")
     handles, names = table[0].get_legend_handles_labels()
     if len(names) <= 40:
         across = max(2, 64 // (4 + max(map(len, names))))
@@ -173,25 +183,27 @@ def _picture(
 
 
 def _scatter(
-    axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], apart: float
+    axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], min_distance: float
 ) -> None:
-    """The points in the colours of their classes; where there are few, each with its name in the middle of its points,
-    and names at least `apart` from each other, as a share of half of the map."""
+    """The points in the colours of their classes. Of few classes, each has its name in the middle of its points, at
+    least `min_distance` from other names, as a share of half of the map."""
     _draw.hide_axes(axes)
     low, high = points.min(0), points.max(0)
-    middle, reach = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-6)
+    middle = (low + high) / 2
+    reach = 0.55 * max(float((high - low).max()), 1e-6)
     axes.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
     present = np.unique(labels)
     for k in present:
         x, y = points[labels == k].T
-        colour, marker = _draw.COLOURS[k % len(_draw.COLOURS)], MARKERS[k // len(_draw.COLOURS) % len(MARKERS)]
+        colour = _draw.COLOURS[k % len(_draw.COLOURS)]
+        marker = MARKERS[k // len(_draw.COLOURS) % len(MARKERS)]
         axes.scatter(x, y, s=7, color=colour, marker=marker, alpha=0.7, linewidths=0, label=_draw.shorten(classes[k]))
-    if len(present) > NAMED:
+    if len(present) > NAMED_CLASSES:
         return
     names = [_draw.shorten(classes[k], 10) for k in present]
-    wide = np.array([max(1, 0.45 * max(map(len, names))), 1])  # how much wider a name is than high
+    wide = np.array([max(1, 0.45 * max(map(len, names))), 1])  # width over height of a name
     middles = np.array([np.median(points[labels == k], axis=0) for k in present])
-    middles = (_apart(middles / wide, apart * reach) * wide).clip(middle - reach, middle + reach)
+    middles = (_push_apart(middles / wide, min_distance * reach) * wide).clip(middle - reach, middle + reach)
     for k, name, (x, y) in zip(present, names, middles, strict=True):
         shape = "circle,pad=0.25" if len(name) < 3 else "round,pad=0.2"
         box = {
@@ -203,14 +215,14 @@ def _scatter(
         axes.text(x, y, name, ha="center", va="center", fontsize=8, color="black", bbox=box)
 
 
-def _apart(places: NDArray[Any], least: float) -> NDArray[Any]:
-    """(K, 2) places of names, those nearer than `least` pushed apart, so that each can be read."""
-    places = places + 1e-3 * least * np.random.default_rng(0).standard_normal(
-        places.shape
-    )  # two at one place have a direction, too
+def _push_apart(positions: NDArray[Any], min_distance: float) -> NDArray[Any]:
+    """(K, 2) positions of names, those nearer than `min_distance` pushed apart, so that each can be read."""
+    # a little noise, so that two at the same position have a direction, too
+    noise = np.random.default_rng(0).standard_normal(positions.shape)
+    positions = positions + 1e-3 * min_distance * noise
     for _ in range(50):
-        between = places[:, None] - places[None]
-        distance = np.linalg.norm(between, axis=2) + np.eye(len(places)) * 1e9
-        push = np.maximum(least - distance, 0) / distance
-        places = places + 0.5 * (push[:, :, None] * between).sum(1)
-    return places
+        between = positions[:, None] - positions[None]
+        distance = np.linalg.norm(between, axis=2) + np.eye(len(positions)) * 1e9
+        push = np.maximum(min_distance - distance, 0) / distance
+        positions = positions + 0.5 * (push[:, :, None] * between).sum(1)
+    return positions

@@ -1,4 +1,4 @@
-"""Filters: the weights that see the input, drawn as what they look for."""
+"""Filters: the weights on the input, drawn as the pattern that each one looks for."""
 
 from typing import Any, cast
 
@@ -11,28 +11,32 @@ from nnx.explain import Explanation, Picture, Subject, _draw
 from nnx.models import ModelConfig
 from nnx.models._first_layer import GATES, as_images, first_layer, input_weights
 
-MOST = 64  # filters in a picture
+MAX_FILTERS = 64  # in a picture
 COLUMNS = 8
 READING = {
-    "whole": "Each square is one neuron of the first layer: what is bright below red adds to its weighted sum, below blue it takes away, "
-    "so it looks for red strokes and against blue ones; speckle is what is left of the random start.",
-    "kernel": "Each square is a small filter that is slid over the image: it answers strongly where what is bright lies below red and not "
-    "below blue, so a red bar beside a blue one finds an edge of that direction.",
-    "patch": "Each square is what one number of a token looks for in its patch: what is bright below red raises it, below blue lowers it.",
-    "row": "Each line is one unit of the state and each column a pixel of the row being read: a bright one under red opens its gate, or "
-    "raises what it would remember, and under blue does the opposite.",
-    "feature": "A long bar is a feature that the first layer listens to: the length of all the weights on it together, each feature being "
-    "measured in its own standard deviations.",
-    "matrix": "Each line is one unit of the first layer and each column a number that it sees: red adds to its weighted sum, blue takes "
-    "away.",
+    "whole": "Each square shows the weights of one neuron of the first layer, one weight per pixel. A bright pixel "
+    "under red raises the neuron's weighted sum, under blue it lowers it: the neuron looks for strokes in the red "
+    "places and for none in the blue ones. Speckle is left over from the random initial weights.",
+    "kernel": "Each square is one filter, which slides over the image. Its response is high where bright pixels are "
+    "under red and none are under blue. A red bar beside a blue bar detects an edge in that direction.",
+    "patch": "Each square shows the weights of one number of a token, one weight per pixel of its patch. A bright "
+    "pixel under red raises that number, under blue it lowers it.",
+    "row": "Each line is one unit of the state, each column one pixel of the image row being read. A bright pixel "
+    "under red opens the unit's gate, or raises its candidate value; under blue it does the opposite.",
+    "feature": "A long bar is a feature with a strong influence on the first layer: it is the norm of all weights on "
+    "that feature. Each feature is measured in its own standard deviations, so the bars are comparable.",
+    "matrix": "Each row is one unit of the first layer, each column one of its inputs. Red weights add to the weighted "
+    "sum, blue weights subtract from it.",
 }
-IN_COLOUR = {
-    "whole": "Each square is one neuron of the first layer: light of the colour that it has at a place adds to its weighted sum there, of "
-    "the opposite colour it takes away; gray does neither, and speckle is what is left of the random start.",
-    "kernel": "Each square is a small filter that is slid over the image: it answers strongly where the image has its colours, where it is "
-    "bright light and where it is dark none, so a bright bar beside a dark one finds an edge of that direction.",
-    "patch": "Each square is what one number of a token looks for in its patch: its colours there raise it, the opposite ones lower it, "
-    "gray does neither.",
+READING_RGB = {
+    "whole": "Each square shows the weights of one neuron of the first layer. Light of the shown colour raises the "
+    "neuron's weighted sum at that place, light of the opposite colour lowers it; gray has no effect. Speckle is left "
+    "over from the random initial weights.",
+    "kernel": "Each square is one filter, which slides over the image. Its response is high where the image has the "
+    "same colours: light where the filter is bright, none where it is dark. A bright bar beside a dark bar detects an "
+    "edge in that direction.",
+    "patch": "Each square shows the weights of one number of a token. The shown colours in its patch raise that "
+    "number, the opposite colours lower it; gray has no effect.",
 }
 
 
@@ -40,7 +44,7 @@ def applies(checkpoint: Checkpoint) -> str | None:
     model = checkpoint.config.model
     if checkpoint.spec.is_image or not cast(ModelConfig, model).reads_features_singly:
         return None
-    return f"the {model.name} reads a table one feature at a time: one weight a unit, and nothing to see"
+    return f"the {model.name} reads a table one feature at a time: its first layer has only one weight per unit"
 
 
 def explain(subject: Subject) -> Explanation:
@@ -54,121 +58,122 @@ def explain(subject: Subject) -> Explanation:
         "largest": float(weight.abs().max()),
     }
     if kind == "feature":
-        pictures = [_features(subject, weight, figures)]
+        pictures = [_draw_features(subject, weight, figures)]
     elif kind == "row":
-        pictures = [_rows(cast(nn.RNNBase, module), weight, subject)]
+        pictures = [_draw_gates(cast(nn.RNNBase, module), weight, subject)]
     elif images is None:
-        pictures = [_matrix(weight)]
+        pictures = [_draw_matrix(weight)]
     else:
-        pictures = [_images(images, name, figures)]
+        pictures = [_draw_images(images, name, figures)]
         _, control = first_layer(subject.untrained, subject.inputs()[:1])
-        drawn = as_images(input_weights(control), control, subject.spec)[1]
-        assert drawn is not None
-        figures |= {"neighbour_correlation": neighbours(images), "neighbour_correlation_untrained": neighbours(drawn)}
+        random_images = as_images(input_weights(control), control, subject.spec)[1]
+        assert random_images is not None
+        figures["neighbour_correlation"] = neighbour_correlation(images)
+        figures["neighbour_correlation_untrained"] = neighbour_correlation(random_images)
     if kind == "patch" and isinstance(getattr(subject.network, "positions", None), nn.Parameter):
-        pictures.append(_positions(subject, images.shape[-1] if images is not None else 1))
-    reading = IN_COLOUR if images is not None and images.shape[1] == 3 else READING
+        pictures.append(_draw_positions(subject, images.shape[-1] if images is not None else 1))
+    reading = READING_RGB if images is not None and images.shape[1] == 3 else READING
     return Explanation(reading[kind], tuple(pictures), figures)
 
 
-def neighbours(images: NDArray[Any]) -> float:
-    """How alike a weight is to the ones right of it and below it, as a correlation: near 0 where weights are drawn at
-    random, and towards 1 where they form smooth strokes. (N, C, h, w)."""
+def neighbour_correlation(images: NDArray[Any]) -> float:
+    """The correlation of each weight of (N, C, h, w) with those to its right and below it: near 0 for random weights,
+    towards 1 for smooth strokes."""
     pairs = [(images[..., 1:], images[..., :-1]), (images[..., 1:, :], images[..., :-1, :])]
     one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
     return float(np.corrcoef(one, other)[0, 1]) if one.size > 1 and one.std() and other.std() else 0.0
 
 
 def _strongest(weight: NDArray[Any]) -> NDArray[np.int64]:
-    """Of (filters, ...) the places of the at most 64 with the largest norm, in their own order."""
+    """The indices of the at most 64 of (filters, ...) with the largest norm, in their own order."""
     norms = np.linalg.norm(weight.reshape(len(weight), -1), axis=1)
-    chosen: NDArray[np.int64] = np.sort(np.argsort(-norms, kind="stable")[:MOST])
+    chosen: NDArray[np.int64] = np.sort(np.argsort(-norms, kind="stable")[:MAX_FILTERS])
     return chosen
 
 
-def _images(images: NDArray[Any], name: str, figures: dict[str, Any]) -> Picture:
+def _draw_images(images: NDArray[Any], name: str, figures: dict[str, Any]) -> Picture:
     shown = _strongest(images)
     figures["shown"] = len(shown)
     limit = float(np.quantile(np.abs(images[shown]), 0.998))
     tiles = [_tile(images[n], limit) for n in shown]
     columns = min(COLUMNS, len(tiles))
-    options: dict[str, Any] = {"signed": True, "scale": "weight", "limit": limit} if tiles[0].ndim == 2 else {}
+    is_rgb = tiles[0].ndim == 3
+    options: dict[str, Any] = {} if is_rgb else {"signed": True, "scale": "weight", "limit": limit}
     figure = _draw.grid(tiles, [f"{n}" for n in shown], columns=columns, width=max(2.5, 0.75 * columns), **options)
-    most = f"the {len(shown)} largest of {len(images)}" if len(shown) < len(images) else f"all {len(images)}"
-    colour = "; gray is zero, each colour channel in its own colour" if tiles[0].ndim == 3 else ""
-    return Picture(
-        "filters",
-        f"The filters of {name}, {most}, with their numbers; the size of a filter is that of what it sees{colour}.",
-        _draw.to_png(figure),
-    )
+    which = f"the {len(shown)} largest of {len(images)}" if len(shown) < len(images) else f"all {len(images)}"
+    height, width = images.shape[2:]
+    colours = "gray is zero, each colour channel is shown in its own colour" if is_rgb else "white is zero"
+    caption = f"The filters of {name} ({which}) with their numbers. Each covers {height}×{width} pixels; {colours}."
+    return Picture("filters", caption, _draw.to_png(figure))
 
 
 def _tile(image: NDArray[Any], limit: float) -> NDArray[Any]:
-    """A filter (C, h, w), signed; of three channels as a colour image around gray."""
+    """A filter (C, h, w) as a signed image (h, w); with three channels as a colour image (h, w, 3) around gray."""
     tile = _draw.as_image(image)
     return tile if tile.ndim == 2 else 0.5 + tile / (2 * limit)
 
 
-def _rows(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture:
-    """A panel a gate: units from top to bottom, sorted by where they look, columns of the image from left to right."""
+def _draw_gates(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture:
+    """A panel per gate: units from top to bottom, sorted by position, columns of the image from left to right."""
     gates = GATES.get(module.mode, ("state",))
     panels = weight.reshape(len(gates), module.hidden_size, -1).numpy()
-    sorter = np.abs(panels[gates.index("candidate")] if "candidate" in gates else panels[0])
-    order = np.argsort((sorter * np.arange(sorter.shape[1])).sum(1) / sorter.sum(1).clip(1e-12), kind="stable")
+    has_candidate = "candidate" in gates
+    magnitudes = np.abs(panels[gates.index("candidate")] if has_candidate else panels[0])
+    mean_column = (magnitudes * np.arange(magnitudes.shape[1])).sum(1) / magnitudes.sum(1).clip(1e-12)
+    order = np.argsort(mean_column, kind="stable")
     limit = float(np.quantile(np.abs(panels), 0.998))
     figure = _draw.new_figure(1.2 + 1.7 * len(gates), 5)
-    each = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
-    for axes, gate, panel in zip(each, gates, panels, strict=True):
-        shown = _draw.show(axes, panel[order], signed=True, limit=limit, aspect="auto")
+    row = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
+    for axes, gate, panel in zip(row, gates, panels, strict=True):
+        drawn = _draw.show(axes, panel[order], signed=True, limit=limit, aspect="auto")
         axes.set(title=gate, xlabel="column of the image" if subject.spec.shape[0] == 1 else "channels × columns")
         axes.spines[:].set_visible(False)
-    each[0].set(
-        ylabel="unit, sorted by where its candidate looks"
-        if "candidate" in gates
-        else "unit, sorted by where it looks",
-        yticks=[],
-    )
-    _draw.colour_bar(figure, shown, list(each), "weight")
-    return Picture(
-        "filters", f"What each of {module.hidden_size} units sees of a row of the image, by gate.", _draw.to_png(figure)
-    )
+    weights = "candidate weights" if has_candidate else "weights"
+    row[0].set(ylabel=f"unit, sorted by the mean column of its {weights}", yticks=[])
+    _draw.colour_bar(figure, drawn, list(row), "weight")
+    panel_kind = f", one panel per gate of the {module.mode}" if len(gates) > 1 else ""
+    caption = f"The weights of {module.hidden_size} units on a row of the image{panel_kind}."
+    return Picture("filters", caption, _draw.to_png(figure))
 
 
-def _features(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:
+def _draw_features(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:
     strength = weight.norm(dim=0).numpy()
     order = np.argsort(-strength, kind="stable")[: _draw.MAX_BARS]
     figures["strength"] = strength.tolist()
     figures["shown"] = len(order)
     names = [subject.features[n] for n in order]
-    figure = _draw.bar_chart(names, {"": strength[order]}, "norm of its weights")
-    most = f"the {len(order)} strongest of {len(strength)}" if len(order) < len(strength) else f"all {len(strength)}"
-    return Picture("filters", f"How strongly the first layer listens to each feature: {most}.", _draw.to_png(figure))
+    figure = _draw.bar_chart(names, {"": strength[order]}, "norm of the weights")
+    which = f"the {len(order)} largest of {len(strength)}" if len(order) < len(strength) else f"all {len(strength)}"
+    caption = f"The norm of the first layer's weights on each feature: {which}."
+    return Picture("filters", caption, _draw.to_png(figure))
 
 
-def _matrix(weight: Tensor) -> Picture:
+def _draw_matrix(weight: Tensor) -> Picture:
     shown = _strongest(weight.numpy())
     figure = _draw.new_figure(6, 4)
     axes = figure.add_subplot()
-    image = _draw.show(axes, weight.flatten(1).numpy()[shown], signed=True, aspect="auto")
-    axes.set(xlabel="what it sees", ylabel="unit")
-    _draw.colour_bar(figure, image, axes, "weight")
-    return Picture(
-        "filters", f"The weights of the first layer: {len(shown)} of {len(weight)} units.", _draw.to_png(figure)
-    )
+    drawn = _draw.show(axes, weight.flatten(1).numpy()[shown], signed=True, aspect="auto")
+    axes.set(xlabel="input", ylabel="unit")
+    _draw.colour_bar(figure, drawn, axes, "weight")
+    caption = f"The weights of the first layer: {len(shown)} of {len(weight)} units."
+    return Picture("filters", caption, _draw.to_png(figure))
 
 
-def _positions(subject: Subject, patch: int) -> Picture:
-    """How alike each place's learned vector is to every other's: Dosovitskiy et al. 2021, figure 7."""
+def _draw_positions(subject: Subject, patch: int) -> Picture:
+    """The similarity of each learned position embedding to all others: Dosovitskiy et al. 2021, figure 7."""
     _, H, W = subject.spec.shape
-    rows, columns = H // patch, W // patch
-    vectors = cast(Tensor, subject.network.positions).detach().cpu()[0, -rows * columns :]  # a class token stands first
+    rows = H // patch
+    columns = W // patch
+    # a class token comes before the patches
+    vectors = cast(Tensor, subject.network.positions).detach().cpu()[0, -rows * columns :]
     unit = nn.functional.normalize(vectors, dim=1)
     maps = (unit @ unit.T).reshape(-1, rows, columns).numpy()
     figure = _draw.grid(
         maps, columns=columns, signed=True, limit=1, scale="cosine similarity", width=min(6, 0.6 * columns + 1.5)
     )
     caption = (
-        "The learned positions: the map at a place shows how alike its vector is to that of every other place. It was told nothing of rows "
-        "and columns: where those are red, it found out by itself what lies beside what."
+        "The learned position embeddings. The map at a position shows the cosine similarity of its vector to that of "
+        "every position. The network is not told about rows and columns: where neighbours are red, it has learned "
+        "which patches lie side by side."
     )
     return Picture("filters-positions", caption, _draw.to_png(figure))

@@ -1,4 +1,4 @@
-"""Patterns: what excites units of every layer most, among the test images and among all images that can be."""
+"""Patterns: the test images, and the optimised image, that activate units of each layer most."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,32 +11,34 @@ from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _ascent, _draw, _units
 from nnx.models import _layer_outputs
 
-IMAGES = 5000  # that are looked at
+IMAGES = 5000  # of the test split
 UNITS = 8  # of a layer in a picture
 BEST = 9  # images of a unit
-BLUR = 0.15  # of the square root of a field's side: 0.8 pixels of 28, 0.5 of 10, nothing to speak of of 4
-FINER = 3  # times: so that a frame is thinner than a pixel
+BLUR = 0.15  # of the square root of a field's side: 0.8 pixels for 28, 0.5 for 10, almost none for 4
+MAGNIFICATION = 3  # so that a frame is thinner than a pixel
 FRAME = (0.9, 0.62, 0.0)  # orange
 READING = (
-    "Each line is one unit: first an image made by gradient ascent to excite it, then the nine test images that excite it most, each cut "
-    "to what the unit can see; where layers build on one another, edges come first, then strokes and parts, and whole classes last."
+    "Each row is one unit. On the left is an image optimised by gradient ascent to maximise its activation; on the "
+    "right are the nine test images with the highest activation, cut to the unit's receptive field. Where layers "
+    "build on one another, look for edges first, then strokes and parts, and whole classes last."
 )
 
 
 def applies(checkpoint: Checkpoint) -> str | None:
-    return None if checkpoint.spec.is_image else "shows images, and this network sees rows of numbers"
+    return None if checkpoint.spec.is_image else "needs images; this network reads rows of numbers"
 
 
 def explain(subject: Subject) -> Explanation:
     test = subject.data("test")
-    looked_at = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:IMAGES])
-    images, labels = test.inputs[looked_at], test.labels[looked_at]
-    layers = excited(subject.network, subject, images)
-    untrained = excited(subject.untrained, subject, images)
-    below = next((layer for layer in layers if len(layer.shape) == 2), layers[0])
+    chosen = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:IMAGES])
+    images = test.inputs[chosen]
+    labels = test.labels[chosen]
+    layers = find_activations(subject.network, subject, images)
+    untrained = find_activations(subject.untrained, subject, images)
+    first_tokens = next((layer for layer in layers if len(layer.shape) == 2), layers[0])
     for layer in layers:
-        layer.see(subject, below)
-    made = _ascent.maximise(
+        layer.find_fields(subject, first_tokens)
+    optimised = _ascent.maximise(
         subject.network,
         subject.prepare,
         images.mean(0) / 255,
@@ -46,100 +48,98 @@ def explain(subject: Subject) -> Explanation:
     figures: dict[str, Any] = {"images": len(images), "layers": {}}
     pictures = []
     for layer, control in zip(layers, untrained, strict=True):
-        own, made = made[: len(layer.units)], made[len(layer.units) :]
-        found = _figures(layer, subject, own, labels) | {"same_class_untrained": _same_class(control, labels)}
-        figures["layers"][layer.name] = found
-        pictures.append(_picture(layer, subject, own, images, found))
+        own = optimised[: len(layer.units)]
+        optimised = optimised[len(layer.units) :]
+        statistics = _statistics(layer, subject, own, labels) | {"same_class_untrained": _same_class(control, labels)}
+        figures["layers"][layer.name] = statistics
+        pictures.append(_draw_layer(layer, subject, own, images, statistics))
     return Explanation(READING, tuple(pictures), figures)
 
 
 @dataclass
 class LayerPatterns:
-    """How much images excite the units of a layer: (N, U) the most at any place, and (N, U) at which. `units` are those
-    that are shown."""
+    """How strongly images activate the units of a layer. `units` are those in the picture."""
 
     name: str
-    shape: tuple[int, ...]  # of its output for one image
-    most: NDArray[np.float32]
-    where: NDArray[np.int64]
+    shape: tuple[int, ...]  # of the layer's output for one image
+    highest: NDArray[np.float32]  # (N, U) activation over all positions
+    position: NDArray[np.int64]  # (N, U) at which it is reached
 
     def __post_init__(self) -> None:
-        by_spread = np.argsort(-self.most.var(0), kind="stable")
-        self.units = np.arange(min(self.most.shape[1], 10)) if self.name == _layer_outputs.LOGITS else by_spread[:UNITS]
-        self.best = np.argsort(-self.most[:, self.units], axis=0, kind="stable")[
-            :BEST
-        ].T  # (units shown, 9), strongest first
-        self.places = self.where[self.best, self.units[:, None]]
-        middle = (
-            [self.shape[1] // 2 * self.shape[2] + self.shape[2] // 2] * len(self.units)
-            if len(self.shape) == 3
-            else None
-        )
-        self.own_places = (
-            np.array(middle) if middle else self.places[:, 0]
-        )  # of a map, whose middle sees most; else where the best has it
+        is_logits = self.name == _layer_outputs.LOGITS
+        by_variance = np.argsort(-self.highest.var(0), kind="stable")
+        self.units = np.arange(min(self.highest.shape[1], 10)) if is_logits else by_variance[:UNITS]
+        order = np.argsort(-self.highest[:, self.units], axis=0, kind="stable")
+        self.best = order[:BEST].T  # (units shown, 9), highest first
+        self.positions = self.position[self.best, self.units[:, None]]
+        # the middle of a feature map, where the receptive field is largest; else the position in the best image
+        self.own_positions = self.positions[:, 0]
+        if len(self.shape) == 3:
+            _, H, W = self.shape
+            self.own_positions = np.array([H // 2 * W + W // 2] * len(self.units))
 
-    def see(self, subject: Subject, below: "LayerPatterns") -> None:
-        """Find what the shown units can see at the places where they are shown; where that is the whole image and units
-        are of tokens, also each token's own patch: what it was made of in the layer `below`, the first of tokens."""
-        places = np.unique(np.append(self.places, self.own_places)).tolist()
-        found = _units.receptive_field(subject.network, subject.spec, self.name, places)
-        self.fields = dict(zip(places, found, strict=True))
-        boxes = [_box(field) for field in found]
+    def find_fields(self, subject: Subject, first_tokens: "LayerPatterns") -> None:
+        """Find the receptive fields at the shown positions. For tokens that see the whole image, also each token's own
+        patch: its receptive field in `first_tokens`, the first layer of tokens."""
+        positions = np.unique(np.append(self.positions, self.own_positions)).tolist()
+        fields = _units.receptive_field(subject.network, subject.spec, self.name, positions)
+        self.fields = dict(zip(positions, fields, strict=True))
+        boxes = [_box(field) for field in fields]
         self.size = tuple(max(box[axis].stop - box[axis].start for box in boxes) for axis in (0, 1))
         self.patches: dict[int, NDArray[np.bool_]] = {}
-        if below is not self and len(self.shape) == len(below.shape) == 2 and found.all():
-            others = self.shape[0] - below.shape[0]  # a class token stands before those of patches
-            if own := [place for place in places if place >= others]:
-                patches = _units.receptive_field(
-                    subject.network, subject.spec, below.name, [place - others for place in own]
-                )
+        if first_tokens is not self and len(self.shape) == len(first_tokens.shape) == 2 and fields.all():
+            others = self.shape[0] - first_tokens.shape[0]  # 1 with a class token, which comes before the patches
+            if own := [position for position in positions if position >= others]:
+                in_first = [position - others for position in own]
+                patches = _units.receptive_field(subject.network, subject.spec, first_tokens.name, in_first)
                 self.patches = dict(zip(own, patches, strict=True))
 
     @property
     def targets(self) -> list[_ascent.Target]:
         side = min(self.size)
-        regular = {
-            "shift": side // 10,
-            "blur": BLUR * side**0.5,
-            "pull": min(1, side / 28),
-        }  # a field of few pixels has no room for noise
-        pairs = zip(self.units.tolist(), self.own_places.tolist(), strict=True)
-        return [_ascent.Target(self.name, unit, place, **regular) for unit, place in pairs]
+        # a field of few pixels leaves no room for noise
+        regularisation = {"shift": side // 10, "blur": BLUR * side**0.5, "pull": min(1, side / 28)}
+        pairs = zip(self.units.tolist(), self.own_positions.tolist(), strict=True)
+        return [_ascent.Target(self.name, unit, position, **regularisation) for unit, position in pairs]
 
 
-def excited(network: nn.Module, subject: Subject, images: NDArray[Any]) -> list[LayerPatterns]:
-    """How much each of N images (N, C, H, W) excites each unit of each layer of the network."""
+def find_activations(network: nn.Module, subject: Subject, images: NDArray[Any]) -> list[LayerPatterns]:
+    """How strongly each of N images (N, C, H, W) activates each unit of each layer of the network."""
     parts: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for x in _units.batches(subject, images):  # a layer's output for all images may be more than memory holds
-        for name, output in _units.some(_layer_outputs.layer_outputs(network, x)).items():
-            most, where = _units.by_place(output).max(2)
-            parts.setdefault(name, []).append((most.numpy(), where.numpy()))
+    for x in _units.batches(subject, images):  # a layer's output for all images may not fit in memory
+        for name, output in _units.select_layers(_layer_outputs.layer_outputs(network, x)).items():
+            highest, position = _units.by_position(output).max(2)
+            parts.setdefault(name, []).append((highest.numpy(), position.numpy()))
             shapes[name] = tuple(output.shape[1:])
     return [
-        LayerPatterns(name, shapes[name], *(np.concatenate(side) for side in zip(*found, strict=True)))
-        for name, found in parts.items()
+        LayerPatterns(name, shapes[name], *(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+        for name, batches in parts.items()
     ]
 
 
 def _same_class(layer: LayerPatterns, labels: NDArray[np.int64]) -> float:
-    """Of a unit's nine images, the share that is of one class, averaged over the shown units."""
+    """The share of a unit's nine images that belong to one class, averaged over the shown units."""
     return float(np.mean([np.bincount(labels[best]).max() / len(best) for best in layer.best]))
 
 
-def _figures(
-    layer: LayerPatterns, subject: Subject, made: NDArray[np.float32], labels: NDArray[np.int64]
+def _statistics(
+    layer: LayerPatterns, subject: Subject, optimised: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> dict[str, Any]:
-    reached = _layer_outputs.layer_outputs(subject.network, subject.inputs(made * 255))[layer.name]
+    outputs = _layer_outputs.layer_outputs(subject.network, subject.inputs(optimised * 255))
+    reached = _units.by_position(outputs[layer.name])
     units = []
     for n, unit in enumerate(layer.units.tolist()):
-        strongest = float(layer.most[layer.best[n, 0], unit])
-        optimised = float(_units.by_place(reached)[n, unit, layer.own_places[n]])
-        classes = [subject.classes[label] for label in labels[layer.best[n]]]
-        units.append({"unit": unit, "strongest": strongest, "optimised": optimised, "classes": classes})
+        units.append(
+            {
+                "unit": unit,
+                "strongest": float(layer.highest[layer.best[n, 0], unit]),
+                "optimised": float(reached[n, unit, layer.own_positions[n]]),
+                "classes": [subject.classes[label] for label in labels[layer.best[n]]],
+            }
+        )
     return {
-        "units": layer.most.shape[1],
+        "units": layer.highest.shape[1],
         "field": list(layer.size),
         "shown": units,
         "optimised_stronger": float(np.mean([unit["optimised"] > unit["strongest"] for unit in units])),
@@ -150,91 +150,94 @@ def _figures(
 # ---------------------------------------------------------------- pictures
 
 
-def _picture(
-    layer: LayerPatterns, subject: Subject, made: NDArray[np.float32], images: NDArray[Any], found: dict[str, Any]
+def _draw_layer(
+    layer: LayerPatterns,
+    subject: Subject,
+    optimised: NDArray[np.float32],
+    images: NDArray[Any],
+    statistics: dict[str, Any],
 ) -> Picture:
-    """A line a unit: its optimised input, and the images that excite it most."""
-    first = [_tile(image, layer, place) for image, place in zip(made, layer.own_places, strict=True)]
+    """A row per unit: its optimised image, and the images with the highest activation."""
+    own = [_tile(image, layer, position) for image, position in zip(optimised, layer.own_positions, strict=True)]
     best = [
-        _tile(images[n] / 255, layer, place)
-        for line, places in zip(layer.best, layer.places, strict=True)
-        for n, place in zip(line, places, strict=True)
+        _tile(images[n] / 255, layer, position)
+        for row, positions in zip(layer.best, layer.positions, strict=True)
+        for n, position in zip(row, positions, strict=True)
     ]
-    each = layer.best.shape[1]
-    left, right = _draw.tile(first, 1), _draw.tile(best, each)
+    left = _draw.tile(own, 1)
+    right = _draw.tile(best, layer.best.shape[1])
     figure = _draw.new_figure(8, 0.35 + 7.2 * left.shape[0] / (left.shape[1] + right.shape[1]))
     axes = figure.subplots(1, 2, width_ratios=[left.shape[1], right.shape[1]])
     for side, sheet in zip(axes, (left, right), strict=True):
         _draw.show(_draw.hide_axes(side), sheet)
-        side.set_facecolor(_draw.FAINT)  # white ink has to end somewhere on a white page
-    logits = layer.name == _layer_outputs.LOGITS
-    names = [_draw.shorten(subject.classes[unit]) if logits else f"{unit}" for unit in layer.units]
-    lines = (np.arange(len(names)) + 0.5) * left.shape[0] / len(names)
-    axes[0].set_yticks(lines, names)
+        side.set_facecolor(_draw.FAINT)  # marks where white ink ends on a white page
+    is_logits = layer.name == _layer_outputs.LOGITS
+    names = [_draw.shorten(subject.classes[unit]) if is_logits else f"{unit}" for unit in layer.units]
+    middles = (np.arange(len(names)) + 0.5) * left.shape[0] / len(names)
+    axes[0].set_yticks(middles, names)
     axes[0].tick_params(length=0)
-    axes[0].set_ylabel("class" if logits else "unit")
-    axes[0].set_title("made for it")
-    axes[1].set_title("the test images that excite it most, the strongest first")
-    return Picture(f"patterns-{layer.name}", _caption(layer, found), _draw.to_png(figure))
+    axes[0].set_ylabel("class" if is_logits else "unit")
+    axes[0].set_title("optimised")
+    axes[1].set_title("test images with the highest activation, highest first")
+    return Picture(f"patterns-{layer.name}", _caption(layer, statistics), _draw.to_png(figure))
 
 
-def _caption(layer: LayerPatterns, found: dict[str, Any]) -> str:
-    shown, of = len(layer.units), found["units"]
-    which = (
-        f"all {of} units"
-        if shown == of
-        else f"{shown} of {of} units, those whose answers differ most from image to image"
-    )
-    if layer.name == _layer_outputs.LOGITS:
-        which = f"{shown} of {of} classes" if shown < of else f"all {of} classes"
+def _caption(layer: LayerPatterns, statistics: dict[str, Any]) -> str:
+    shown = len(layer.units)
+    total = statistics["units"]
+    noun = "classes" if layer.name == _layer_outputs.LOGITS else "units"
+    which = f"all {total} {noun}" if shown == total else f"{shown} of {total} {noun}"
+    if noun == "units" and shown < total:
+        which += ", those whose activation varies most between images"
     height, width = layer.size
-    marked = ""
+    note = ""
     if layer.patches:
-        marked = ", of which the frame is its own patch"
+        note = "; the frame marks the token's own patch"
     elif len(layer.shape) == 2 and any(
         field.shape == layer.size and not field.all() for field in layer.fields.values()
     ):
-        marked = " at most: what comes later in the image it did not know yet"
+        note = " at most: early states have not read the later rows"
     return (
-        f"{layer.name}: {which}. A unit sees {height}×{width} pixels{marked}. Of its nine images {100 * found['same_class']:.0f} % are of "
-        f"one class, with random weights {100 * found['same_class_untrained']:.0f} %."
+        f"{layer.name}: {which}. The receptive field is {height}×{width} pixels{note}. On average, "
+        f"{100 * statistics['same_class']:.0f} % of a unit's nine images belong to one class "
+        f"({100 * statistics['same_class_untrained']:.0f} % with random weights)."
     )
 
 
 def _box(field: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The rows and columns that a field spans."""
-    rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
+    """The rows and columns of the bounding box of a field."""
+    rows = np.flatnonzero(field.any(1))
+    columns = np.flatnonzero(field.any(0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _tile(image: NDArray[Any], layer: LayerPatterns, place: int) -> NDArray[Any]:
-    """What a unit sees of an image (C, H, W) in [0, 1] at a place, as (h, w, 3) of the layer's size; the rest is
+def _tile(image: NDArray[Any], layer: LayerPatterns, position: int) -> NDArray[Any]:
+    """The receptive field of a position in an image (C, H, W) in [0, 1], as (h, w, 3) of the layer's size; all else is
     transparent.
 
-    At the edge of the image a unit sees less, and that stands where it would in the whole field.
+    At the edge of the image the field is smaller; its pixels are where they would be in a whole field.
     """
-    field = layer.fields[place]
-    grey = _draw.as_image(image)
-    seen = np.where(field[:, :, None], grey if grey.ndim == 3 else grey[:, :, None], np.nan).repeat(
-        3 if grey.ndim == 2 else 1, 2
-    )
+    field = layer.fields[position]
+    pixels = _draw.as_image(image)
+    rgb = pixels if pixels.ndim == 3 else pixels[:, :, None].repeat(3, 2)
+    visible = np.where(field[:, :, None], rgb, np.nan)
     tile = np.full((*layer.size, 3), np.nan)
-    source, target = [], []
-    for span, size, whole in zip(_box(field), layer.size, field.shape, strict=True):
+    source = _box(field)
+    target = []
+    for span, size, image_size in zip(source, layer.size, field.shape, strict=True):
         length = span.stop - span.start
-        from_end = size < whole and span.start == 0
-        begin = span.start if size == whole else size - length if from_end else 0
-        source.append(span)
-        target.append(slice(begin, begin + length))
-    tile[tuple(target)] = seen[tuple(source)]
-    return _framed(tile, layer.patches.get(place)) if layer.patches else tile
+        is_cut_before = size < image_size and span.start == 0
+        start = span.start if size == image_size else size - length if is_cut_before else 0
+        target.append(slice(start, start + length))
+    tile[tuple(target)] = visible[source]
+    return _draw_frame(tile, layer.patches.get(position)) if layer.patches else tile
 
 
-def _framed(tile: NDArray[Any], patch: NDArray[np.bool_] | None) -> NDArray[Any]:
-    """A whole image (H, W, 3) with a thin frame around its patch."""
-    tile = tile.repeat(FINER, 0).repeat(FINER, 1)
+def _draw_frame(tile: NDArray[Any], patch: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """A whole image (H, W, 3), enlarged, with a thin frame around the patch."""
+    tile = tile.repeat(MAGNIFICATION, 0).repeat(MAGNIFICATION, 1)
     if patch is not None:
-        rows, columns = (slice(span.start * FINER, span.stop * FINER) for span in _box(patch))
+        rows, columns = (slice(span.start * MAGNIFICATION, span.stop * MAGNIFICATION) for span in _box(patch))
         inside = tile[rows, columns]
         for side in (inside[:1], inside[-1:], inside[:, :1], inside[:, -1:]):
             side[:] = FRAME

@@ -1,27 +1,28 @@
-"""Probe: what can be read off each layer by a weighted sum: the class, and of drawings stroke width, slant and
-holes."""
+"""Probe: how well a linear probe predicts the class, and of drawings stroke width, slant and holes, from each layer."""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
 from nnx.errors import DataError
 from nnx.explain import Explanation, Picture, Subject, _draw, _ridge, _strokes, _units
-from nnx.explain._ridge import Probed, Property
+from nnx.explain._ridge import ProbeResult, Property
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SAMPLES = 2000  # to fit to, and as many to score on
-LEAST = 40
-CERTAIN = 3  # standard errors: what counts as more than chance
+MIN_SAMPLES = 40
+SIGNIFICANT = 3  # standard errors
 READING = (
-    "A point says how well a weighted sum of a layer's numbers tells a property of samples that it was not fitted to: where the line rises "
-    "the layers lay the property open, where it falls they drop it or wind it up; that it can be read does not mean that the network uses "
-    "it, and only what lies above random weights was learned."
+    "A point shows how well a linear probe, a weighted sum of a layer's activations, predicts a property of samples "
+    "that it was not fitted to. Where the line rises, the layers make the property easier to read off; where it "
+    "falls, they discard or entangle it. A high score does not mean that the network uses the property, and only what "
+    "lies above random weights was learned."
 )
 
 
@@ -30,70 +31,73 @@ def applies(checkpoint: Checkpoint) -> str | None:
 
 
 def explain(subject: Subject) -> Explanation:
-    """Linear probes (Alain & Bengio 2017), each beside two controls: the same layer with random weights, and shuffled
-    properties, of which nothing can be told (Hewitt & Liang 2019)."""
-    fit, test, source = _samples(subject)
+    """Linear probes (Alain & Bengio 2017), each with two controls: the same layer with random weights, and shuffled
+    properties, which cannot be predicted (Hewitt & Liang 2019)."""
+    fit, test, source = _choose_samples(subject)
     properties, missing = properties_of(fit, test, subject.classes)
-    of_fit, of_test = (_units.features(subject.network, subject, np.asarray(split.inputs)) for split in (fit, test))
-    trained = {name: _ridge.probe(layer, of_test[name], properties, subject.seed) for name, layer in of_fit.items()}
-    of_fit, of_test = (_units.features(subject.untrained, subject, np.asarray(split.inputs)) for split in (fit, test))
-    untrained = {
-        name: _ridge.probe(layer, of_test[name], properties, subject.seed, shuffles=0) for name, layer in of_fit.items()
-    }
+
+    def probe_layers(network: nn.Module, shuffles: int) -> dict[str, list[ProbeResult]]:
+        of_fit, of_test = (_units.layer_features(network, subject, np.asarray(split.inputs)) for split in (fit, test))
+        return {
+            name: _ridge.probe(layer, of_test[name], properties, subject.seed, shuffles)
+            for name, layer in of_fit.items()
+        }
+
+    trained = probe_layers(subject.network, _ridge.SHUFFLES)
+    untrained = probe_layers(subject.untrained, 0)
+    class_results = {name: results[0] for name, results in trained.items()}
     figures = {
         "fitted_to": {"split": source, "samples": len(fit)},
         "scored_on": {"split": "test", "samples": len(test)},
         "missing": missing,
         "properties": {
-            each.name: {
-                "score": "recall averaged over classes" if each.classes else "R2",
-                "chance": each.chance,
-                "layers": {name: _figures(trained[name][n], untrained[name][n]) for name in trained},
+            target.name: {
+                "score": "recall averaged over classes" if target.classes else "R2",
+                "chance": target.chance,
+                "layers": {name: _scores(trained[name][n], untrained[name][n]) for name in trained},
             }
-            for n, each in enumerate(properties)
+            for n, target in enumerate(properties)
         },
-        "class_with_depth": _with_depth({name: found[0] for name, found in trained.items()}, untrained, properties[0]),
+        "class_with_depth": _compare_depths(class_results, untrained, properties[0]),
     }
-    picture = Picture("probe", _caption(figures), _picture(trained, untrained, properties))
+    picture = Picture("probe", _caption(figures), _draw_scores(trained, untrained, properties))
     return Explanation(READING, (picture,), figures)
 
 
 def properties_of(fit: Split, test: Split, classes: tuple[str, ...]) -> tuple[list[Property], str]:
-    """What is to be told of the samples, the class first; and why that is all, where it is."""
-    found = [Property("class", fit.labels, test.labels, len(classes))]
-    both = [_strokes.ink(np.asarray(split.inputs)) if split.inputs.ndim == 4 else None for split in (fit, test)]
-    if both[0] is None or both[1] is None:
-        what = (
-            "The images have no plain background to tell strokes from"
-            if fit.inputs.ndim == 4
-            else "There are no images"
-        )
-        return found, f"{what}: only the class is probed."
-    of_fit, of_test = both[0], both[1]
+    """The properties to predict, the class first; and, if the class is the only one, the reason."""
+    properties = [Property("class", fit.labels, test.labels, len(classes))]
+    inks = [_strokes.ink(np.asarray(split.inputs)) if split.inputs.ndim == 4 else None for split in (fit, test)]
+    if inks[0] is None or inks[1] is None:
+        reason = "the images have no plain background" if fit.inputs.ndim == 4 else "the samples are not images"
+        return properties, f"Only the class is probed: {reason}."
+    of_fit, of_test = inks[0], inks[1]
     measures = {"stroke width": _strokes.stroke_width, "slant": _strokes.slant, "holes": _strokes.holes}
-    found += [
+    properties += [
         Property(name, measure(of_fit).astype(float), measure(of_test).astype(float))
         for name, measure in measures.items()
     ]
-    return [each for each in found if np.ptp(each.fit) and np.ptp(each.test)], ""
+    return [target for target in properties if np.ptp(target.fit) and np.ptp(target.test)], ""
 
 
-def _samples(subject: Subject) -> tuple[Split, Split, str]:
-    """Samples to fit to, those the network was not trained on where they are enough, and to score on, in random order.
-    Raises DataError."""
-    order = np.random.default_rng(subject.seed)
+def _choose_samples(subject: Subject) -> tuple[Split, Split, str]:
+    """Samples to fit to, from the validation split if it is large enough, samples to score on, both in random order,
+    and the name of the first split. Raises DataError."""
+    rng = np.random.default_rng(subject.seed)
     source = "validation" if len(subject.data("validation")) >= SAMPLES else "train"
     fit, test = (
-        split.take(order.permutation(len(split))[:SAMPLES]) for split in (subject.data(source), subject.data("test"))
+        split.take(rng.permutation(len(split))[:SAMPLES]) for split in (subject.data(source), subject.data("test"))
     )
-    if min(len(fit), len(test)) < LEAST or min(len(np.unique(split.labels)) for split in (fit, test)) < 2:
+    classes = min(len(np.unique(split.labels)) for split in (fit, test))
+    if min(len(fit), len(test)) < MIN_SAMPLES or classes < 2:
         raise DataError(
-            f"probe: needs {LEAST} training and {LEAST} test samples of two classes, there are {len(fit)} and {len(test)}"
+            f"probe: needs {MIN_SAMPLES} training and {MIN_SAMPLES} test samples of two classes, found {len(fit)} and "
+            f"{len(test)}"
         )
     return fit, test, source
 
 
-def _figures(trained: Probed, untrained: Probed) -> dict[str, float]:
+def _scores(trained: ProbeResult, untrained: ProbeResult) -> dict[str, float]:
     return {
         "trained": trained.score,
         "untrained": untrained.score,
@@ -103,76 +107,76 @@ def _figures(trained: Probed, untrained: Probed) -> dict[str, float]:
     }
 
 
-def _with_depth(layers: dict[str, Probed], untrained: dict[str, list[Probed]], label: Property) -> dict[str, Any]:
-    """The claim that layers lay the class open, step by step, tested on the same samples."""
+def _compare_depths(
+    layers: dict[str, ProbeResult], untrained: dict[str, list[ProbeResult]], label: Property
+) -> dict[str, Any]:
+    """Whether the class becomes easier to predict from layer to layer, tested on the same samples."""
     names = list(layers)
     last = names[-2] if len(names) > 2 else names[-1]  # the last before the logits
 
-    def gain(before: Probed, after: Probed) -> dict[str, Any]:
-        """How much more of the class is told, its standard error, and whether that is more than chance."""
-        weight = 1 / (
-            len(np.unique(label.test)) * np.bincount(label.test, minlength=label.classes)[label.test]
-        )  # a sample's in the score
-        difference = after.right.astype(float) - before.right
+    def gain(before: ProbeResult, after: ProbeResult) -> dict[str, Any]:
+        """The gain in the score, its standard error, and whether it is significant."""
+        samples_per_class = np.bincount(label.test, minlength=label.classes)
+        weight = 1 / (len(np.unique(label.test)) * samples_per_class[label.test])  # of each sample in the score
+        difference = after.correct.astype(float) - before.correct
         error = float(np.sqrt((weight**2 * (difference - difference.mean()) ** 2).sum()))
         return {
             "gain": after.score - before.score,
             "error": error,
-            "certain": abs(after.score - before.score) > CERTAIN * error,
+            "certain": abs(after.score - before.score) > SIGNIFICANT * error,
         }
 
     steps = {name: gain(layers[before], layers[name]) for before, name in pairwise(names)}
-    whole = gain(layers[names[0]], layers[last])
+    total = gain(layers[names[0]], layers[last])
     return {
         "last": last,
-        "from_input": whole,
+        "from_input": total,
         "from_untrained": gain(untrained[last][0], layers[last]),
         "steps": steps,
-        "grows": whole["gain"] > 0 and whole["certain"],
+        "grows": total["gain"] > 0 and total["certain"],
         "never_falls": not any(step["gain"] < 0 and step["certain"] for step in steps.values()),
     }
 
 
 def _caption(figures: dict[str, Any]) -> str:
-    found = figures["class_with_depth"]
+    comparison = figures["class_with_depth"]
     scores = figures["properties"]["class"]["layers"]
-    last = found["last"]
-    whole = found["from_input"]
-    verdict = "does not change for certain"
-    if whole["certain"]:
-        verdict = "falls" if whole["gain"] < 0 else "grows"
-    steps = (
-        ""
-        if verdict != "grows"
-        else ", at no layer less than before"
-        if found["never_falls"]
-        else ", though not at every layer"
-    )
+    last = comparison["last"]
+    trend = "does not change significantly with depth"
+    if comparison["from_input"]["certain"]:
+        if comparison["from_input"]["gain"] < 0:
+            trend = "falls with depth"
+        else:
+            steps = "never falls from layer to layer" if comparison["never_falls"] else "falls at some layers"
+            trend = f"grows with depth and {steps}"
     return (
-        f"How well the class can be told {verdict} with depth{steps}: from {100 * scores[_units.INPUT]['trained']:.1f} % in the input to "
-        f"{100 * scores[last]['trained']:.1f} % in {last}, with random weights {100 * scores[last]['untrained']:.1f} %. Fitted to "
-        f"{figures['fitted_to']['samples']:,} images, scored on {figures['scored_on']['samples']:,} others. {figures['missing']}"
+        f"The probe accuracy for the class {trend}: {100 * scores[_units.INPUT]['trained']:.1f} % in the input, "
+        f"{100 * scores[last]['trained']:.1f} % in {last} ({100 * scores[last]['untrained']:.1f} % with random "
+        f"weights). Fitted to {figures['fitted_to']['samples']:,} samples, scored on {figures['scored_on']['samples']:,} others. "
+        f"{figures['missing']}"
     ).strip()
 
 
 # ---------------------------------------------------------------- picture
 
 
-def _picture(trained: dict[str, list[Probed]], untrained: dict[str, list[Probed]], properties: list[Property]) -> bytes:
-    """A panel a property: its score from layer to layer."""
+def _draw_scores(
+    trained: dict[str, list[ProbeResult]], untrained: dict[str, list[ProbeResult]], properties: list[Property]
+) -> bytes:
+    """A PNG with a panel per property: its score in each layer."""
     columns = min(2, len(properties))
     rows = -(-len(properties) // columns)
     figure = _draw.new_figure(8 if columns > 1 else 5, 2.6 * rows + 0.4)
     table = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    for axes, (n, each) in zip(table, enumerate(properties), strict=False):
-        _lines(axes, [found[n] for found in trained.values()], [found[n] for found in untrained.values()], each)
+    many = len(trained) > 3
+    for n, (axes, target) in enumerate(zip(table, properties, strict=False)):
+        of_trained = [results[n] for results in trained.values()]
+        of_untrained = [results[n] for results in untrained.values()]
+        _draw_panel(axes, of_trained, of_untrained, target)
         axes.set_xticks(
-            range(len(trained)),
-            list(trained),
-            rotation=30 if len(trained) > 3 else 0,
-            ha="right" if len(trained) > 3 else "center",
+            range(len(trained)), list(trained), rotation=30 if many else 0, ha="right" if many else "center"
         )
-        axes.tick_params(labelbottom=n + columns >= len(properties))  # the last of its column
+        axes.tick_params(labelbottom=n + columns >= len(properties))  # only on the lowest panel of each column
     for axes in table[len(properties) :]:
         axes.remove()
     handles, names = table[0].get_legend_handles_labels()
@@ -180,14 +184,14 @@ def _picture(trained: dict[str, list[Probed]], untrained: dict[str, list[Probed]
     return _draw.to_png(figure)
 
 
-def _lines(axes: "Axes", trained: list[Probed], untrained: list[Probed], each: Property) -> None:
+def _draw_panel(axes: "Axes", trained: list[ProbeResult], untrained: list[ProbeResult], target: Property) -> None:
     depth = range(len(trained))
-    axes.plot(depth, [found.score for found in trained], "o-", color=_draw.COLOURS[0], label="trained")
-    axes.plot(
-        depth, [found.score for found in untrained], "s--", color=_draw.COLOURS[1], markersize=4, label="random weights"
-    )
-    axes.plot(depth, [found.shuffled.mean() for found in trained], "x", color=_draw.INK, label="labels shuffled")
-    axes.axhline(each.chance, color=_draw.INK, linestyle=":", linewidth=1, label="chance")
+    colours = _draw.COLOURS
+    axes.plot(depth, [result.score for result in trained], "o-", color=colours[0], label="trained")
+    random_scores = [result.score for result in untrained]
+    axes.plot(depth, random_scores, "s--", color=colours[1], markersize=4, label="random weights")
+    axes.plot(depth, [result.shuffled.mean() for result in trained], "x", color=_draw.INK, label="shuffled labels")
+    axes.axhline(target.chance, color=_draw.INK, linestyle=":", linewidth=1, label="chance")
     axes.set(ylim=(-0.05, 1.05), xlim=(-0.3, len(trained) - 0.7))
-    axes.set_title(f"{each.name}: {'share right' if each.classes else 'share of its variance told, R²'}", loc="left")
+    axes.set_title(f"{target.name}: {'balanced accuracy' if target.classes else 'explained variance, R²'}", loc="left")
     axes.grid(axis="y")

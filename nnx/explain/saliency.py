@@ -1,5 +1,4 @@
-"""Saliency: which pixels or features spoke for the answer, beside the same picture of a network that has learned
-nothing."""
+"""Saliency: which pixels or features the prediction depends on, beside an untrained network as control."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -16,216 +15,229 @@ from nnx.explain import Explanation, Picture, Subject, _draw
 from nnx.models import _layer_outputs
 
 SAMPLES = 10
-STEPS, MOST_STEPS = 64, 8192  # on the way from the baseline
-COMPLETE = 0.01  # of the difference of the logits may be missing
-READING = {
-    True: "Red pixels spoke for the class that the network says, blue ones against it; believe a picture only as far as it differs from "
-    "that of the untrained network below it, which knows nothing.",
-    False: "A long bar is a feature on which the answers turned; believe it only as far as it differs from the bar of the untrained "
-    "network, which knows nothing.",
-}
+STEPS, MAX_STEPS = 64, 8192  # of the integral from the baseline to the input
+MAX_ERROR = 0.01  # share of the difference of the logits that the attributions may miss
+READING_IMAGES = (
+    "Red pixels raise the logit of the predicted class, blue pixels lower it. Compare each map with that of the "
+    "untrained network below it, which has learned nothing: trust only what differs."
+)
+READING_ROWS = (
+    "A long bar is a feature on which the predictions depend strongly. Compare it with the bar of the untrained "
+    "network, which has learned nothing: trust only what differs."
+)
 
 
 def applies(checkpoint: Checkpoint) -> str | None:
-    return (
-        None
-        if importlib.util.find_spec("captum")
-        else "needs captum, which is not installed; pip install 'nnx[explain]'"
-    )
+    if importlib.util.find_spec("captum"):
+        return None
+    return "needs captum, which is not installed; run: pip install 'nnx[explain]'"
 
 
 @dataclass(frozen=True)
-class Credits:
-    """Of N samples, what each number of the input has added to the logit of its class (N, ...), in how many steps (N,),
-    how much of the logit's difference is missing, as a share of it (N,), and that difference (N,)."""
+class Attributions:
+    """For N samples: the contribution of each input value to the logit of the predicted class (N, ...), the number of
+    steps (N,), the difference of that logit to the baseline's (N,), and the share of it that the contributions miss
+    (N,)."""
 
     values: NDArray[np.float32]
     steps: NDArray[np.int64]
     missing: NDArray[np.float64]
-    rise: NDArray[np.float64]
+    difference: NDArray[np.float64]
 
 
 def explain(subject: Subject) -> Explanation:
     x = subject.inputs()[:SAMPLES]
     targets = torch.from_numpy(subject.predicted[:SAMPLES]).to(x.device)
-    black = baseline(subject)
-    ours = integrated_gradients(subject.network, x, targets, black)
-    control = credits(subject.untrained, x, targets, black, ours.steps)
-    differs = (x != black).cpu().numpy()  # elsewhere both are zero by definition
+    reference = baseline(subject)
+    trained = integrated_gradients(subject.network, x, targets, reference)
+    untrained = attribute(subject.untrained, x, targets, reference, trained.steps)
+    differs = (x != reference).cpu().numpy()  # elsewhere both attributions are zero by definition
     figures: dict[str, Any] = {
         "baseline": "black" if subject.spec.is_image else "the mean of the training data",
         "samples": subject.names[:SAMPLES],
         "classes": [subject.classes[k] for k in targets.tolist()],
-        "steps": ours.steps.tolist(),
-        "rise": ours.rise.tolist(),
-        "completeness_error": float(ours.missing.max()),
-        "integrated_gradients": _agreement(ours.values, control.values, differs),
+        "steps": trained.steps.tolist(),
+        "rise": trained.difference.tolist(),
+        "completeness_error": float(trained.missing.max()),
+        "integrated_gradients": _agreement(trained.values, untrained.values, differs),
     }
     if not subject.spec.is_image:
-        return Explanation(READING[False], (_features(subject, ours, control),), figures)
-    lines = [("integrated\ngradients", ours.values), ("the same,\nuntrained", control.values)]
-    cams: list[tuple[str, NDArray[Any]]] = []
+        return Explanation(READING_ROWS, (_draw_features(subject, trained, untrained),), figures)
+    cams: list[NDArray[Any]] = []
     if any(output.ndim == 4 for output in _layer_outputs.layer_outputs(subject.network, x[:1]).values()):
-        seen, unlearned = (grad_cam(network, x, targets) for network in (subject.network, subject.untrained))
-        cams = [("Grad-CAM", seen), ("the same,\nuntrained", unlearned)]
-        figures["grad_cam"] = _agreement(seen, unlearned, np.ones_like(seen, dtype=bool))
-    return Explanation(READING[True], (_picture(subject, lines, cams, figures),), figures)
+        cams = [grad_cam(network, x, targets) for network in (subject.network, subject.untrained)]
+        figures["grad_cam"] = _agreement(cams[0], cams[1], np.ones_like(cams[0], dtype=bool))
+    png = _draw_maps(subject, [trained.values, untrained.values], cams, figures)
+    return Explanation(READING_IMAGES, (Picture("saliency", _caption(figures, cams), png),), figures)
 
 
 def baseline(subject: Subject) -> Tensor:
-    """(1, ...) what an input is compared with: a black image, or the mean of the training data, normalised."""
+    """(1, ...) the normalised input that stands for "nothing": a black image, or the mean of the training data."""
     if subject.spec.is_image:
         return subject.inputs(np.zeros((1, *subject.spec.shape), np.uint8))
     return torch.zeros(1, *subject.spec.shape, device=subject.device)
 
 
-def integrated_gradients(network: nn.Module, x: Tensor, targets: Tensor, black: Tensor) -> Credits:
-    """`credits` that add up to the difference of the logits, but for 1 % of it: in 64 steps, doubled up to 8,192 for
-    samples in need."""
-    found = credits(network, x, targets, black, np.full(len(x), STEPS))
-    while len(short := np.flatnonzero((found.missing >= COMPLETE) & (found.steps < MOST_STEPS))):
-        finer = credits(network, x[short], targets[short], black, found.steps[short] * 2)
-        found.values[short], found.steps[short], found.missing[short] = finer.values, finer.steps, finer.missing
-    return found
+def integrated_gradients(network: nn.Module, x: Tensor, targets: Tensor, reference: Tensor) -> Attributions:
+    """Attributions that sum to the difference of the logits within 1 %: with 64 steps, doubled up to 8,192 for the
+    samples that need it."""
+    result = attribute(network, x, targets, reference, np.full(len(x), STEPS))
+    while len(short := np.flatnonzero((result.missing >= MAX_ERROR) & (result.steps < MAX_STEPS))):
+        finer = attribute(network, x[short], targets[short], reference, result.steps[short] * 2)
+        result.values[short] = finer.values
+        result.steps[short] = finer.steps
+        result.missing[short] = finer.missing
+    return result
 
 
-def credits(network: nn.Module, x: Tensor, targets: Tensor, black: Tensor, steps: NDArray[np.int64]) -> Credits:
-    """The gradient of each sample's logit of its class, averaged over so many places on the way from `black` to `x`,
-    times the difference (Sundararajan et al. 2017)."""
+def attribute(
+    network: nn.Module, x: Tensor, targets: Tensor, reference: Tensor, steps: NDArray[np.int64]
+) -> Attributions:
+    """The gradient of each sample's target logit, averaged over `steps` points between `reference` and `x`, times their
+    difference (Sundararajan et al. 2017)."""
     from captum.attr import IntegratedGradients
 
-    method = IntegratedGradients(lambda inputs, k: _logit(network, inputs, k))
-    values, at_once = torch.zeros_like(x), max(len(x), _layer_outputs.batch_size_for(x))
+    method = IntegratedGradients(lambda inputs, k: _target_logit(network, inputs, k))
+    values = torch.zeros_like(x)
+    batch_size = max(len(x), _layer_outputs.batch_size_for(x))
     with torch.no_grad():
-        rise = (_logit(network, x, targets) - _logit(network, black.expand_as(x), targets)).double()
-    with torch.backends.cudnn.flags(enabled=False):  # cuDNN has no gradient of an RNN in evaluation
+        before = _target_logit(network, reference.expand_as(x), targets)
+        difference = (_target_logit(network, x, targets) - before).double()
+    with torch.backends.cudnn.flags(enabled=False):  # cuDNN has no gradient of an RNN in evaluation mode
         for count in np.unique(steps):
-            some = torch.from_numpy(np.flatnonzero(steps == count)).to(x.device)
-            values[some] = method.attribute(
-                x[some],
-                black,
-                additional_forward_args=targets[some],
+            group = torch.from_numpy(np.flatnonzero(steps == count)).to(x.device)
+            values[group] = method.attribute(
+                x[group],
+                reference,
+                additional_forward_args=targets[group],
                 n_steps=int(count),
                 method="riemann_middle",
-                internal_batch_size=at_once,
+                internal_batch_size=batch_size,
             ).to(values.dtype)
-    missing = (values.double().flatten(1).sum(1) - rise).abs() / rise.abs().clamp_min(1e-12)
-    return Credits(values.detach().float().cpu().numpy(), steps.copy(), missing.cpu().numpy(), rise.cpu().numpy())
+    missing = (values.double().flatten(1).sum(1) - difference).abs() / difference.abs().clamp_min(1e-12)
+    return Attributions(
+        values.detach().float().cpu().numpy(), steps.copy(), missing.cpu().numpy(), difference.cpu().numpy()
+    )
 
 
 def grad_cam(network: nn.Module, x: Tensor, targets: Tensor) -> NDArray[Any]:
-    """(N, H, W): where the last stage's maps speak for the class: each weighted by the mean gradient of the class's
-    logit, summed, what is below zero left out (Selvaraju et al. 2017), and enlarged to the image."""
+    """(N, H, W): the feature maps of the last stage, weighted by the mean gradient of the target logit, summed, clipped
+    at zero (Selvaraju et al. 2017), and enlarged to the image."""
     from captum.attr import LayerGradCam
 
-    maps = [name for name, output in _layer_outputs.layer_outputs(network, x[:1]).items() if output.ndim == 4]
-    stage = _layer_outputs.layer_modules(network, x[:1])[maps[-1]]
-    found: Tensor = LayerGradCam(lambda inputs, k: _logit(network, inputs, k), stage).attribute(
-        x, additional_forward_args=targets, relu_attributions=True
-    )
-    return F.interpolate(found.detach(), x.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+    stages = [name for name, output in _layer_outputs.layer_outputs(network, x[:1]).items() if output.ndim == 4]
+    stage = _layer_outputs.layer_modules(network, x[:1])[stages[-1]]
+    method = LayerGradCam(lambda inputs, k: _target_logit(network, inputs, k), stage)
+    maps: Tensor = method.attribute(x, additional_forward_args=targets, relu_attributions=True)
+    return F.interpolate(maps.detach(), x.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
 
 
-def alike(one: NDArray[Any], other: NDArray[Any]) -> float | None:
-    """Spearman's rank correlation of two pictures, or None where one of them is all the same."""
+def rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> float | None:
+    """Spearman's rank correlation of two maps, or None if one of them is constant."""
     from scipy.stats import spearmanr
 
-    one, other = one.ravel(), other.ravel()
+    one = one.ravel()
+    other = other.ravel()
     return float(spearmanr(one, other).statistic) if len(one) > 2 and np.ptp(one) and np.ptp(other) else None
 
 
-def _logit(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    """(N,) each sample's logit of the class; where there is one logit for two classes, it speaks for the second and
-    against the first."""
+def _target_logit(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+    """(N,) the logit of each sample's target class. A single logit for two classes is that of the second; its negative
+    is that of the first."""
     logits: Tensor = network(x)
     if logits.shape[1] == 1:
         logits = torch.cat([-logits, logits], dim=1)
     return logits.gather(1, targets[:, None])[:, 0]
 
 
-def _agreement(ours: NDArray[Any], control: NDArray[Any], where: NDArray[Any]) -> dict[str, Any]:
-    """How alike the pictures of the trained and of the untrained network are, as rank correlations (Adebayo et al.
-    2018).
+def _agreement(trained: NDArray[Any], untrained: NDArray[Any], where: NDArray[Any]) -> dict[str, Any]:
+    """How similar the maps of the trained and the untrained network are, as rank correlations (Adebayo et al. 2018).
 
-    `looks`: of magnitudes over the whole picture, which is how alike they look; high where both show little but the
-    input. `says`: of the signed values where there is something to say, which is how alike they mean it.
+    `looks`: of the magnitudes over the whole image, which is how similar they look; high if both mostly show the input.
+    `says`: of the signed values at `where`, which is how similar their statements are.
     """
-    looks = [alike(np.abs(a), np.abs(b)) for a, b in zip(ours, control, strict=True)]
-    says = [alike(a[mask], b[mask]) for a, b, mask in zip(ours, control, where, strict=True)]
+    looks = [rank_correlation(np.abs(a), np.abs(b)) for a, b in zip(trained, untrained, strict=True)]
+    says = [rank_correlation(a[mask], b[mask]) for a, b, mask in zip(trained, untrained, where, strict=True)]
     return {"looks": _mean(looks), "says": _mean(says), "looks_each": looks, "says_each": says}
 
 
 def _mean(values: list[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def _picture(
-    subject: Subject,
-    signed: list[tuple[str, NDArray[Any]]],
-    warm: list[tuple[str, NDArray[Any]]],
-    figures: dict[str, Any],
-) -> Picture:
-    """A column a sample; below each the credits of both networks, then Grad-CAM of both."""
+def _draw_maps(
+    subject: Subject, attributions: list[NDArray[Any]], cams: list[NDArray[Any]], figures: dict[str, Any]
+) -> bytes:
+    """A PNG with a column per sample: the image, the attributions of both networks, then their Grad-CAM."""
     N = len(figures["samples"])
-    figure = _draw.new_figure(
-        max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * _draw.aspect_ratio(subject) * (1 + len(signed) + len(warm))
-    )
-    table = figure.subplots(1 + len(signed) + len(warm), N, squeeze=False)
+    rows = 1 + len(attributions) + len(cams)
+    figure = _draw.new_figure(max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * _draw.aspect_ratio(subject) * rows)
+    table = figure.subplots(rows, N, squeeze=False)
+    _label(table[0], "image and\nprediction")
     for n, axes in enumerate(table[0]):
         _draw.hide_axes(axes).imshow(_draw.sample_image(subject.images[n]), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(
-            f"{_draw.shorten(subject.names[n], 10, tail=True)}\nsays {_draw.shorten(figures['classes'][n], 6)}",
-            fontsize=8,
-        )
-    for line, (name, values) in zip(table[1:], [*signed, *warm], strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for n, axes in enumerate(line):
-            if values.ndim == 4:
-                flat = values[n].sum(0)
-                _draw.show(
-                    _draw.hide_axes(axes), flat, signed=True, limit=float(np.quantile(np.abs(flat), 0.995)) or None
-                )
-            else:
-                _draw.draw_heatmap(_draw.hide_axes(axes), values[n], subject.images[n])
-    says, looks = (figures["integrated_gradients"][key] for key in ("says", "looks"))
-    caption = (
-        "Integrated gradients from a black image: each pixel's share in the logit, so a black one has none. They add up to the "
-        f"logit's difference to {100 * figures['completeness_error']:.2g} % in {max(figures['steps']):,} steps{_hardly(figures)}. Their "
-        f"magnitudes look like the untrained network's (rank correlation {_number(looks)}), mostly because both show what is not "
-        f"black; what they say of that agrees to {_number(says)}."
-    )
-    if warm:
-        caption += f" Grad-CAM, of the last stage, agrees to {_number(figures['grad_cam']['says'])}."
-        caption += (
-            ""
-            if all(values.any((1, 2)).all() for _, values in warm)
-            else " Where it is dark all over, no map speaks for the class."
-        )
-    caption += " Each picture has its own scale."
-    return Picture("saliency", caption, _draw.to_png(figure))
+        name = _draw.shorten(subject.names[n], 10, tail=True)
+        axes.set_title(f"{name}\n→ {_draw.shorten(figures['classes'][n], 8)}", fontsize=8)
+    for row, values, name in zip(
+        table[1:], attributions, ("integrated\ngradients", "untrained\nnetwork"), strict=False
+    ):
+        _label(row, name)
+        for n, axes in enumerate(row):
+            flat = values[n].sum(0)
+            limit = float(np.quantile(np.abs(flat), 0.995)) or None
+            _draw.show(_draw.hide_axes(axes), flat, signed=True, limit=limit)
+    for row, maps, name in zip(table[1 + len(attributions) :], cams, ("Grad-CAM", "untrained\nnetwork"), strict=False):
+        _label(row, name)
+        for n, axes in enumerate(row):
+            _draw.draw_heatmap(_draw.hide_axes(axes), maps[n], subject.images[n])
+    return _draw.to_png(figure)
 
 
-def _hardly(figures: dict[str, Any]) -> str:
-    """Why more than a hundredth of the difference may be missing."""
-    least = min(map(abs, figures["rise"]))
-    return (
-        f", as the least of these differences is only {least:.2g}" if figures["completeness_error"] >= COMPLETE else ""
-    )
+def _label(row: NDArray[Any], name: str) -> None:
+    row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+
+
+def _caption(figures: dict[str, Any], cams: list[NDArray[Any]]) -> str:
+    agreement = figures["integrated_gradients"]
+    error = figures["completeness_error"]
+    smallest = min(map(abs, figures["rise"]))
+    reason = f" (the smallest difference is only {smallest:.2g})" if error >= MAX_ERROR else ""
+    sentences = [
+        "Integrated gradients from a black image: the contribution of each pixel to the logit of the predicted class; "
+        "black pixels contribute nothing.",
+        f"The contributions sum to the difference of the logits within {100 * error:.2g} % in "
+        f"{max(figures['steps']):,} steps{reason}.",
+        f"Rank correlation with the untrained network: {_number(agreement['looks'])} for the magnitudes, mostly "
+        f"because both show where the image is not black, and {_number(agreement['says'])} for the signed values there.",
+    ]
+    if cams:
+        grad_cam_agreement = _number(figures["grad_cam"]["says"])
+        sentences.append(
+            "Grad-CAM: the regions whose feature maps in the last stage raise the logit, bright for the strongest; "
+            "rank "
+            f"correlation {grad_cam_agreement}."
+        )
+        if not all(maps.any((1, 2)).all() for maps in cams):
+            sentences.append("A map that is dark all over: no feature map raises the logit.")
+    return " ".join([*sentences, "Each map has its own colour scale."])
 
 
 def _number(value: float | None) -> str:
-    return "nothing" if value is None else f"{value:.2f}"
+    return "undefined" if value is None else f"{value:.2f}"
 
 
-def _features(subject: Subject, ours: Credits, control: Credits) -> Picture:
-    credit, unlearned = (np.abs(found.values).mean(0) for found in (ours, control))
-    order = np.argsort(-credit, kind="stable")[: _draw.MAX_BARS]
-    series = {"trained": credit[order] / credit.sum(), "untrained": unlearned[order] / unlearned.sum()}
-    figure = _draw.bar_chart([subject.features[n] for n in order], series, "share in the answers")
-    few = f", the {len(order)} largest of {len(credit)}" if len(order) < len(credit) else ""
-    caption = f"Mean magnitude of integrated gradients from the mean of the training data, over {len(ours.values)} samples{few}."
+def _draw_features(subject: Subject, trained: Attributions, untrained: Attributions) -> Picture:
+    strength, control = (np.abs(attributions.values).mean(0) for attributions in (trained, untrained))
+    order = np.argsort(-strength, kind="stable")[: _draw.MAX_BARS]
+    series = {"trained": strength[order] / strength.sum(), "untrained": control[order] / control.sum()}
+    figure = _draw.bar_chart([subject.features[n] for n in order], series, "share of all attributions")
+    which = f"; the {len(order)} largest of {len(strength)} features" if len(order) < len(strength) else ""
+    caption = (
+        f"The mean magnitude of the integrated gradients of each feature over {len(trained.values)} samples, from the "
+        f"mean of the training data{which}."
+    )
     return Picture("saliency", caption, _draw.to_png(figure))

@@ -45,18 +45,18 @@ def test_separation_tells_apart_from_mixed(clouds):
 
 def test_components_are_those_of_the_covariance(clouds):
     points, _ = clouds
-    found = embedding.components({"layer": points, "flat": points[:, :1]})
+    projections = embedding.principal_components({"layer": points, "flat": points[:, :1]})
     variances = np.linalg.eigvalsh(np.cov(points.T, ddof=0))[::-1]
-    np.testing.assert_allclose(found["layer"].var(0), variances, rtol=1e-3)
-    distances = [np.linalg.norm(each[:, None] - each[None], axis=2) for each in (points, found["layer"])]
+    np.testing.assert_allclose(projections["layer"].var(0), variances, rtol=1e-3)
+    distances = [np.linalg.norm(each[:, None] - each[None], axis=2) for each in (points, projections["layer"])]
     np.testing.assert_allclose(*distances, atol=1e-3)  # all twelve: a rotation
-    assert found["flat"].shape == (180, 2)
-    assert not found["flat"][:, 1].any()
+    assert projections["flat"].shape == (180, 2)
+    assert not projections["flat"][:, 1].any()
 
 
 def test_tsne_keeps_clouds_apart_and_is_the_same_each_time(clouds):
     points, labels = clouds
-    points = embedding.components({"": points})[""]
+    points = embedding.principal_components({"": points})[""]
     found = embedding.tsne(points, seed=5)
     assert found.shape == (180, 2)
     assert embedding.separation(found, labels)["neighbours"] == 1
@@ -68,7 +68,7 @@ def test_tsne_keeps_clouds_apart_and_is_the_same_each_time(clouds):
 
 def test_names_do_not_cover_each_other():
     places = np.array([[0.0, 0.0], [0.0, 0.0], [0.3, 0.0], [9.0, 9.0]])
-    moved = embedding._apart(places, 1.0)
+    moved = embedding._push_apart(places, 1.0)
     distances = np.linalg.norm(moved[:, None] - moved[None], axis=2) + 9 * np.eye(4)
     assert distances.min() > 0.9
     assert moved[3] == pytest.approx(places[3], abs=0.01)

@@ -69,7 +69,7 @@ def test_the_gates_of_the_rnn_stand_in_torch_s_order(cell, gates):
 def test_colours_are_read_as_colours_and_gray_as_red_and_blue(model, subject, colour_subject):
     gray, coloured = filters.explain(subject(model)), filters.explain(colour_subject(model))
     assert gray.figures["kind"] == coloured.figures["kind"]
-    assert "below red" in gray.reading
+    assert "under red" in gray.reading
     assert "in its own colour" not in gray.pictures[0].caption
     assert "red" not in coloured.reading
     assert "colour" in coloured.reading
@@ -79,9 +79,9 @@ def test_colours_are_read_as_colours_and_gray_as_red_and_blue(model, subject, co
 def test_neighbours_are_alike_in_strokes_and_not_in_noise():
     noise = np.random.default_rng(0).normal(size=(50, 1, 20, 20))
     smooth = F.avg_pool2d(torch.from_numpy(noise), 5, 1, 2).numpy()
-    assert abs(filters.neighbours(noise)) < 0.02
-    assert filters.neighbours(smooth) > 0.7
-    assert filters.neighbours(np.ones((3, 1, 1, 1))) == 0
+    assert abs(filters.neighbour_correlation(noise)) < 0.02
+    assert filters.neighbour_correlation(smooth) > 0.7
+    assert filters.neighbour_correlation(np.ones((3, 1, 1, 1))) == 0
 
 
 def test_of_many_filters_the_strongest_are_shown():

@@ -41,14 +41,14 @@ def test_the_receptive_field_is_where_a_changed_pixel_changes_something(model):
     network = built(ARCHITECTURES[model]).double()
     torch.manual_seed(1)
     base = torch.randn(24, 1, 12, 12, dtype=torch.float64)
-    before = {name: output.double() for name, output in _units.outputs(network, base).items()}
+    before = {name: output.double() for name, output in _units.differentiable_outputs(network, base).items()}
     changed = {name: torch.zeros(output.shape[2], 144, dtype=torch.bool) for name, output in before.items()}
     with torch.no_grad():
         for pixel in range(144):
             for change in (-6.0, 6.0):
                 other = base.clone()
                 other.flatten(1)[:, pixel] += change
-                for name, output in _units.outputs(network, other).items():
+                for name, output in _units.differentiable_outputs(network, other).items():
                     changed[name][:, pixel] |= ((output - before[name]).abs() > 1e-12).any(1).any(0)
     for name, output in before.items():
         places = list(range(output.shape[2]))
@@ -109,9 +109,9 @@ def test_a_unit_that_is_off_is_found_too():
     network.layers[1].load_state_dict({"weight": weight / 144, "bias": torch.tensor([-0.3, 0.0])})
     mean = np.full((1, 12, 12), 0.5)
     x = PREPARE(torch.from_numpy(mean)[None].float() * 255)
-    assert _units.outputs(network, x)["layers.1"][0, 0, 0] == 0
+    assert _units.differentiable_outputs(network, x)["layers.1"][0, 0, 0] == 0
     made = _ascent.maximise(network, PREPARE, mean, [Target("layers.1", 0, 0, shift=0, blur=0.0, pull=1.0)], seed=0)
-    assert _units.outputs(network, PREPARE(torch.from_numpy(made) * 255))["layers.1"][0, 0, 0] > 0.4
+    assert _units.differentiable_outputs(network, PREPARE(torch.from_numpy(made) * 255))["layers.1"][0, 0, 0] > 0.4
 
 
 def test_images_of_different_targets_do_not_mix():
@@ -139,7 +139,7 @@ def test_each_image_is_blurred_by_its_own_gaussian():
 
     sigmas = [0.8, 0.0, 2.0]
     images = torch.rand(3, 2, 9, 9, generator=torch.Generator().manual_seed(0))
-    for image, blurred, sigma in zip(images, _ascent._blurring(sigmas, channels=2)(images), sigmas, strict=True):
+    for image, blurred, sigma in zip(images, _ascent._make_blur(sigmas, channels=2)(images), sigmas, strict=True):
         expected = (
             gaussian_filter(image.numpy(), (0, sigma, sigma), mode="constant", radius=(0, 4, 4))
             if sigma
@@ -156,10 +156,10 @@ def test_the_nine_images_are_the_nine_strongest(subject, model):
     asked = subject(model)
     images = asked.data("test").inputs
     outputs = {
-        name: _units.by_place(output)
+        name: _units.by_position(output)
         for name, output in _layer_outputs.layer_outputs(asked.network, asked.inputs(images)).items()
     }
-    layers = patterns.excited(asked.network, asked, images)
+    layers = patterns.find_activations(asked.network, asked, images)
     assert [layer.name for layer in layers] == list(outputs)
     for layer in layers:
         most = outputs[layer.name].amax(2).numpy()
@@ -169,7 +169,7 @@ def test_the_nine_images_are_the_nine_strongest(subject, model):
         for n, unit in enumerate(layer.units):
             strongest = sorted(most[:, unit].tolist(), reverse=True)[:9]
             assert most[layer.best[n], unit].tolist() == strongest
-            for image, place in zip(layer.best[n], layer.places[n], strict=True):
+            for image, place in zip(layer.best[n], layer.positions[n], strict=True):
                 assert outputs[layer.name][image, unit, place] == most[image, unit]
 
 
@@ -197,7 +197,7 @@ def test_patches_are_cut_where_the_unit_looks():
 def test_a_token_is_framed():
     patch = np.zeros((12, 12), dtype=bool)
     patch[4:8, 8:12] = True
-    framed = patterns._framed(np.zeros((12, 12, 3)), patch)
+    framed = patterns._draw_frame(np.zeros((12, 12, 3)), patch)
     rows, columns = np.nonzero(framed.any(2))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (12, 23, 24, 35)
     assert framed.any(2).sum() == 4 * 12 - 4

@@ -12,7 +12,7 @@ from nnx import explain
 from nnx.datasets import Split
 from nnx.errors import DataError
 from nnx.explain import _ridge, probe
-from nnx.explain._ridge import Probed, Property
+from nnx.explain._ridge import ProbeResult, Property
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_weights_are_those_of_scikit_learn(digits, width):
     assert ridge.wide == (width > 500)
     targets = np.eye(10)[label.fit[:500]]
     for penalty in (1e-2, 1.0, 100.0):
-        told = ridge.told(torch.from_numpy(targets), penalty).numpy()
+        told = ridge.predict(torch.from_numpy(targets), penalty).numpy()
         np.testing.assert_allclose(told, expected(fit, test, targets, penalty), atol=2e-4)
 
 
@@ -65,7 +65,7 @@ def test_the_penalty_is_the_best_on_held_out_samples(digits):
         said = expected(pixels, others, targets, found.penalty)
         assert found.score == pytest.approx(measure(said, each.test), abs=2e-3)
         if each.classes:
-            assert (found.right == (said.argmax(1) == each.test)).mean() > 0.99
+            assert (found.correct == (said.argmax(1) == each.test)).mean() > 0.99
 
 
 def _share(centred, cut, penalty):
@@ -137,8 +137,8 @@ def test_the_gain_with_depth_and_its_error():
     def recall(right):
         return np.mean([right[truth == k].mean() for k in range(3)])
 
-    layers = {name: Probed(recall(right), right, np.zeros(2), 1.0) for name, right in rights.items()}
-    found = probe._with_depth(layers, {name: [each] for name, each in layers.items()}, label)
+    layers = {name: ProbeResult(recall(right), right, np.zeros(2), 1.0) for name, right in rights.items()}
+    found = probe._compare_depths(layers, {name: [each] for name, each in layers.items()}, label)
     assert found["last"] == "middle"
     assert found["from_input"]["gain"] == pytest.approx(recall(rights["middle"]) - recall(rights["input"]))
     draws = []
@@ -155,7 +155,7 @@ def test_the_gain_with_depth_and_its_error():
     assert not found["from_untrained"]["certain"]
 
     falling = dict(zip(rights, (layers["middle"], layers["input"], layers["input"]), strict=True))
-    found = probe._with_depth(falling, {name: [each] for name, each in falling.items()}, label)
+    found = probe._compare_depths(falling, {name: [each] for name, each in falling.items()}, label)
     assert not found["grows"]
     assert not found["never_falls"]
 
@@ -174,11 +174,14 @@ def test_what_is_probed(digits):
         .transpose(0, 2, 4, 1, 3)
         .reshape(-1, 3, 32, 32)
     )
-    for inputs, why in ((photograph, "no plain background"), (np.zeros((60, 3), np.float32), "There are no images")):
+    for inputs, why in (
+        (photograph, "no plain background"),
+        (np.zeros((60, 3), np.float32), "the samples are not images"),
+    ):
         found, missing = probe.properties_of(split(inputs), split(inputs), ("a", "b"))
         assert [each.name for each in found] == ["class"]
         assert why in missing
-        assert "only the class is probed" in missing
+        assert "Only the class is probed" in missing
 
 
 def test_it_explains(subject):
@@ -210,8 +213,8 @@ def test_it_explains(subject):
 def test_a_panel_a_property_and_the_layers_below_each_column(panels, monkeypatch):
     drawn = []
     monkeypatch.setattr(probe._draw, "to_png", drawn.append)
-    layers = dict.fromkeys(("input", "logits"), [Probed(0.5, np.ones(3, bool), np.zeros(2), 1.0)] * panels)
-    probe._picture(layers, layers, [Property(str(n), np.ones(3), np.ones(3)) for n in range(panels)])
+    layers = dict.fromkeys(("input", "logits"), [ProbeResult(0.5, np.ones(3, bool), np.zeros(2), 1.0)] * panels)
+    probe._draw_scores(layers, layers, [Property(str(n), np.ones(3), np.ones(3)) for n in range(panels)])
     [figure] = drawn
     assert [axes.get_title(loc="left")[0] for axes in figure.axes] == [str(n) for n in range(panels)]
     named = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes]

@@ -37,15 +37,15 @@ def test_credits_add_up_to_the_difference_of_the_logits(subject, model):
 def test_the_control_two_steps_are_not_enough_and_steps_are_doubled_until_they_are(subject, monkeypatch):
     network = subject("rnn").network
     x, targets, black = asked(subject("rnn"))
-    once = saliency.credits(network, x, targets, black, np.full(len(x), 2))
+    once = saliency.attribute(network, x, targets, black, np.full(len(x), 2))
     assert once.missing.max() > 0.01
     monkeypatch.setattr(saliency, "STEPS", 2)
     found = saliency.integrated_gradients(network, x, targets, black)
     assert found.steps.max() > 2
     assert found.missing.max() < 0.01
-    again = saliency.credits(network, x, targets, black, found.steps)
+    again = saliency.attribute(network, x, targets, black, found.steps)
     np.testing.assert_allclose(again.values, found.values, atol=1e-6)
-    monkeypatch.setattr(saliency, "MOST_STEPS", 2)
+    monkeypatch.setattr(saliency, "MAX_STEPS", 2)
     found = saliency.integrated_gradients(network, x, targets, black)
     assert (found.steps == 2).all(), "and no further than allowed"
 
@@ -58,20 +58,17 @@ def test_only_samples_that_lack_something_take_more_steps():
     assert found.missing.max() < 0.01
     assert found.steps.min() == saliency.STEPS < found.steps.max()
     halved = np.maximum(found.steps // 2, saliency.STEPS)
-    coarser = saliency.credits(network, x, targets, torch.zeros(1, 4), halved)
+    coarser = saliency.attribute(network, x, targets, torch.zeros(1, 4), halved)
     assert ((coarser.missing >= 0.01) == (found.steps > saliency.STEPS)).all()
 
 
 def test_what_is_missing_is_said_with_its_reason(subject, monkeypatch):
     [(_, whole)] = explain.explain(subject("cnn"), ["saliency"])
-    assert "the least of these differences" not in whole.pictures[0].caption
+    assert "the smallest difference" not in whole.pictures[0].caption
     monkeypatch.setattr(saliency, "STEPS", 2)
-    monkeypatch.setattr(saliency, "MOST_STEPS", 2)
+    monkeypatch.setattr(saliency, "MAX_STEPS", 2)
     [(_, short)] = explain.explain(subject("cnn"), ["saliency"])
-    assert (
-        f"the least of these differences is only {min(map(abs, short.figures['rise'])):.2g}"
-        in short.pictures[0].caption
-    )
+    assert f"the smallest difference is only {min(map(abs, short.figures['rise'])):.2g}" in short.pictures[0].caption
 
 
 def test_credits_of_a_linear_network_are_weight_times_difference():
@@ -113,14 +110,14 @@ def test_a_control_that_is_the_network_itself_agrees_in_all_the_real_one_does_no
 
 
 def test_pictures_without_any_difference_have_no_correlation():
-    assert saliency.alike(np.zeros(9), np.arange(9.0)) is None
-    assert saliency.alike(np.arange(9.0), np.arange(9.0) ** 3) == pytest.approx(1)
-    assert saliency.alike(np.arange(9.0), -np.arange(9.0)) == pytest.approx(-1)
+    assert saliency.rank_correlation(np.zeros(9), np.arange(9.0)) is None
+    assert saliency.rank_correlation(np.arange(9.0), np.arange(9.0) ** 3) == pytest.approx(1)
+    assert saliency.rank_correlation(np.arange(9.0), -np.arange(9.0)) == pytest.approx(-1)
 
 
 def test_one_logit_speaks_for_the_second_class_and_against_the_first():
     network = nn.Linear(3, 1)
     x = torch.randn(4, 3)
     logits = network(x)[:, 0]
-    torch.testing.assert_close(saliency._logit(network, x, torch.tensor([1, 1, 1, 1])), logits)
-    torch.testing.assert_close(saliency._logit(network, x, torch.tensor([0, 0, 0, 0])), -logits)
+    torch.testing.assert_close(saliency._target_logit(network, x, torch.tensor([1, 1, 1, 1])), logits)
+    torch.testing.assert_close(saliency._target_logit(network, x, torch.tensor([0, 0, 0, 0])), -logits)

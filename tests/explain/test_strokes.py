@@ -51,9 +51,8 @@ def test_stroke_width(width):
     directions."""
     assert strokes.stroke_width(ink(ring(width))) == pytest.approx([width], rel=0.06)
     lines = strokes.stroke_width(ink(*(turned(width, degrees, length=99) for degrees in (0, 20, 45, 70, 90))))
-    if (
-        width >= 2
-    ):  # an upright line of 1.5 pixels from -0.75 to 0.75 makes two columns equally grey: nobody can tell it from 2 pixels
+    # an upright line of 1.5 pixels, from -0.75 to 0.75, makes two columns equally grey, like one of 2 pixels
+    if width >= 2:
         assert lines == pytest.approx([width] * 5, rel=0.07)
 
 
