@@ -1,4 +1,4 @@
-"""The layer that sees the input: which one it is, and its weights, as images where they are some."""
+"""Find the first layer of a network and show its weights as images."""
 
 import math
 from typing import Any
@@ -17,16 +17,16 @@ GATES = {
 
 
 def first_layer(network: nn.Module, x: Tensor) -> tuple[str, nn.Module]:
-    """The module with a weight matrix of its own that is called first with the input `x`, and its name."""
+    """The name and module of the first layer with a weight matrix that the network calls on the input `x`."""
     called: list[tuple[str, nn.Module]] = []
-    weighing = (
+    weighted = (
         (name, module)
         for name, module in network.named_modules()
         if any(p.ndim > 1 for p in module.parameters(recurse=False))
     )
     handles = (
         module.register_forward_pre_hook(lambda module, _, name=name: called.append((name, module)))
-        for name, module in weighing
+        for name, module in weighted
         if module is not network
     )
     with models.registered_hooks(handles), torch.no_grad():
@@ -35,35 +35,35 @@ def first_layer(network: nn.Module, x: Tensor) -> tuple[str, nn.Module]:
 
 
 def input_weights(module: nn.Module) -> Tensor:
-    """The weights on the input, (filters, ...)."""
-    own = dict(module.named_parameters(recurse=False))
-    return (
-        next(p for p in (own.get("weight"), own.get("weight_ih_l0"), *own.values()) if p is not None and p.ndim > 1)
-        .detach()
-        .cpu()
-    )
+    """The module's weights on its input, (units, ...), on the CPU."""
+    parameters = dict(module.named_parameters(recurse=False))
+    candidates = (parameters.get("weight"), parameters.get("weight_ih_l0"), *parameters.values())
+    return next(p for p in candidates if p is not None and p.ndim > 1).detach().cpu()
 
 
 def as_images(weight: Tensor, module: nn.Module, spec: Spec) -> tuple[str, NDArray[Any] | None]:
-    """What the weights look at, and they as images (filters, C, h, w), where they are some."""
-    seen = weight[0].numel()
-    side = math.isqrt(seen // spec.shape[0])
+    """The kind of input that the weights of a first layer apply to, and the weights as images (units, C, h, w).
+
+    The kind is "row", "feature", "matrix", "kernel", "whole" or "patch". Weights of the first three are not images.
+    """
+    size = weight[0].numel()
+    side = math.isqrt(size // spec.shape[0])
     if isinstance(module, nn.RNNBase):
         return "row", None
     if not spec.is_image:
-        return ("feature" if seen == spec.size else "matrix"), None
+        return ("feature" if size == spec.size else "matrix"), None
     if weight.ndim == 4:
         return "kernel", weight.numpy()
-    if seen == spec.size:
+    if size == spec.size:
         return "whole", weight.reshape(-1, *spec.shape).numpy()
-    if seen == spec.shape[0] * side**2:
+    if size == spec.shape[0] * side**2:
         return "patch", weight.reshape(-1, spec.shape[0], side, side).numpy()
     return "matrix", None
 
 
 def first_weights(network: nn.Module, x: Tensor, spec: Spec) -> tuple[str, NDArray[Any]]:
-    """What the first layer sees, a key of READING, and its weights on that: as images (filters, C, h, w), or, where
-    they are none, as a matrix (units, numbers); of a recurrent layer those of its candidate."""
+    """The kind of input of the first layer (see `as_images`), and its weights: images (units, C, h, w) or a matrix
+    (units, inputs). For a recurrent layer, those of the candidate state."""
     _, module = first_layer(network, x)
     weight = input_weights(module)
     kind, images = as_images(weight, module, spec)

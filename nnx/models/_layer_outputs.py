@@ -1,5 +1,4 @@
-"""What each layer of a network gives out for a batch, by forward hooks: for any architecture, as it asks nothing about
-it."""
+"""Record the output of each layer for a batch, by forward hooks, for any architecture."""
 
 import math
 from typing import Any
@@ -10,41 +9,42 @@ from torch import Tensor, nn
 from nnx import models
 from nnx.preprocessing.spec import Spec
 
-BATCH = 500  # samples that the network sees at once, or fewer where they are large
-NUMBERS = 2_000_000  # in them
+MAX_SAMPLES = 500  # in a batch, fewer for large samples
+MAX_VALUES = 2_000_000  # in a batch
 LOGITS = "logits"
 
 
 def layer_outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """(N, ...) normalised inputs -> each layer's output (N, ...), first to last, on the CPU, by the name of the row of
-    the model table that it begins with; the last are the logits.
+    """(N, ...) normalised inputs -> each layer's output (N, ...) on the CPU, from first to last, then the logits.
 
-    An MLP gives its activations, a CNN the maps of each stage, an RNN the states (N, T, hidden), a transformer the
-    tokens (N, T, D) behind each block.
+    The key is the name of the layer's first row in the model table. The outputs of an MLP are its activations, those of
+    a CNN the feature maps of each stage, those of an RNN the states (N, T, hidden), those of a transformer the tokens
+    (N, T, D) after each block.
     """
     parts: list[dict[str, Tensor]] = []
     with torch.no_grad():
         for batch in torch.split(x, batch_size_for(x)):
-            seen, logits = _seen(network, batch)
-            parts.append({name: seen[row] for name, row in _named(network, seen, logits).items()} | {LOGITS: logits})
+            outputs, logits = _row_outputs(network, batch)
+            layers = _last_rows(network, outputs, logits)
+            parts.append({name: outputs[row] for name, row in layers.items()} | {LOGITS: logits})
     return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
 
 
 def batch_size_for(x: Tensor) -> int:
-    """How many samples like these the network may see at once."""
-    return max(1, min(BATCH, NUMBERS // x[0].numel()))
+    """The number of samples of this size in a batch."""
+    return max(1, min(MAX_SAMPLES, MAX_VALUES // x[0].numel()))
 
 
 def layer_modules(network: nn.Module, x: Tensor) -> dict[str, nn.Module]:
-    """The module behind each output of `outputs`, but for the logits. `x` is a batch, of one sample for instance."""
+    """The module of each output of `layer_outputs`, except for the logits. `x` is a batch of one or more samples."""
     modules = dict(network.named_modules())
     with torch.no_grad():
-        return {name: modules[row] for name, row in _named(network, *_seen(network, x)).items()}
+        return {name: modules[row] for name, row in _last_rows(network, *_row_outputs(network, x)).items()}
 
 
 def patch_grid(spec: Spec, tokens: int) -> tuple[int, int, int] | None:
-    """Rows and columns of the patches that a transformer's tokens are, and how many tokens stand before them (a class
-    token); of a table one row of features. None where they are no patches."""
+    """(rows, columns) of the grid of patches that a transformer's tokens form, and the number of tokens before them: 1
+    with a class token. The features of a table are a grid of one row. None if the tokens form no grid."""
     if not spec.is_image:
         return (1, spec.size, tokens - spec.size) if tokens in (spec.size, spec.size + 1) else None
     _, H, W = spec.shape
@@ -55,46 +55,42 @@ def patch_grid(spec: Spec, tokens: int) -> tuple[int, int, int] | None:
     return None
 
 
-def _seen(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The output of every row of the model table that was called, and the network's own."""
-    seen: dict[str, Tensor] = {}
+def _row_outputs(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The output of every row of the model table that the forward pass calls, and the logits."""
+    outputs: dict[str, Tensor] = {}
 
-    def note(name: str) -> Any:
+    def record(name: str) -> Any:
         def hook(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            seen[name] = (
-                output if isinstance(output, Tensor) else output[0]
-            )  # of an RNN the states, without the last one apart
+            outputs[name] = output if isinstance(output, Tensor) else output[0]  # an RNN's states of all steps
 
         return hook
 
-    with models.registered_hooks(
-        module.register_forward_hook(note(name)) for name, module in models.table_rows(network)
-    ):
-        return seen, network(x)
+    rows = models.table_rows(network)
+    with models.registered_hooks(module.register_forward_hook(record(name)) for name, module in rows):
+        return outputs, network(x)
 
 
-def _named(network: nn.Module, seen: dict[str, Tensor], logits: Tensor) -> dict[str, str]:
-    """The layers as a person sees them, a weighted sum together with the norm and activation behind it, or a whole
-    block: the row that each begins with, and the row whose output is the layer's.
+def _last_rows(network: nn.Module, outputs: dict[str, Tensor], logits: Tensor) -> dict[str, str]:
+    """{first row: last row} of each layer, where the output of the last row is that of the layer.
 
-    A layer begins at each row with weights (a parameter of two dimensions or more). Where that row is a single
-    operation, the rows behind it that keep its shape belong to it, and their output is the layer's; where it is a block
-    of several, it is complete.
+    A layer is a weighted sum with the norm and activation after it, or a whole block. It starts at each row with
+    weights (a parameter of two dimensions or more). If that row is a single operation, the following rows that keep its
+    shape belong to the layer; if it is a block of several operations, the layer is complete.
     """
-    found: dict[str, str] = {}
+    layers: dict[str, str] = {}
     for name, module in models.table_rows(network):
-        if name not in seen:
+        if name not in outputs:
             continue
         if any(p.ndim > 1 for p in module.parameters()):
-            first, begun = name, module
-            found[first] = name
-        elif found and next(begun.children(), None) is None and _changed(seen[found[first]], seen[name]):
-            found[first] = name
-    if found and seen[found[first]].shape == logits.shape:  # the output layer
-        del found[first]
-    return found
+            first, first_module = name, module
+            layers[first] = name
+        elif layers and next(first_module.children(), None) is None and _changed(outputs[layers[first]], outputs[name]):
+            layers[first] = name
+    if layers and outputs[layers[first]].shape == logits.shape:  # the output layer
+        del layers[first]
+    return layers
 
 
 def _changed(before: Tensor, after: Tensor) -> bool:
-    """Whether an operation kept the shape, and did something: dropout does nothing in evaluation."""
+    """Whether an operation kept the shape but changed the values. Dropout changes nothing in evaluation."""
     return before.shape == after.shape and before.data_ptr() != after.data_ptr()

@@ -1,4 +1,4 @@
-"""What several architectures share: activations by name, and how weights begin."""
+"""Parts that architectures share: activations by name, and the initialisation of weights."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from torch import nn
 
 from nnx.config.registry import suggest
 
-# Not one number to one number: gates, pairs, whole-row functions, or attention
-_OTHER = {"MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Softmax2d", "Threshold"}
+# Not elementwise: gates, functions of a whole row, attention; Threshold requires arguments
+_EXCLUDED = {"MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Softmax2d", "Threshold"}
 
 
 @cache
@@ -23,11 +23,11 @@ def activations() -> dict[str, Callable[[], nn.Module]]:
         for name in dir(nn.functional)
         if not name.startswith("_") and not name.endswith("_")
     }
-    kinds = [getattr(nn, name) for name in nn.modules.activation.__all__ if name not in _OTHER]
+    kinds = [getattr(nn, name) for name in nn.modules.activation.__all__ if name not in _EXCLUDED]
     return {functions.get(kind.__name__.lower(), kind.__name__.lower()): kind for kind in kinds}
 
 
-def _known(name: str) -> str:
+def _check_activation(name: str) -> str:
     if name not in activations():
         raise PydanticCustomError(
             "activation", "unknown activation '{name}'{hint}", {"name": name, "hint": suggest(name, activations())}
@@ -35,24 +35,24 @@ def _known(name: str) -> str:
     return name
 
 
-Activation = Annotated[str, AfterValidator(_known)]
+Activation = Annotated[str, AfterValidator(_check_activation)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Dropout = Annotated[
-    float, Field(ge=0, lt=1, description="share of activations zeroed in training (Srivastava et al. 2014)")
+    float, Field(ge=0, lt=1, description="probability of zeroing an activation in training (Srivastava et al. 2014)")
 ]
 
 
 def activation(name: str) -> nn.Module:
-    """A fresh module for an activation's name."""
+    """A new module for the activation of this name."""
     return activations()[name]()
 
 
 def init_weights(layer: Any, activation: str | None = None) -> Any:
-    """Draw a linear or convolutional layer's weights for the activation that follows it, and return the layer. Biases
-    begin at zero.
+    """Initialise the weights of a linear or convolutional layer for the activation that follows. Returns the layer.
 
-    normal(0, gain / sqrt(fan_in)), which keeps the scale of the signal through depth: gain sqrt(2) for the ReLU family
-    (He et al. 2015), 1 otherwise, and for the output layer, so that the first loss is near ln K (LeCun et al. 1998).
+    The weights are normal(0, gain / sqrt(fan_in)), which keeps the scale of activations constant through the layers:
+    gain sqrt(2) for the ReLU family (He et al. 2015), 1 otherwise (LeCun et al. 1998). The output layer has gain 1, so
+    that the first loss is near ln K. Biases are zero.
     """
     saturating = (None, "sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid", "tanhshrink", "logsigmoid", "selu")
     gain = 1.0 if activation in saturating else math.sqrt(2)

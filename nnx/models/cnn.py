@@ -1,5 +1,4 @@
-"""The convolutional network: the same small filters slid over the whole image, stage after stage, each stage
-coarser."""
+"""The convolutional network: stages of convolutions and pooling, then a classifier."""
 
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -15,8 +14,8 @@ from nnx.preprocessing.spec import Spec
 Value = TypeVar("Value")
 
 
-def OneOrEach(kind: Any) -> BeforeValidator:  # noqa: N802 - stands among types
-    """A list with a value for each stage; one value stands for a list of one, which is for all stages."""
+def OneOrEach(kind: Any) -> BeforeValidator:  # noqa: N802 - used as a type
+    """Accept a list with a value for each stage, or a single value for all stages."""
     return BeforeValidator(
         lambda value: value if isinstance(value, list) else [value], json_schema_input_type=kind | list[kind]
     )
@@ -35,50 +34,50 @@ class Config(ModelConfig):
     channels: Annotated[list[Width], Field(min_length=1, max_length=100)] = Field(
         [32, 64], description="filters of each stage"
     )
-    depth: int = Field(1, ge=1, le=100, description="convolutions a stage")
+    depth: int = Field(1, ge=1, le=100, description="convolutions per stage")
     kernel: Annotated[list[Kernel], Field(min_length=1, max_length=100), OneOrEach(Kernel)] = Field(
-        [3], description="width and height of a filter, in pixels; one for all stages, or one for each"
+        [3], description="width and height of a filter, in pixels; a list sets it for each stage"
     )
     padding: Literal["same", "valid"] = Field(
         "same",
-        description="zeros around the map, so that it keeps its size; valid: none, so that it shrinks by kernel - 1",
+        description="same: pad with zeros, so that a map keeps its size; valid: no padding, it shrinks by kernel - 1",
     )
-    activation: Activation = Field("relu", description="any elementwise activation of torch.nn, by its functional name")
+    activation: Activation = Field("relu", description="elementwise activation, by its name in torch.nn.functional")
     norm: Literal["none", "batch"] = Field(
         "batch", description="batch normalisation after each convolution (Ioffe & Szegedy 2015)"
     )
     residual: bool = Field(False, description="add each block's input to its output (He et al. 2016)")
     pool: Annotated[list[Pool], Field(min_length=1, max_length=100), OneOrEach(Pool)] = Field(
         ["max"],
-        description="how a stage halves the map, after its first convolution; stride: that convolution skips every other place; "
-        "none: it does not; one for all stages, or one for each",
+        description="how a stage halves its maps: max or average pooling after its first convolution, or a stride of 2 "
+        "in it; none: no pooling; a list sets it for each stage",
     )
     head: Literal["flatten", "average"] = Field(
-        "flatten", description="what the classifier sees: every position, or their average"
+        "flatten", description="input of the classifier: all positions of the last maps, or their average"
     )
     hidden: Annotated[list[Width], Field(max_length=100)] = Field(
-        [], description="units of hidden layers after the stages"
+        [], description="units of each hidden layer of the classifier"
     )
     dropout: Dropout = Field(
-        0, description="share of activations zeroed in training, before each linear layer (Srivastava et al. 2014)"
+        0,
+        description="probability of zeroing an activation in training, before linear layers (Srivastava et al. 2014)",
     )
 
 
 class Block(nn.Module):
-    """activation(norm(pool(convolution(x)))), plus x before the activation where residual.
+    """activation(norm(pool(convolution(x)))). A residual block adds x before the activation.
 
-    Pooling comes before the norm, as in airbench (Jordan 2024): max pooling and the activations that rise commute, so
-    it is nearly the same function, with a quarter of the numbers to normalise and activate: a step of mnist_cnn's
-    stages takes 45 ms instead of 55 (median of 50 pairs, A B A B, two cores of a 2.5 GHz Xeon, torch 2.15).
+    Pooling comes before the norm, as in airbench (Jordan 2024). Max pooling and increasing activations commute, so that
+    this is nearly the same function with a quarter of the values to normalise: a step of mnist_cnn's stages takes 45 ms
+    instead of 55 (median of 50 alternating pairs, two cores of a 2.5 GHz Xeon, torch 2.15).
     """
 
     def __init__(self, inputs: int, outputs: int, config: Config, kernel: int, pool: str) -> None:
         super().__init__()
-        bias = config.norm == "none"  # a norm subtracts any bias again
+        bias = config.norm == "none"  # batch normalisation would cancel a bias
         stride = 2 if pool == "stride" else 1
-        padding = (
-            (kernel - 1) // 2 if stride == 2 and config.padding == "same" else config.padding
-        )  # torch has no "same" with a stride
+        # torch does not support "same" with a stride
+        padding = (kernel - 1) // 2 if stride == 2 and config.padding == "same" else config.padding
         self.conv = init_weights(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias), config.activation)
         self.pool = {"max": nn.MaxPool2d(2), "average": nn.AvgPool2d(2)}.get(pool, nn.Identity())
         self.norm = nn.BatchNorm2d(outputs) if config.norm == "batch" else nn.Identity()
@@ -88,14 +87,14 @@ class Block(nn.Module):
             self.skip = nn.Identity() if inputs == outputs else init_weights(nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H, W), or half of H and W where it pools."""
+        """(B, inputs, H, W) -> (B, outputs, H, W), H and W halved by pooling."""
         y = self.norm(self.pool(self.conv(x)))
         y = self.activation(y if self.skip is None else y + self.pool(self.skip(x)))
         return y  # type: ignore[no-any-return]
 
 
 class Model(nn.Module):
-    """Stages of blocks, the first of each halving the map, then a classifier over the flattened or averaged map."""
+    """Stages of blocks, the first of each with pooling, then a classifier on the flattened or averaged maps."""
 
     def __init__(self, config: Config, spec: Spec, outputs: int) -> None:
         super().__init__()
@@ -104,17 +103,19 @@ class Model(nn.Module):
                 "model.name", "a cnn needs images, this dataset has feature rows; use mlp, rnn or transformer"
             )
         C, H, W = spec.shape
-        kernels, pools = _each("kernel", config.kernel, config), _each("pool", config.pool, config)
+        kernels = _per_stage("kernel", config.kernel, config)
+        pools = _per_stage("pool", config.pool, config)
         if config.residual and (config.padding == "valid" or "stride" in pools):
             raise ConfigError.at(
                 "model.residual",
-                "adds a block's input to its output, which padding: valid and pool: stride make smaller",
+                "adds a block's input to its output, which padding: valid and pool: stride make smaller; "
+                "use padding: same and another pool",
             )
         blocks: list[nn.Module] = []
         for stage, (before, after) in enumerate(pairwise([C, *config.channels])):
             blocks.append(Block(before, after, config, kernels[stage], pools[stage]))
             blocks += [Block(after, after, config, kernels[stage], "none") for _ in range(config.depth - 1)]
-            H, W = (_size(size, config, kernels[stage], pools[stage]) for size in (H, W))
+            H, W = (_map_size(size, config, kernels[stage], pools[stage]) for size in (H, W))
             if min(H, W) < 1:
                 cure = (
                     f"at most {stage} stages, or pool: none{' and padding: same' if config.padding == 'valid' else ''}"
@@ -140,9 +141,8 @@ class Model(nn.Module):
         return logits
 
 
-def _each(key: str, values: list[Value], config: Config) -> list[Value]:
-    """The value of each stage; a single one is for all. Raises ConfigError where there is another number of values than
-    of stages."""
+def _per_stage(key: str, values: list[Value], config: Config) -> list[Value]:
+    """A value for each stage. A single one applies to all. Raises ConfigError for any other number of values."""
     stages = len(config.channels)
     if len(values) not in (1, stages):
         raise ConfigError.at(
@@ -152,11 +152,11 @@ def _each(key: str, values: list[Value], config: Config) -> list[Value]:
     return values if len(values) == stages else values * stages
 
 
-def _size(size: int, config: Config, kernel: int, pool: str) -> int:
-    """The height or width of the map behind a stage."""
-    lost = kernel - 1 if config.padding == "valid" else 0
+def _map_size(size: int, config: Config, kernel: int, pool: str) -> int:
+    """The height or width of a feature map after a stage."""
+    border = kernel - 1 if config.padding == "valid" else 0
     if pool == "stride":
-        size = (size - lost + 1) // 2 if config.padding == "valid" or kernel % 2 else size // 2
+        size = (size - border + 1) // 2 if config.padding == "valid" or kernel % 2 else size // 2
     else:
-        size = (size - lost) // (1 if pool == "none" else 2)
-    return size - lost * (config.depth - 1)
+        size = (size - border) // (1 if pool == "none" else 2)
+    return size - border * (config.depth - 1)

@@ -1,4 +1,4 @@
-"""The multilayer perceptron: weighted sums and activations, layer after layer."""
+"""The multilayer perceptron: fully connected layers with activations between them."""
 
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -16,9 +16,9 @@ class Config(ModelConfig):
 
     name: Literal["mlp"] = "mlp"
     hidden: Annotated[list[Width], Field(max_length=1000)] = Field([256, 128], description="units of each hidden layer")
-    activation: Activation = Field("relu", description="any elementwise activation of torch.nn, by its functional name")
+    activation: Activation = Field("relu", description="elementwise activation, by its name in torch.nn.functional")
     norm: Literal["none", "batch", "layer"] = Field(
-        "none", description="normalise each weighted sum before its activation"
+        "none", description="batch or layer normalisation before each activation"
     )
     dropout: Dropout = 0
 
@@ -45,5 +45,5 @@ class Model(nn.Module):
         return logits
 
     def plain_layers(self) -> list[nn.Module]:
-        """The layers that `forward` runs one after the other, behind Flatten."""
+        """The layers of `forward`, in order, without the leading Flatten."""
         return list(self.layers)[1:]

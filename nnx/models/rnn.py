@@ -1,4 +1,4 @@
-"""The recurrent network: reads an image row by row, from top to bottom, and remembers what it has seen."""
+"""The recurrent network: reads an image row by row, from top to bottom, and updates its state."""
 
 from typing import ClassVar, Literal
 
@@ -12,32 +12,33 @@ from nnx.preprocessing.spec import Spec
 
 
 class Config(ModelConfig):
-    """Rows of an image are time steps; of a table, each feature is one."""
+    """A time step is a row of an image or a feature of a table."""
 
     name: Literal["rnn"] = "rnn"
     bfloat16_speedup: ClassVar = 1.6  # two cores of an AMD EPYC with avx512_bf16, torch 2.15
     reads_features_singly: ClassVar = True
     cell: Literal["rnn", "lstm", "gru"] = Field(
-        "lstm", description="plain (Elman 1990), LSTM (Hochreiter & Schmidhuber 1997), GRU (Cho et al. 2014)"
+        "lstm", description="simple RNN (Elman 1990), LSTM (Hochreiter & Schmidhuber 1997) or GRU (Cho et al. 2014)"
     )
     hidden: Width = Field(128, description="units of the state")
-    layers: int = Field(1, ge=1, le=100, description="recurrent layers, one above the other")
-    bidirectional: bool = Field(False, description="read from the last row to the first as well")
+    layers: int = Field(1, ge=1, le=100, description="stacked recurrent layers")
+    bidirectional: bool = Field(False, description="also read from the last row to the first")
     read: Literal["last", "mean"] = Field(
-        "last", description="what the classifier sees: the last state, or the mean of all"
+        "last", description="input of the classifier: the last state, or the mean of all states"
     )
     dropout: Dropout = Field(
-        0, description="share of activations zeroed in training, between layers and before the classifier"
+        0, description="probability of zeroing an activation in training, between layers and before the classifier"
     )
 
 
 class Model(nn.Module):
-    """A recurrent stack over the rows, then a linear layer on its last or mean state."""
+    """Recurrent layers over the rows, then a linear layer on the last or mean state."""
 
     def __init__(self, config: Config, spec: Spec, outputs: int) -> None:
         super().__init__()
         features = spec.shape[0] * spec.shape[2] if spec.is_image else 1
-        self.read, self.hidden = config.read, config.hidden
+        self.read = config.read
+        self.hidden = config.hidden
         kind = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[config.cell]
         between = config.dropout if config.layers > 1 else 0.0
         self.recurrent = kind(
@@ -57,26 +58,25 @@ class Model(nn.Module):
         steps = x.permute(0, 2, 1, 3).flatten(2) if x.ndim == 4 else x.unsqueeze(2)  # (B, H, C*W) or (B, F, 1)
         states, _ = self.recurrent(steps)  # (B, T, hidden * directions)
         if self.read == "mean":
-            seen = states.mean(1)
-        elif self.recurrent.bidirectional:  # each direction's own last state: the backward one ends at the first step
-            seen = states[:, -1].clone()
-            seen[:, self.hidden :] = states[:, 0, self.hidden :]
+            summary = states.mean(1)
+        elif self.recurrent.bidirectional:  # the last state of each direction: the backward one ends at the first step
+            summary = states[:, -1].clone()
+            summary[:, self.hidden :] = states[:, 0, self.hidden :]
         else:
-            seen = states[:, -1]
-        logits: Tensor = self.output(self.dropout(seen))
+            summary = states[:, -1]
+        logits: Tensor = self.output(self.dropout(summary))
         return logits
 
 
 def _init_recurrent(recurrent: nn.RNNBase) -> None:
-    """Xavier uniform from below (Glorot & Bengio 2010), orthogonal from the past (Saxe et al. 2014), biases zero but
-    for the LSTM's forget gate, which begins open at 1 (Jozefowicz et al. 2015). Each gate is drawn by itself."""
+    """Initialise each gate: Xavier uniform input weights (Glorot & Bengio 2010), orthogonal recurrent weights (Saxe et
+    al. 2014), zero biases except for the LSTM's forget gate, which starts at 1 (Jozefowicz et al. 2015)."""
     for name, parameter in recurrent.named_parameters():
         if name.startswith("bias"):
             nn.init.zeros_(parameter)
             if recurrent.mode == "LSTM" and "_ih" in name:
-                nn.init.ones_(
-                    parameter.data[recurrent.hidden_size : 2 * recurrent.hidden_size]
-                )  # gates: in, forget, cell, out
+                # The order of the gates is: input, forget, cell, output
+                nn.init.ones_(parameter.data[recurrent.hidden_size : 2 * recurrent.hidden_size])
         else:
             for gate in torch.split(parameter.data, recurrent.hidden_size):
                 (nn.init.xavier_uniform_ if "_ih" in name else nn.init.orthogonal_)(gate)

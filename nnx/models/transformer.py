@@ -1,5 +1,4 @@
-"""The transformer: an image cut into patches, each looking at all the others (Vaswani et al. 2017; Dosovitskiy et al.
-2021)."""
+"""The vision transformer: self-attention between the patches of an image (Dosovitskiy et al. 2021)."""
 
 from typing import ClassVar, Literal
 
@@ -15,21 +14,25 @@ from nnx.preprocessing.spec import Spec
 
 
 class Config(ModelConfig):
-    """Patches of an image are tokens; of a table, each feature is one."""
+    """A token is a patch of an image or a feature of a table."""
 
     name: Literal["transformer"] = "transformer"
     has_attention: ClassVar = True
     reads_features_singly: ClassVar = True  # bfloat16 is slower: measured as for the cnn
-    patch: int = Field(7, ge=1, le=1024, description="width and height of a patch, in pixels; must divide the image's")
-    width: Width = Field(64, description="numbers a token carries; a multiple of heads")
-    depth: int = Field(4, ge=1, le=200, description="blocks of attention and MLP")
-    heads: int = Field(4, ge=1, le=1024, description="attention heads a block")
+    patch: int = Field(
+        7, ge=1, le=1024, description="width and height of a patch, in pixels; must divide those of the image"
+    )
+    width: Width = Field(64, description="dimensions of a token; a multiple of heads")
+    depth: int = Field(4, ge=1, le=200, description="blocks, each of attention and an MLP")
+    heads: int = Field(4, ge=1, le=1024, description="attention heads per block")
     mlp_ratio: float = Field(2, gt=0, le=64, description="hidden units of a block's MLP, as a multiple of width")
     dropout: Dropout = 0
     read: Literal["class_token", "mean"] = Field(
-        "class_token", description="what the classifier sees: an added token, or the mean of all"
+        "class_token", description="input of the classifier: the class token, or the mean of all tokens"
     )
-    positions: Literal["learned", "sincos"] = Field("learned", description="how a token knows its place")
+    positions: Literal["learned", "sincos"] = Field(
+        "learned", description="position embedding: learned, or fixed sines and cosines"
+    )
 
 
 class Block(nn.Module):
@@ -37,10 +40,14 @@ class Block(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        D, hidden = config.width, max(1, round(config.width * config.mlp_ratio))
-        self.heads, self.dropout = config.heads, config.dropout
-        self.norm1, self.norm2 = nn.LayerNorm(D), nn.LayerNorm(D)
-        self.qkv, self.project = nn.Linear(D, 3 * D), nn.Linear(D, D)
+        D = config.width
+        hidden = max(1, round(D * config.mlp_ratio))
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.norm1 = nn.LayerNorm(D)
+        self.norm2 = nn.LayerNorm(D)
+        self.qkv = nn.Linear(D, 3 * D)
+        self.project = nn.Linear(D, D)
         self.mlp = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
         self.drop = nn.Dropout(config.dropout)
 
@@ -54,20 +61,21 @@ class Block(nn.Module):
         B, T, D = x.shape
         q, k, v = (
             self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        )  # each (B, heads, T, D / heads)
+        )  # (B, heads, T, D/heads)
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         return self.project(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
 
 
 class Model(nn.Module):
-    """Patches to tokens, positions added, blocks, a last norm, then a linear layer on the class token or the mean."""
+    """Embed patches, add positions, then blocks, a norm, and a linear layer on the class token or the mean."""
 
     positions: Tensor
 
     def __init__(self, config: Config, spec: Spec, outputs: int) -> None:
         super().__init__()
-        _check(config, spec)
-        D, self.patch = config.width, config.patch
+        _check_sizes(config, spec)
+        D = config.width
+        self.patch = config.patch
         rows, columns = (size // config.patch for size in spec.shape[1:]) if spec.is_image else (spec.size, 1)
         self.embed = nn.Linear(spec.shape[0] * config.patch**2 if spec.is_image else 1, D)
         self.class_token = nn.Parameter(torch.zeros(1, 1, D)) if config.read == "class_token" else None
@@ -80,12 +88,12 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(D)
         self.output = nn.Linear(D, outputs)
-        self._begin()
+        self._init_weights()
 
-    def _begin(self) -> None:
-        """Xavier uniform weights (Glorot & Bengio 2010), as in the transformers of Vaswani and Dosovitskiy, biases
-        zero; what sees pixels and what gives logits begins as in `begin`; the class token and learned positions are
-        normal with std 0.02."""
+    def _init_weights(self) -> None:
+        """Xavier uniform weights (Glorot & Bengio 2010) and zero biases, as in the transformers of Vaswani and
+        Dosovitskiy. `init_weights` for the embedding and the output layer. Normal with std 0.02 for the class token and
+        learned positions."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -97,7 +105,7 @@ class Model(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def tokens(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) images or (B, F) rows -> (B, T, numbers a patch)."""
+        """(B, C, H, W) images or (B, F) rows -> (B, T, C * patch²), or (B, T, 1) for rows."""
         if x.ndim == 2:
             return x.unsqueeze(2)
         P = self.patch
@@ -117,12 +125,12 @@ class Model(nn.Module):
         return logits
 
 
-def _check(config: Config, spec: Spec) -> None:
-    """Sizes that can't work are ConfigErrors that say what would."""
+def _check_sizes(config: Config, spec: Spec) -> None:
+    """Raises ConfigError, with the sizes that are possible, if heads, width or patch are not."""
     if config.width % config.heads:
         fits = [heads for heads in range(1, min(config.width, 64) + 1) if config.width % heads == 0]
         raise ConfigError.at(
-            "model.heads", f"{config.heads} heads don't divide the width {config.width}; these do: {_list(fits)}"
+            "model.heads", f"{config.heads} heads don't divide the width {config.width}; these do: {_join(fits)}"
         )
     if config.positions == "sincos" and config.width % 4:
         raise ConfigError.at(
@@ -134,19 +142,19 @@ def _check(config: Config, spec: Spec) -> None:
         if H % config.patch or W % config.patch:
             fits = [patch for patch in range(1, min(H, W) + 1) if H % patch == 0 and W % patch == 0]
             raise ConfigError.at(
-                "model.patch", f"patches of {config.patch} don't divide a {H}x{W} image; these do: {_list(fits)}"
+                "model.patch", f"patches of {config.patch} don't divide a {H}x{W} image; these do: {_join(fits)}"
             )
 
 
-def _list(numbers: list[int]) -> str:
+def _join(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
 def _sincos(rows: int, columns: int, D: int, T: int) -> Tensor:
-    """(1, T, D): half of D tells the row, half the column, by sines and cosines of falling frequency (Vaswani et al.
-    2017, in 2-D).
+    """(1, T, D) position embedding: sines and cosines of the row and of the column, D / 2 each, of decreasing frequency
+    (Vaswani et al. 2017, in 2-D).
 
-    A class token, where T leaves room for one, stands first and has no place: zeros.
+    If T is one more than the positions, the first is that of the class token: zeros.
     """
     frequencies = 10_000 ** (-torch.arange(D // 4) / (D / 4))
     angles_y = torch.arange(rows)[:, None] * frequencies  # (rows, D/4)

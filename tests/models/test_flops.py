@@ -1,4 +1,4 @@
-"""Floating-point operations, layer by layer, against what comes out by hand: two for each multiply-add."""
+"""Floating-point operations of each layer compared with counts by hand: two for each multiply-add."""
 
 import pytest
 
@@ -28,21 +28,21 @@ def test_mlp():
 
 
 def test_cnn():
-    found = flops("cnn", 3, 12, 10, channels=[4, 6], kernel=[5, 3], depth=2, residual=True, hidden=[7])
-    first = 2 * 12 * 10 * (5 * 5 * 3 * 4 + 3 * 4)  # its 1 x 1 skip, too, is computed before pooling
-    assert found["stages.0"] == first
-    assert found["stages.1"] == 2 * 6 * 5 * 5 * 5 * 4 * 4
-    assert found["stages.2"] == 2 * 6 * 5 * (3 * 3 * 4 * 6 + 4 * 6)
-    assert found["stages.3"] == 2 * 3 * 2 * 3 * 3 * 6 * 6
-    assert (found["head.1"], found["head.3"]) == (2 * 6 * 3 * 2 * 7, 2 * 7 * 10)
+    counts = flops("cnn", 3, 12, 10, channels=[4, 6], kernel=[5, 3], depth=2, residual=True, hidden=[7])
+    first = 2 * 12 * 10 * (5 * 5 * 3 * 4 + 3 * 4)  # its 1 x 1 skip is also computed before pooling
+    assert counts["stages.0"] == first
+    assert counts["stages.1"] == 2 * 6 * 5 * 5 * 5 * 4 * 4
+    assert counts["stages.2"] == 2 * 6 * 5 * (3 * 3 * 4 * 6 + 4 * 6)
+    assert counts["stages.3"] == 2 * 3 * 2 * 3 * 3 * 6 * 6
+    assert (counts["head.1"], counts["head.3"]) == (2 * 6 * 3 * 2 * 7, 2 * 7 * 10)
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
 @pytest.mark.parametrize("directions", [1, 2])
 def test_rnn(cell, gates, directions):
-    found = flops("rnn", 1, 9, 8, cell=cell, hidden=16, layers=2, bidirectional=directions == 2)
+    counts = flops("rnn", 1, 9, 8, cell=cell, hidden=16, layers=2, bidirectional=directions == 2)
     a_step = gates * 16 * ((8 + 16) + (16 * directions + 16)) * directions
-    assert found == {
+    assert counts == {
         "": 2 * (9 * a_step + 16 * directions * 10),
         "recurrent": 2 * 9 * a_step,
         "dropout": 0,
@@ -52,25 +52,25 @@ def test_rnn(cell, gates, directions):
 
 @pytest.mark.parametrize("read", ["class_token", "mean"])
 def test_transformer(read):
-    found = flops("transformer", 1, 8, 12, patch=4, width=24, heads=3, depth=2, mlp_ratio=2.0, read=read)
+    counts = flops("transformer", 1, 8, 12, patch=4, width=24, heads=3, depth=2, mlp_ratio=2.0, read=read)
     T, D = 6 + (read == "class_token"), 24
     products = T * D * 3 * D + T * D * D + 2 * T * D * 2 * D
-    attention = T * T * D + T * T * D  # q k^T, and its softmax times v: in all heads together
-    assert found["embed"] == 2 * 6 * 16 * D
-    assert found["blocks.0"] == found["blocks.1"] == 2 * (products + attention)
-    assert found["output"] == 2 * D * 10
+    attention = T * T * D + T * T * D  # q k^T, and its softmax times v, in all heads together
+    assert counts["embed"] == 2 * 6 * 16 * D
+    assert counts["blocks.0"] == counts["blocks.1"] == 2 * (products + attention)
+    assert counts["output"] == 2 * D * 10
 
 
 @pytest.mark.parametrize("name", registry.names("model"))
 @pytest.mark.parametrize("shape", [(1, 28, 28), (13,)])
-def test_layers_add_up_and_nothing_with_weights_is_missed(name, shape):
-    """Of a new architecture, too: a fused kernel that torch does not see into would count nothing."""
+def test_layers_add_up_and_every_layer_with_weights_counts(name, shape):
+    """Also for new architectures: torch would count nothing for a fused kernel."""
     if name == "cnn" and len(shape) == 1:
         pytest.skip("a cnn needs images")
     config = registry.find("model", name)()
     model = models.build(config, spec(*shape), 10)
-    found = models.flops(config, spec(*shape), 10)
+    counts = models.flops(config, spec(*shape), 10)
     rows = models.layer_table(model, spec(*shape))
-    assert sum(found.get(row.name, 0) for row in rows) == found[""]
-    assert found.keys() - {""} <= {row.name for row in rows}
-    assert found[""] >= 2 * models.multiply_adds(model, spec(*shape)) > 0
+    assert sum(counts.get(row.name, 0) for row in rows) == counts[""]
+    assert counts.keys() - {""} <= {row.name for row in rows}
+    assert counts[""] >= 2 * models.multiply_adds(model, spec(*shape)) > 0

@@ -1,4 +1,4 @@
-"""Layer outputs are what the layers themselves give, whatever the architecture is."""
+"""Layer outputs equal those of the layers themselves, for any architecture."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def build(name, **settings):
     torch.manual_seed(0)
     network = models.build(registry.find("model", name)(**settings), SPEC, 10)
     x = torch.randn(7, 1, 8, 8)
-    network.train()(x)  # moves the running figures of a batch norm away from where they begin
+    network.train()(x)  # changes the running statistics of batch norms from their initial values
     return network.eval(), x
 
 
@@ -43,11 +43,11 @@ def build(name, **settings):
         ("transformer", {"patch": 4, "width": 8, "depth": 1, "read": "mean"}, {"embed": (4, 8), "blocks.0": (4, 8)}),
     ],
 )
-def test_layers_are_those_that_a_person_would_name(name, settings, shapes):
+def test_layers_group_operations_as_people_do(name, settings, shapes):
     network, x = build(name, **settings)
-    found = _layer_outputs.layer_outputs(network, x)
-    assert {key: tuple(value.shape[1:]) for key, value in found.items()} == {**shapes, _layer_outputs.LOGITS: (10,)}
-    assert torch.equal(found[_layer_outputs.LOGITS], network(x))
+    outputs = _layer_outputs.layer_outputs(network, x)
+    assert {key: tuple(value.shape[1:]) for key, value in outputs.items()} == {**shapes, _layer_outputs.LOGITS: (10,)}
+    assert torch.equal(outputs[_layer_outputs.LOGITS], network(x))
     assert set(_layer_outputs.layer_modules(network, x)) == set(shapes)
     assert not any(module._forward_hooks for module in network.modules())
 
@@ -63,22 +63,22 @@ def test_outputs_are_the_layers_own():
     transformer, x = build("transformer", patch=4, width=8, depth=1, read="mean")
     with_place = transformer.embed(transformer.tokens(x)) + transformer.positions
     torch.testing.assert_close(
-        _layer_outputs.layer_outputs(transformer, x)["embed"], with_place, msg="a token knows its place"
+        _layer_outputs.layer_outputs(transformer, x)["embed"], with_place, msg="positions are added"
     )
     torch.testing.assert_close(
         _layer_outputs.layer_outputs(transformer, x)["blocks.0"], transformer.blocks[0](with_place)
     )
 
 
-def test_many_samples_are_seen_in_parts_and_all_come_back(monkeypatch):
+def test_many_samples_are_split_into_batches(monkeypatch):
     network, x = build("mlp", hidden=[12])
     whole = _layer_outputs.layer_outputs(network, x)
-    monkeypatch.setattr(_layer_outputs, "BATCH", 3)
+    monkeypatch.setattr(_layer_outputs, "MAX_SAMPLES", 3)
     for key, value in _layer_outputs.layer_outputs(network, x).items():
         torch.testing.assert_close(value, whole[key])
 
 
-def test_an_architecture_that_it_has_never_seen():
+def test_an_unknown_architecture():
     class Maxout(nn.Module):
         def __init__(self):
             super().__init__()
@@ -89,9 +89,9 @@ def test_an_architecture_that_it_has_never_seen():
 
     network = Maxout().eval()
     x = torch.randn(2, 1, 8, 8)
-    found = _layer_outputs.layer_outputs(network, x)
-    assert list(found) == ["sums", _layer_outputs.LOGITS]
-    assert torch.equal(found["sums"], network.sums(x.flatten(1)))
+    outputs = _layer_outputs.layer_outputs(network, x)
+    assert list(outputs) == ["sums", _layer_outputs.LOGITS]
+    assert torch.equal(outputs["sums"], network.sums(x.flatten(1)))
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_an_architecture_that_it_has_never_seen():
         ((13,), 15, None),
     ],
 )
-def test_where_tokens_stand(shape, tokens, places):
+def test_patch_grid(shape, tokens, places):
     assert _layer_outputs.patch_grid(Spec(shape, ("a", "b"), (0.0,) * shape[0], (1.0,) * shape[0]), tokens) == places

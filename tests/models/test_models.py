@@ -1,5 +1,4 @@
-"""One set of tests over every architecture and kind of input, so that a new file is tested unasked; then what each
-alone promises."""
+"""Tests over every architecture and kind of input, which include new files automatically; then tests of each one."""
 
 import math
 
@@ -36,7 +35,7 @@ def build(name, shape=(1, 8, 8), seed=0, outputs=10, **settings):
 
 
 def inputs(shape, B=6, seed=1):
-    """(B, *shape), as normalised data is: mean 0, deviation 1."""
+    """(B, *shape) random inputs with mean 0 and standard deviation 1, like normalised data."""
     return torch.randn(B, *shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -47,7 +46,7 @@ def digits():
 
 EVERY = [(name, shape) for name in NAMES for shape in SHAPES if (name, len(shape)) != ("cnn", 1)]
 
-# every choice of every architecture, on 8x8 digits
+# Every option of every architecture, on 8x8 digits
 VARIANTS = [
     *[
         ("mlp", {"hidden": [16], "norm": norm, "dropout": dropout})
@@ -106,8 +105,8 @@ def test_shapes(name, shape, outputs):
 def test_every_parameter_learns(name, shape):
     model = build(name, shape).train()
     F.cross_entropy(model(inputs(shape, 16)), torch.arange(16) % 10).backward()
-    still = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-9]
-    assert not still
+    unchanged = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-9]
+    assert not unchanged
 
 
 @pytest.mark.parametrize(("name", "shape"), EVERY)
@@ -118,7 +117,7 @@ def test_the_seed_decides_the_weights(name, shape):
 
 
 @pytest.mark.parametrize(("name", "shape"), EVERY)
-def test_the_first_loss_is_that_of_a_guess(name, shape):
+def test_the_first_loss_is_that_of_guessing(name, shape):
     x = inputs(shape, 64)
     losses = [F.cross_entropy(build(name, shape, seed=seed)(x), torch.arange(64) % 10).item() for seed in range(5)]
     assert abs(sum(losses) / 5 - math.log(10)) < 1, losses
@@ -138,19 +137,19 @@ def test_the_table_adds_up(name, shape):
     assert rows[-1].shape == (10,)
     assert all(row.name and row.kind for row in rows)
     assert len({row.name for row in rows}) == len(rows)
-    assert model.training, "the model is left as it was"
+    assert model.training, "the model is unchanged"
     assert all(map(torch.equal, before, model.state_dict().values()))
     assert not any(module._forward_hooks for module in model.modules())
 
 
-# ---------------------------------------------------------------- every architecture, every choice
+# ---------------------------------------------------------------- every architecture, every option
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
-def test_in_evaluation_a_sample_is_judged_by_itself_and_always_alike(name, settings):
+def test_in_evaluation_the_logits_of_a_sample_depend_on_it_alone(name, settings):
     model = build(name, **settings)
     x = inputs((1, 8, 8), 12)
-    model.train()(x)  # moves the running figures of a batch norm away from where they begin
+    model.train()(x)  # changes the running statistics of batch norms from their initial values
     model.eval()
     with torch.no_grad():
         whole = model(x)
@@ -161,13 +160,13 @@ def test_in_evaluation_a_sample_is_judged_by_itself_and_always_alike(name, setti
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
-def test_dropout_is_on_in_training_alone(name, settings):
+def test_dropout_is_active_only_in_training(name, settings):
     model, x = build(name, **settings).train(), inputs((1, 8, 8))
     assert torch.equal(model(x), model(x)) == (not settings.get("dropout"))
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
-def test_all_of_it_has_a_gradient(name, settings):
+def test_every_parameter_has_a_finite_gradient(name, settings):
     model = build(name, **settings).train()
     model(inputs((1, 8, 8), 16)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -192,7 +191,7 @@ def test_it_learns_real_digits(name):
     assert sum(losses[-5:]) / 5 < losses[0] / 2
 
 
-# ---------------------------------------------------------------- what can't work says what would
+# ---------------------------------------------------------------- errors name the sizes that work
 
 
 @pytest.mark.parametrize(
@@ -260,7 +259,7 @@ def test_sizes_that_cannot_work(name, shape, settings, key, words):
     ],
     ids=str,
 )
-def test_what_the_messages_advise_works(name, shape, settings):
+def test_sizes_that_the_messages_suggest_work(name, shape, settings):
     assert build(name, shape, **settings)(inputs(shape)).shape == (6, 10)
 
 
@@ -273,12 +272,12 @@ def test_what_the_messages_advise_works(name, shape, settings):
         ("transformer", {"width": 65_536, "depth": 100}),
     ],
 )
-def test_more_than_memory_is_refused_before_it_is_tried(name, settings):
+def test_models_larger_than_memory_are_refused(name, settings):
     with pytest.raises(ConfigError, match=r"model: [\d,]+ parameters take [\d,]+ GiB .*make it narrower or shallower"):
         build(name, **settings)
 
 
-def test_a_width_of_ten_to_the_twelve_is_no_width():
+def test_a_width_of_ten_to_the_twelve_is_out_of_range():
     with pytest.raises(ValueError, match="less than or equal to 65536"):
         config("mlp", hidden=[10**12])
 
@@ -313,7 +312,7 @@ def test_mlp_is_matrices_and_relus():
 @pytest.mark.parametrize(
     ("activation", "gain"), [("relu", math.sqrt(2)), ("tanh", 1.0), ("gelu", math.sqrt(2)), ("selu", 1.0)]
 )
-def test_weights_begin_with_the_scale_of_their_activation(activation, gain):
+def test_initial_weights_have_the_scale_for_their_activation(activation, gain):
     model = build("mlp", (1, 28, 28), hidden=[512, 512], activation=activation)
     first, _, second, _, last, _ = model.parameters()
     for weight, expected in ((first, gain / 28), (second, gain / math.sqrt(512)), (last, 1 / math.sqrt(512))):
@@ -350,14 +349,14 @@ def test_a_residual_block_adds_its_input():
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("shape", [(3, 8, 6), (13,)])
 def test_the_last_state_is_torchs_own(cell, layers, both, shape):
-    """`h_n`, which torch gives beside all states, is each direction's state after its own last step."""
+    """torch's `h_n` is the state of each direction after its last step."""
     model = build("rnn", shape, cell=cell, hidden=7, layers=layers, bidirectional=both).eval()
     x = inputs(shape)
     rows = torch.stack([x[:, :, row].reshape(6, -1) for row in range(8)], 1) if len(shape) == 3 else x[:, :, None]
     _, last = model.recurrent(rows)
     h_n = last[0] if cell == "lstm" else last
-    seen = torch.cat([h_n[-2], h_n[-1]], 1) if both else h_n[-1]
-    torch.testing.assert_close(model(x), model.output(seen))
+    summary = torch.cat([h_n[-2], h_n[-1]], 1) if both else h_n[-1]
+    torch.testing.assert_close(model(x), model.output(summary))
 
 
 def test_the_mean_is_of_all_states():
@@ -366,7 +365,7 @@ def test_the_mean_is_of_all_states():
     torch.testing.assert_close(model(x), model.output(model.recurrent(x[:, 0])[0].mean(1)))
 
 
-def test_recurrent_weights_begin_orthogonal_and_the_forget_gate_open():
+def test_recurrent_weights_start_orthogonal_and_the_forget_gate_open():
     model = build("rnn", cell="lstm", hidden=16)
     for gate in model.recurrent.weight_hh_l0.detach().split(16):
         torch.testing.assert_close(gate @ gate.T, torch.eye(16), atol=1e-5, rtol=0)
@@ -420,7 +419,7 @@ def test_tokens_are_the_patches_from_left_to_right_and_down():
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 8, 16), (13,)])
 @pytest.mark.parametrize("read", ["class_token", "mean"])
-def test_sincos_tells_every_place_from_every_other(shape, read):
+def test_sincos_positions_are_distinct(shape, read):
     model = build("transformer", shape, positions="sincos", read=read)
     table = model.positions[0]
     assert len(table) == (math.prod(shape[1:]) // 16 if len(shape) == 3 else 13) + (read == "class_token")
@@ -431,8 +430,8 @@ def test_sincos_tells_every_place_from_every_other(shape, read):
 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
-def test_without_positions_it_could_not_tell_where(positions):
-    """Swapping two patches changes the answer; with positions set to zero it does not, as attention knows no order."""
+def test_without_positions_the_order_of_patches_has_no_effect(positions):
+    """Swapping two patches changes the logits, except with positions of zero: attention ignores the order."""
     model = build("transformer", positions=positions, read="mean", patch=4).eval()
     x = inputs((1, 8, 8))
     swapped = torch.cat([x[:, :, 4:], x[:, :, :4]], 2)
