@@ -1,5 +1,4 @@
-"""What all tests share: one thread, so that equal work gives equal bits on any machine, and a config small enough to
-train in a blink."""
+"""Settings and fixtures of all tests: one thread, so that results are bit-identical on any machine; a tiny config."""
 
 import os
 from collections.abc import Callable
@@ -8,23 +7,22 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is first imported, which is after this
+os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported, after this
 
-settings.register_profile(
-    "nnx", deadline=None, derandomize=True, database=None
-)  # a busy machine is no failure; nor is a lucky draw a pass
+# Tests must not fail because a machine is busy, nor pass because of lucky draws
+settings.register_profile("nnx", deadline=None, derandomize=True, database=None)
 settings.load_profile("nnx")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Decoded data is kept in a folder of these tests', not the user's."""
+    """Use a temporary folder as the cache of decoded data, not the user's."""
     os.environ["NNX_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
 def tiny() -> Callable[..., str]:
-    """The text of a config on the digits, `lines` added: tiny("train: {epochs: 1}")."""
+    """A function that returns the text of a digits config with additional lines: tiny("train: {epochs: 1}")."""
 
     def text(*lines: str, model: str = "{name: mlp, hidden: [8]}") -> str:
         return "\n".join(["dataset: {name: digits, validation: 0.1}", f"model: {model}", *lines, ""])
@@ -34,7 +32,7 @@ def tiny() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def real_mnist() -> str:
-    """The data folder with the real MNIST; skips the test where there is none."""
+    """The data folder with the real MNIST. Skips the test if there is none."""
     folder = os.environ.get("NNX_DATA_DIR")
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     if not folder or not all((Path(folder) / "MNIST" / "raw" / name).is_file() for name in names):

@@ -45,7 +45,7 @@ def test_spirals_need_hidden_layers(tmp_path):
 
 
 def write_tiny_mnist(folder):
-    """300 training and 50 test images of noise, 28x28, in MNIST's format."""
+    """Write 300 training and 50 test images of noise, 28x28, in MNIST's format."""
     folder.mkdir(parents=True)
     for half, count in (("train", 300), ("t10k", 50)):
         images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -54,7 +54,7 @@ def write_tiny_mnist(folder):
         (folder / f"{half}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, count) + labels.tobytes())
 
 
-def test_the_wheel_carries_recipes_and_types(tmp_path):
+def test_the_wheel_contains_recipes_and_types(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
         cwd=ROOT,
@@ -74,12 +74,11 @@ def test_the_wheel_carries_recipes_and_types(tmp_path):
 
 
 @pytest.mark.mnist
-def test_mnist_itself_trains(tmp_path):
-    """One epoch of the article's network on the real digits."""
-    if not (
-        Path(os.environ.get("NNX_DATA_DIR", "")) / "MNIST/raw/train-images-idx3-ubyte"
-    ).is_file() or not os.environ.get("NNX_DATA_DIR"):
-        pytest.skip("NNX_DATA_DIR does not hold MNIST/raw")
+def test_the_real_mnist_trains(tmp_path):
+    """One epoch of mnist_mlp on the real digits."""
+    folder = os.environ.get("NNX_DATA_DIR")
+    if not folder or not (Path(folder) / "MNIST/raw/train-images-idx3-ubyte").is_file():
+        pytest.skip("NNX_DATA_DIR does not contain MNIST/raw")
     *_, finished = run(config.load("mnist_mlp", ["train.epochs=1"]), out=tmp_path / "r")
     assert finished.summary["test_samples"] == 10_000
     assert finished.summary["test_accuracy"] > 0.95
