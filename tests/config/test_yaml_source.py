@@ -1,5 +1,4 @@
-"""The small YAML: what words mean, what is refused and where, that dump is parse's inverse, and that nothing else comes
-out."""
+"""The YAML subset: scalars, refused input and its place, limits, and `dump` as the inverse of `parse`."""
 
 import contextlib
 import math
@@ -66,13 +65,13 @@ def test_infinities_and_nan_are_numbers():
     assert all(math.isnan(number) for number in found[3:])
 
 
-def test_pyyaml_alone_would_read_otherwise():
-    """The control: what this loader exists to avoid."""
+def test_pyyaml_reads_them_differently():
+    """The control: the mistakes that this loader avoids."""
     assert yaml.safe_load("[1e-3, no, 010]") == ["1e-3", False, 8]
     assert yaml.safe_load("{a: 1, a: 2}") == {"a": 2}
 
 
-def test_where_each_part_stands():
+def test_places_of_keys_and_values():
     _, where = yaml_source.parse("# a comment\nmodel: {name: mlp,\n  hidden: [8, 16]}\n", "a.yaml")
     assert where.keys == {("model",): (2, 1), ("model", "name"): (2, 9), ("model", "hidden"): (3, 3)}
     assert where.values[("model", "hidden", 1)] == (3, 15)
@@ -142,13 +141,13 @@ def test_a_message_moves_no_cursor(text):
     assert "\x1b" not in str(caught.value)
 
 
-def test_half_characters_are_refused():
+def test_lone_surrogates_are_refused():
     assert problem('a: "\\ud800"\n').place == "a.yaml:1:4"
     assert problem('a: 1\n"\\udfff": 1\n').place == "a.yaml:2:1"
 
 
 @pytest.mark.parametrize("text", ["a: !{} 1", "{{'{0}': 1, '{0}': 2}}", '{{"{1}": 1, "{1}": 2}}', "? {}{}\n: 1"])
-def test_a_message_stays_short_whatever_the_file_holds(text):
+def test_a_message_stays_short_for_any_file(text):
     with pytest.raises(ConfigError) as caught:
         read(text.format("x" * 4000, "\\a" * 4000))
     assert max(map(len, str(caught.value).splitlines())) < 200
@@ -173,7 +172,7 @@ def test_size_cap():
 
 @pytest.mark.parametrize("character", ["x", "\U0010ffff", "\x85"])
 def test_text_cap(character):
-    """So long that it still fits when it is written with escapes, and read again."""
+    """The longest text still fits when it is dumped with escapes and parsed again."""
     longest = (
         {character * yaml_source.MAX_TEXT: character * yaml_source.MAX_TEXT}
         if character == "x"
@@ -216,7 +215,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_text_costs_a_second_at_most(text):
+def test_hostile_text_takes_at_most_a_second(text):
     begun = time.process_time()
     with contextlib.suppress(ConfigError):
         read(text)
@@ -260,7 +259,7 @@ VALUES = st.recursive(
 
 
 def same(one, other):
-    """Equal in type too, which `==` is not: 1 == 1.0 == True."""
+    """Equal in value and type; `==` ignores the type: 1 == 1.0 == True."""
     if isinstance(one, dict):
         return type(other) is dict and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):
@@ -273,12 +272,12 @@ def same(one, other):
 @example(["1e-3", 1e-3, 1e16, "1\n", "\n1", " 1", "a" * 200, "word " * 60])
 @example({"": {"x" * 200: []}, "y": {}})
 @given(VALUES)
-def test_parse_gives_back_what_dump_wrote(value):
+def test_parse_inverts_dump(value):
     text = yaml_source.dump(value)
     assert same(read(text), value), text
 
 
-def test_dump_is_yaml_to_others_too():
+def test_pyyaml_reads_what_dump_writes():
     value = {"lr": 0.001, "hidden": [256, 128], "name": "mlp", "flag": False, "nothing": None}
     text = yaml_source.dump(value)
     assert yaml.safe_load(text) == value
