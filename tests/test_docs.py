@@ -128,6 +128,13 @@ def test_every_command_is_in_the_readme():
     assert commands == set(re.findall(r"^\| `nnx (\w+)", text_of("README.md"), re.MULTILINE))
 
 
+def test_every_effect_on_the_process_is_listed():
+    section = text_of("CONTRIBUTING.md").partition("## Effects on the whole process")[2].partition("\n## ")[0]
+    functions = re.findall(r"^def ([a-z]\w*)", text_of("nnx/cli/_start.py"), re.MULTILINE)
+    assert functions
+    assert not [name for name in functions if f"`{name}`" not in section]
+
+
 def test_every_package_is_on_the_maps():
     packages = {path.parent.name for path in ROOT.glob("nnx/*/__init__.py")}
     names = packages | {path.stem for path in ROOT.glob("nnx/*.py") if not path.stem.startswith("_")}
