@@ -4,9 +4,9 @@
 
     run = nnx.train("configs/digits_mlp.yaml", ["train.epochs=5"])  # a Run: folder, checkpoint, summary
     nnx.evaluate(run.checkpoint)["accuracy"]
-    classifier = nnx.load(run.checkpoint)  # a torch module: raw images in, probabilities out
+    classifier = nnx.load(run.checkpoint)  # a torch module: raw images -> probabilities
 
-Each is the command of the same name; torch is imported when the first of them is called.
+The functions do what the commands nnx train, nnx eval and nnx predict do. The first call imports torch.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,9 @@ def train(
     force: bool = False,
     resume: str | Path | None = None,
 ) -> "Run":
-    """`nnx train`: a config file or recipe, and `a.b=value` overrides -> the finished run. `resume` is a run's folder,
-    to go on there.
+    """Train as `nnx train` does: a config file or recipe name, and `a.b=value` overrides -> the finished run.
 
-    Raises NnxError (see nnx.errors).
+    `resume` is the folder of a run to resume. Raises NnxError (see nnx.errors).
     """
     from nnx import config as configs
     from nnx.events import Finished
@@ -50,15 +49,17 @@ def train(
 
 
 def evaluate(checkpoint: str | Path, *, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """`nnx eval`: the figures of a checkpoint, or a run's folder, on a split of its dataset. Raises NnxError (see
-    nnx.errors)."""
+    """Evaluate as `nnx eval` does: a checkpoint or run folder -> its metrics on a split of its dataset.
+
+    Raises NnxError (see nnx.errors).
+    """
     from nnx.run.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(Path(checkpoint), split=split, overrides=overrides).metrics
 
 
 def load(checkpoint: str | Path, *, device: str = "cpu") -> "Classifier":
-    """A checkpoint, or that in a run's folder, as a torch module: (B, C, H, W) uint8 images -> (B, K) probabilities.
+    """Load a checkpoint or run folder as a torch module: (B, C, H, W) uint8 images -> (B, K) probabilities.
 
     Raises CheckpointError.
     """

@@ -1,21 +1,21 @@
-"""What can go wrong, as one tree. The class decides the exit code; the message says where, what, and what to do.
+"""All errors of nnx, as one tree. The class sets the exit code; the message says where, what, and what to do.
 
-NnxError                 1  our own bug, if nothing below fits
-├── InputError           2  the user's input is wrong; raised before anything is written
-│   ├── ConfigError      2  a config file, `--set` or a flag: every problem at once, each with its place
+NnxError                 1  a bug in nnx, unless a class below applies
+├── InputError           2  wrong user input; raised before anything is written
+│   ├── ConfigError      2  a config file, `--set` or a flag: all problems at once, each with its place
 │   ├── DataError        2  a dataset or one of its files
 │   ├── CheckpointError  2  a checkpoint file
 │   └── DeviceError      2  a device or precision that this machine does not have
 ├── MachineError         3  disk, permission, network, port, memory
-├── DivergedError        4  loss or weights became infinite or NaN
-├── CheckFailed          5  a check that the user asked for did not hold (`--fail-under`)
-└── Stopped        128 + n  signal n arrived; the state is saved
+├── DivergedError        4  the loss or the weights became infinite or NaN
+├── CheckFailed          5  a requested check failed (`--fail-under`, `nnx verify`)
+└── Stopped        128 + n  signal n ended the command; a run has saved its state
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_LINES = 10  # an error is read, not scrolled through
+MAX_LINES = 10  # of an error message: more would scroll past
 
 
 class NnxError(Exception):
@@ -25,7 +25,7 @@ class NnxError(Exception):
 
 
 class InputError(NnxError):
-    """The user's input is wrong. Raised before anything is written."""
+    """Wrong user input. Raised before anything is written."""
 
     exit_code = 2
 
@@ -35,33 +35,33 @@ class DataError(InputError):
 
 
 class CheckpointError(InputError):
-    """A checkpoint is missing, damaged, or does not fit."""
+    """A checkpoint is missing or damaged, or does not fit the config or the data."""
 
 
 class DeviceError(InputError):
-    """The device or precision asked for is not there."""
+    """This machine does not have the requested device or precision."""
 
 
 class MachineError(NnxError):
-    """The machine, not the input, is at fault: disk, permission, network, port, memory."""
+    """A problem of the machine: disk, permission, network, port, memory."""
 
     exit_code = 3
 
 
 class DivergedError(NnxError):
-    """Training left the finite numbers."""
+    """The loss or the weights became infinite or NaN."""
 
     exit_code = 4
 
 
 class CheckFailed(NnxError):
-    """A check that the user asked for did not hold."""
+    """A check that the user requested failed."""
 
     exit_code = 5
 
 
 class Stopped(NnxError):
-    """A signal ended the run; what was reached is saved."""
+    """A signal ended the command. A training run has saved its state."""
 
     def __init__(self, message: str, *, signal: int) -> None:
         super().__init__(message)
@@ -70,28 +70,28 @@ class Stopped(NnxError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a config: the key it concerns, what is wrong, and where that stands."""
+    """One mistake in a config: its key, what is wrong, and its place."""
 
     key: str
     message: str
     place: str = ""  # "configs/a.yaml:7:9" or "--set model.hidden=x"
     line: str = ""  # the offending line of the file
-    column: int = 0  # 1-based, under which the caret goes
+    column: int = 0  # of the caret, from 1
 
     def __str__(self) -> str:
         return printable(": ".join(part for part in (self.place, self.key, self.message) if part))
 
     def excerpt(self) -> list[str]:
-        """The offending line and a caret under its column, or nothing where there is no line to show."""
+        """The offending line and a caret below its column; empty if the line is unknown or blank."""
         if not self.line.strip():
             return []
-        start = max(0, self.column - 60)  # a very long line is shown around the column
-        shown = printable(self.line[start : start + 100].rstrip())
-        return [f"    {shown}", f"    {' ' * (self.column - 1 - start)}^"]
+        start = max(0, self.column - 60)  # cut a very long line around the column
+        text = printable(self.line[start : start + 100].rstrip())
+        return [f"    {text}", f"    {' ' * (self.column - 1 - start)}^"]
 
 
 def printable(text: str) -> str:
-    """Tabs as a space, and no character that would move the cursor or colour the terminal."""
+    """Replace each tab by a space, and each other control character, which could move the cursor or change colours."""
     return "".join(c if c.isprintable() else " " if c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -104,19 +104,18 @@ class ConfigError(InputError):
 
     @classmethod
     def at(cls, key: str, message: str) -> "ConfigError":
-        """A single problem that only knows its key; `Config.locate` adds the place."""
+        """A single problem with its key; `Config.locate` adds the place."""
         return cls(Problem(key, message))
 
     def _render(self) -> str:
-        heads = [
-            f"error: {problem}" if index else str(problem) for index, problem in enumerate(self.problems)
-        ]  # the first one's is the caller's
+        # the command line adds "error: " to the first line
+        heads = [f"error: {problem}" if index else str(problem) for index, problem in enumerate(self.problems)]
         if len(heads) > MAX_LINES:
             return "\n".join([*heads[: MAX_LINES - 1], f"... and {len(heads) - MAX_LINES + 1} more"])
         lines: list[str] = []
         for index, problem in enumerate(self.problems):
             excerpt = problem.excerpt()
-            left = len(heads) - index - 1  # every later problem keeps at least its one line
-            fits = len(lines) + 1 + len(excerpt) + left <= MAX_LINES
+            remaining = len(heads) - index - 1  # each later problem needs a line
+            fits = len(lines) + 1 + len(excerpt) + remaining <= MAX_LINES
             lines += [heads[index], *(excerpt if fits else [])]
         return "\n".join(lines)

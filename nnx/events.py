@@ -1,6 +1,6 @@
-"""What happens in a run, as plain values in the order of happening. Progress, files, pruning and tests all read these.
+"""The events of a run, as plain values in chronological order. Progress, files, pruning and tests all read them.
 
-Started, then (Step* Epoch)*, then Finished. Where the run is watched, a Health after Started and after each Epoch.
+Started, then (Step* Epoch)*, then Finished. With --watch, a Health event follows Started and each Epoch.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Choice:
-    """Something decided for the user, and why: `Choice("device", "cpu", "no CUDA device found")`."""
+    """An automatic choice and its reason: `Choice("device", "cpu", "no CUDA device found")`."""
 
     what: str
     value: str
@@ -19,34 +19,34 @@ class Choice:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """A row of the model table. `shape` is that of the output for one sample."""
+    """A row of the model table. `shape` is the output shape for one sample."""
 
     name: str
     kind: str
     shape: tuple[int, ...]
     parameters: int
-    flops: int | None = None  # of a forward pass of one sample; None where they were not counted
+    flops: int | None = None  # of a forward pass of one sample; None if not counted
 
 
 @dataclass(frozen=True)
 class Started:
-    """Everything is ready; the first step comes next (or the next, after a resume)."""
+    """Everything is ready for the first step, or for the next step of a resumed run."""
 
     run: Path
     choices: tuple[Choice, ...]
-    samples: dict[str, int]  # split -> how many; the test set is not opened yet
+    samples: dict[str, int]  # split -> number of samples, without the test set, which is not loaded yet
     layers: tuple[LayerSummary, ...]
     parameters: int
     epochs: int
     steps_per_epoch: int
-    epoch: int  # where training begins: 0, or later after a resume
+    epoch: int  # first epoch to train: 0, or a later one after a resume
     step: int
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """A look at the running epoch. `epoch` counts from 0, `batch` is the number of steps done in it."""
+    """Progress within an epoch. `epoch` counts from 0; `batch` is the number of its steps done."""
 
     epoch: int
     batch: int
@@ -58,7 +58,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch's end, after validation: a line of metrics.jsonl. `epoch` counts from 1, as people do."""
+    """The end of an epoch, after validation: a line of metrics.jsonl. `epoch` counts from 1."""
 
     epoch: int
     step: int
@@ -66,29 +66,29 @@ class Epoch:
     val_loss: float
     val_accuracy: float
     lr: float
-    seconds: float  # of training, validation not included
+    seconds: float  # of training, without validation
     samples_per_second: float
     is_best: bool
-    stopping: str | None = None  # why training ends before its last epoch
+    stopping: str | None = None  # why training stops before its last epoch
 
 
 @dataclass(frozen=True)
 class Health:
-    """How the network fares on some of its training samples: before the first step, epoch 0, and after each epoch."""
+    """The health of the network on some training samples: before the first step (epoch 0) and after each epoch."""
 
     epoch: int
     samples: int
-    loss: float  # mean -log p of the right class
-    guess: float  # ln K, what a network that knows nothing has
-    dead: dict[str, float]  # layer of ReLUs -> share of units that are 0 for every sample
-    gradients: dict[str, float]  # layer, first to last -> norm of the loss's gradient in its weights
-    update: float | None  # longest step looked at: |change of all weights| / |all weights|; None before the first
-    warnings: tuple[str, ...]  # what is off, each with its likely cause and cure; once a run
+    loss: float  # mean -log p of the true class
+    guess: float  # ln K, the loss of uniform probabilities
+    dead: dict[str, float]  # ReLU layer -> share of units that are 0 for all samples
+    gradients: dict[str, float]  # layer, first to last -> norm of the loss gradient of its weights
+    update: float | None  # |change of all weights| / |all weights| of the largest measured step; None before the first
+    warnings: tuple[str, ...]  # problems with their likely cause and cure, each once per run
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The final figures, as summary.json and `--json` hold them."""
+    """The final figures, as in summary.json and `--json`."""
 
     summary: dict[str, Any]
 

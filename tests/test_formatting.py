@@ -1,4 +1,4 @@
-"""How figures are written, and how sure they are said to be."""
+"""The format of figures, and their confidence intervals."""
 
 import math
 
@@ -33,5 +33,5 @@ def test_losses_have_four_digits(loss, text):
     ("count", "text"),
     [(0, "0 B"), (512, "512 B"), (73_600, "73.6 kB"), (43_120_000, "43.1 MB"), (2.5e9, "2.5 GB"), (5e12, "5,000.0 GB")],
 )
-def test_sizes_are_three_digits(count, text):
+def test_sizes_have_three_digits(count, text):
     assert formatting.size(count) == text

@@ -1,4 +1,4 @@
-"""The command line: one file a command, each thin. Nothing heavy is imported before a command runs."""
+"""The command line: one thin file per command. Heavy modules are imported only when a command runs."""
 
 import errno
 import os
@@ -16,12 +16,12 @@ from nnx.cli import show as show_command
 from nnx.cli import trace as trace_command
 from nnx.cli import train as train_command
 from nnx.cli import verify as verify_command
-from nnx.cli._start import import_help, leave
+from nnx.cli._start import exit_quickly, import_help
 from nnx.errors import NnxError, Stopped, printable
 
 
-class _Unread(Exception):
-    """Nobody reads our output any more. Not an OSError, which typer would turn into exit code 1."""
+class _BrokenOutput(Exception):
+    """The reader of stdout closed the pipe. Not an OSError, which typer would turn into exit code 1."""
 
 
 class _Commands(TyperGroup):
@@ -35,7 +35,7 @@ class _Commands(TyperGroup):
             sys.stdout.flush()
             return result
         except BrokenPipeError:
-            raise _Unread from None
+            raise _BrokenOutput from None
 
 
 app = typer.Typer(
@@ -64,8 +64,8 @@ app.command("schema", rich_help_panel=MANAGE)(schema.schema)
 app.command("doctor", rich_help_panel=MANAGE)(doctor.doctor)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"nnx {version('nnx')}")  # noqa: T201
@@ -75,25 +75,24 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
-    leave(run_command())
+    """Run the command line and exit with its exit code."""
+    exit_quickly(run_command())
 
 
 def run_command() -> int:
-    """Run the command line; the exit code is that of the contract (see nnx.errors)."""
+    """Run the command line and return its exit code (see nnx.errors)."""
     try:
-        code = app(_spelled_out(sys.argv[1:]), standalone_mode=False)
-    except _Unread:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python complains again when it flushes at exit
+        code = app(_fill_in_resume(sys.argv[1:]), standalone_mode=False)
+    except _BrokenOutput:
+        # or Python reports the broken pipe again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except KeyboardInterrupt:
         code = 130
@@ -102,57 +101,55 @@ def run_command() -> int:
     return code if isinstance(code, int) else 0
 
 
-def _spelled_out(words: Sequence[str]) -> Sequence[str]:
-    """`--resume` with no run behind it as `--resume=`: an option whose value may be left out is not the same in all
-    versions of typer."""
-    alone = [word == "--resume" and after.startswith("-") for word, after in zip(words, [*words[1:], "-"], strict=True)]
-    return [f"{word}=" if bare else word for word, bare in zip(words, alone, strict=True)]
+def _fill_in_resume(arguments: Sequence[str]) -> Sequence[str]:
+    """Turn `--resume` without a run into `--resume=`: versions of typer differ in how they parse an option with an
+    optional value."""
+    following = [*arguments[1:], "-"]
+    return [
+        "--resume=" if argument == "--resume" and after.startswith("-") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
 
 
-OF_A_NAME = {
-    errno.ENAMETOOLONG: ("give a shorter one", 2),
-    errno.ELOOP: ("mend the links", 2),
-    errno.ENOTDIR: ("name another", 2),
+PATH_ERRORS = {  # errno of a path that can't be used -> what to do, exit code
+    errno.ENAMETOOLONG: ("use a shorter name", 2),
+    errno.ELOOP: ("fix the symbolic links", 2),
+    errno.ENOTDIR: ("name another path", 2),
     errno.EACCES: ("check its permissions", 3),
     errno.EPERM: ("check its permissions", 3),
-    errno.EROFS: ("name another place", 3),
+    errno.EROFS: ("name another folder", 3),
 }
+RESOURCE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
-def _of_the_machine(error: Exception) -> str:
-    """What the machine lacks, where that is why nothing goes on: memory to import torch, say, or room on the disk
-    behind stdout."""
-    scarce = isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.ENOMEM,
-        errno.EMFILE,
-        errno.ENFILE,
-    )
+def _missing_resource(error: Exception) -> str:
+    """The resource that ran out, or "" if the error has another cause. Examples: memory to import torch, space on the
+    disk that stdout writes to."""
     if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         return "out of memory"
-    return str(error.strerror) if scarce else ""  # type: ignore[attr-defined]
+    return str(error.strerror) if isinstance(error, OSError) and error.errno in RESOURCE_ERRORS else ""
 
 
 def _report(error: Exception) -> int:
-    """Say on stderr what went wrong, and give the exit code for it."""
+    """Print the error on stderr and return its exit code."""
     if os.environ.get("NNX_DEBUG") == "1":
         import traceback
 
         traceback.print_exception(error)
-    if isinstance(error, Stopped):  # as asked: no error
+    if isinstance(error, Stopped):  # on request: not an error
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
     if isinstance(error, NnxError):
         message, code = str(error), error.exit_code
-    elif why := _of_the_machine(error):
-        message, code = f"{why}; free some, or use another machine", 3
-    elif isinstance(error, OSError) and error.filename and error.errno in OF_A_NAME:  # where a file was only looked for
-        cure, code = OF_A_NAME[error.errno]
+    elif resource := _missing_resource(error):
+        message, code = f"{resource}; free some, or use another machine", 3
+    elif isinstance(error, OSError) and error.filename and error.errno in PATH_ERRORS:
+        cure, code = PATH_ERRORS[error.errno]
         message = f"{printable(str(error.filename))}: {error.strerror}; {cure}"
-    elif hasattr(error, "format_message"):  # typer's own: a wrong flag or a missing argument
+    elif hasattr(error, "format_message"):  # typer's own: an unknown flag, a missing argument
         message, code = f"{error.format_message().rstrip('.')}. See nnx --help", 2
     else:
-        message, code = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows where", 1
-    print("error:", "\n".join(map(printable, message.split("\n"))), file=sys.stderr)  # noqa: T201 - names of files may hold anything
+        message, code = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows the traceback", 1
+    lines = map(printable, message.split("\n"))  # names of files may contain control characters
+    print("error:", "\n".join(lines), file=sys.stderr)  # noqa: T201
     return code

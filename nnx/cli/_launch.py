@@ -1,4 +1,4 @@
-"""Start this command several times on this machine, as torchrun would, but leave what is said to rank 0."""
+"""Start this command several times on this machine, as torchrun does, with all output from rank 0."""
 
 import logging
 import os
@@ -7,28 +7,27 @@ import sys
 import tempfile
 import uuid
 
-STARTED_BY = "TORCHELASTIC_RUN_ID"  # in the environment of what torchrun, or `launch`, has started
+LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # set by torchrun and `launch` in the processes that they start
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several already."""
-    return STARTED_BY in os.environ
+    """Whether torchrun or `launch` started this process."""
+    return LAUNCH_VARIABLE in os.environ
 
 
 def launch(processes: int, max_restarts: int) -> int:
-    """Run this command line as so many ranks, up to `max_restarts` times again after one of them died. Gives the exit
-    code of the first to fail, rank 0's before others'.
+    """Run this command line in `processes` ranks, and restart them up to `max_restarts` times after a crash. Returns
+    the exit code of the first rank to fail; that of rank 0 takes precedence.
 
-    A signal goes on to each rank once; a second one ends them at once.
+    A first signal is passed on to each rank; a second one ends them immediately.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.disable()  # rank 0 says what there is to say
-    asked = [
-        name for name in ("SIGTERM", "SIGINT", "SIGHUP") if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN
-    ]
+    logging.disable()  # rank 0 prints the errors
+    names = ("SIGTERM", "SIGINT", "SIGHUP")
+    handled = [name for name in names if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN]
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,
@@ -39,7 +38,7 @@ def launch(processes: int, max_restarts: int) -> int:
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
             max_restarts=max_restarts,
-            signals_to_handle=",".join(asked),
+            signals_to_handle=",".join(handled),
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
@@ -47,15 +46,14 @@ def launch(processes: int, max_restarts: int) -> int:
         except SignalException as error:
             return 128 + error.sigval
         except ChildFailedError as error:
-            return _failed({rank: failure.exitcode for rank, failure in error.failures.items()})
+            return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
     return 0
 
 
-def _failed(codes: dict[int, int]) -> int:
-    """The exit code for those of the ranks; says on stderr what none of them could."""
-    killed = {
-        rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM
-    }  # SIGTERM is torch's, for the others
+def _exit_code(codes: dict[int, int]) -> int:
+    """Combine the ranks' exit codes into one. Prints an error for each killed rank, which can't print its own."""
+    # torch itself ends the other ranks with SIGTERM
+    killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
     for rank, number in killed.items():
         print(f"error: rank {rank} was killed by {signal.Signals(number).name}", file=sys.stderr)  # noqa: T201
     return 3 if killed else codes.get(0) or next(iter(codes.values()))

@@ -12,18 +12,20 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set optimizer.lr=0.01. Repeatable."),
 ]
 CheckpointPath = Annotated[
-    Path, typer.Argument(help="A run's folder, or a checkpoint.pt (or last.pt).", show_default=False)
+    Path, typer.Argument(help="A run folder, or a checkpoint file (checkpoint.pt, last.pt).", show_default=False)
 ]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default=False)]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.", show_default=False)
+]
 DataDir = Annotated[
     str | None,
     typer.Option("--data-dir", help="Folder of the datasets.", show_default="NNX_DATA_DIR, or the user's cache"),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress or notes.")]
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout. NaN, which JSON does not know, can't be in it."""
+    """Print `value` on stdout as one JSON document. Raises ValueError for NaN or infinity, which JSON can't express."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

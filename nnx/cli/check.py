@@ -1,4 +1,4 @@
-"""nnx check CONFIG..."""
+"""nnx check CONFIG...: validate configs."""
 
 from typing import Annotated
 
@@ -8,10 +8,13 @@ from nnx.cli._options import Set
 
 
 def check(
-    configs: Annotated[list[str], typer.Argument(help="Config files or recipes.", show_default=False)],
+    configs: Annotated[list[str], typer.Argument(help="Config files or recipe names.", show_default=False)],
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
 ) -> None:
-    """Read configs and say what is wrong with them, without training. Data is not touched."""
+    """Validate configs without training.
+
+    Prints every problem with its place. Reads no data.
+    """
     from nnx import config
     from nnx.errors import ConfigError
 

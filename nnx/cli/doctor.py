@@ -1,4 +1,4 @@
-"""nnx doctor [IMAGE]"""
+"""nnx doctor [IMAGE]: check this machine, or how an image is prepared."""
 
 import sys
 from pathlib import Path
@@ -15,54 +15,62 @@ from nnx.system import signals
 def doctor(
     image: Annotated[
         str | None,
-        typer.Argument(help="An image that is taken for another; else the machine is looked at.", show_default=False),
+        typer.Argument(help="Image whose prediction is wrong. Without it, check the machine.", show_default=False),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--checkpoint", help="The network to ask.", show_default="the newest runs/*/checkpoint.pt"),
+        typer.Option(
+            "--checkpoint", help="Checkpoint to predict with.", show_default="the newest runs/*/checkpoint.pt"
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the same as a picture, FILE.png.", show_default=False)
+        Path | None, typer.Option("--out", help="Image file to write the steps to (FILE.png).", show_default=False)
     ] = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Look at this machine and installation; or, with IMAGE, at what is done to it before the network sees it, and how
-    its answer moves.
+    """Check this machine, or how an image is prepared.
 
-    For instance: nnx doctor seven.jpg --checkpoint runs/mnist/checkpoint.pt
+    Without IMAGE: check the installation and the machine, and name a cure for
+    each problem.
+
+    With IMAGE: show each step of its preparation and the prediction after it.
+
+    Example: nnx doctor seven.jpg --checkpoint runs/mnist/checkpoint.pt
     """
     if image is None:
-        if strange := [
-            name for name, value in (("--checkpoint", checkpoint), ("--out", out), ("--device", device)) if value
-        ]:
-            raise InputError(f"{strange[0]}: is about an image; name one: nnx doctor seven.png")
-        _machine(json)
+        options = {"--checkpoint": checkpoint, "--out": out, "--device": device}
+        if misplaced := [name for name, value in options.items() if value]:
+            raise InputError(f"{misplaced[0]}: needs an image; name one: nnx doctor seven.png")
+        _check_machine(json)
     else:
-        _image(image, checkpoint, out, device, json)
+        _check_image(image, checkpoint, out, device, json)
 
 
-def _machine(json: bool) -> None:
+def _check_machine(json: bool) -> None:
+    """Print the result of each check. Raises MachineError if one of them is an error."""
     try:
         import_torch()
-    except Exception as error:  # whatever is wrong with it is what is looked for
-        print(f"warning: torch can't be imported: {error}", file=sys.stderr)  # noqa: T201 (to stderr)
+    except Exception as error:  # the checks report its cause
+        print(f"warning: torch can't be imported: {error}", file=sys.stderr)  # noqa: T201
     from dataclasses import asdict
 
-    from nnx.doctor.machine import checks, lines, usable
+    from nnx.doctor.machine import format_checks, is_usable, run_checks
     from nnx.terminal import console
 
-    found = checks()
+    checks = run_checks()
     if json:
-        print_json({"usable": usable(found), "checks": [asdict(check) for check in found]})
+        print_json({"usable": is_usable(checks), "checks": [asdict(check) for check in checks]})
     else:
-        console.print_lines(lines(found, ascii_only=not "✓".encode(sys.stdout.encoding or "ascii", "ignore")))
-    if not usable(found):
-        wrong = ", ".join(check.name for check in found if check.state == "error")
-        raise MachineError(f"nnx can't be used here: {wrong}. What to do stands beside it")
+        ascii_only = not "✓".encode(sys.stdout.encoding or "ascii", "ignore")
+        console.print_lines(format_checks(checks, ascii_only=ascii_only))
+    if not is_usable(checks):
+        failed = ", ".join(check.name for check in checks if check.state == "error")
+        raise MachineError(f"nnx can't run on this machine: {failed}. Follow the advice given with each failed check")
 
 
-def _image(image: str, checkpoint: Path | None, out: Path | None, device: str | None, json: bool) -> None:
+def _check_image(image: str, checkpoint: Path | None, out: Path | None, device: str | None, json: bool) -> None:
+    """Print each step of the image's preparation with its prediction, and write them as a picture to `out`."""
     import_torch()
     from nnx import checkpoint as checkpoints
     from nnx.doctor import image as image_check
@@ -70,23 +78,25 @@ def _image(image: str, checkpoint: Path | None, out: Path | None, device: str | 
     from nnx.inference.classifier import load_with_runtime
     from nnx.terminal import console
 
-    with signals.catch_signals(), signals.exit_on_signal("stopped before all was looked at"):
+    with signals.catch_signals(), signals.exit_on_signal("stopped before the image was checked"):
         path = checkpoints.locate(checkpoint) if checkpoint else image_check.newest_checkpoint()
-        classifier, chosen = load_with_runtime(path, device)
+        classifier, runtime = load_with_runtime(path, device)
         spec = classifier.spec
         if not spec.is_image:
             raise DataError(f"{path}: was trained on rows of numbers, not on images; name another --checkpoint")
         pixels = inputs.decode_image(image, spec)
-        stages = image_check.prediction_by_stage(pixels, classifier, chosen)
+        stages = image_check.prediction_by_stage(pixels, classifier, runtime)
         if out:
-            image_check.picture(out, stages, spec)
+            image_check.write_picture(out, stages, spec)
     if json:
-        last: dict[str, Any] = {"input": image, "checkpoint": str(path), **stages[-1].top[0], "top": stages[-1].top}
-        print_json({**last, "stages": [{"step": stage.text, **stage.top[0], "top": stage.top} for stage in stages]})
+        top = stages[-1].top
+        prediction: dict[str, Any] = {"input": image, "checkpoint": str(path), **top[0], "top": top}
+        steps = [{"step": stage.text, **stage.top[0], "top": stage.top} for stage in stages]
+        print_json({**prediction, "stages": steps})
         return
     if checkpoint is None:
         console.print_notes([f"checkpoint {printable(str(path))}, the newest in runs/"])
-    console.print_lines(image_check.drawn(stages, spec))
-    console.print_table(image_check.table(stages))
+    console.print_lines(image_check.draw_stages(stages, spec))
+    console.print_table(image_check.stage_table(stages))
     if out:
-        console.print_notes([f"written to {out}"])
+        console.print_notes([f"wrote {out}"])

@@ -1,4 +1,4 @@
-"""nnx eval CHECKPOINT"""
+"""nnx eval CHECKPOINT: metrics on a split of the dataset."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -21,23 +21,24 @@ class SplitName(StrEnum):
 
 def evaluate(
     checkpoint: CheckpointPath,
-    split: Annotated[
-        SplitName, typer.Option("--split", help="Which part of the dataset to measure on.")
-    ] = SplitName.test,
+    split: Annotated[SplitName, typer.Option("--split", help="Split of the dataset to evaluate on.")] = SplitName.test,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
     out: Out = None,
     fail_under: Annotated[
-        float | None, typer.Option("--fail-under", min=0, max=1, help="Leave with 5 where the accuracy is lower.")
+        float | None, typer.Option("--fail-under", min=0, max=1, help="Exit with code 5 if the accuracy is lower.")
     ] = None,
     data_dir: DataDir = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a checkpoint: accuracy, loss, calibration, and precision, recall and F1 of each class. With --out also as
-    report.html.
+    """Evaluate a checkpoint on a split of its dataset.
 
-    --set can point it at other data: nnx eval checkpoint.pt --set dataset.root=elsewhere
+    Prints accuracy, loss, calibration error, the confusion matrix, and
+    precision, recall and F1 of each class. With --out, also writes eval.json
+    and report.html.
+
+    Other data: nnx eval checkpoint.pt --set dataset.root=elsewhere
     """
     import_torch()
     from nnx import datasets, report
@@ -50,7 +51,7 @@ def evaluate(
     with (
         signals.catch_signals(),
         datasets.silent(quiet),
-        signals.exit_on_signal("stopped before all was measured; nothing was written"),
+        signals.exit_on_signal("stopped before the evaluation finished; nothing was written"),
     ):
         measured = evaluate_checkpoint(
             checkpoint, split=split.value, device=device, overrides=overrides, data_dir=data_dir
@@ -59,7 +60,7 @@ def evaluate(
     if not quiet:
         console.print_choices(measured.choices)
     if measured.duplicates:
-        console.print_notes([f"warning: {console.by_heart(measured.duplicates, metrics['samples'])}"])
+        console.print_notes([f"warning: {console.duplicates_warning(measured.duplicates, metrics['samples'])}"])
     if out:
         run_folder.write_json(out / "eval.json", metrics)
         report.write(out / "report.html", measured)

@@ -1,4 +1,4 @@
-"""nnx explain CHECKPOINT [IMAGE...]"""
+"""nnx explain CHECKPOINT [IMAGE...]: pictures of what a network learned and why it decides."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ def explain(
         list[str] | None,
         typer.Argument(
             metavar="IMAGE",
-            help="Image files to explain, or folders of them, instead of samples of the dataset.",
+            help="Images, or folders of images, to explain instead of samples of the dataset.",
             show_default=False,
         ),
     ] = None,
@@ -39,30 +39,33 @@ def explain(
             "--index",
             metavar="N",
             min=0,
-            help="A sample by its place in the split, from 0. Repeatable.",
-            show_default="one a class",
+            help="Index of a sample in the split, from 0. Repeatable.",
+            show_default="one per class",
         ),
     ] = None,
     split: Annotated[
-        SplitName, typer.Option("--split", help="Which part of the dataset samples are from.")
+        SplitName, typer.Option("--split", help="Split of the dataset to take samples from.")
     ] = SplitName.test,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Only this explainer. Repeatable.", show_default="all that apply"),
+        typer.Option(
+            "--only", metavar="NAME", help="Run only this explainer. Repeatable.", show_default="all that apply"
+        ),
     ] = None,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to.", show_default="explain/ beside the checkpoint")
+        Path | None, typer.Option("--out", help="Folder to write to.", show_default="explain/ next to the checkpoint")
     ] = None,
     data_dir: DataDir = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw what each layer has learned and why the network decided: pictures, and one page, index.html, with all of
-    them.
+    """Visualise what a network learned and why it decides.
 
-    For instance: nnx explain runs/mnist/checkpoint.pt --only filters --only saliency --index 8
+    Writes the pictures of each explainer, and index.html with all of them.
+
+    Example: nnx explain runs/mnist --only filters --only saliency --index 8
     """
     import_torch()
     from nnx import checkpoint as checkpoints
@@ -73,133 +76,124 @@ def explain(
     from nnx.terminal import console
     from nnx.training.setup import runtime_for
 
-    checkpoint = checkpoints.locate(checkpoint)
-    folder = out or checkpoint.parent / "explain"
+    path = checkpoints.locate(checkpoint)
+    folder = out or path.parent / "explain"
     with (
         signals.catch_signals(),
         datasets.silent(quiet),
-        signals.exit_on_signal("stopped before all was explained; nothing was written"),
+        signals.exit_on_signal("stopped before the explanations were complete; nothing was written"),
     ):
-        kept = checkpoints.read(checkpoint)
+        saved = checkpoints.read(path)
         run_folder.check_folder(folder)
-        explain.choose(kept, only)
-        config = settings_of(kept, checkpoint, overrides, device)
-        chosen = runtime_for(config, precision="float32")
-        dataset = cache(lambda: dataset_of(kept, config, checkpoint, data_dir))
-        prepared: list[str] = []
+        explain.choose(saved, only)
+        config = settings_of(saved, path, overrides, device)
+        runtime = runtime_for(config, precision="float32")
+        dataset = cache(lambda: dataset_of(saved, config, path, data_dir))
+        notes: list[str] = []
         if images:
             if index:
                 raise InputError("name image files or --index, not both")
-            inputs, names, prepared = _images(images, kept, checkpoint)
+            inputs, names, notes = _read_images(images, saved, path)
             labels = None
         else:
-            inputs, names, labels = _samples(
-                dataset().split(split.value), index or [], split.value, len(kept.spec.classes)
-            )
+            samples = dataset().split(split.value)
+            inputs, names, labels = _select_samples(samples, index or [], split.value, len(saved.spec.classes))
         subject = explain.build_subject(
-            kept, lambda name: dataset().split(name), inputs, names, labels, device=chosen.device
+            saved, lambda name: dataset().split(name), inputs, names, labels, device=runtime.device
         )
-        threads = devices.set_threads(config.threads, models.multiply_adds(subject.network, kept.spec) * 500)
+        threads = devices.set_threads(config.threads, models.multiply_adds(subject.network, saved.spec) * 500)
         if not quiet:
-            console.print_choices(
-                choice for choice in (*chosen.choices, threads) if choice.what in ("device", "threads")
-            )
-            console.print_notes(prepared)
+            choices = (*runtime.choices, threads)
+            console.print_choices(choice for choice in choices if choice.what in ("device", "threads"))
+            console.print_notes(notes)
         with devices.explain_out_of_memory(
-            "Explain fewer samples at a time, or use --device cpu where the device's memory is what is missing"
+            "Explain fewer samples at a time; if the device's memory ran out, use --device cpu"
         ):
-            found = dict(_timed(explain.explain(subject, only), quiet=quiet))
-    made = _write(folder, subject, found)
+            results = dict(_print_progress(explain.explain(subject, only), quiet=quiet))
+    document = _write(folder, subject, results)
     if json:
-        print_json(made)
+        print_json(document)
     else:
-        _print(made)
+        _print_table(document)
 
 
-def _samples(
-    samples: "Split", places: list[int], split: str, classes: int
+def _select_samples(
+    samples: "Split", indices: list[int], split: str, classes: int
 ) -> "tuple[NDArray[Any], list[str], NDArray[Any]]":
-    """The samples at these places, or one of each class, what each is called, and their labels. Raises InputError."""
+    """The samples at these indices, or one of each class, with their names and labels. Raises InputError for an index
+    beyond the split."""
     import numpy as np
 
     from nnx.explain import one_per_class
 
-    if beyond := [n for n in places if n >= len(samples)]:
+    if beyond := [n for n in indices if n >= len(samples)]:
         raise InputError(
             f"--index {beyond[0]}: the {split} split has {len(samples):,} samples; give 0 to {len(samples) - 1}"
         )
-    which = np.array(places) if places else one_per_class(samples, classes)
-    return samples.inputs[which], [f"{split} {n}" for n in which], samples.labels[which]
+    selected = np.array(indices) if indices else one_per_class(samples, classes)
+    return samples.inputs[selected], [f"{split} {n}" for n in selected], samples.labels[selected]
 
 
-def _images(paths: list[str], kept: "Checkpoint", checkpoint: Path) -> "tuple[NDArray[Any], list[str], list[str]]":
-    """(N, C, H, W): files, or those in folders, as the network takes them, prepared as by nnx predict; what each is
-    called; and what there is to say of that. Raises DataError."""
+def _read_images(
+    paths: list[str], checkpoint: "Checkpoint", checkpoint_path: Path
+) -> "tuple[NDArray[Any], list[str], list[str]]":
+    """Read image files and folders: (N, C, H, W) prepared as by nnx predict, the image names, and notes on their
+    preparation. Raises DataError."""
     import numpy as np
 
     from nnx.inference.inputs import InputSet
     from nnx.terminal import predictions as prediction_view
 
-    if not kept.spec.is_image:
-        raise DataError(f"{checkpoint}: was trained on rows of numbers, not on images; ask by --index")
-    asked = InputSet(paths, kept.spec)
-    batches = list(asked.batches())
-    each = [
-        {"input": name, "prepared": steps}
-        for batch in batches
-        for name, steps in zip(batch.names, batch.prepared, strict=True)
-    ]
+    if not checkpoint.spec.is_image:
+        raise DataError(f"{checkpoint_path}: was trained on rows of numbers, not on images; name samples by --index")
+    input_set = InputSet(paths, checkpoint.spec)
+    batches = list(input_set.batches())
     names = [name for batch in batches for name in batch.names]
-    return (
-        np.concatenate([batch.inputs for batch in batches]),
-        names,
-        [*asked.notes, *prediction_view.preparation(each)],
-    )
+    preparations = [steps for batch in batches for steps in batch.prepared]
+    prepared = [{"input": name, "prepared": steps} for name, steps in zip(names, preparations, strict=True)]
+    notes = [*input_set.notes, *prediction_view.preparation_notes(prepared)]
+    return np.concatenate([batch.inputs for batch in batches]), names, notes
 
 
-def _timed(
-    each: "Iterable[tuple[str, Explanation | str]]", *, quiet: bool
+def _print_progress(
+    results: "Iterable[tuple[str, Explanation | str]]", *, quiet: bool
 ) -> "Iterable[tuple[str, Explanation | str]]":
-    """Pass each explanation on; as it comes, say on stderr which it is and how long it took."""
+    """Pass on each result; print on stderr the explainer's name and its time, or the reason why it does not apply."""
     begun = time.perf_counter()
-    for name, found in each:
+    for name, result in results:
         if not quiet:
-            print(
-                f"{name:<12}",
-                found if isinstance(found, str) else f"{time.perf_counter() - begun:.1f} s",
-                file=sys.stderr,
-            )
-        yield name, found
+            outcome = result if isinstance(result, str) else f"{time.perf_counter() - begun:.1f} s"
+            print(f"{name:<12}", outcome, file=sys.stderr)  # noqa: T201
+        yield name, result
         begun = time.perf_counter()
 
 
-def _write(folder: Path, subject: "Subject", found: "dict[str, Explanation | str]") -> dict[str, Any]:
-    """Every picture as a file, then the page; gives what was made, as plain values. Raises MachineError."""
+def _write(folder: Path, subject: "Subject", results: "dict[str, Explanation | str]") -> dict[str, Any]:
+    """Write each picture to a file, then the page. Returns the JSON document. Raises MachineError."""
     from nnx.explain import Explanation, _page
     from nnx.system import files
 
     files.make_folder(folder)
     files.remove_stale_files(folder)
-    made: dict[str, Any] = {}
-    for name, each in found.items():
-        if isinstance(each, Explanation):
-            for picture in each.pictures:
+    explainers: dict[str, Any] = {}
+    for name, result in results.items():
+        if isinstance(result, Explanation):
+            for picture in result.pictures:
                 files.replace(folder / f"{picture.name}.png", picture.png)
-            pictures = [{"file": f"{picture.name}.png", "caption": picture.caption} for picture in each.pictures]
-            made[name] = {"reading": each.reading, "pictures": pictures, "figures": each.figures}
-    files.write(folder / "index.html", _page.render(subject, found))
-    reasons = {name: each for name, each in found.items() if isinstance(each, str)}
+            pictures = [{"file": f"{picture.name}.png", "caption": picture.caption} for picture in result.pictures]
+            explainers[name] = {"reading": result.reading, "pictures": pictures, "figures": result.figures}
+    files.write(folder / "index.html", _page.render(subject, results))
     return {
         "folder": str(folder),
         "page": "index.html",
         "samples": subject.names,
-        "explainers": made,
-        "left_out": reasons,
+        "explainers": explainers,
+        "left_out": {name: result for name, result in results.items() if isinstance(result, str)},
     }
 
 
-def _print(made: dict[str, Any]) -> None:
-    """A row an explainer: its pictures, and how to read them; then where all of it is."""
+def _print_table(document: dict[str, Any]) -> None:
+    """Print a row per explainer: its number of pictures and how to read them; then the path of the page."""
     from rich.table import Table
     from rich.text import Text
 
@@ -209,9 +203,9 @@ def _print(made: dict[str, Any]) -> None:
     table.add_column("explainer", no_wrap=True)
     table.add_column("pictures", justify="right")
     table.add_column("how to read them", overflow="fold")
-    for name, each in made["explainers"].items():
-        table.add_row(Text(name), str(len(each["pictures"])), Text(each["reading"]))
-    for name, why in made["left_out"].items():
-        table.add_row(Text(name), "-", Text(why, "dim"))
+    for name, explanation in document["explainers"].items():
+        table.add_row(Text(name), str(len(explanation["pictures"])), Text(explanation["reading"]))
+    for name, reason in document["left_out"].items():
+        table.add_row(Text(name), "-", Text(reason, "dim"))
     console.print_table(table)
-    console.print_lines([Text(), Text(str(Path(made["folder"]) / made["page"]))])
+    console.print_lines([Text(), Text(str(Path(document["folder"]) / document["page"]))])

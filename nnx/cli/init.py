@@ -1,4 +1,4 @@
-"""nnx init [RECIPE]"""
+"""nnx init [RECIPE]: copy a recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,20 +9,20 @@ from nnx.cli._options import Out
 
 
 def init(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (nnx list recipes).")] = "digits_mlp",
+    recipe: Annotated[str, typer.Argument(help="Name of the recipe (nnx list recipes).")] = "digits_mlp",
     out: Out = None,
 ) -> None:
-    """Write a recipe into the current folder (or --out), to start from."""
+    """Copy a recipe into the current folder, as a starting point."""
     from nnx import config
     from nnx.config import registry
     from nnx.errors import InputError
     from nnx.system import files
 
-    known = config.recipes()
-    if recipe not in known:
-        raise InputError(f"{recipe}: no such recipe{registry.suggest(recipe, known)}")
+    recipes = config.recipes()
+    if recipe not in recipes:
+        raise InputError(f"{recipe}: no such recipe{registry.suggest(recipe, recipes)}")
     path = (out or Path()) / f"{recipe}.yaml"
     if path.exists():
-        raise InputError(f"{path}: is there already; name another folder by --out, or delete it")
-    files.write(path, known[recipe].read_text(encoding="utf-8"))
-    print(f"wrote {path}. Train it: nnx train {path}")  # noqa: T201
+        raise InputError(f"{path}: already exists; name another folder with --out, or delete the file")
+    files.write(path, recipes[recipe].read_text(encoding="utf-8"))
+    print(f"wrote {path}. Train with: nnx train {path}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""nnx list [KIND]"""
+"""nnx list [KIND]: recipes, models, datasets and other parts, or the data cache."""
 
 import sys
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from nnx.errors import InputError, printable
 
 
 class Kind(StrEnum):
-    """What there is to choose from."""
+    """What nnx list can list."""
 
     recipes = "recipes"
     models = "models"
@@ -33,32 +33,36 @@ SINGULAR = {
 
 
 def list_parts(
-    kind: Annotated[Kind | None, typer.Argument(help="Only this kind.", show_default=False)] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Of the cache: remove all that is in it.")] = False,
+    kind: Annotated[Kind | None, typer.Argument(help="List only this kind.", show_default=False)] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Empty the cache (with kind cache).")] = False,
     json: Json = False,
 ) -> None:
-    """List the recipes, models, datasets, losses, optimizers and schedules, each with what it is; or the cache of
-    decoded data."""
+    """List recipes, models, datasets and other parts, or the data cache.
+
+    The data cache contains the decoded data of earlier runs. To see it, run:
+    nnx list cache
+    """
     if clear and kind is not Kind.cache:
-        raise InputError("--clear is for the cache: nnx list cache --clear")
+        raise InputError("--clear: applies to the cache only; use nnx list cache --clear")
     if kind is Kind.cache:
-        _cache(clear, json)
+        _list_cache(clear, json)
         return
-    found = {each.value: _described(each) for each in ([kind] if kind else Kind) if each is not Kind.cache}
+    kinds = [kind] if kind else [kind for kind in Kind if kind is not Kind.cache]
+    descriptions = {kind.value: _describe(kind) for kind in kinds}
     if json:
-        print_json(found)
+        print_json(descriptions)
         return
     from rich.console import Console
 
     console = Console()
-    for title, entries in found.items():
-        console.print(
-            f"[bold]{title}[/]" if kind is None else "", _rows(entries.items()), sep="\n" if kind is None else ""
-        )
+    for title, entries in descriptions.items():
+        if kind is None:
+            console.print(f"[bold]{title}[/]")
+        console.print(_table(entries.items()))
 
 
-def _cache(clear: bool, json: bool) -> None:
-    """Show what data was decoded and kept, or what of it was removed."""
+def _list_cache(clear: bool, json: bool) -> None:
+    """Print the entries of the data cache, or those that `clear` removes."""
     from nnx import formatting
     from nnx.datasets import _cache as cache
 
@@ -67,12 +71,12 @@ def _cache(clear: bool, json: bool) -> None:
         cache.clear()
     size = sum(entry.size for entry in entries)
     if json:
-        found = [
+        records = [
             {"path": str(entry.path), "source": entry.source, "bytes": entry.size, "used": entry.used}
             for entry in entries
         ]
         print_json(
-            {"folder": str(cache.folder()), "bytes": 0 if clear else size, "removed" if clear else "entries": found}
+            {"folder": str(cache.folder()), "bytes": 0 if clear else size, "removed" if clear else "entries": records}
         )
         return
     import time
@@ -84,16 +88,13 @@ def _cache(clear: bool, json: bool) -> None:
         (printable(entry.source), f"{formatting.size(entry.size)}, last used {used[entry]}, in {entry.path.name}")
         for entry in entries
     ]
-    done = "removed from" if clear else "in"
+    count = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"
+    place = f"{'removed from' if clear else 'in'} {cache.folder()}"
     console = Console(width=None if sys.stdout.isatty() else 10_000)
-    console.print(
-        _rows(rows),
-        f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, {formatting.size(size)}, {done} {cache.folder()}",
-        sep="",
-    )
+    console.print(_table(rows), f"{count}, {formatting.size(size)}, {place}", sep="")
 
 
-def _rows(entries: Iterable[tuple[str, str]]) -> Any:
+def _table(entries: Iterable[tuple[str, str]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
@@ -105,8 +106,8 @@ def _rows(entries: Iterable[tuple[str, str]]) -> Any:
     return table
 
 
-def _described(kind: Kind) -> dict[str, str]:
-    """Each name of a kind, with the first line of its file or class."""
+def _describe(kind: Kind) -> dict[str, str]:
+    """Map each name of this kind to the first line of its file or class."""
     from nnx import config
     from nnx.config import registry
 
@@ -115,10 +116,10 @@ def _described(kind: Kind) -> dict[str, str]:
             name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
             for name, path in config.recipes().items()
         }
-    one = SINGULAR[kind]
-    described = {}
-    for name in registry.names(one):
-        home = registry.module(one, name)
-        text = home.__doc__ if hasattr(home, "Config") else registry.find(one, name).__doc__
-        described[name] = (text or "").strip().partition("\n")[0]
-    return described
+    singular = SINGULAR[kind]
+    descriptions = {}
+    for name in registry.names(singular):
+        module = registry.module(singular, name)
+        docstring = module.__doc__ if hasattr(module, "Config") else registry.find(singular, name).__doc__
+        descriptions[name] = (docstring or "").strip().partition("\n")[0]
+    return descriptions

@@ -1,4 +1,4 @@
-"""nnx predict CHECKPOINT PATH..."""
+"""nnx predict CHECKPOINT PATH...: classify images, arrays and table rows."""
 
 import sys
 from enum import StrEnum
@@ -13,7 +13,7 @@ from nnx.system import signals
 
 
 class Prepare(StrEnum):
-    """What is done to images before the network is asked."""
+    """Preparation of images before the network sees them."""
 
     auto = "auto"
     none = "none"
@@ -25,33 +25,35 @@ def predict(
         list[str],
         typer.Argument(
             metavar="PATH",
-            help="Image files, folders of them, .npy or .npz arrays, tables, or - for standard input.",
+            help="Images, folders of images, .npy or .npz arrays, tables, or - for standard input.",
             show_default=False,
         ),
     ],
     top: Annotated[
-        int, typer.Option("--top", min=1, metavar="K", help="How many classes to name for each, most probable first.")
+        int, typer.Option("--top", min=1, metavar="K", help="Number of classes per input, most probable first.")
     ] = 3,
     prepare: Annotated[
         Prepare,
         typer.Option(
             "--prepare",
-            help="auto makes an image look like those of the training, and says how; none takes it as it is.",
+            help="auto makes each image look like the training images and prints how; none changes nothing.",
         ),
     ] = Prepare.auto,
     device: Device = None,
     json: Json = False,
     csv: Annotated[
-        bool, typer.Option("--csv", help="Print a line of CSV for each: input,label,probability,label_2,...")
+        bool, typer.Option("--csv", help="Print CSV, one line per input: input,label,probability,label_2,...")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what is on images (PNG, JPEG, BMP, WebP, TIFF), or of which class the rows of a table or an array are.
+    """Classify images, or the rows of a table or an array.
 
-    For instance: nnx predict runs/digits/checkpoint.pt seven.png photographs/
+    Reads PNG, JPEG, BMP, WebP and TIFF images.
+
+    Example: nnx predict runs/digits/checkpoint.pt seven.png photographs/
     """
     if json and csv:
-        raise InputError("--json and --csv: give one of them")
+        raise InputError("--json and --csv: use only one of them")
     import_torch()
     from nnx.inference.classifier import load_with_runtime, predict_batches
     from nnx.inference.inputs import InputSet
@@ -59,14 +61,17 @@ def predict(
     from nnx.terminal import console
     from nnx.terminal import predictions as prediction_view
 
-    with signals.catch_signals(), signals.exit_on_signal("stopped before all was said"):
-        classifier, chosen = load_with_runtime(checkpoint, device)
-        asked = InputSet(paths, classifier.spec, auto=prepare is Prepare.auto)
-        with devices.explain_out_of_memory("Name fewer at a time"), console.counting("asking", quiet=quiet) as progress:
-            predictions = list(predict_batches(classifier, asked.batches(progress), chosen, top=top))
+    with signals.catch_signals(), signals.exit_on_signal("stopped before all predictions were made"):
+        classifier, runtime = load_with_runtime(checkpoint, device)
+        inputs = InputSet(paths, classifier.spec, auto=prepare is Prepare.auto)
+        with (
+            devices.explain_out_of_memory("Predict fewer inputs at a time"),
+            console.progress_bar("predicting", quiet=quiet) as progress,
+        ):
+            predictions = list(predict_batches(classifier, inputs.batches(progress), runtime, top=top))
     if not quiet:
-        console.print_choices(choice for choice in chosen.choices if choice.what == "device")
-        console.print_notes([*asked.notes, *prediction_view.preparation(predictions)])
+        console.print_choices(choice for choice in runtime.choices if choice.what == "device")
+        console.print_notes([*inputs.notes, *prediction_view.preparation_notes(predictions)])
     if json:
         print_json({"predictions": predictions})
     elif csv:

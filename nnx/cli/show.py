@@ -1,4 +1,4 @@
-"""nnx show CONFIG"""
+"""nnx show CONFIG: preview a config."""
 
 import sys
 import time
@@ -15,39 +15,40 @@ SECONDS = 2
 
 def show(
     config: Annotated[
-        str, typer.Argument(help="A config file, or a recipe by name (nnx list recipes).", show_default=False)
+        str, typer.Argument(help="A config file or a recipe name (nnx list recipes).", show_default=False)
     ],
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
-    no_trial: Annotated[bool, typer.Option("--no-trial", help="Train nothing, and forecast nothing.")] = False,
+    no_trial: Annotated[bool, typer.Option("--no-trial", help="Train nothing and estimate no run time.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a config stands for: every setting, the data, the network, what would be chosen, and how long a run
-    would take.
+    """Preview a config and estimate its run time.
 
-    A throw-away copy is trained for 2 s to forecast that. Nothing is written but data that has to be fetched or decoded
-    first.
+    Prints every setting, the data, the layers and the automatic choices.
+    Trains a temporary copy for 2 s to estimate the run time. Writes nothing but
+    data that must be downloaded or decoded.
     """
     begun = time.perf_counter()
     with signals.catch_signals(), signals.exit_on_signal("stopped; nothing was written"):
         import_torch()
         from nnx import config as configs
         from nnx import datasets
-        from nnx.run.preview import preview_config as find
-        from nnx.terminal.preview import print_shown
+        from nnx.run.preview import preview_config
+        from nnx.terminal.preview import print_preview
 
-        def say() -> None:
+        def announce_trial() -> None:
             if not quiet:
-                print(f"training a throw-away copy for {SECONDS} s ...", file=sys.stderr)  # noqa: T201
+                print(f"training a temporary copy for {SECONDS} s ...", file=sys.stderr)  # noqa: T201
 
         resolved = configs.load(config, overrides, {"device": device} if device else None)
+        seconds = 0 if no_trial else SECONDS
         with datasets.silent(quiet):
-            shown = find(resolved, data_dir=data_dir, seconds=0 if no_trial else SECONDS, begun=begun, trying=say)
-    for warning in shown.warnings:
+            preview = preview_config(resolved, data_dir=data_dir, seconds=seconds, begun=begun, trying=announce_trial)
+    for warning in preview.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
     if json:
-        print_json(shown.to_dict())
+        print_json(preview.to_dict())
     else:
-        print_shown(shown)
+        print_preview(preview)

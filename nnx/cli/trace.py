@@ -37,10 +37,13 @@ def trace(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Show one training step of one sample in real numbers: weighted sums, activations, loss, gradients, update.
+    """Show one training step of one sample in real numbers.
 
-    Every number is computed in float64 and checked, the gradients against finite differences. The exit code is 5 if a
-    check fails. Example: nnx trace digits_mlp --index 3 --neuron 2:5
+    Prints the weighted sums, activations, loss, gradients and update, computed
+    in float64. Checks every number, the gradients against finite differences,
+    and exits with code 5 if a check fails.
+
+    Example: nnx trace digits_mlp --index 3 --neuron 2:5
     """
     import_torch()
     from nnx.system import device as devices

@@ -1,4 +1,4 @@
-"""nnx train CONFIG"""
+"""nnx train CONFIG: train a network."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -14,49 +14,54 @@ from nnx.system import signals
 if TYPE_CHECKING:
     from nnx.events import Event
 
-HERE = ""  # --resume alone: the run in --out
+OUT_RUN = ""  # value of --resume without a run: the run in --out
 
 
 def train(
     config: Annotated[
         str | None,
         typer.Argument(
-            help="A config file, or a recipe by name (nnx list recipes). Not needed with --resume.", show_default=False
+            help="A config file or a recipe name (nnx list recipes). Not needed with --resume.", show_default=False
         ),
     ] = None,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Decides every random choice.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random numbers.", show_default=False)] = None,
     out: Out = None,
     resume: Annotated[
         str | None,
         typer.Option(
             "--resume",
             metavar="[RUN]",
-            help="Go on with a run, named by its folder or a state in it (last.pt); alone: the one in --out.",
+            help="Resume a run: its folder, or a state in it (last.pt). Without RUN: the run in --out.",
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
     watch: Annotated[
         bool,
         typer.Option(
             "--watch",
-            help="Say after each epoch how the network fares, and what is wrong with it: dead ReLUs, gradients.",
+            help="Print the network's health after each epoch: dead ReLUs, update size, gradients, warnings.",
         ),
     ] = False,
-    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Train by so many processes on this machine.")] = 1,
+    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Number of local processes.")] = 1,
     max_restarts: Annotated[
-        int, typer.Option("--max-restarts", min=0, help="Of --nproc: go on so often after one of them died.")
+        int, typer.Option("--max-restarts", min=0, help="Restarts allowed after a crash (with --nproc).")
     ] = 0,
     data_dir: DataDir = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int | None:
-    """Train a network. The best epoch by validation becomes checkpoint.pt; the test set is read once, at the end.
+    """Train a network.
 
-    For instance: nnx train digits_mlp --set train.epochs=5
-    Several machines: torchrun --nnodes 2 --nproc-per-node 4 ... -m nnx train digits_mlp
+    The epoch with the best validation accuracy becomes checkpoint.pt. The test
+    set is read once, at the end.
+
+    Example: nnx train digits_mlp --set train.epochs=5
+
+    Several machines:
+    torchrun --nnodes 2 --nproc-per-node 4 ... -m nnx train digits_mlp
     """
     import_torch()
     from nnx import config as configs
@@ -70,11 +75,12 @@ def train(
 
     with distributed.join(), signals.catch_signals() as signal, datasets.silent(quiet):
         if config is None and resume and _is_config(resume, configs.recipes()):
-            config, resume = resume, HERE  # `--resume CONFIG --out RUN`: the word behind it is not its own
+            config = resume  # `--resume CONFIG --out RUN`: the argument after --resume is the config
+            resume = OUT_RUN
         flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
-        state = _state(resume, out)
+        state = _resumed_run(resume, out)
         if config is None and state is None:
-            raise InputError("name a config file or a recipe (nnx list recipes), or a run to go on with (--resume RUN)")
+            raise InputError("name a config file or a recipe (nnx list recipes), or a run to resume (--resume RUN)")
         resolved = (
             configs.load(config, overrides, flags) if config else resumed_config(cast(Path, state), overrides, flags)
         )
@@ -82,7 +88,7 @@ def train(
             with signals.exit_on_signal("stopped before the first step; nothing was changed"):
                 return launch(nproc, max_restarts)
         events = run(resolved, out=out, force=force, resume=state, data_dir=data_dir, watch=watch, signal=signal)
-        summary = follow(_keeping_memory(events), quiet=quiet)
+        summary = follow(_keep_memory_on_cpu(events), quiet=quiet)
     if json:
         print_json(summary)
     else:
@@ -90,33 +96,31 @@ def train(
     return None
 
 
-def _keeping_memory(events: "Iterator[Event]") -> "Iterator[Event]":
-    """The events of a run. Freed memory is kept from its start on, on a CPU: not before, so that the training data as
-    it was loaded, now split, is given back."""
+def _keep_memory_on_cpu(events: "Iterator[Event]") -> "Iterator[Event]":
+    """Pass on the events of a run. On a CPU, keep freed memory from Started on: not earlier, so that the loaded
+    training data, split by then, is returned to the system."""
     from nnx.events import Started
 
     for event in events:
-        if isinstance(event, Started) and ("device", "cpu") in {
-            (choice.what, choice.value) for choice in event.choices
-        }:
+        if isinstance(event, Started) and any((c.what, c.value) == ("device", "cpu") for c in event.choices):
             keep_freed_memory()
         yield event
 
 
-def _is_config(word: str, recipes: Collection[str]) -> bool:
-    """Whether it names a config file or a recipe, not a run."""
-    return word.endswith((".yaml", ".yml")) or (word in recipes and not Path(word).exists())
+def _is_config(name: str, recipes: Collection[str]) -> bool:
+    """Whether `name` is a config file or a recipe, not a run."""
+    return name.endswith((".yaml", ".yml")) or (name in recipes and not Path(name).exists())
 
 
-def _state(resume: str | None, out: Path | None) -> Path | None:
-    """The run to go on with: its folder, or a state in it; None for a new run. Raises InputError."""
+def _resumed_run(resume: str | None, out: Path | None) -> Path | None:
+    """The run to resume: its folder, or a state in it; None for a new run. Raises InputError."""
     if resume is None:
         return None
-    if resume != HERE:
-        named = Path(resume)
-        if out and out.absolute() not in (named.absolute(), named.absolute().parent):
-            raise InputError(f"--resume {named} goes on in that run's own folder; leave --out away")
-        return named
+    if resume != OUT_RUN:
+        run = Path(resume)
+        if out and out.absolute() not in (run.absolute(), run.absolute().parent):
+            raise InputError(f"--resume {run}: a run is resumed in its own folder; remove --out")
+        return run
     if out is None:
-        raise InputError("--resume alone goes on with the run in --out; name that folder, or the run: --resume RUN")
+        raise InputError("--resume: names no run; add the run (--resume RUN) or its folder (--out RUN)")
     return out

@@ -1,4 +1,4 @@
-"""nnx verify RUN"""
+"""nnx verify RUN: is the training reproducible to the bit?"""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,29 +15,32 @@ def verify(
     run: Annotated[Path, typer.Argument(help="A run folder, or a state in it (last.pt).", show_default=False)],
     steps: Annotated[
         int | None,
-        typer.Option(
-            "--steps", min=1, help="How many of the first steps to train again.", show_default="all recorded: 100"
-        ),
+        typer.Option("--steps", min=1, help="Number of steps to train again.", show_default="all recorded: 100"),
     ] = None,
     device: Device = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Train the first steps of a run again and compare their losses: bitwise equal, or the first step that differs
-    (exit code 5)."""
+    """Train a run's first steps again and compare the losses.
+
+    Prints that they are bitwise equal, or the first step that differs (exit
+    code 5).
+    """
     import_torch()
     from dataclasses import asdict
 
-    from nnx.run.verify import verify as verified
+    from nnx.run.verify import verify as verify_run
 
     with signals.catch_signals() as signal:
-        found = verified(run, steps=steps, device=device, data_dir=data_dir, signal=signal)
-    changed = f"changed since then: {found.changed}" if found.changed else "config, data and environment are the same"
+        result = verify_run(run, steps=steps, device=device, data_dir=data_dir, signal=signal)
+    changes = f"changed since then: {result.changed}" if result.changed else "config, data and environment are the same"
     if json:
-        print_json(asdict(found) | {"run": str(found.run), "bitwise_equal": found.difference is None})
-    elif found.difference is None:
-        print(f"{run}: bitwise equal: the losses of the first {found.steps} steps; {changed}")  # noqa: T201
-    if it := found.difference:
-        apart = abs(it.now - it.recorded) / max(abs(it.recorded), 1e-30)
-        what = f"step {it.step} is the first that differs: loss {it.recorded:.9g} recorded, {it.now:.9g} now, {apart:.1g} of it apart"
-        raise CheckFailed(f"{run}: {what}; {changed}")
+        print_json(asdict(result) | {"run": str(result.run), "bitwise_equal": result.difference is None})
+    elif result.difference is None:
+        print(f"{run}: the losses of the first {result.steps} steps are bitwise equal; {changes}")  # noqa: T201
+    if difference := result.difference:
+        relative = abs(difference.now - difference.recorded) / max(abs(difference.recorded), 1e-30)
+        raise CheckFailed(
+            f"{run}: the losses first differ at step {difference.step}: {difference.recorded:.9g} recorded, "
+            f"{difference.now:.9g} now (relative difference {relative:.1g}); {changes}"
+        )

@@ -1,1 +1,1 @@
-"""`nnx doctor`: checks this machine, or shows how an image is prepared."""
+"""`nnx doctor`: check this machine, or show how an image is prepared."""

@@ -1,8 +1,7 @@
-"""An image, what is done to it before a network sees it, and how the answer moves with each repair: in the terminal,
-and as a picture.
+"""Show each step of an image's preparation with the prediction after it: in the terminal, or as a picture.
 
-stages = diagnose(pixels, classifier, runtime)
-for line in drawn(stages, classifier.spec, console):
+stages = prediction_by_stage(pixels, classifier, runtime)
+for line in draw_stages(stages, classifier.spec, console):
     console.print(line)
 """
 
@@ -34,149 +33,147 @@ from nnx.terminal.predictions import as_table
 Pixels = NDArray[np.uint8]
 
 WIDTH = 28  # characters of a picture, at most
-PIPED = 100  # characters of a line where stdout is no terminal
-AVERAGE = "average of the training images"
-SHOWN = 3  # classes that are named for each
+PIPE_WIDTH = 100  # characters of a line where stdout is not a terminal
+AVERAGE = "average training image"
+TOP = 3  # classes named per stage
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What was done last, the (C, H, W) image that the network would see now, and what it says of it."""
+    """The last step, the (C, H, W) image after it, and the most probable classes of that image."""
 
     text: str
     image: Pixels
     top: list[dict[str, Any]]
 
     @property
-    def answer(self) -> str:
+    def prediction(self) -> str:
+        """The most probable class with its probability."""
         best = self.top[0]
         return f"{printable(best['label'])}, {percent(best['probability'])}"
 
 
 def prediction_by_stage(pixels: Pixels, classifier: Classifier, runtime: Runtime) -> list[Stage]:
-    """The image as it is, then after each step of its preparation; the last is what `nnx predict` sees, and says."""
+    """The original image, then the image after each step of its preparation; the last is the input and the prediction
+    of `nnx predict`."""
     spec = classifier.spec
-    image, steps = handwriting.prepare(pixels, spec)
-    seen = [
-        handwriting.resize_to_spec(pixels, spec),
-        *(handwriting.resize_to_spec(step.picture, spec) for step in steps[:-1]),
-    ]
-    seen += [image] if steps else []
-    same = pixels.shape[:2] == spec.shape[1:]
-    texts = ["as it is" if same else "as it is, only resized", *(step.text for step in steps)]
-    batch = Batch(texts, np.stack(seen), [() for _ in texts])
-    answers = predict_batches(classifier, [batch], runtime, top=SHOWN)
-    return [Stage(text, each, answer["top"]) for text, each, answer in zip(texts, seen, answers, strict=True)]
+    prepared, steps = handwriting.prepare(pixels, spec)
+    inputs = [handwriting.resize_to_spec(picture, spec) for picture in (pixels, *(step.picture for step in steps[:-1]))]
+    if steps:
+        inputs.append(prepared)
+    has_size = pixels.shape[:2] == spec.shape[1:]
+    texts = ["original" if has_size else "original, only resized", *(step.text for step in steps)]
+    batch = Batch(texts, np.stack(inputs), [() for _ in texts])
+    predictions = predict_batches(classifier, [batch], runtime, top=TOP)
+    return [Stage(*stage) for stage in zip(texts, inputs, (each["top"] for each in predictions), strict=True)]
 
 
-def average(spec: Spec) -> Pixels | None:
-    """The mean of the training images, (H, W), where it is known."""
+def average_image(spec: Spec) -> Pixels | None:
+    """The mean of the training images, (H, W), or None if the checkpoint does not contain it."""
     return np.array(spec.image_statistics.average, np.uint8) if spec.image_statistics else None
 
 
 def newest_checkpoint(runs: Path = Path("runs")) -> Path:
-    """The checkpoint that was written last in a folder of runs. Raises InputError where there is none."""
-    found = sorted(runs.glob("*/checkpoint.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    """The most recently written checkpoint in a folder of runs. Raises InputError if there is none."""
+    checkpoints = sorted(runs.glob("*/checkpoint.pt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
         raise InputError(
-            f"{runs}: holds no run with a checkpoint.pt; name one by --checkpoint, or train one: nnx train digits_cnn"
+            f"{runs}: contains no run with a checkpoint.pt; "
+            f"name a checkpoint with --checkpoint, or train a network: nnx train digits_cnn"
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
 # ---------------------------------------------------------------- in the terminal
 
 
-def table(stages: Sequence[Stage]) -> Table:
-    """A line for each stage: what was done, and the answer after it."""
+def stage_table(stages: Sequence[Stage]) -> Table:
+    """A row per stage: the step, and the prediction after it."""
     return as_table([{"input": stage.text, **stage.top[0], "top": stage.top} for stage in stages], "step")
 
 
-def drawn(stages: Sequence[Stage], spec: Spec, console: Console | None = None) -> list[Text]:
-    """Lines for the terminal: the training average and each stage side by side, as many as fit, each with its
-    answer."""
-    console = console or Console(width=None if sys.stdout.isatty() else PIPED)
-    mean = average(spec)
+def draw_stages(stages: Sequence[Stage], spec: Spec, console: Console | None = None) -> list[Text]:
+    """Lines for the terminal: the average training image and each stage with its prediction, as many side by side as
+    fit."""
+    console = console or Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    mean = average_image(spec)
     blocks = [_block(AVERAGE, mean[:, :, None], "", console)] if mean is not None else []
-    blocks += [_block(stage.text, stage.image.transpose(1, 2, 0), stage.answer, console) for stage in stages]
-    wide = max(line.cell_len for block in blocks for line in block)
-    across = max(1, (console.width + 2) // (wide + 2))
+    blocks += [_block(stage.text, stage.image.transpose(1, 2, 0), stage.prediction, console) for stage in stages]
+    width = max(line.cell_len for block in blocks for line in block)
+    per_row = max(1, (console.width + 2) // (width + 2))
     lines: list[Text] = []
-    for start in range(0, len(blocks), across):
-        row = blocks[start : start + across]
-        heights = max(_heading(block) for block in row)
-        level = [
-            [Text("".ljust(wide))] * (heights - _heading(block)) + block for block in row
-        ]  # pictures stand on one line
-        lines += [*pixel_art.beside(*level), Text("")]
+    for start in range(0, len(blocks), per_row):
+        row = blocks[start : start + per_row]
+        height = max(_heading_height(block) for block in row)
+        # pad the headings, so that the pictures are on one level
+        padded = [[Text("".ljust(width))] * (height - _heading_height(block)) + block for block in row]
+        lines += [*pixel_art.side_by_side(*padded), Text("")]
     return lines[:-1]
 
 
-def _block(text: str, pixels: Pixels, answer: str, console: Console) -> list[Text]:
-    """What was done, wrapped; the picture, small ones some times as large; the answer."""
-    times = max(1, WIDTH // pixels.shape[1])
-    picture = pixel_art.image(pixels.repeat(times, 0).repeat(times, 1), WIDTH, console=console)
-    wide = max(WIDTH // 2, max(line.cell_len for line in picture))
-    heading = [Text(line, "bold") for line in textwrap.wrap(text, wide)]
-    return [*heading, *picture, Text(answer[: max(wide, 24)])]
+def _block(text: str, pixels: Pixels, prediction: str, console: Console) -> list[Text]:
+    """The wrapped text of the step; the picture, enlarged if it is small; the prediction."""
+    scale = max(1, WIDTH // pixels.shape[1])
+    picture = pixel_art.render(pixels.repeat(scale, 0).repeat(scale, 1), WIDTH, console=console)
+    width = max(WIDTH // 2, max(line.cell_len for line in picture))
+    heading = [Text(line, "bold") for line in textwrap.wrap(text, width)]
+    return [*heading, *picture, Text(prediction[: max(width, 24)])]
 
 
-def _heading(block: list[Text]) -> int:
+def _heading_height(block: list[Text]) -> int:
+    """The number of heading lines of a block."""
     return sum(line.style == "bold" for line in block)
 
 
 # ---------------------------------------------------------------- as a picture
 
 
-def picture(path: Path, stages: Sequence[Stage], spec: Spec) -> None:
-    """Write the same as an image file, whose ending decides on the format: the average, then each stage with its
-    likeliest classes.
+def write_picture(path: Path, stages: Sequence[Stage], spec: Spec) -> None:
+    """Write the average training image and each stage with its most probable classes as an image file. The suffix sets
+    the format.
 
-    Raises InputError for an ending that is none, and MachineError where it can't be written.
+    Raises InputError for an unknown suffix, and MachineError if the file can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".webp", ".jpg", ".jpeg"):
-        raise InputError(f"{path}: is not called as a picture is; give --out a name such as {path.name}.png")
-    mean = average(spec)
-    shown: list[Stage | None] = [None] * (mean is not None) + [*stages]
-    across = min(5, len(shown))
-    down = -(-len(shown) // across)
-    figure = Figure(figsize=(2.3 * across, 3.4 * down), layout="constrained")
+        raise InputError(f"{path}: has no image suffix; give --out a name such as {path.name}.png")
+    mean = average_image(spec)
+    panels: list[Stage | None] = [None] * (mean is not None) + [*stages]  # None is the average
+    columns = min(5, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.3 * columns, 3.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2 * down, across, squeeze=False, height_ratios=[3, 1] * down)
-    for each in axes.flat:
-        each.axis("off")
-    for n, stage in enumerate(shown):
-        row, column = divmod(n, across)
+    axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1] * rows)
+    for axis in axes.flat:
+        axis.axis("off")
+    for n, stage in enumerate(panels):
+        row, column = divmod(n, columns)
         pixels = stage.image.transpose(1, 2, 0) if stage else mean
         assert pixels is not None
         image = axes[2 * row, column]
-        image.imshow(
-            pixels if pixels.shape[-1] == 3 else pixels.reshape(pixels.shape[:2]), cmap="gray", vmin=0, vmax=255
-        )
+        pixels = pixels if pixels.shape[-1] == 3 else pixels.reshape(pixels.shape[:2])
+        image.imshow(pixels, cmap="gray", vmin=0, vmax=255)
         title = textwrap.wrap(stage.text if stage else AVERAGE, 24)
-        image.set_title(
-            "\n".join([*title, ""][: max(2, len(title))]), fontsize=9, color="black" if stage else "#666666"
-        )
+        title = [*title, ""][: max(2, len(title))]
+        image.set_title("\n".join(title), fontsize=9, color="black" if stage else "#666666")
         if stage:
-            _bars(axes[2 * row + 1, column], stage, last=n == len(shown) - 1)
+            _bars(axes[2 * row + 1, column], stage, last=n == len(panels) - 1)
     data = io.BytesIO()
     figure.savefig(data, format=path.suffix[1:].lower(), dpi=150)
     files.replace(path, data.getvalue())
 
 
 def _bars(axes: Any, stage: Stage, *, last: bool) -> None:
-    """The likeliest classes, as bars from 0 to 1."""
+    """Draw the most probable classes as bars from 0 to 1."""
     axes.set_axis_on()
-    labels = [textwrap.shorten(printable(each["label"]), 12, placeholder="…") for each in stage.top]
-    values = [each["probability"] for each in stage.top]
-    axes.barh(
-        range(len(values)), values, color=["#0072b2" if last else "#56b4e9", *["#bbbbbb"] * (len(values) - 1)]
-    )  # Okabe and Ito 2008
+    labels = [textwrap.shorten(printable(entry["label"]), 12, placeholder="…") for entry in stage.top]
+    values = [entry["probability"] for entry in stage.top]
+    colours = ["#0072b2" if last else "#56b4e9", *["#bbbbbb"] * (len(values) - 1)]  # Okabe and Ito 2008
+    axes.barh(range(len(values)), values, color=colours)
     axes.set_xlim(0, 1)
-    axes.set_ylim(SHOWN - 0.4, -0.6)
+    axes.set_ylim(TOP - 0.4, -0.6)
     axes.set_yticks(range(len(values)), labels, fontsize=9)
     axes.set_xticks([])
     axes.tick_params(length=0)

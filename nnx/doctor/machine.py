@@ -1,6 +1,6 @@
-"""What of this machine and installation nnx needs: what is there, what is not, and what to do about it.
+"""Check the installation and the machine: what nnx needs, what is missing, and how to fix it.
 
-for check in checks():
+for check in run_checks():
     print(check.state, check.name, check.found, check.cure)
 """
 
@@ -25,19 +25,20 @@ from nnx.errors import printable
 State = Literal["ok", "note", "warning", "error"]
 
 PYTHON = (3, 11)
-ROOM = 2**30  # bytes of disk and of memory, at least
+MIN_FREE = 2**30  # bytes of disk space and of memory
 SIGNS = {
     "ok": ("✓", "+", "green"),
     "note": ("·", "-", "dim"),
     "warning": ("!", "!", "yellow"),
     "error": ("✗", "x", "bold red"),
 }
-NARROW = 80  # columns of a terminal: what nnx prints is made for so many
+MIN_COLUMNS = 80  # of a terminal, for which nnx formats its output
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. An error makes nnx unusable, a warning costs something; a note is good to know."""
+    """The result of one check. With an error nnx does not work, with a warning it works less well; a note is
+    information. `found` is what the check found."""
 
     name: str
     state: State
@@ -45,9 +46,9 @@ class Check:
     cure: str = ""
 
 
-def checks() -> list[Check]:
-    """All of them, in the order in which they are shown. None raises: what goes wrong in looking is what is wrong."""
-    looks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
+def run_checks() -> list[Check]:
+    """Run all checks, in the order in which they are printed. A check that fails with an exception is an error."""
+    functions: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
         ("python", _python),
         ("packages", _packages),
         ("torch", _torch),
@@ -57,31 +58,25 @@ def checks() -> list[Check]:
         ("extras", _extras),
         ("terminal", _terminal),
     )
-    found = []
-    for name, look in looks:
+    checks = []
+    for name, function in functions:
         try:
-            found += list(look())
-        except Exception as error:  # a broken installation fails in any way
-            found.append(
-                Check(
-                    name,
-                    "error",
-                    f"{type(error).__name__}: {error}".splitlines()[0],
-                    "install nnx anew: pip install --force-reinstall nnx",
-                )
-            )
-    return found
+            checks += list(function())
+        except Exception as error:  # a broken installation can raise anything
+            message = f"{type(error).__name__}: {error}".splitlines()[0]
+            checks.append(Check(name, "error", message, "reinstall nnx: pip install --force-reinstall nnx"))
+    return checks
 
 
-def usable(found: list[Check]) -> bool:
-    """Whether nnx can be used at all."""
-    return all(check.state != "error" for check in found)
+def is_usable(checks: list[Check]) -> bool:
+    """Whether nnx works on this machine: no check is an error."""
+    return all(check.state != "error" for check in checks)
 
 
-def lines(found: list[Check], *, ascii_only: bool = False) -> Iterator[Text]:
-    """A line for each, and one below it for its cure."""
-    width = max(len(check.name) for check in found)
-    for check in found:
+def format_checks(checks: list[Check], *, ascii_only: bool = False) -> Iterator[Text]:
+    """A line per check, and a line below it for its cure."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
         sign, plain, style = SIGNS[check.state]
         yield Text.assemble((plain if ascii_only else sign, style), f" {check.name:<{width}}  {printable(check.found)}")
         if check.cure:
@@ -92,56 +87,54 @@ def lines(found: list[Check], *, ascii_only: bool = False) -> Iterator[Text]:
 
 
 def _python() -> Iterator[Check]:
-    version = platform.python_version()
-    what = f"{version} on {platform.system()} {platform.machine()}"
-    needed = ".".join(map(str, PYTHON))
-    yield (
-        Check("python", "ok", what)
-        if sys.version_info >= PYTHON
-        else Check("python", "error", what, f"install Python {needed} or newer")
-    )
+    version = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.version_info >= PYTHON:
+        yield Check("python", "ok", version)
+    else:
+        yield Check("python", "error", version, f"install Python {'.'.join(map(str, PYTHON))} or newer")
 
 
 def _packages() -> Iterator[Check]:
-    """What nnx is made of, beside what it asks for."""
-    needed = _requirements().get("", {})
-    there, wrong = [], []
-    for name, least in needed.items():
+    """The versions of the required packages, compared with those that nnx needs."""
+    required = _requirements().get("", {})
+    installed = []
+    problems = []
+    for name, minimum in required.items():
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{name} is missing")
+            problems.append(f"{name} is missing")
             continue
-        there.append(f"{name} {version}")
-        if _numbers(version) < _numbers(least):
-            wrong.append(f"{name} {version} is older than {least}")
+        installed.append(f"{name} {version}")
+        if _numbers(version) < _numbers(minimum):
+            problems.append(f"{name} {version} is older than {minimum}")
     try:
         own = f"nnx {metadata.version('nnx')}"
     except metadata.PackageNotFoundError:
-        yield Check("packages", "warning", "nnx is not installed, only found", "pip install . in its folder")
+        yield Check("packages", "warning", "nnx is imported but not installed", "run pip install . in its folder")
         return
-    if wrong:
-        yield Check("packages", "error", f"{own}: {', '.join(wrong)}", "pip install --upgrade nnx")
+    if problems:
+        yield Check("packages", "error", f"{own}: {', '.join(problems)}", "pip install --upgrade nnx")
     else:
-        yield Check("packages", "ok", f"{own}, with {', '.join(there)}")
+        yield Check("packages", "ok", f"{own}, with {', '.join(installed)}")
 
 
 def _extras() -> Iterator[Check]:
-    """What can be added, each with the command that adds it."""
+    """The optional packages, and the command that installs the missing ones."""
     for extra, packages in sorted(_requirements().items()):
         if extra in ("", "all", "dev"):
             continue
         missing = [name for name in packages if importlib.util.find_spec(name.replace("-", "_")) is None]
-        name = f"for {extra}"
+        name = f"nnx[{extra}]"
         if missing:
             yield Check(name, "note", f"{', '.join(missing)} not installed", f"pip install 'nnx[{extra}]'")
         else:
-            yield Check(name, "ok", ", ".join(f"{each} {metadata.version(each)}" for each in packages))
+            yield Check(name, "ok", ", ".join(f"{package} {metadata.version(package)}" for package in packages))
 
 
 def _requirements() -> dict[str, dict[str, str]]:
-    """What nnx requires: by extra, "" for always, the least version of each package."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    """The minimum version of each package that nnx requires, by extra; "" for the packages always required."""
+    minimum: dict[str, dict[str, str]] = defaultdict(dict)
     try:
         lines = metadata.requires("nnx") or []
     except metadata.PackageNotFoundError:
@@ -150,11 +143,12 @@ def _requirements() -> dict[str, dict[str, str]]:
         if match := re.match(
             r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*(?:>=\s*([0-9.]+))?[^;]*(?:;.*extra == ['\"]([^'\"]+)['\"])?", line
         ):
-            found[match[3] or ""][match[1]] = match[2] or "0"
-    return found
+            minimum[match[3] or ""][match[1]] = match[2] or "0"
+    return minimum
 
 
 def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version: (2, 14, 1) for "2.14.1+cpu"."""
     return tuple(int(number) for number in re.match(r"[0-9.]*", version)[0].strip(".").split(".") if number)  # type: ignore[index]
 
 
@@ -162,107 +156,99 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _torch() -> Iterator[Check]:
-    """What computes, in what precision, by how many threads; and whether it does at all."""
+    """The device, precision, layout and threads that nnx chooses, and whether gradients are correct."""
     import torch
 
     from nnx.models import cnn
     from nnx.system import device as devices
     from nnx.system import workers
 
-    chosen = devices.choose_runtime(
+    runtime = devices.choose_runtime(
         "auto", "auto", channels_last=cnn.Config.channels_last, bfloat16_speedup=cnn.Config.bfloat16_speedup
     )
-    for choice in chosen.choices:
+    for choice in runtime.choices:
         yield Check(choice.what, "ok", choice.value, choice.reason)
-    cores, threads = workers.available_cores(), torch.get_num_threads()
+    cores = workers.available_cores()
+    threads = torch.get_num_threads()
+    thread_count = f"{threads} thread{'s' * (threads != 1)}"
     instructions = torch.backends.cpu.get_cpu_capability()
     variable = os.environ.get("OMP_NUM_THREADS")
-    what = f"{cores} core{'s' * (cores != 1)} to be had, {threads} thread{'s' * (threads != 1)}, {instructions}"
+    cpu = f"{cores} core{'s' * (cores != 1)} available, {thread_count}, {instructions}"
     if variable and threads < cores:
-        yield Check(
-            "cpu", "note", what, f"OMP_NUM_THREADS={variable} holds torch to {threads}; unset it to let nnx choose"
-        )
+        cure = f"OMP_NUM_THREADS={variable} limits torch to {thread_count}; unset it to let nnx choose"
+        yield Check("cpu", "note", cpu, cure)
     elif threads > cores:
-        yield Check(
-            "cpu", "warning", what, f"more threads than cores slow each other down; set OMP_NUM_THREADS={cores}"
-        )
+        yield Check("cpu", "warning", cpu, f"more threads than cores slow training down; set OMP_NUM_THREADS={cores}")
     else:
-        yield Check("cpu", "ok", what)
-    yield _computes(chosen.device)
+        yield Check("cpu", "ok", cpu)
+    yield _gradient(runtime.device)
 
 
-def _computes(device: "object") -> Check:
-    """Whether a gradient is what it should be: that of the sum of squares is twice the numbers."""
+def _gradient(device: "object") -> Check:
+    """Whether torch computes a gradient correctly: that of the sum of squares is twice the numbers."""
     import torch
 
     x = torch.arange(1.0, 5.0, device=str(device), requires_grad=True)
     (x @ x).backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     if x.grad.tolist() == [2.0, 4.0, 6.0, 8.0]:
-        return Check("gradient", "ok", f"right, on {device}")
-    return Check(
-        "gradient",
-        "error",
-        f"wrong, on {device}: {x.grad.tolist()}",
-        "install torch anew, for this machine: https://pytorch.org",
-    )
+        return Check("gradient", "ok", f"correct on {device}")
+    wrong = f"wrong on {device}: {x.grad.tolist()}"
+    return Check("gradient", "error", wrong, "reinstall torch for this machine: https://pytorch.org")
 
 
 def _memory() -> Iterator[Check]:
     from nnx.datasets._mapped import free_memory
 
     free = free_memory()
-    what = f"{_size(free)} free"
-    yield (
-        Check("memory", "ok", what)
-        if free >= ROOM
-        else Check("memory", "warning", what, "close what else runs, or use a larger machine")
-    )
+    if free >= MIN_FREE:
+        yield Check("memory", "ok", f"{_size(free)} free")
+    else:
+        yield Check(
+            "memory", "warning", f"{_size(free)} free", "close other programs, or use a machine with more memory"
+        )
 
 
 def _disk() -> Iterator[Check]:
-    yield _room("runs go to", Path("runs"), "name another folder by --out")
+    yield _check_folder("runs", Path("runs"), "name another folder with --out")
 
 
 def _folders() -> Iterator[Check]:
-    """Where data comes from, and where decoded data is kept."""
+    """The folders of the datasets and of the cache, and whether downloads are off."""
     import platformdirs
 
     from nnx.datasets import _cache
 
-    named = os.environ.get("NNX_DATA_DIR")
-    data = Path(named).expanduser() if named else platformdirs.user_cache_path("nnx") / "data"
-    by = "NNX_DATA_DIR" if named else "the user's cache folder; NNX_DATA_DIR names another"
-    check = _room(
-        "data", data, f"nothing can be downloaded there; name another folder as NNX_DATA_DIR ({by})", only_read="note"
-    )
-    inside = (
-        [path.name for path in sorted(data.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-        if data.is_dir()
-        else []
-    )
-    holds = f"; holds {', '.join(inside[:8])}{', ...' if len(inside) > 8 else ''}" if inside else ""
-    yield replace(check, found=check.found + holds)
-    yield _room("cache", _cache.folder(), "what is decoded can't be kept; name another folder as NNX_CACHE_DIR")
+    variable = os.environ.get("NNX_DATA_DIR")
+    data = Path(variable).expanduser() if variable else platformdirs.user_cache_path("nnx") / "data"
+    cure = "datasets can't be downloaded to it; set NNX_DATA_DIR to another folder"
+    check = _check_folder("data", data, cure, read_only="note")
+    datasets = []
+    if data.is_dir():
+        datasets = [path.name for path in sorted(data.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    contents = f"; contains {', '.join(datasets[:8])}{', ...' if len(datasets) > 8 else ''}" if datasets else ""
+    yield replace(check, found=check.found + contents)
+    yield _check_folder("cache", _cache.folder(), "decoded data can't be cached; set NNX_CACHE_DIR to another folder")
     if os.environ.get("NNX_OFFLINE") == "1":
-        yield Check("network", "note", "not used, as NNX_OFFLINE=1 says", "unset it to download datasets")
+        yield Check("network", "note", "off (NNX_OFFLINE=1)", "unset NNX_OFFLINE to download datasets")
 
 
-def _room(name: str, folder: Path, cure: str, only_read: State = "warning") -> Check:
-    """Whether files can be written to a folder, which need not be there yet, and how much room there is."""
-    near = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not near.is_dir():
-        return Check(name, "warning", f"{folder}: {'is' if near == folder else f'{near} is'} a file", cure)
-    free = shutil.disk_usage(near).free
-    what = f"{folder}{'' if folder.exists() else ' (to be made)'}, {_size(free)} free"
+def _check_folder(name: str, folder: Path, cure: str, read_only: State = "warning") -> Check:
+    """Whether files can be written to a folder, which need not exist yet, and its free disk space. `read_only` is the
+    state of a folder that can't be written to."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        return Check(name, "warning", f"{folder}: {'is' if existing == folder else f'{existing} is'} a file", cure)
+    free = shutil.disk_usage(existing).free
+    description = f"{folder}{'' if folder.exists() else ' (not created yet)'}, {_size(free)} free"
     try:
-        with tempfile.TemporaryFile(dir=near):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Check(name, only_read, f"{what}, but can't be written ({error.strerror})", cure)
-    if free < ROOM:
-        return Check(name, "warning", what, "free some room")
-    return Check(name, "ok", what)
+        return Check(name, read_only, f"{description}, but not writable ({error.strerror})", cure)
+    if free < MIN_FREE:
+        return Check(name, "warning", description, "free some disk space")
+    return Check(name, "ok", description)
 
 
 def _terminal() -> Iterator[Check]:
@@ -270,21 +256,18 @@ def _terminal() -> Iterator[Check]:
 
     console = Console()
     if not sys.stdout.isatty():
-        yield Check("terminal", "note", "none: plain lines, no colours")
+        yield Check("terminal", "note", "not a terminal: plain lines, no colours")
         return
     colours = {"truecolor": "16 million colours", "256": "256 colours", "standard": "16 colours", None: "no colours"}
-    what = f"{console.width} columns, {colours.get(console.color_system, console.color_system)}, {console.encoding}"
+    colour = colours.get(console.color_system, console.color_system)
+    terminal = f"{console.width} columns, {colour}, {console.encoding}"
     if console.options.ascii_only:
-        yield Check(
-            "terminal",
-            "warning",
-            what,
-            "curves and pictures are drawn in ASCII; set LANG to a UTF-8 locale, such as C.UTF-8",
-        )
-    elif console.width < NARROW:
-        yield Check("terminal", "note", what, f"tables need {NARROW} columns")
+        cure = "curves and pictures are drawn in ASCII; set LANG to a UTF-8 locale, such as C.UTF-8"
+        yield Check("terminal", "warning", terminal, cure)
+    elif console.width < MIN_COLUMNS:
+        yield Check("terminal", "note", terminal, f"tables need {MIN_COLUMNS} columns")
     else:
-        yield Check("terminal", "ok", what)
+        yield Check("terminal", "ok", terminal)
 
 
 def _size(count: int) -> str:

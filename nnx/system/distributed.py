@@ -441,7 +441,7 @@ def _root_cause(error: Exception) -> Exception:
         )
         return MachineError(f"{failure}. {RESUME_HINT}")
     is_bug = not isinstance(error, NnxError)
-    text = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows where" if is_bug else str(error)
+    text = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows the traceback" if is_bug else str(error)
     _report_failure(f"{getattr(error, 'exit_code', 1)} rank {_current.rank}: {text}")
     return error
 

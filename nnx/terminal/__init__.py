@@ -1,1 +1,1 @@
-"""Everything that is printed on a terminal."""
+"""Everything that nnx prints on a terminal."""

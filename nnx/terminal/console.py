@@ -1,6 +1,7 @@
-"""Results -> tables on stdout; what else there is to say -> stderr. What single commands print: see nnx.screens.
+"""Print results as tables on stdout, and choices, notes and progress on stderr.
 
-What is printed on stdout can be copied and piped: nothing there is cut or framed.
+Output on stdout can be copied and piped: nothing is cut or framed. For the output of nnx train, nnx show, nnx predict
+and nnx trace, see the modules next to this one.
 """
 
 import sys
@@ -22,92 +23,95 @@ from nnx.formatting import loss as _loss
 from nnx.formatting import percent as _percent
 from nnx.formatting import seconds as _seconds
 
-WHILE = 0.5  # seconds, before it is shown how far something is
-MATRIX = 20  # classes whose confusion matrix can still be read
+BAR_DELAY = 0.5  # seconds before a progress bar appears
+MATRIX_CLASSES = 20  # a confusion matrix of more classes is unreadable
+PIPE_WIDTH = 10_000  # columns where stdout is not a terminal: no line is wrapped
 
 
 def print_choices(choices: Iterable[Choice]) -> None:
-    """What was decided for the user, and why, on stderr."""
-    Console(stderr=True).print(aligned(rows(choices)), soft_wrap=True)
+    """Print the automatic choices and their reasons on stderr."""
+    Console(stderr=True).print(align(choice_rows(choices)), soft_wrap=True)
 
 
 def print_notes(lines: Iterable[str]) -> None:
-    """What else there is to say, on stderr."""
+    """Print lines on stderr."""
     for line in lines:
-        print(printable(line), file=sys.stderr)  # noqa: T201 (to stderr)
+        print(printable(line), file=sys.stderr)  # noqa: T201
 
 
 def print_table(table: Table) -> None:
-    """A table of results, on stdout, without the spaces that rich puts behind each line."""
-    console = stdout()
+    """Print a table on stdout, without rich's trailing spaces."""
+    console = stdout_console()
     with console.capture() as captured:
         console.print(table)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def print_lines(lines: Iterable[Text]) -> None:
-    """Lines of results, on stdout, none of them wrapped."""
-    console = stdout()
+    """Print lines on stdout without wrapping."""
+    console = stdout_console()
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
 @contextmanager
-def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """What to tell of how many are done, of how many: a bar where stderr is a terminal and it takes a while, else
-    nothing."""
+def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield `update(done, total)`, which draws a progress bar on stderr after half a second. Draws nothing if `quiet`
+    or if stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich import progress
 
     columns = (
-        progress.TextColumn(what),
+        progress.TextColumn(label),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
     )
     bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
-    task, begun = bar.add_task("", total=None), time.monotonic()
+    task = bar.add_task("", total=None)
+    begun = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def update(done: int, total: int) -> None:
         bar.update(task, completed=done, total=total)
-        if not bar.live.is_started and time.monotonic() - begun > WHILE:
+        if not bar.live.is_started and time.monotonic() - begun > BAR_DELAY:
             bar.start()
 
     try:
-        yield tell
+        yield update
     finally:
         bar.stop()
 
 
 def print_result(summary: dict[str, Any]) -> None:
-    """The end of a run, on stdout."""
-    stdout().print(result_table(summary), soft_wrap=True)
+    """Print the summary of a run on stdout."""
+    stdout_console().print(result_table(summary), soft_wrap=True)
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """What an evaluation found, on stdout."""
-    stdout().print(metrics_table(metrics))
+    """Print the metrics of an evaluation on stdout."""
+    stdout_console().print(metrics_table(metrics))
 
 
 def model_table(layers: Sequence[LayerSummary], parameters: int, flops: int | None = None) -> Table:
-    """The layers: name, kind, output shape, parameters and, where they were counted, floating-point operations."""
-    counted = flops is not None
-    table = frameless(["layer", "kind"], ["output", "parameters", *(["FLOPs"] if counted else [])])
+    """A row per layer: name, kind, output shape, number of parameters and, if counted, floating-point operations."""
+    with_flops = flops is not None
+    table = plain_table(["layer", "kind"], ["output", "parameters", *(["FLOPs"] if with_flops else [])])
     for layer in layers:
-        sizes = [layer.parameters, *([layer.flops or 0] if counted else [])]
+        counts = [layer.parameters, *([layer.flops or 0] if with_flops else [])]
         table.add_row(
-            Text(layer.name), Text(layer.kind), " × ".join(map(str, layer.shape)), *(f"{size:,}" for size in sizes)
+            Text(layer.name), Text(layer.kind), " × ".join(map(str, layer.shape)), *(f"{count:,}" for count in counts)
         )
-    table.add_row("total", "", "", f"{parameters:,}", *([f"{flops:,}"] if counted else []), style="bold")
+    table.add_row("total", "", "", f"{parameters:,}", *([f"{flops:,}"] if with_flops else []), style="bold")
     return table
 
 
 def result_table(summary: dict[str, Any]) -> Text:
-    """The summary of a run, one figure a line; paths are never cut."""
-    samples, again = summary["test_samples"], summary.get("test_duplicates")
-    return aligned(
+    """The summary of a run, one figure per line. Paths are never cut."""
+    samples = summary["test_samples"]
+    duplicates = summary.get("test_duplicates")
+    return align(
         [
             ("run", str(summary["run"]), ""),
             ("checkpoint", str(summary["checkpoint"]), ""),
@@ -120,7 +124,7 @@ def result_table(summary: dict[str, Any]) -> Text:
                 f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples",
             ),
             ("test loss", _loss(summary["test_loss"]), ""),
-            *([("duplicates", repeated(again, samples), "")] if again else []),
+            *([("duplicates", describe_duplicates(duplicates, samples), "")] if duplicates else []),
             ("parameters", f"{summary['parameters']:,}", ""),
             ("training", _seconds(summary["train_seconds"]), f"{summary['samples_per_second']:,.0f} samples/s"),
             ("device", f"{summary['device']}, {summary['precision']}", ""),
@@ -128,46 +132,48 @@ def result_table(summary: dict[str, Any]) -> Text:
     )
 
 
-def repeated(count: int, samples: int) -> str:
-    """What there is to say of so many test samples that are no test."""
+def describe_duplicates(count: int, samples: int) -> str:
+    """State how many of the test samples are also in the training data."""
     return f"{count:,} of {samples:,} test samples are also in the training data"
 
 
-def by_heart(count: int, samples: int) -> str:
-    """A warning of them."""
-    return f"{repeated(count, samples)}: there the network may answer by heart, so the test accuracy can be too high"
+def duplicates_warning(count: int, samples: int) -> str:
+    """Warn that duplicates may make the test accuracy too high."""
+    return f"{describe_duplicates(count, samples)} and may be memorised: test accuracy may be too high"
 
 
 def metrics_table(metrics: dict[str, Any]) -> Group:
-    """Accuracy, loss, calibration; each class; and which classes are taken for which."""
+    """Accuracy, loss and calibration error; metrics of each class; the confusion matrix, or the most frequent
+    confusions if it is too wide."""
     labels = [str(row["label"]) for row in metrics["per_class"]]
     matrix = metrics["confusion_matrix"]
-    pace = f"{_seconds(metrics['seconds'])}, {metrics['samples_per_second']:,.0f} samples/s"
-    head = Text(f"{metrics['split']}: {metrics['samples']:,} samples in {pace}")
+    speed = f"{_seconds(metrics['seconds'])}, {metrics['samples_per_second']:,.0f} samples/s"
+    head = Text(f"{metrics['split']}: {metrics['samples']:,} samples in {speed}")
     figures = [
         ("accuracy", _percent(metrics["accuracy"]), _interval(metrics["accuracy"], metrics["samples"])),
         ("loss", _loss(metrics["loss"]), ""),
         (
             "calibration error",
             _percent(metrics["expected_calibration_error"]),
-            "expected: how far confidence is from accuracy",
+            "expected gap between confidence and accuracy",
         ),
     ]
-    classes = frameless(["class"], ["precision", "recall", "F1", "support"])
+    classes = plain_table(["class"], ["precision", "recall", "F1", "support"])
     for label, row in zip(labels, metrics["per_class"], strict=True):
         classes.add_row(
             Text(label), *(_percent(row[key]) for key in ("precision", "recall", "f1")), f"{row['support']:,}"
         )
-    confusions = most_confused(labels, matrix)
-    wide = [confusion_matrix(labels, matrix)] if len(labels) <= MATRIX else []
-    return Group(head, "", aligned(figures), "", classes, "", _Fitting([*wide, confusions]))
+    confusions = [most_confused(labels, matrix)]
+    if len(labels) <= MATRIX_CLASSES:
+        confusions.insert(0, confusion_matrix(labels, matrix))
+    return Group(head, "", align(figures), "", classes, "", _FirstThatFits(confusions))
 
 
 def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Table:
-    """Rows are the truth, columns what was predicted, by label where labels are short, else by number."""
+    """A row per true class, a column per predicted class: its label if all labels are short, else its index."""
     short = max(map(len, labels)) <= 4
     names = labels if short else [f"{i}" for i in range(len(labels))]
-    table = frameless(["true \\ predicted"], names)
+    table = plain_table(["true \\ predicted"], names)
     for i, (label, row) in enumerate(zip(labels, matrix, strict=True)):
         counts = [
             Text(f"{n:,}" if n else ".", "bold green" if i == j else "red" if n else "dim") for j, n in enumerate(row)
@@ -176,30 +182,30 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
     return table
 
 
-def most_confused(labels: Sequence[str], matrix: Sequence[Sequence[int]], most: int = 10) -> Table:
-    """The pairs of classes that are taken for one another most often."""
+def most_confused(labels: Sequence[str], matrix: Sequence[Sequence[int]], limit: int = 10) -> Table:
+    """The most frequent confusions: true class, predicted class, count, and share of the true class."""
     pairs = sorted(
         ((n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n),
         key=lambda pair: -pair[0],
     )
-    table = frameless(["true", "predicted"], ["times", "of its class"])
-    for n, i, j in pairs[:most]:
+    table = plain_table(["true", "predicted"], ["count", "share of class"])
+    for n, i, j in pairs[:limit]:
         table.add_row(Text(labels[i]), Text(labels[j]), f"{n:,}", _percent(n / sum(matrix[i])))
     return table
 
 
-class _Fitting:
-    """The first that is not too wide, else the last."""
+class _FirstThatFits:
+    """Renders the first alternative that fits the width, or the last if none does."""
 
-    def __init__(self, choices: Sequence[RenderableType]) -> None:
-        self.choices = choices
+    def __init__(self, alternatives: Sequence[RenderableType]) -> None:
+        self.alternatives = alternatives
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        free = options.update_width(10_000)
-        fitting = (
-            choice for choice in self.choices if Measurement.get(console, free, choice).maximum <= options.max_width
-        )
-        yield next(fitting, self.choices[-1])
+        unlimited = options.update_width(PIPE_WIDTH)
+        for alternative in self.alternatives:
+            if Measurement.get(console, unlimited, alternative).maximum <= options.max_width:
+                break
+        yield alternative
 
 
 # ---------------------------------------------------------------- formats
@@ -207,39 +213,38 @@ class _Fitting:
 
 class _Stdout(Console):
     def on_broken_pipe(self) -> None:
-        raise  # what was caught around this call: rich would end the process with 1, the command line knows better
+        raise  # re-raise BrokenPipeError: rich would exit with 1, the command line exits with 141
 
 
-def stdout() -> Console:
-    """Where stdout is no terminal, no line is wrapped."""
-    return _Stdout(width=None if sys.stdout.isatty() else 10_000)
+def stdout_console() -> Console:
+    """A console for stdout that wraps no lines if stdout is not a terminal."""
+    return _Stdout(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
-    """Choices for `aligned`."""
-    return [
-        (choice.what, printable(choice.value), printable(choice.reason)) for choice in choices
-    ]  # which may hold names of files
+def choice_rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
+    """The rows of choices for `align`."""
+    # values and reasons may contain file names
+    return [(choice.what, printable(choice.value), printable(choice.reason)) for choice in choices]
 
 
-def aligned(rows: Sequence[tuple[str, str, str]], width: int | None = None) -> Text:
-    """Name, value and remark in columns, without padding at the end and without a frame. Remarks beyond `width` go on
-    beneath."""
-    names, values = (max((len(row[i]) for row in rows if row[2] or i == 0), default=0) for i in (0, 1))
+def align(rows: Sequence[tuple[str, str, str]], width: int | None = None) -> Text:
+    """Name, value and remark in columns, without frame or trailing spaces. Remarks are wrapped within their column to
+    fit `width`."""
+    names = max((len(name) for name, _, _ in rows), default=0)
+    values = max((len(value) for _, value, remark in rows if remark), default=0)
     room = max(20, (width or 0) - names - values - 4)
     lines = []
     for name, value, remark in rows:
-        first, *rest = (
-            textwrap.wrap(remark, room, break_long_words=False, break_on_hyphens=False) if width else None
-        ) or [remark]
-        behind = (f"{'':{values - len(value)}}  {first}", "dim") if first else ""
-        lines.append(Text.assemble((name.ljust(names), "dim"), "  ", value, behind))
-        lines += [Text(f"{'':{names + values + 4}}{more}", "dim") for more in rest]
+        wrapped = textwrap.wrap(remark, room, break_long_words=False, break_on_hyphens=False) if width else []
+        first, *rest = wrapped or [remark]
+        end = (f"{'':{values - len(value)}}  {first}", "dim") if first else ""
+        lines.append(Text.assemble((name.ljust(names), "dim"), "  ", value, end))
+        lines += [Text(f"{'':{names + values + 4}}{line}", "dim") for line in rest]
     return Text("\n").join(lines)
 
 
-def frameless(left: Sequence[str], right: Sequence[str]) -> Table:
-    """A table with these columns, to the left and to the right of what they hold, and no lines."""
+def plain_table(left: Sequence[str], right: Sequence[str]) -> Table:
+    """An empty table with left- and right-aligned columns and no lines."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in (*left, *right):
         table.add_column(Text(name), justify="left" if name in left else "right", overflow="fold")

@@ -113,13 +113,13 @@ def _input(trace: Trace, console: Console) -> Iterator[RenderableType]:
     if neuron and pixel_art.has_colours(console):
         if C == 1 and len(neuron.terms) == H * W and neuron.uses == 1 and trace.layers[0].name == neuron.name:
             line += f" Beside the image: the weights of unit {neuron.unit} (see 3), positive orange, negative blue."
-            images.append(pixel_art.signed(np.array([term.weight for term in neuron.terms]).reshape(H, W)))
+            images.append(pixel_art.colour_by_sign(np.array([term.weight for term in neuron.terms]).reshape(H, W)))
         elif neuron.window:
             line += " Tinted: the receptive field of the neuron (see 3)."
-            images = [pixel_art.tinted(pixels, neuron.window)]
+            images = [pixel_art.tint_window(pixels, neuron.window)]
     yield Text(line, "dim")
-    pictures = [pixel_art.image(pixel_art.sized(image), console=console) for image in images]
-    yield Text("\n").join(pixel_art.beside(*pictures, gap=3))
+    pictures = [pixel_art.render(pixel_art.scale_to_view(image), console=console) for image in images]
+    yield Text("\n").join(pixel_art.side_by_side(*pictures, gap=3))
 
 
 def _features(trace: Trace) -> Iterator[RenderableType]:

@@ -1,8 +1,6 @@
-"""A run on the screen: a live view where stderr is a terminal, one plain line an epoch where it is not.
+"""Print the progress of a run on stderr: a live view on a terminal, else one plain line per epoch.
 
-    summary = follow(run(config), quiet=quiet)
-
-Progress is for the eye and goes to stderr.
+summary = follow(run(config), quiet=quiet)
 """
 
 import math
@@ -24,17 +22,20 @@ from nnx.events import Epoch, Event, Finished, Health, Started, Step
 from nnx.formatting import loss as _loss
 from nnx.formatting import percent as _percent
 from nnx.formatting import seconds as _seconds
-from nnx.terminal.console import aligned, by_heart, model_table, rows
+from nnx.terminal.console import align, choice_rows, duplicates_warning, model_table
 
-REDRAW = (
-    1 / 4
-)  # seconds at least from one drawing to the next; at 20 steps a second that costs 0.9 % of a core of a 2.5 GHz Xeon
-COLUMNS, ROWS = 60, 6  # of the curve, at most
-DIM, CYAN, MAGENTA = Style(dim=True), Style(color="cyan"), Style(color="magenta")
+# seconds between two drawings, at least; at 20 steps per second, drawing costs 0.9 % of a core of a 2.5 GHz Xeon
+REDRAW = 1 / 4
+# size of the curve in characters, at most
+COLUMNS = 60
+ROWS = 6
+DIM = Style(dim=True)
+CYAN = Style(color="cyan")
+MAGENTA = Style(color="magenta")
 
 
 def follow(events: Iterable[Event], *, quiet: bool = False) -> dict[str, Any]:
-    """Draw a run to its end and return its summary."""
+    """Print the progress of a run until its end, and return its summary."""
     summary: dict[str, Any] = {}
     for event in show(events, quiet=quiet):
         if isinstance(event, Finished):
@@ -43,10 +44,9 @@ def follow(events: Iterable[Event], *, quiet: bool = False) -> dict[str, Any]:
 
 
 def show(events: Iterable[Event], *, quiet: bool = False, console: Console | None = None) -> Iterator[Event]:
-    """Draw each event and pass it on. On stderr by default: live where that is a terminal, else one plain line an
-    epoch.
+    """Print each event and pass it on. Prints on stderr by default: live on a terminal, else one plain line per epoch.
 
-    Warnings are also shown where `quiet` silences the rest.
+    `quiet` silences everything but warnings.
     """
     if quiet:
         for event in events:
@@ -54,20 +54,20 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
                 print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
             yield event
         return
-    # FORCE_COLOR has rich take a pipe for a terminal: colours were asked for, moving bars were not.
+    # With FORCE_COLOR, rich treats a pipe as a terminal; a pipe should get colours, but no moving bars
     console = console or Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
-    view = _View()
+    view = _LiveView()
     lines: list[Text] = []
-    drawn = -math.inf
+    last_drawn = -math.inf
 
     def draw() -> None:
         if lines:
-            console.print(*lines, sep="\n", soft_wrap=True)  # rich draws the live part again below them
+            console.print(*lines, sep="\n", soft_wrap=True)  # rich redraws the live part below them
         elif live:
             live.refresh()
         lines.clear()
 
-    # Drawn on events, not by rich's thread: a step costs a look at the clock unless a drawing is due.
+    # Events trigger the drawing, not rich's thread: a step without a drawing only costs a look at the clock
     with (
         Live(view, console=console, auto_refresh=False, redirect_stdout=False)
         if console.is_interactive
@@ -75,11 +75,11 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
     ):
         try:
             for event in events:
-                view.take(event)
+                view.update(event)
                 if isinstance(event, Health) and not live:
                     lines.append(health_line(event, view.epochs))
                 if warnings := _warnings(event):
-                    draw()  # what came before them
+                    draw()  # the lines before the warnings
                 for warning in warnings:
                     console.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
                 if isinstance(event, Started):
@@ -88,29 +88,31 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
                         console.print("", model_table(event.layers, event.parameters), "", sep="\n")
                 elif isinstance(event, Epoch):
                     lines += epoch_lines(event, view.epochs)
-                if not live or time.monotonic() - drawn >= REDRAW:
+                if not live or time.monotonic() - last_drawn >= REDRAW:
                     draw()
-                    drawn = time.monotonic()
+                    last_drawn = time.monotonic()
                 yield event
-        finally:  # also when the run ends early: what happened is on the screen
+        finally:  # also if the run ends early
             draw()
 
 
 def _warnings(event: Event) -> Sequence[str]:
+    """The warnings that an event carries."""
     if isinstance(event, Finished) and event.summary.get("test_duplicates"):
-        return [by_heart(event.summary["test_duplicates"], event.summary["test_samples"])]
+        return [duplicates_warning(event.summary["test_duplicates"], event.summary["test_samples"])]
     return event.warnings if isinstance(event, Started | Health) else ()
 
 
 def header(event: Started) -> Text:
-    """What was chosen and why, what there is to learn from, and how large the model is."""
+    """The run folder, the automatic choices, the number of samples, and the size of the model."""
     samples = ", ".join(f"{count:,} {split}" for split, count in event.samples.items())
     model = f"{event.parameters:,} parameters in {len(event.layers)} layer{'s' * (len(event.layers) != 1)}"
-    return aligned([("run", str(event.run), ""), *rows(event.choices), ("samples", samples, ""), ("model", model, "")])
+    choices = choice_rows(event.choices)
+    return align([("run", str(event.run), ""), *choices, ("samples", samples, ""), ("model", model, "")])
 
 
 def epoch_lines(event: Epoch, epochs: int) -> list[Text]:
-    """One tidy line, 80 columns at most for usual figures, and another where training stops early."""
+    """One line, at most 80 columns wide for usual figures, and a second one if training stops early."""
     best = "bold green" if event.is_best else ""
     line = Text.assemble(
         ("epoch ", "dim"),
@@ -127,27 +129,32 @@ def epoch_lines(event: Epoch, epochs: int) -> list[Text]:
 
 
 def health_line(event: Health, epochs: int) -> Text:
-    """How the network fares, below the epoch's line: 80 columns for a few layers of ReLUs."""
-    figures = [("loss", f"{_loss(event.loss)} (a guess {_loss(event.guess)})")] if not event.epoch else []
-    parts = [part for name, value in (*figures, *_health(event)) for part in ((f"  {name} ", "dim"), value)]
+    """The health of the network, printed below the epoch's line: 80 columns wide for a few ReLU layers. Before the
+    first step, also its loss and that of chance."""
+    figures = [("loss", f"{_loss(event.loss)} (chance {_loss(event.guess)})")] if not event.epoch else []
+    parts = [part for name, value in (*figures, *_health_figures(event)) for part in ((f"  {name} ", "dim"), value)]
     return Text.assemble((f"health{'':{2 * len(str(epochs))}}", "dim"), *parts)
 
 
-def _health(event: Health) -> list[tuple[str, str]]:
-    """Dead ReLUs of each layer, or of the worst of many; how far steps went; the gradient of the first and the last
-    layer."""
-    shares, gradients = list(event.dead.values()), list(event.gradients.values())
+def _health_figures(event: Health) -> list[tuple[str, str]]:
+    """The share of dead ReLUs in each layer, or the largest of many; the update size; the gradient norms of the first
+    and the last layer."""
+    shares = list(event.dead.values())
+    gradients = list(event.gradients.values())
     dead = ", ".join(f"{share:.0%}" for share in shares) if len(shares) <= 4 else f"{max(shares):.0%} at most"
     figures = [("dead", dead.replace("%", " %"))] if shares else []
-    figures += [("update", f"{event.update:.1e}")] if event.update is not None else []
-    return [*figures, *([("gradient", f"{gradients[0]:.1e} first, {gradients[-1]:.1e} last")] if gradients else [])]
+    if event.update is not None:
+        figures.append(("update", f"{event.update:.1e}"))
+    if gradients:
+        figures.append(("gradient", f"{gradients[0]:.1e} first, {gradients[-1]:.1e} last"))
+    return figures
 
 
-class _View:
-    """The live part of the screen: how far, how well, and the curve of the loss."""
+class _LiveView:
+    """The live part of the screen: progress bars, figures, and the loss curve."""
 
     def __init__(self) -> None:
-        self.begun = 0.0  # the clock at the first step of this process, not of what a resume continues
+        self.begun = 0.0  # time of the first step in this process, also for a resumed run
         self.first = self.step = 0
         self.epoch = self.batch = 0  # both from 0
         self.epochs = self.steps_per_epoch = 1
@@ -156,19 +163,28 @@ class _View:
         self.best: Epoch | None = None
         self.finished = False
         self.health: Health | None = None
-        self.train, self.validation = _Curve(), _Curve()
+        self.train = _Curve()
+        self.validation = _Curve()
 
-    def take(self, event: Event) -> None:
+    def update(self, event: Event) -> None:
         match event:
             case Started():
-                self.epochs, self.steps_per_epoch = event.epochs, event.steps_per_epoch
-                self.epoch, self.step, self.first = event.epoch, event.step, event.step
+                self.epochs = event.epochs
+                self.steps_per_epoch = event.steps_per_epoch
+                self.epoch = event.epoch
+                self.step = self.first = event.step
                 self.begun = time.monotonic()
             case Step():
-                self.epoch, self.batch, self.step, self.latest = event.epoch, event.batch, event.step, event
+                self.epoch = event.epoch
+                self.batch = event.batch
+                self.step = event.step
+                self.latest = event
                 self.train.add(event.step, event.loss)
             case Epoch():
-                self.epoch, self.batch, self.step, self.evaluated = event.epoch, 0, event.step, event
+                self.epoch = event.epoch
+                self.batch = 0
+                self.step = event.step
+                self.evaluated = event
                 self.best = event if event.is_best else self.best
                 self.validation.add(event.step, event.val_loss)
             case Health():
@@ -182,16 +198,14 @@ class _View:
             yield from self._progress(options)
         if options.size.height >= 20 and options.max_width >= 40 and not options.ascii_only:
             yield Segment.line()
-            yield from _draw(self.train, self.validation, min(COLUMNS, options.max_width - 10))
+            yield from _draw_curves(self.train, self.validation, min(COLUMNS, options.max_width - 10))
         if self.finished:
             yield Segment.line()
 
     def _progress(self, options: ConsoleOptions) -> Iterator[Segment]:
         steps = self.epochs * self.steps_per_epoch
-        epoch, batch = (
-            f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}",
-            f"batch {self.batch}/{self.steps_per_epoch}",
-        )
+        epoch = f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}"
+        batch = f"batch {self.batch}/{self.steps_per_epoch}"
         label = max(len(epoch), len(batch))
         rate = (self.step - self.first) / max(time.monotonic() - self.begun, 1e-9)
         yield from _bar(epoch.ljust(label), self.step, steps, rate, options)
@@ -205,10 +219,10 @@ class _View:
                 ("val", _percent(latest.val_accuracy)), ("best", f"{_percent(best.val_accuracy)} at epoch {best.epoch}")
             )
         if self.health:
-            yield from _figures(*_health(self.health))
+            yield from _figures(*_health_figures(self.health))
 
 
-# Segments, not Text, which rich lays out at twice the cost: 3.3 against 1.7 ms for the whole live part.
+# Segments, as Text takes rich twice as long to lay out: 3.3 instead of 1.7 ms for the whole live part
 def _bar(label: str, done: int, total: int, rate: float, options: ConsoleOptions) -> Iterator[Segment]:
     left = f"{timedelta(seconds=round((total - done) / rate))} left" if rate else ""
     end = f"  {100 * done / total:3.0f} %  {left}"
@@ -234,46 +248,48 @@ def _figures(*figures: tuple[str, str]) -> Iterator[Segment]:
 
 
 class _Curve:
-    """(step, ln loss) of a run of any length, thinned evenly to one point for each dot across. What is not finite is
-    left out."""
+    """(step, ln loss) of a run of any length, thinned evenly to at most one point per column of dots. Skips values that
+    are not finite."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
-        self._every, self._seen = 1, 0
+        self._every = 1
+        self._count = 0
 
     def add(self, step: int, loss: float) -> None:
-        if self._seen % self._every == 0 and math.isfinite(loss):
+        if self._count % self._every == 0 and math.isfinite(loss):
             self.points.append((step, math.log(max(loss, 1e-9))))
-        self._seen += 1
+        self._count += 1
         if len(self.points) > 2 * COLUMNS:
             self.points = self.points[::2]
             self._every *= 2
 
 
-BRAILLE = (
-    (0x01, 0x02, 0x04, 0x40),
-    (0x08, 0x10, 0x20, 0x80),
-)  # the bit of each of the 2 x 4 dots that share a character
-EMPTY, MARK = 0x2800, ord("o")
+BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # the bit of each of a character's 2 x 4 dots
+EMPTY = 0x2800
+MARK = ord("o")
 
 
-def _draw(train: _Curve, validation: _Curve, columns: int) -> Iterator[Segment]:
-    """The training loss as a line of dots and each validation loss as an o, on a logarithmic scale."""
+def _draw_curves(train: _Curve, validation: _Curve, columns: int) -> Iterator[Segment]:
+    """Draw the training loss as a line of dots and each validation loss as an o, on a logarithmic scale."""
     points = train.points + validation.points
     if len(points) < 2:
         return
     steps, heights = zip(*points, strict=True)
-    first, top = min(steps), max(heights)
-    across, along = (2 * columns - 1) / max(max(steps) - first, 1), (4 * ROWS - 1) / max(top - min(heights), 1e-9)
+    first = min(steps)
+    top = max(heights)
+    dots_per_step = (2 * columns - 1) / max(max(steps) - first, 1)
+    dots_per_unit = (4 * ROWS - 1) / max(top - min(heights), 1e-9)
 
     def dots(curve: _Curve) -> list[tuple[int, int]]:
-        return [(round((x - first) * across), round((top - y) * along)) for x, y in curve.points]
+        return [(round((x - first) * dots_per_step), round((top - y) * dots_per_unit)) for x, y in curve.points]
 
     cells = [[EMPTY] * columns for _ in range(ROWS)]
     for (x0, y0), (x1, y1) in pairwise(dots(train)):
         length = max(x1 - x0, abs(y1 - y0), 1)
         for i in range(length + 1):
-            x, y = x0 + (x1 - x0) * i // length, y0 + (y1 - y0) * i // length
+            x = x0 + (x1 - x0) * i // length
+            y = y0 + (y1 - y0) * i // length
             cells[y // 4][x // 2] |= BRAILLE[x % 2][y % 4]
     for x, y in dots(validation):
         cells[y // 4][x // 2] = MARK

@@ -1,4 +1,4 @@
-"""The command line as a contract: exit codes, messages, and that nothing is written when the input is wrong."""
+"""The contract of the command line: exit codes, messages, and nothing written when the input is wrong."""
 
 import errno
 import json
@@ -69,7 +69,7 @@ def test_a_wrong_setting_is_found_before_anything_is_written(nnx, tmp_path, sett
         (("train",), "name a config file or a recipe"),
         (("train", "--resume", "nothing"), "no such run"),
         (("train", "--resume", "text.pt"), "is not a checkpoint of nnx"),
-        (("train", "digits_mlp", "--resume", "a", "--out", "b"), "leave --out away"),
+        (("train", "digits_mlp", "--resume", "a", "--out", "b"), "remove --out"),
         (("verify", "nothing"), "no such run"),
         (("train", "digits_mlp", "--devise", "cpu"), "--devise"),
         (("eval", "missing.pt"), "error: missing.pt: no such file"),
@@ -143,8 +143,8 @@ def test_weights_that_do_not_fit_and_half_a_checkpoint_are_2(nnx, tmp_path):
 
     from nnx import checkpoint, config
 
-    kept = checkpoint.read(tmp_path / "r/checkpoint.pt")
-    checkpoint.write(tmp_path / "other.pt", replace(kept, config=config.load("digits_cnn")))
+    saved = checkpoint.read(tmp_path / "r/checkpoint.pt")
+    checkpoint.write(tmp_path / "other.pt", replace(saved, config=config.load("digits_cnn")))
     result = nnx("eval", "other.pt")
     assert result.code == 2
     assert "do not fit the cnn" in result.err
@@ -159,7 +159,7 @@ def test_a_pickle_that_runs_code_is_2_and_not_run(nnx, tmp_path):
             return (Path.touch, (tmp_path / "executed",))
 
     torch.save({"format": 1, "model": Evil()}, tmp_path / "evil.pt")
-    torch.load(tmp_path / "evil.pt", weights_only=False)  # the control: it does run where it is let
+    torch.load(tmp_path / "evil.pt", weights_only=False)  # the control: it runs if allowed
     assert (tmp_path / "executed").exists()
     (tmp_path / "executed").unlink()
     for words in (("eval", "evil.pt"), ("train", "digits_mlp", "--out", ".", "--resume")):
@@ -181,7 +181,7 @@ def test_a_run_is_replaced_only_by_force(nnx, tmp_path):
     assert (tmp_path / "r/last.pt").read_bytes() != before
 
 
-def test_missing_data_offline_says_what_to_put_where(nnx, tmp_path, monkeypatch):
+def test_missing_data_offline_names_the_files_and_the_folder(nnx, tmp_path, monkeypatch):
     monkeypatch.setenv("NNX_OFFLINE", "1")
     result = nnx("train", "mnist_mlp", "--data-dir", "nowhere", "--out", "r")
     assert result.code == 2
@@ -237,7 +237,7 @@ def test_a_bug_of_ours_is_1_in_one_line(nnx, monkeypatch):
     monkeypatch.setattr("nnx.config.load", broken)
     result = nnx("check", "digits_mlp")
     assert result.code == 1
-    assert result.err == "error: a bug in nnx: ZeroDivisionError: oops. NNX_DEBUG=1 shows where\n"
+    assert result.err == "error: a bug in nnx: ZeroDivisionError: oops. NNX_DEBUG=1 shows the traceback\n"
     monkeypatch.setenv("NNX_DEBUG", "1")
     assert "Traceback" in nnx("check", "digits_mlp").err
 
@@ -254,7 +254,7 @@ def test_no_memory_is_3_wherever_it_runs_out(nnx, monkeypatch, error):
     assert (result.code, result.err) == (3, "error: out of memory; free some, or use another machine\n")
 
 
-def test_no_room_behind_stdout_is_3():
+def test_a_full_disk_behind_stdout_is_3():
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "nnx", "schema"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (3, "error: No space left on device; free some, or use another machine\n")

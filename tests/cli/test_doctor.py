@@ -1,5 +1,5 @@
-"""nnx doctor: what is wrong with a machine, each with its cure; and what is done to an image, and how the answer
-moves."""
+"""nnx doctor: problems of the machine with their cures; the preparation of an image and the prediction after each
+step."""
 
 import io
 import json
@@ -31,19 +31,20 @@ NAMES = {
     "cpu",
     "gradient",
     "memory",
-    "runs go to",
+    "runs",
     "data",
     "cache",
     "terminal",
 }
-EXTRAS = {"for explain", "for export", "for serve", "for sweep", "for track"}
+EXTRAS = {"nnx[explain]", "nnx[export]", "nnx[serve]", "nnx[sweep]", "nnx[track]"}
 
 
-def found(nnx):
+def run_checks(nnx):
+    """The checks of this machine by name."""
     result = nnx("doctor", "--json")
-    told = json.loads(result.out)
-    assert result.code == (0 if told["usable"] else 3)
-    return {check["name"]: check for check in told["checks"]}
+    document = json.loads(result.out)
+    assert result.code == (0 if document["usable"] else 3)
+    return {check["name"]: check for check in document["checks"]}
 
 
 # ---------------------------------------------------------------- the machine
@@ -51,7 +52,7 @@ def found(nnx):
 
 def test_this_machine(nnx, tmp_path, monkeypatch):
     monkeypatch.delenv("NNX_OFFLINE", raising=False)
-    checks = found(nnx)
+    checks = run_checks(nnx)
     assert set(checks) == NAMES | EXTRAS
     assert all(check["state"] in machine.SIGNS for check in checks.values())
     assert all(check["cure"] for check in checks.values() if check["state"] in ("warning", "error"))
@@ -63,10 +64,10 @@ def test_this_machine(nnx, tmp_path, monkeypatch):
     for name in checks:
         assert f" {name} " in result.out
     assert "\x1b" not in result.out
-    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+    assert list(tmp_path.iterdir()) == [], "no files are left"
 
 
-def test_what_is_missing_is_said_with_its_cure(nnx, monkeypatch):
+def test_a_missing_package_is_reported_with_its_cure(nnx, monkeypatch):
     real = machine.importlib.util.find_spec
     monkeypatch.setattr(
         machine.importlib.util,
@@ -76,8 +77,8 @@ def test_what_is_missing_is_said_with_its_cure(nnx, monkeypatch):
     monkeypatch.setattr(
         metadata, "version", lambda name, real=metadata.version: "0.0.1" if name == "numpy" else real(name)
     )
-    checks = found(nnx)
-    assert (checks["for serve"]["found"], checks["for serve"]["cure"]) == (
+    checks = run_checks(nnx)
+    assert (checks["nnx[serve]"]["found"], checks["nnx[serve]"]["cure"]) == (
         "uvicorn not installed",
         "pip install 'nnx[serve]'",
     )
@@ -85,7 +86,9 @@ def test_what_is_missing_is_said_with_its_cure(nnx, monkeypatch):
     assert "numpy 0.0.1 is older than" in checks["packages"]["found"]
     result = nnx("doctor")
     assert result.code == 3
-    assert result.err.endswith("error: nnx can't be used here: packages. What to do stands beside it\n")
+    assert result.err.endswith(
+        "error: nnx can't run on this machine: packages. Follow the advice given with each failed check\n"
+    )
 
 
 def test_a_torch_that_fails_is_an_error_not_a_crash(nnx, monkeypatch):
@@ -93,10 +96,10 @@ def test_a_torch_that_fails_is_an_error_not_a_crash(nnx, monkeypatch):
         raise OSError("libcudart.so.99: cannot open shared object file\nmore")
 
     monkeypatch.setattr(devices, "choose_runtime", broken)
-    checks = found(nnx)
+    checks = run_checks(nnx)
     assert checks["torch"]["state"] == "error"
     assert checks["torch"]["found"] == "OSError: libcudart.so.99: cannot open shared object file"
-    assert checks["memory"]["state"] == "ok", "the rest is looked at all the same"
+    assert checks["memory"]["state"] == "ok", "the other checks still run"
 
 
 def test_folders_that_can_not_be_used(nnx, tmp_path, monkeypatch):
@@ -105,20 +108,18 @@ def test_folders_that_can_not_be_used(nnx, tmp_path, monkeypatch):
     monkeypatch.setenv("NNX_DATA_DIR", str(tmp_path / "data"))
     (tmp_path / "data/MNIST").mkdir(parents=True)
     monkeypatch.setenv("NNX_OFFLINE", "1")
-    checks = found(nnx)
+    checks = run_checks(nnx)
     assert checks["cache"]["state"] == "warning"
     assert "is a file" in checks["cache"]["found"]
     assert "NNX_CACHE_DIR" in checks["cache"]["cure"]
-    assert checks["data"]["found"].endswith("holds MNIST")
+    assert checks["data"]["found"].endswith("contains MNIST")
     assert checks["network"]["state"] == "note"
     monkeypatch.setattr(
         machine.tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
     )
-    checks = found(nnx)
-    assert (checks["runs go to"]["state"], checks["data"]["state"]) == ("warning", "note"), (
-        "data may be there to be read only"
-    )
-    assert "can't be written (Permission denied)" in checks["runs go to"]["found"]
+    checks = run_checks(nnx)
+    assert (checks["runs"]["state"], checks["data"]["state"]) == ("warning", "note"), "data may be read-only"
+    assert "not writable (Permission denied)" in checks["runs"]["found"]
 
 
 def test_scarce_memory_disk_and_threads(nnx, monkeypatch):
@@ -128,9 +129,9 @@ def test_scarce_memory_disk_and_threads(nnx, monkeypatch):
     )
     monkeypatch.setattr(workers, "available_cores", lambda: 99)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    checks = found(nnx)
-    assert {checks[name]["state"] for name in ("memory", "runs go to", "cache")} == {"warning"}
-    assert "OMP_NUM_THREADS=1 holds torch to" in checks["cpu"]["cure"]
+    checks = run_checks(nnx)
+    assert {checks[name]["state"] for name in ("memory", "runs", "cache")} == {"warning"}
+    assert "OMP_NUM_THREADS=1 limits torch to" in checks["cpu"]["cure"]
 
 
 # ---------------------------------------------------------------- an image
@@ -151,24 +152,26 @@ def trained(tmp_path_factory):
 PHOTO = Path(__file__).parents[1] / "data/handwriting/3-photo.jpg"
 
 
-def test_it_ends_in_what_predict_says(nnx, trained):
+def test_the_last_stage_is_the_prediction_of_predict(nnx, trained):
     for image in (PHOTO, PHOTO.with_name("7-small.png")):
-        told = json.loads(nnx("doctor", image, "--checkpoint", trained, "--json").out)
+        document = json.loads(nnx("doctor", image, "--checkpoint", trained, "--json").out)
         (predicted,) = json.loads(nnx("predict", trained, image, "--json").out)["predictions"]
-        assert [stage["step"] for stage in told["stages"]] == ["as it is, only resized", *predicted["prepared"]]
-        assert [each["label"] for each in told["top"]] == [each["label"] for each in predicted["top"]]
-        assert [each["probability"] for each in told["top"]] == pytest.approx(
+        assert [stage["step"] for stage in document["stages"]] == ["original, only resized", *predicted["prepared"]]
+        assert [each["label"] for each in document["top"]] == [each["label"] for each in predicted["top"]]
+        assert [each["probability"] for each in document["top"]] == pytest.approx(
             [each["probability"] for each in predicted["top"]], abs=1e-5
         )
-        last = told["stages"][-1]
-        assert (last["label"], last["probability"], last["top"]) == (told["label"], told["probability"], told["top"])
-        assert {stage["probability"] for stage in told["stages"]} != {told["probability"]}, "the answer moves"
+        last = document["stages"][-1]
+        for key in ("label", "probability", "top"):
+            assert last[key] == document[key]
+        probabilities = {stage["probability"] for stage in document["stages"]}
+        assert probabilities != {document["probability"]}, "the prediction changes from step to step"
 
 
-def test_each_answer_is_that_of_the_image_after_that_step(trained):
-    classifier, chosen = classifiers.load_with_runtime(trained, "cpu")
+def test_each_prediction_is_that_of_the_image_after_the_step(trained):
+    classifier, runtime = classifiers.load_with_runtime(trained, "cpu")
     pixels = images.decode(PHOTO)
-    stages = image_check.prediction_by_stage(pixels, classifier, chosen)
+    stages = image_check.prediction_by_stage(pixels, classifier, runtime)
     _, steps = handwriting.prepare(pixels, classifier.spec)
     import torch
 
@@ -176,31 +179,31 @@ def test_each_answer_is_that_of_the_image_after_that_step(trained):
         expected = handwriting.resize_to_spec(picture, classifier.spec)
         assert np.array_equal(stage.image, expected)
         with torch.no_grad():
-            said = classifier(torch.from_numpy(expected.copy())[None])[0]
-        assert stage.top[0]["label"] == str(int(said.argmax()))
-        assert stage.top[0]["probability"] == pytest.approx(float(said.max()), abs=1e-6)
+            probabilities = classifier(torch.from_numpy(expected.copy())[None])[0]
+        assert stage.top[0]["label"] == str(int(probabilities.argmax()))
+        assert stage.top[0]["probability"] == pytest.approx(float(probabilities.max()), abs=1e-6)
 
 
-def test_it_is_drawn_without_colours_too(nnx, trained):
+def test_stages_are_drawn_without_colours(nnx, trained):
     result = nnx("doctor", PHOTO, "--checkpoint", trained)
     assert result.code == 0
     assert "\x1b" not in result.out
-    assert "average of the training" in result.out
-    told = json.loads(nnx("doctor", PHOTO, "--checkpoint", trained, "--json").out)
+    assert "average training image" in result.out
+    document = json.loads(nnx("doctor", PHOTO, "--checkpoint", trained, "--json").out)
     table = result.out[result.out.index("step ") :].splitlines()[1:]
-    for line, stage in zip(table, told["stages"], strict=True):
+    for line, stage in zip(table, document["stages"], strict=True):
         assert line.startswith(stage["step"])
         assert f"{stage['probability']:.2%}".replace("%", " %") in line
     drawn = result.out[: result.out.index("step ")]
     assert all(any(shade in line for line in drawn.splitlines()) for shade in RAMP), "all shades"
 
 
-def test_it_is_drawn_in_colours(trained):
-    classifier, chosen = classifiers.load_with_runtime(trained, "cpu")
-    stages = image_check.prediction_by_stage(images.decode(PHOTO), classifier, chosen)
+def test_stages_are_drawn_in_colours(trained):
+    classifier, runtime = classifiers.load_with_runtime(trained, "cpu")
+    stages = image_check.prediction_by_stage(images.decode(PHOTO), classifier, runtime)
     for width in (30, 80, 200):
         console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=width, _environ={})
-        for line in image_check.drawn(stages, classifier.spec, console):
+        for line in image_check.draw_stages(stages, classifier.spec, console):
             assert line.cell_len <= max(width, 40)
             console.print(line, soft_wrap=True)
         text = console.file.getvalue()
@@ -208,26 +211,26 @@ def test_it_is_drawn_in_colours(trained):
         assert "38;2;" in text
 
 
-def test_a_picture_of_it(nnx, trained, tmp_path):
+def test_stages_are_written_as_a_picture(nnx, trained, tmp_path):
     result = nnx("doctor", PHOTO, "--checkpoint", trained, "--out", "seen.png")
     assert result.code == 0
-    assert result.err.endswith("written to seen.png\n")
+    assert result.err.endswith("wrote seen.png\n")
     pixels = images.decode(tmp_path / "seen.png")
     assert pixels.shape[1] > 1000
     assert len(np.unique(pixels)) > 50
     assert nnx("doctor", PHOTO, "--checkpoint", trained, "--out", "seen.pdf").code == 0
     refused = nnx("doctor", PHOTO, "--checkpoint", trained, "--out", "seen.txt")
     assert refused.code == 2
-    assert "seen.txt: is not called as a picture is" in refused.err
+    assert "seen.txt: has no image suffix" in refused.err
     refused = nnx("doctor", PHOTO, "--checkpoint", trained, "--out", "seen.png/deeper.png")
     assert refused.code == 3
     assert "deeper.png" in refused.err
 
 
-def test_the_newest_run_is_asked(nnx, trained, tmp_path):
+def test_the_newest_checkpoint_is_the_default(nnx, trained, tmp_path):
     refused = nnx("doctor", PHOTO)
     assert refused.code == 2
-    assert "runs: holds no run with a checkpoint.pt; name one by --checkpoint, or train one" in refused.err
+    assert "runs: contains no run with a checkpoint.pt; name a checkpoint with --checkpoint, or train" in refused.err
     for n, name in enumerate(("b", "a", "c")):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / f"runs/{name}/checkpoint.pt").write_bytes(trained.read_bytes())
@@ -237,15 +240,15 @@ def test_the_newest_run_is_asked(nnx, trained, tmp_path):
     assert json.loads(nnx("doctor", PHOTO, "--json").out)["checkpoint"] == "runs/a/checkpoint.pt"
 
 
-def test_old_checkpoints_and_images_as_they_are(nnx, trained, tmp_path):
-    kept = checkpoint.read(trained)
-    checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, image_statistics=None)))
+def test_old_checkpoints_and_images_that_need_no_preparation(nnx, trained, tmp_path):
+    saved = checkpoint.read(trained)
+    checkpoint.write(tmp_path / "old.pt", replace(saved, spec=replace(saved.spec, image_statistics=None)))
     result = nnx("doctor", PHOTO, "--checkpoint", "old.pt")
     assert "average" not in result.out
     assert "does not say what its images look like" in result.out
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "right.png")
-    told = json.loads(nnx("doctor", "right.png", "--checkpoint", trained, "--json").out)
-    assert [stage["step"] for stage in told["stages"]] == ["as it is"]
+    document = json.loads(nnx("doctor", "right.png", "--checkpoint", trained, "--json").out)
+    assert [stage["step"] for stage in document["stages"]] == ["original"]
 
 
 @pytest.mark.parametrize(
@@ -254,15 +257,15 @@ def test_old_checkpoints_and_images_as_they_are(nnx, trained, tmp_path):
         (("missing.png", "--checkpoint", "CHECKPOINT"), "missing.png: no such file"),
         (("IMAGE", "--checkpoint", "missing.pt"), "missing.pt: no such file"),
         (("IMAGE", "--checkpoint", "rows.pt"), "rows.pt: was trained on rows of numbers"),
-        (("--checkpoint", "CHECKPOINT"), "--checkpoint: is about an image; name one"),
-        (("--out", "a.png"), "--out: is about an image"),
+        (("--checkpoint", "CHECKPOINT"), "--checkpoint: needs an image; name one"),
+        (("--out", "a.png"), "--out: needs an image"),
         (("IMAGE", "--checkpoint", "CHECKPOINT", "--device", "cuda:77"), "this machine has: cpu"),
     ],
 )
 def test_a_wrong_command_is_2(nnx, trained, tmp_path, words, what):
-    kept = checkpoint.read(trained)
-    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
-    checkpoint.write(tmp_path / "rows.pt", replace(kept, spec=spec))
+    saved = checkpoint.read(trained)
+    spec = replace(saved.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
+    checkpoint.write(tmp_path / "rows.pt", replace(saved, spec=spec))
     result = nnx("doctor", *({"CHECKPOINT": trained, "IMAGE": PHOTO}.get(word, word) for word in words))
     assert result.code == 2
     assert result.err.startswith("error: ")

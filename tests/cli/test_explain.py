@@ -1,4 +1,4 @@
-"""nnx explain: what it writes and says, and that wrong input is found before anything is written."""
+"""nnx explain: its files and output, and that wrong input is found before anything is written."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def digits():
     return datasets.load(made.dataset, seed=made.seed).test()
 
 
-def test_pictures_and_a_page_beside_the_checkpoint_and_a_row_an_explainer(nnx, checkpoint):
+def test_pictures_and_a_page_next_to_the_checkpoint_and_a_row_per_explainer(nnx, checkpoint):
     result = nnx("explain", checkpoint, "--only", "filters", "--only", "activations", "--index", 3)
     assert result.code == 0, result.err
     folder = checkpoint.parent / "explain"
@@ -50,28 +50,28 @@ def test_pictures_and_a_page_beside_the_checkpoint_and_a_row_an_explainer(nnx, c
     assert "device" in result.err
 
 
-def test_json_is_all_there_is_on_stdout_and_quiet_is_quiet(nnx, checkpoint, tmp_path):
+def test_json_is_all_of_stdout_and_quiet_is_quiet(nnx, checkpoint, tmp_path):
     result = nnx("explain", checkpoint, "--only", "filters", "--out", "a/b", "--json", "-q")
     assert result.code == 0
     assert result.err == ""
-    said = json.loads(result.out)
-    assert said["folder"] == "a/b"
-    assert len(said["samples"]) == 10, "one a class"
-    assert set(said["explainers"]) == {"filters"}
-    assert set(said["explainers"]["filters"]) == {"reading", "pictures", "figures"}
-    for picture in said["explainers"]["filters"]["pictures"]:
+    output = json.loads(result.out)
+    assert output["folder"] == "a/b"
+    assert len(output["samples"]) == 10, "one per class"
+    assert set(output["explainers"]) == {"filters"}
+    assert set(output["explainers"]["filters"]) == {"reading", "pictures", "figures"}
+    for picture in output["explainers"]["filters"]["pictures"]:
         assert (tmp_path / "a/b" / picture["file"]).read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "a/b" / said["page"]).exists()
-    assert said["left_out"] == {}
+    assert (tmp_path / "a/b" / output["page"]).exists()
+    assert output["left_out"] == {}
 
 
-def test_what_does_not_apply_is_left_out_with_the_reason(nnx, checkpoint, monkeypatch):
+def test_an_explainer_that_does_not_apply_is_left_out_with_the_reason(nnx, checkpoint, monkeypatch):
     monkeypatch.setattr(explainers, "names", lambda: ["attention", "filters"])
     result = nnx("explain", checkpoint, "--out", "a", "--json")
     assert result.code == 0
-    said = json.loads(result.out)
-    assert set(said["explainers"]) == {"filters"}
-    assert said["left_out"] == {"attention": "the mlp has no attention; use a transformer"}
+    output = json.loads(result.out)
+    assert set(output["explainers"]) == {"filters"}
+    assert output["left_out"] == {"attention": "the mlp has no attention; use a transformer"}
     assert "attention" in result.err
 
 
@@ -86,7 +86,7 @@ def test_a_file_is_explained_as_the_sample_that_it_shows(nnx, checkpoint, tmp_pa
     )
     assert of_files["samples"] == ["0.png", "5.png"]
     assert of_samples["samples"] == ["test 0", "test 5"]
-    one, other = (said["explainers"]["saliency"]["figures"] for said in (of_files, of_samples))
+    one, other = (output["explainers"]["saliency"]["figures"] for output in (of_files, of_samples))
     assert one.pop("samples") != other.pop("samples")
     assert one == other
 
@@ -97,7 +97,7 @@ def test_files_need_no_dataset(nnx, checkpoint, tmp_path, monkeypatch):
     assert nnx("explain", checkpoint, "0.png", "--only", "activations", "--only", "filters", "--out", "a").code == 0
 
 
-def test_a_folder_is_explained_file_by_file_and_what_was_prepared_is_said(nnx, checkpoint, tmp_path):
+def test_a_folder_is_explained_file_by_file_and_the_preparation_is_printed(nnx, checkpoint, tmp_path):
     (tmp_path / "mine").mkdir()
     for n in (0, 5):
         Image.fromarray(255 - digits().inputs[n][0]).resize((80, 80)).save(tmp_path / f"mine/{n}.png")

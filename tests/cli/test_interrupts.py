@@ -1,4 +1,4 @@
-"""Ctrl-C and its like in processes of their own: what is said, the exit code, and what is left."""
+"""Ctrl-C and other signals, in separate processes: the message, the exit code, and the files left."""
 
 import os
 import shlex
@@ -30,7 +30,7 @@ TEST, VALIDATION = 360, 287  # samples of digits
 
 @pytest.fixture
 def stalled(tmp_path, environment):
-    """A command that stalls where so many samples are evaluated, as a process that has reached that place."""
+    """Starts a command in a process that stalls when it evaluates this many samples, and waits until it stalls."""
     running = []
 
     def command(samples, *words):
@@ -54,18 +54,18 @@ def stalled(tmp_path, environment):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_an_evaluation_ends_where_it_is(nnx, stalled, tmp_path, number, code):
+def test_an_evaluation_ends_at_once(nnx, stalled, tmp_path, number, code):
     assert nnx("train", "digits_mlp", *SETTINGS, "--out", "r", "-q").code == 0
     process = stalled(TEST, "eval", "r/checkpoint.pt", "--out", "e")
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (code, "")
-    assert err.splitlines()[-1] == "stopped before all was measured; nothing was written"
+    assert err.splitlines()[-1] == "stopped before the evaluation finished; nothing was written"
     assert not (tmp_path / "e").exists()
 
 
-def test_the_second_ctrl_c_leaves_at_once_and_the_run_can_be_taken_up(nnx, stalled, tmp_path):
-    """The first comes while it validates after an epoch, which it would end first."""
+def test_the_second_ctrl_c_exits_at_once_and_the_run_can_be_replaced(nnx, stalled, tmp_path):
+    """The first one comes during the validation after an epoch, which the run would finish first."""
     process = stalled(VALIDATION, "train", "digits_mlp", *SETTINGS, "--out", "r")
     process.send_signal(signal.SIGINT)
     assert any("signal again to exit immediately" in line for line in iter(process.stderr.readline, ""))
@@ -79,7 +79,7 @@ def test_the_second_ctrl_c_leaves_at_once_and_the_run_can_be_taken_up(nnx, stall
     assert nnx("train", "digits_mlp", *SETTINGS, "--out", "r", "--force", "-q").code == 0
 
 
-def test_a_run_that_is_asked_to_stop_while_the_test_set_is_read_prints_what_finishes_it(stalled, tmp_path, environment):
+def test_a_run_stopped_during_the_test_prints_the_command_that_finishes_it(stalled, tmp_path, environment):
     process = stalled(TEST, "train", "digits_mlp", *SETTINGS, "--out", "my run")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
@@ -93,7 +93,7 @@ def test_a_run_that_is_asked_to_stop_while_the_test_set_is_read_prints_what_fini
     assert (tmp_path / "my run/summary.json").exists()
 
 
-def test_a_folder_in_use_is_3_and_says_by_whom(nnx, stalled, tmp_path):
+def test_a_folder_in_use_is_3_and_names_the_process(nnx, stalled, tmp_path):
     process = stalled(TEST, "train", "digits_mlp", *SETTINGS, "--out", "r")
     for words in (("--force",), ("--resume",)):
         refused = nnx("train", "digits_mlp", *SETTINGS, "--out", "r", *words)

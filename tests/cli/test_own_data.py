@@ -356,7 +356,8 @@ def test_a_full_disk_is_3(train, cache, monkeypatch, tmp_path):
     refused = train("name: folder, path: pics")
     assert refused.code == 3
     assert refused.err == (
-        f"error: {cache}: can't be written (No space left on device); free some room, or name another folder as NNX_CACHE_DIR\n"
+        f"error: {cache}: can't be written (No space left on device); free some room, or name another folder as "
+        "NNX_CACHE_DIR\n"
     )
     assert list(cache.iterdir()) == []
     assert not (tmp_path / "r").exists()
@@ -503,11 +504,11 @@ def test_list_cache(nnx, train, cache):
     assert nnx("list", "cache", "--clear").out == f"0 entries, 0 B, removed from {cache}\n"
 
 
-def test_clear_is_for_the_cache_alone(nnx):
+def test_clear_applies_to_the_cache_only(nnx):
     for words in (("list", "--clear"), ("list", "models", "--clear")):
         refused = nnx(*words)
         assert (refused.code, refused.out) == (2, "")
-        assert refused.err == "error: --clear is for the cache: nnx list cache --clear\n"
+        assert refused.err == "error: --clear: applies to the cache only; use nnx list cache --clear\n"
 
 
 def test_an_entry_that_can_not_be_removed_is_3(nnx, train, monkeypatch):

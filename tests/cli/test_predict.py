@@ -71,7 +71,7 @@ def test_the_table(nnx, trained):
     result = nnx("predict", path, *files[:2], "--top", 2)
     assert result.code == 0
     head, first, second = result.out.splitlines()
-    assert head.split() == ["input", "label", "probability", "else"]
+    assert head.split() == ["input", "label", "probability", "others"]
     found = json.loads(nnx("predict", path, *files[:2], "--json", "--top", 2).out)["predictions"]
     for line, prediction in zip((first, second), found, strict=True):
         assert line.split()[:2] == [prediction["input"], prediction["label"]]
@@ -148,7 +148,7 @@ def test_all_errors_are_printed_together(nnx, trained, tmp_path):
         (("CHECKPOINT", "a.png", "--device", "cuda:77"), "this machine has: cpu"),
         (("CHECKPOINT", "a.png", "--device", "gpu"), "this machine has: cpu"),
         (("CHECKPOINT", "a.png", "--prepare", "all"), "--prepare"),
-        (("CHECKPOINT", "a.png", "--json", "--csv"), "give one of them"),
+        (("CHECKPOINT", "a.png", "--json", "--csv"), "use only one of them"),
     ],
 )
 def test_a_wrong_command_is_2(nnx, trained, words, what):
@@ -375,7 +375,7 @@ def test_an_old_checkpoint_has_no_image_statistics_and_says_so(nnx, trained, tmp
     ]
     many = nnx("predict", "old.pt", *["large.png"] * 11)
     assert (
-        "prepared 11 of 11 images: resized 11 (--json says which); "
+        "prepared 11 of 11 images: resized 11 (--json lists them); "
         "the checkpoint does not say what its images look like\n" in many.err
     )
     small = images.to_size(images.decode(tmp_path / "large.png"), 8, 8, "pad")

@@ -1,4 +1,4 @@
-"""`nnx show`: what a terminal gets, what a pipe gets, and the document."""
+"""nnx show: its output on a terminal, in a pipe, and as JSON."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from nnx import config
 from nnx.datasets import Source, Split, mnist
 from nnx.events import Choice
 from nnx.run import preview as previews
-from nnx.terminal import preview as screen
+from nnx.terminal import preview as preview_view
 
 QUICK = ("digits_mlp", "--no-trial")
 
@@ -31,18 +31,18 @@ def blank_mnist(config, folder):
 
 
 @cache
-def shown(recipe):
+def preview_of(recipe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "load", blank_mnist)
         return previews.preview_config(config.load(recipe), seconds=0.05)
 
 
-def drawn(found, width, *, terminal=True, **options):
-    """What is printed, line by line, on a terminal so wide, or into a pipe."""
+def draw(preview, width, *, terminal=True, **options):
+    """The printed lines, on a terminal of this width or in a pipe."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     options = {"_environ": {}, "color_system": "truecolor", **options}
     console = Console(file=file, force_terminal=terminal, width=width, height=40, **options)
-    for part in screen.sections(found, console, width if terminal else None):
+    for part in preview_view.sections(preview, console, width if terminal else None):
         console.print(part, soft_wrap=isinstance(part, Text))
     file.flush()
     return file.buffer.getvalue().decode(file.encoding).splitlines()
@@ -65,21 +65,21 @@ def settings(lines):
 # ---------------------------------------------------------------- the command
 
 
-def test_a_pipe_gets_it_whole_and_plain_and_nothing_is_written(nnx, tmp_path, monkeypatch):
+def test_a_pipe_gets_whole_plain_lines_and_nothing_is_written(nnx, tmp_path, monkeypatch):
     monkeypatch.setattr("nnx.cli.show.SECONDS", 0.1)
     result = nnx("show", "digits_cnn")
     assert result.code == 0, result.err
-    assert result.err == "training a throw-away copy for 0.1 s ...\n"
+    assert result.err == "training a temporary copy for 0.1 s ...\n"
     assert "\x1b" not in result.out
     lines = result.out.splitlines()
-    assert lines[0] == "# every setting of digits_cnn; as a file, this gives the same run"
+    assert lines[0] == "# all settings of digits_cnn; this config gives the same run"
     assert config.load("digits_cnn").to_yaml() in result.out
     for title in ("data", "model", "run", "forecast"):
         assert title in lines
     assert list(tmp_path.iterdir()) == []
 
 
-def test_settings_and_a_device_are_laid_over_the_config(nnx):
+def test_set_and_device_override_the_config(nnx):
     result = nnx("show", *QUICK, "--set", "model.hidden=[5]", "--device", "cpu", "-q")
     parsed = config.parse(settings(result.out.splitlines()), "copied.yaml")
     assert parsed.model.hidden == [5]
@@ -88,7 +88,7 @@ def test_settings_and_a_device_are_laid_over_the_config(nnx):
     assert "forecast" not in result.out
 
 
-def test_the_document(nnx, monkeypatch):
+def test_json(nnx, monkeypatch):
     monkeypatch.setattr("nnx.cli.show.SECONDS", 0.1)
     result = nnx("show", "digits_rnn", "--json", "-q")
     assert result.err == ""
@@ -138,7 +138,7 @@ def test_the_document(nnx, monkeypatch):
         ("nothing",),
     ],
 )
-def test_what_is_wrong_is_said_as_train_says_it(nnx, tmp_path, monkeypatch, words):
+def test_wrong_input_has_the_same_message_as_in_train(nnx, tmp_path, monkeypatch, words):
     monkeypatch.setenv("NNX_OFFLINE", "1")
     result = nnx("show", *words)
     assert (result.code, result.out, result.err) == (2, "", nnx("train", *words).err)
@@ -153,12 +153,12 @@ def test_a_training_that_diverges_is_a_warning(nnx, monkeypatch):
     assert re.fullmatch(r"warning: in the trial, step \d+: .*Lower optimizer.lr.*\n", result.err)
 
 
-def test_ctrl_c_ends_it_where_it_is(tmp_path, environment):
+def test_ctrl_c_ends_it_at_once(tmp_path, environment):
     words = [sys.executable, "-m", "nnx", "show", "digits_transformer"]
     process = subprocess.Popen(
         words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stderr.readline().startswith("training a throw-away copy")
+    assert process.stderr.readline().startswith("training a temporary copy")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "stopped; nothing was written\n")
@@ -171,35 +171,35 @@ def test_a_pipe_that_is_closed_is_141(tmp_path, environment):
     assert (process.wait(timeout=60), process.stderr.read()) == (141, b"")
 
 
-# ---------------------------------------------------------------- the screen
+# ---------------------------------------------------------------- the output
 
 
 @pytest.mark.parametrize("recipe", config.recipes())
-def test_recipes_fit_80_columns_uncut(recipe):
-    found = shown(recipe)
-    lines = plain(drawn(found, 80))
+def test_previews_of_recipes_fit_80_columns_uncut(recipe):
+    preview = preview_of(recipe)
+    lines = plain(draw(preview, 80))
     assert max(map(cell_len, lines)) <= 80
     assert "…" not in "\n".join(lines)
     assert (
-        config.parse(settings(lines), "copied.yaml") == found.config
+        config.parse(settings(lines), "copied.yaml") == preview.config
     )  # copied from the terminal, it gives the same run
     whole = " ".join(" ".join(section(lines, "run")).split())
-    for choice in found.choices:
+    for choice in preview.choices:
         for word in choice.reason.split():
             assert word in whole
-    for layer in found.layers:
+    for layer in preview.layers:
         assert any(
             line.split()[0] == layer.name and line.split()[-1] == f"{layer.flops:,}" for line in section(lines, "model")
         )
 
 
-def test_a_choice_too_long_for_its_line_goes_on_below_its_reason():
-    found = replace(shown("digits_mlp"), choices=(Choice("device", "cpu", "no " * 40), Choice("x", "y", "z")))
-    lines = section(plain(drawn(found, 60)), "run")
+def test_a_long_reason_wraps_in_its_column():
+    preview = replace(preview_of("digits_mlp"), choices=(Choice("device", "cpu", "no " * 40), Choice("x", "y", "z")))
+    lines = section(plain(draw(preview, 60)), "run")
     assert lines[0].startswith("device  cpu  no no")
     assert re.match(r" {13}no", lines[1])
     assert lines[-1] == "x       y    z"
-    assert len(section(plain(drawn(found, 60, terminal=False)), "run")) == 2  # a pipe gets one line for each
+    assert len(section(plain(draw(preview, 60, terminal=False)), "run")) == 2  # a pipe gets one line for each
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_choice_too_long_for_its_line_goes_on_below_its_reason():
     ],
 )
 def test_thumbnails_are_one_of_each_class_in_rows_that_fit(recipe, width, rows, height):
-    lines = drawn(shown(recipe), width)
+    lines = draw(preview_of(recipe), width)
     blocks = [line for line in lines if "▀" in line]
     assert len(blocks) == rows * height
     a_row = 10 // rows
@@ -226,54 +226,54 @@ def test_thumbnails_are_one_of_each_class_in_rows_that_fit(recipe, width, rows, 
     assert labels == [list("0123456789")[start : start + a_row] for start in range(0, 10, a_row)]
 
 
-def test_without_colours_there_are_shades_of_ascii():
-    found = shown("digits_mlp")
-    for lines in (drawn(found, 80, color_system=None, terminal=False), plain(drawn(found, 80, no_color=True))):
+def test_without_colours_thumbnails_are_ascii_shades():
+    preview = preview_of("digits_mlp")
+    for lines in (draw(preview, 80, color_system=None, terminal=False), plain(draw(preview, 80, no_color=True))):
         text = "\n".join(lines)
         assert "▀" not in text
         assert len(re.findall(r"^[ .:\-=+*#%@]{10,}$", text, re.MULTILINE)) == 8
-    assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|38|48|9[0-7])[0-9;]*m", "\n".join(drawn(found, 80, no_color=True)))
-    assert re.search(r"\x1b\[[0-9;]*(38|48)[0-9;]*m", "\n".join(drawn(found, 80)))  # with colours, they are there
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|38|48|9[0-7])[0-9;]*m", "\n".join(draw(preview, 80, no_color=True)))
+    assert re.search(r"\x1b\[[0-9;]*(38|48)[0-9;]*m", "\n".join(draw(preview, 80)))  # the control: with colours
 
 
 def with_data(**changes):
-    found = shown("digits_mlp")
-    return replace(found, data=replace(found.data, **changes))
+    preview = preview_of("digits_mlp")
+    return replace(preview, data=replace(preview.data, **changes))
 
 
 def test_bars_are_as_long_as_their_classes_are_large():
     counts = {"train": (30, 15, 1, 0), "validation": (3, 2, 1, 0)}
-    lines = plain(drawn(with_data(classes=("a", "b", "c", "d"), counts=counts), 80))
+    lines = plain(draw(with_data(classes=("a", "b", "c", "d"), counts=counts), 80))
     bars = {line.split()[0]: line.count("━") for line in lines if re.match(r"[abcd] ", line)}
     assert bars == {"a": 30, "b": 15, "c": 1, "d": 0}
 
 
 def test_many_classes_are_a_sentence():
     counts = {"train": tuple(range(100, 147)), "validation": (0,) * 47}
-    lines = plain(drawn(with_data(classes=tuple(f"c{k}" for k in range(47)), counts=counts), 80))
-    assert "47 classes of 100 (c0) to 146 (c46) training samples, median 123" in lines
+    lines = plain(draw(with_data(classes=tuple(f"c{k}" for k in range(47)), counts=counts), 80))
+    assert "47 classes with 100 (c0) to 146 (c46) training samples each, median 123" in lines
     assert "━" not in "\n".join(lines)
 
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "none"), (12, "12 of 360 test samples are also in the training data"), (None, "not looked for")],
+    [(0, "none"), (12, "12 of 360 test samples are also in the training data"), (None, "not counted")],
 )
-def test_duplicates_are_told(count, text):
-    lines = plain(drawn(with_data(duplicates=count), 80))
+def test_duplicates_are_printed(count, text):
+    lines = plain(draw(with_data(duplicates=count), 80))
     assert any(re.match(rf"duplicates +{text}", line) for line in lines)
 
 
-def test_notes_of_the_dataset_are_told():
-    lines = plain(drawn(with_data(notes=(Choice("split", "a fifth", "no test folder"),)), 100))
+def test_notes_of_the_dataset_are_printed():
+    lines = plain(draw(with_data(notes=(Choice("split", "a fifth", "no test folder"),)), 100))
     assert any(re.match("split +a fifth +no test folder", line) for line in lines)
 
 
-def test_of_a_table_features_are_listed():
+def test_the_features_of_a_table_are_listed():
     names = tuple(f"width {n}" for n in range(25))
     examples = tuple(previews.Example(label, np.full(25, k, np.float32)) for k, label in enumerate("abcd"))
     lines = plain(
-        drawn(with_data(shape=(25,), features=names, mean=(1.5,) * 25, std=(0.25,) * 25, examples=examples), 80)
+        draw(with_data(shape=(25,), features=names, mean=(1.5,) * 25, std=(0.25,) * 25, examples=examples), 80)
     )
     rows = [line.split() for line in lines if line.startswith("width")]
     assert rows == [["width", str(n), "1.5", "0.25", "0", "1", "2"] for n in range(20)]
@@ -281,14 +281,14 @@ def test_of_a_table_features_are_listed():
     assert not any(re.match("mean", line) for line in lines)
 
 
-def test_an_image_of_three_channels_is_drawn_in_its_colours():
+def test_an_image_of_three_channels_is_drawn_in_colour():
     red = np.zeros((3, 4, 4), np.uint8)
     red[0] = 255
-    lines = drawn(with_data(shape=(3, 4, 4), examples=(previews.Example("a very long name", red),)), 80)
+    lines = draw(with_data(shape=(3, 4, 4), examples=(previews.Example("a very long name", red),)), 80)
     assert sum("38;2;255;0;0;48;2;255;0;0" in line for line in lines) == 2
     assert "a v…" in plain(lines)
-    for channels in (2, 4):  # what has no colours of its own is drawn by what can be
-        drawn(
+    for channels in (2, 4):  # other numbers of channels are drawn as gray or from the first three
+        draw(
             with_data(shape=(channels, 4, 4), examples=(previews.Example("x", np.zeros((channels, 4, 4), np.uint8)),)),
             80,
         )
@@ -307,13 +307,12 @@ def test_an_image_of_three_channels_is_drawn_in_its_colours():
     ],
 )
 def test_durations_are_two_digits(seconds, text):
-    assert screen._duration(seconds) == text
+    assert preview_view._duration(seconds) == text
 
 
-def test_a_run_that_may_stop_early_takes_at_most_so_many_epochs():
-    found = shown("digits_mlp")
-    patient = replace(
-        found, config=found.config.model_copy(update={"train": found.config.train.model_copy(update={"patience": 3})})
-    )
-    assert "at most 40 epochs" in "\n".join(drawn(patient, 120))
-    assert "at most" not in "\n".join(drawn(found, 120))
+def test_a_run_with_patience_takes_at_most_its_epochs():
+    preview = preview_of("digits_mlp")
+    settings = preview.config.train.model_copy(update={"patience": 3})
+    patient = replace(preview, config=preview.config.model_copy(update={"train": settings}))
+    assert "at most 40 epochs" in "\n".join(draw(patient, 120))
+    assert "at most" not in "\n".join(draw(preview, 120))

@@ -1,9 +1,9 @@
-"""Starting quickly changes nothing but the time."""
+"""The quick start changes nothing but the time."""
 
 import subprocess
 import sys
 
-BEGIN = "import sys, os; from nnx.cli._start import import_torch, leave; import_torch(); import torch\n"
+BEGIN = "import sys, os; from nnx.cli._start import import_torch, exit_quickly; import_torch(); import torch\n"
 
 
 def python(code, **environment):
@@ -14,34 +14,33 @@ def python(code, **environment):
     )
 
 
-def test_what_is_left_out_of_torch_comes_when_it_is_asked_for():
+def test_the_deferred_module_is_loaded_when_it_is_needed():
     done = python(
-        BEGIN + "from nnx.cli._start import TRIED\n"
-        "assert ('torch._meta_registrations' in sys.modules) != torch.__version__.startswith(TRIED)\n"
-        "from nnx.system import device; device.whole_torch()\n"
+        BEGIN + "from nnx.cli._start import TESTED\n"
+        "assert ('torch._meta_registrations' in sys.modules) != torch.__version__.startswith(TESTED)\n"
+        "from nnx.system import device; device.load_meta_kernels()\n"
         "x = torch.linalg.qr(torch.empty(3, 2, device='meta')); print(x[0].shape)\n"
     )
     assert done.stdout == "torch.Size([3, 2])\n", done.stderr
 
 
-def test_an_architecture_that_computes_while_it_is_built_still_has_its_size_checked():
+def test_an_architecture_that_computes_in_its_constructor_can_be_measured():
     done = python(
-        BEGIN
-        + "from types import SimpleNamespace as N; from torch import nn; from nnx import models; from nnx.config import registry\n"
-        + "from nnx.preprocessing.spec import Spec\n"
+        BEGIN + "from types import SimpleNamespace as N; from torch import nn; from nnx import models\n"
+        "from nnx.config import registry; from nnx.preprocessing.spec import Spec\n"
         "class Model(nn.Module):\n"
         "    def __init__(self, config, spec, outputs):\n"
         "        super().__init__(); self.w = nn.Parameter(torch.linalg.qr(torch.rand(9, 4))[0])\n"
         "registry.module = lambda kind, name: N(Model=Model)\n"
-        "print(models.count(models.build(N(name='odd'), Spec((4,), ('a', 'b'), (0.,) * 4, (1.,) * 4), 2)))\n"
+        "print(models.count_parameters(models.build(N(name='odd'), Spec((4,), ('a', 'b'), (0.,) * 4, (1.,) * 4), 2)))\n"
     )
     assert done.stdout == "36\n", done.stderr
 
 
 def test_torchvision_can_be_imported_afterwards():
     done = python(
-        BEGIN
-        + "import torchvision.datasets, torchvision.ops; print(torchvision.ops.nms(torch.rand(1, 4), torch.rand(1), 0.5))"
+        BEGIN + "import torchvision.datasets, torchvision.ops\n"
+        "print(torchvision.ops.nms(torch.rand(1, 4), torch.rand(1), 0.5))\n"
     )
     assert done.stdout == "tensor([0])\n", done.stderr
 
@@ -53,18 +52,18 @@ def test_random_numbers_are_the_same():
     assert quick.stdout.startswith("["), quick.stderr
 
 
-def test_so_can_torchs_compiler():
+def test_torchs_compiler_can_be_imported_afterwards():
     done = python(BEGIN + "import torch._dynamo; print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)))")
     assert done.stdout == "tensor([2.])\n", done.stderr
 
 
-def test_waiting_threads_soon_sleep_unless_told_otherwise():
+def test_waiting_threads_soon_sleep_unless_a_variable_is_set():
     ask = BEGIN + "print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
     assert python(ask).stdout == "None 1000\n"
     assert python(ask, OMP_WAIT_POLICY="active").stdout == "active None\n"
     assert python(ask, GOMP_SPINCOUNT="5").stdout == "None 5\n"
 
 
-def test_leaving_writes_out_what_was_printed_and_gives_the_code():
-    done = python(BEGIN + "print('out'); print('err', file=sys.stderr); leave(5)")
+def test_exiting_writes_out_what_was_printed_and_gives_the_code():
+    done = python(BEGIN + "print('out'); print('err', file=sys.stderr); exit_quickly(5)")
     assert (done.returncode, done.stdout, done.stderr) == (5, "out\n", "err\n")

@@ -464,7 +464,7 @@ def test_verify_as_a_command(folder, capsys, monkeypatch):
 
     code, out, err = command(folder)
     assert (code, err) == (0, "")
-    assert "bitwise equal: the losses of the first 24 steps; config, data and environment are the same" in out
+    assert "the losses of the first 24 steps are bitwise equal; config, data and environment are the same" in out
     assert json.loads(command(folder, "--json")[1])["bitwise_equal"] is True
     state = checkpoint.read(folder / "last.pt")
     checkpoint.write(
@@ -473,4 +473,4 @@ def test_verify_as_a_command(folder, capsys, monkeypatch):
     code, out, err = command(folder, "--json")
     assert code == 5
     assert json.loads(out)["difference"]["step"] == 1
-    assert "step 1 is the first that differs" in err
+    assert "the losses first differ at step 1" in err

@@ -1,4 +1,4 @@
-"""The screen: what a pipe gets, what a terminal gets, and the figures in the tables."""
+"""Printed output: in a pipe, on a terminal, and the figures in the tables."""
 
 import io
 import math
@@ -108,7 +108,7 @@ def test_a_pipe_gets_one_plain_line_an_epoch(capsys):
     ]
 
 
-def test_every_event_is_passed_on_in_order_and_its_line_is_there_by_then(capsys):
+def test_every_event_is_passed_on_in_order_after_its_line(capsys):
     for shown, event in zip(train.show(events()), events(), strict=True):
         assert shown == event
         if isinstance(event, Epoch):
@@ -146,11 +146,11 @@ def test_a_terminal_gets_the_table_each_epoch_once_and_the_curve(monkeypatch):
     assert "best 92.00 % at epoch 3" in text
     assert " left" in text
     last = text[text.rindex("stopping: enough") :]
-    assert "batch" not in last.split("o val")[-1]  # the bars go, the curve stays
+    assert "batch" not in last.split("o val")[-1]  # the bars disappear, the curve stays
     assert re.search(r"[\u2801-\u28ff]", last)
 
 
-def test_drawings_are_few_however_many_events():
+def test_many_events_cause_few_drawings():
     screen = terminal()
     begun = time.monotonic()
     list(train.show(events(epochs=200, steps=50), console=screen))
@@ -159,7 +159,7 @@ def test_drawings_are_few_however_many_events():
     assert re.findall(r"epoch +(\d+)/200  loss", without_escapes(written(screen))) == [str(n) for n in range(1, 201)]
 
 
-def test_a_run_that_breaks_off_leaves_its_last_epoch_on_the_screen():
+def test_an_interrupted_run_leaves_its_last_epoch_on_the_screen():
     def broken() -> Iterator[Event]:
         for event in events():
             yield event
@@ -203,20 +203,20 @@ def test_any_loss_can_be_drawn(losses, monkeypatch):
 
 
 def test_the_curve_goes_from_top_left_to_bottom_right_and_a_long_one_is_thinned():
-    view = train._View()
+    view = train._LiveView()
     for step in range(100_000):
-        view.take(Step(0, step, step, math.exp(-step / 2e4), 1e-3, 1.0))
+        view.update(Step(0, step, step, math.exp(-step / 2e4), 1e-3, 1.0))
     assert train.COLUMNS <= len(view.train.points) <= 2 * train.COLUMNS
     gaps = {b[0] - a[0] for a, b in zip(view.train.points, view.train.points[1:], strict=False)}
     assert len(gaps) == 1  # evenly
-    text = "".join(segment.text for segment in train._draw(view.train, view.validation, 60))
+    text = "".join(segment.text for segment in train._draw_curves(view.train, view.validation, 60))
     rows = [line[10:] for line in text.splitlines()]
     assert len(rows) == train.ROWS
     assert rows[0][0] != " "
     assert rows[-1].rstrip()[-1] != " "
     assert len(rows[-1].rstrip()) > 55
     starts = [len(row) - len(row.lstrip()) for row in rows]
-    assert starts == sorted(starts)  # ever falling on its logarithmic scale
+    assert starts == sorted(starts)  # always falling on its logarithmic scale
 
 
 # ---------------------------------------------------------------- results
@@ -238,19 +238,19 @@ def test_result_is_whole_in_a_pipe(capsys):
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_test_samples_that_were_trained_on_are_a_warning_and_a_line(capsys, quiet):
+def test_test_samples_in_the_training_data_are_a_warning_and_a_line(capsys, quiet):
     def run(count: int | None) -> Iterator[Event]:
         yield from list(events())[:-1]
         yield Finished(SUMMARY | {"test_duplicates": count})
 
     known = "1,234 of 10,000 test samples are also in the training data"
-    for count, said in ((1234, True), (0, False), (None, False)):
+    for count, reported in ((1234, True), (0, False), (None, False)):
         console.print_result(train.follow(run(count), quiet=quiet))
         out, err = capsys.readouterr()
-        assert (f"duplicates     {known}\n" in out) == said
-        assert err.count(f"warning: {known}") == said
+        assert (f"duplicates     {known}\n" in out) == reported
+        assert err.count(f"warning: {known}") == reported
     train.follow(run(1234))
-    assert "warning: " in capsys.readouterr().err.splitlines()[-1]  # behind what came before it
+    assert "warning: " in capsys.readouterr().err.splitlines()[-1]  # after the earlier lines
 
 
 def test_choices_go_to_stderr(capsys):
@@ -279,13 +279,13 @@ def test_many_classes_get_the_most_frequent_confusions(capsys):
     console.print_metrics(metrics(labels, matrix))
     table = capsys.readouterr().out.split("\n\n")[-1].splitlines()
     assert [line.split() for line in table] == [
-        ["true", "predicted", "times", "of", "its", "class"],
+        ["true", "predicted", "count", "share", "of", "class"],
         ["c5", "c4", "30", "25.00", "%"],
         ["c3", "c17", "10", "10.00", "%"],
     ]
 
 
-def test_a_matrix_too_wide_for_the_terminal_gives_way_to_the_confusions():
+def test_a_matrix_too_wide_for_the_terminal_is_replaced_by_the_confusions():
     labels = [str(i) for i in range(18)]
     for width, whole in ((200, True), (60, False)):
         screen = Console(file=io.StringIO(), width=width)

@@ -416,7 +416,7 @@ def test_a_line_an_epoch_where_there_is_no_terminal():
     assert lines[3] == "warning: all is lost"
     assert max(map(len, lines)) <= 80
     start = shown(replace(SOME, epoch=0, update=None, loss=2.61)).strip()
-    assert "loss 2.610 (a guess 2.303)" in start
+    assert "loss 2.610 (chance 2.303)" in start
     assert "update" not in start
     many = replace(SOME, dead={f"layers.{i}": i / 10 for i in range(6)})
     assert "dead 50 % at most" in shown(many)

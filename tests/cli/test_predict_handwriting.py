@@ -1,5 +1,4 @@
-"""One's own handwriting just works: drawings and photographs, and real digits of MNIST in disguise, asked of a network
-trained on MNIST."""
+"""nnx predict reads handwriting after training on MNIST: drawings, photographs, and transformed MNIST digits."""
 
 import io
 import json
@@ -25,7 +24,7 @@ FOLDER = Path(__file__).parents[1] / "data/handwriting"
 
 @pytest.fixture(scope="module")
 def mnist_cnn(real_mnist, tmp_path_factory):
-    """A network that reads MNIST's digits, trained by the command on half of them, once."""
+    """The checkpoint of a network trained on half of MNIST, once for all tests."""
     folder = tmp_path_factory.mktemp("mnist")
     sys.argv = ["nnx", "train", "mnist_cnn_fast", "--set", "train.epochs=1", "--set", "dataset.validation=30000"]
     sys.argv += ["--data-dir", real_mnist, "--out", str(folder / "run"), "-q", "--json"]
@@ -39,47 +38,46 @@ def test_split(real_mnist):
     return datasets.load(made.dataset, seed=0, data_dir=real_mnist).test()
 
 
-def said(checkpoint, seen):
-    """The labels that the network gives, asked directly."""
+def predict(checkpoint, inputs):
+    """The classes that the network predicts, called directly."""
     runtime = devices.choose_runtime("cpu", "auto", bfloat16_speedup=cnn.Config.bfloat16_speedup)
     with (
         torch.no_grad(),
-        runtime.autocast(),  # in the precision of training, as eval
+        runtime.autocast(),  # in the training precision, as eval
     ):
-        parts = torch.from_numpy(np.stack(seen)).split(500)
-        return torch.cat([classifiers.load(checkpoint)(part) for part in parts]).argmax(1).tolist()
+        batches = torch.from_numpy(np.stack(inputs)).split(500)
+        return torch.cat([classifiers.load(checkpoint)(batch) for batch in batches]).argmax(1).tolist()
 
 
 def test_all_of_mnist_as_png_files_is_what_eval_measures(nnx, mnist_cnn, real_mnist, test_split, tmp_path):
-    """Images of the training's size and polarity are taken as they are, every one, though --prepare is auto."""
+    """With --prepare auto, images with the size and polarity of the training images remain unchanged."""
     measured = json.loads(nnx("eval", mnist_cnn, "--data-dir", real_mnist, "--json").out)
     (tmp_path / "png").mkdir()
     for n, pixels in enumerate(test_split.inputs):
         Image.fromarray(pixels[0]).save(tmp_path / f"png/{n:05d}.png")
-    found = json.loads(nnx("predict", mnist_cnn, "png", "--json", "-q").out)["predictions"]
-    assert {tuple(each["prepared"]) for each in found} == {()}
+    predictions = json.loads(nnx("predict", mnist_cnn, "png", "--json", "-q").out)["predictions"]
+    assert {tuple(each["prepared"]) for each in predictions} == {()}
     matrix = np.zeros((10, 10), dtype=int)
-    for truth, each in zip(test_split.labels, found, strict=True):
+    for truth, each in zip(test_split.labels, predictions, strict=True):
         matrix[truth, int(each["label"])] += 1
     assert matrix.tolist() == measured["confusion_matrix"]
-    assert [each["label"] for each in found] == [str(k) for k in said(mnist_cnn, test_split.inputs)]
+    assert [each["label"] for each in predictions] == [str(k) for k in predict(mnist_cnn, test_split.inputs)]
 
 
 def test_twenty_drawings_and_photographs_of_digits(nnx, mnist_cnn):
-    """Written for this test by scripts/handwriting: each digit twice, with twenty pens on as many papers."""
+    """Drawn for this test by scripts/handwriting: each digit twice, with twenty pens on twenty papers."""
     files = sorted(FOLDER.iterdir())
     assert sorted(file.name[0] for file in files) == sorted("0123456789" * 2)
-    found = json.loads(nnx("predict", mnist_cnn, FOLDER, "--json").out)["predictions"]
-    assert sum(Path(each["input"]).name[0] == each["label"] for each in found) >= 18
-    assert all(each["prepared"] for each in found), "each says how it was prepared"
+    predictions = json.loads(nnx("predict", mnist_cnn, FOLDER, "--json").out)["predictions"]
+    assert sum(Path(each["input"]).name[0] == each["label"] for each in predictions) >= 18
+    assert all(each["prepared"] for each in predictions), "every image was prepared"
     spec = classifiers.load(mnist_cnn).spec
-    guessed = said(mnist_cnn, [handwriting.resize_to_spec(images.decode(file), spec) for file in files])
-    assert sum(file.name[0] == str(k) for file, k in zip(files, guessed, strict=True)) < 10, "the control: resized only"
+    resized = predict(mnist_cnn, [handwriting.resize_to_spec(images.decode(file), spec) for file in files])
+    assert sum(file.name[0] == str(k) for file, k in zip(files, resized, strict=True)) < 10, "the control: resized only"
 
 
 def photographed(digit, rng):
-    """A digit of MNIST, eight times as large, as dark ink somewhere on a page that the light falls on from one side; a
-    noisy JPEG."""
+    """A digit of MNIST, eight times as large, as dark ink anywhere on a page lit from one side; a noisy JPEG."""
     large = np.asarray(Image.fromarray(digit).resize((224, 224), Image.Resampling.BICUBIC), np.float32) / 255
     covered = np.zeros((400, 500, 1), np.float32)
     y, x = rng.integers(0, 176), rng.integers(0, 276)
@@ -98,19 +96,17 @@ def on_a_board(digit, rng):
     return np.clip(np.rint(page), 0, 255).astype(np.uint8)
 
 
-def upside_down_in_brightness(digit, rng):
+def inverted(digit, rng):
     return 255 - digit[:, :, None]
 
 
-@pytest.mark.parametrize(
-    ("disguise", "count"), [(photographed, 60), (on_a_board, 100), (upside_down_in_brightness, 1000)]
-)
-def test_digits_of_mnist_in_disguise(mnist_cnn, test_split, disguise, count):
-    spec, rng = classifiers.load(mnist_cnn).spec, np.random.default_rng(0)
-    pictures = [disguise(digit[0], rng) for digit in test_split.inputs[:count]]
-    right = [
-        test_split.labels[:count] == said(mnist_cnn, [how(each) for each in pictures])
-        for how in (lambda each: handwriting.prepare(each, spec)[0], lambda each: handwriting.resize_to_spec(each, spec))
-    ]
-    assert right[0].mean() >= 0.95
-    assert right[1].mean() < 0.8, "the control: resized only"
+@pytest.mark.parametrize(("transform", "count"), [(photographed, 60), (on_a_board, 100), (inverted, 1000)])
+def test_transformed_digits_of_mnist(mnist_cnn, test_split, transform, count):
+    spec = classifiers.load(mnist_cnn).spec
+    rng = np.random.default_rng(0)
+    pictures = [transform(digit[0], rng) for digit in test_split.inputs[:count]]
+    labels = test_split.labels[:count]
+    prepared = predict(mnist_cnn, [handwriting.prepare(picture, spec)[0] for picture in pictures])
+    resized = predict(mnist_cnn, [handwriting.resize_to_spec(picture, spec) for picture in pictures])
+    assert (labels == prepared).mean() >= 0.95
+    assert (labels == resized).mean() < 0.8, "the control: resized only"
