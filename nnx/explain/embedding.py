@@ -70,7 +70,7 @@ def explain(subject: Subject) -> Explanation:
         ),
         Picture(
             "embedding-pca",
-            "PCA maps: the two directions in which the activations vary most.",
+            f"PCA maps: the two directions in which the activations vary most. {NEIGHBOURS}-NN accuracy as for t-SNE.",
             _draw_maps(pca_maps, labels, subject.classes, separations, 3),
         ),
     )
@@ -141,9 +141,9 @@ def _describe(separations: dict[str, Any], samples: int) -> str:
     after = separations[last]["neighbours"]
     control = separations[last]["neighbours_untrained"]
     return (
-        f"A vote of the {NEIGHBOURS} nearest neighbours gives the right class for {100 * before:.1f} % of {samples:,} "
-        f"samples in the {_units.INPUT}, and for {100 * after:.1f} % in {last} ({100 * control:.1f} % with random "
-        "weights)."
+        f"The {NEIGHBOURS}-NN accuracy, of a vote of the {NEIGHBOURS} nearest neighbours, is {100 * before:.1f} % on "
+        f"{samples:,} samples in the {_units.INPUT} and {100 * after:.1f} % in {last} ({100 * control:.1f} % with "
+        "random weights)."
     )
 
 
@@ -166,7 +166,7 @@ def _draw_maps(
         axes.set_visible(False)
     for axes, (name, points) in zip(table, maps.items(), strict=False):
         _scatter(axes, points, labels, classes, min_distance=0.05 * columns)
-        axes.set_title(f"{name}: {100 * separations[name]['neighbours']:.1f} % by neighbours")
+        axes.set_title(f"{name}: {NEIGHBOURS}-NN accuracy {100 * separations[name]['neighbours']:.1f} %")
     handles, names = table[0].get_legend_handles_labels()
     if len(names) <= 40:
         across = max(2, 64 // (4 + max(map(len, names))))

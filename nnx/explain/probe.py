@@ -147,13 +147,13 @@ def _caption(figures: dict[str, Any]) -> str:
         if comparison["from_input"]["gain"] < 0:
             trend = "falls with depth"
         else:
-            steps = "never falls from layer to layer" if comparison["never_falls"] else "falls at some layers"
-            trend = f"grows with depth and {steps}"
+            steps = "and never falls from layer to layer" if comparison["never_falls"] else "but falls at some layers"
+            trend = f"grows with depth {steps}"
     return (
         f"The probe accuracy for the class {trend}: {100 * scores[_units.INPUT]['trained']:.1f} % in the input, "
         f"{100 * scores[last]['trained']:.1f} % in {last} ({100 * scores[last]['untrained']:.1f} % with random "
-        f"weights). Fitted to {figures['fitted_to']['samples']:,} samples, scored on {figures['scored_on']['samples']:,} others. "
-        f"{figures['missing']}"
+        f"weights). Fitted to {figures['fitted_to']['samples']:,} samples, scored on "
+        f"{figures['scored_on']['samples']:,} others. {figures['missing']}"
     ).strip()
 
 

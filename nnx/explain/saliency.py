@@ -212,7 +212,8 @@ def _caption(figures: dict[str, Any], cams: list[NDArray[Any]]) -> str:
         f"The contributions sum to the difference of the logits within {100 * error:.2g} % in "
         f"{max(figures['steps']):,} steps{reason}.",
         f"Rank correlation with the untrained network: {_number(agreement['looks'])} for the magnitudes, mostly "
-        f"because both show where the image is not black, and {_number(agreement['says'])} for the signed values there.",
+        f"because both show where the image is not black, and {_number(agreement['says'])} for the signed values "
+        "there.",
     ]
     if cams:
         grad_cam_agreement = _number(figures["grad_cam"]["says"])

@@ -112,7 +112,7 @@ def reliability_diagram(calibration: Calibration) -> Markup:
     parts = [
         _grid(x, y, True, foot=foot),
         f'<line class="even" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>',
-        _text(x(0.06), y(0.115), "perfect calibration", "tick", turn=-slope),
+        _text(x(0.06), y(0.115), "calibrated", "tick", turn=-slope),
         _text(LEFT - 6, foot - strip + 8, f"{largest:,}", "tick end"),
         _text(WIDTH - RIGHT, height - 4, "confidence", "axis end"),
     ]

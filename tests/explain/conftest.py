@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def subject(trained: Callable[[str], Path]) -> Callable[..., Subject]:
-    """subject("mlp") is that network, asked about a test digit of each of two classes."""
+    """subject("mlp") is that network, with a test digit of each of two classes to explain."""
 
     @cache
     def digits() -> datasets.Dataset:
@@ -55,9 +55,9 @@ def subject(trained: Callable[[str], Path]) -> Callable[..., Subject]:
     def of(model: str) -> Subject:
         test = digits().test()
         which = explain.one_per_class(test, 10, limit=2)
-        kept = checkpoint.read(trained(model))
+        saved = checkpoint.read(trained(model))
         return explain.build_subject(
-            kept, digits().split, test.inputs[which], [f"test {n}" for n in which], test.labels[which]
+            saved, digits().split, test.inputs[which], [f"test {n}" for n in which], test.labels[which]
         )
 
     return of
@@ -89,12 +89,12 @@ def colour_subject() -> Callable[[str], Subject]:
 
 
 def untrained(model: str, samples: Split) -> Subject:
-    """A network for such samples, of three classes, asked about the first two."""
+    """A network for such samples, of three classes, with the first two to explain."""
     made = config.load("digits_mlp", [f"model={model}"])
     spec = Spec(samples.inputs.shape[1:], ("red", "green", "blue"), *datasets.mean_std(samples.inputs))
     torch.manual_seed(0)
     network = models.build(made.model, spec, losses.outputs(made.loss, 3))
-    kept = Checkpoint(made, spec, network.state_dict(), {})
+    saved = Checkpoint(made, spec, network.state_dict(), {})
     return explain.build_subject(
-        kept, lambda _: samples, samples.inputs[:2], ["sample 0", "sample 1"], samples.labels[:2]
+        saved, lambda _: samples, samples.inputs[:2], ["sample 0", "sample 1"], samples.labels[:2]
     )

@@ -8,9 +8,11 @@ from nnx import explain
 from nnx.explain import Subject
 
 
-def taught(asked: Subject, steps: int = 150) -> Subject:
+def taught(explained: Subject, steps: int = 150) -> Subject:
     """The subject's own network, trained on for some steps of all training samples at once."""
-    again = explain.build_subject(asked.checkpoint, asked.data, asked.images, asked.names, asked.labels)
+    again = explain.build_subject(
+        explained.checkpoint, explained.data, explained.images, explained.names, explained.labels
+    )
     train = again.data("train")
     x, labels = again.inputs(train.inputs), torch.from_numpy(train.labels)
     optimizer = torch.optim.Adam(again.network.parameters(), 0.01)
@@ -20,5 +22,9 @@ def taught(asked: Subject, steps: int = 150) -> Subject:
         optimizer.step()
     weights = {name: tensor.detach().clone() for name, tensor in again.network.state_dict().items()}
     return explain.build_subject(
-        replace(asked.checkpoint, model=weights), asked.data, asked.images, asked.names, asked.labels
+        replace(explained.checkpoint, model=weights),
+        explained.data,
+        explained.images,
+        explained.names,
+        explained.labels,
     )

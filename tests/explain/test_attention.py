@@ -24,14 +24,14 @@ def network(read):
 def fused(made, x):
     """Of each block: the values (N, heads, T, d), and what torch's fused attention made of them (N, heads, T, d), as
     the network runs."""
-    seen = []
+    recorded = []
     for block in made.blocks:
-        block.qkv.register_forward_hook(lambda module, _, out: seen.append(out))
-        block.project.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        block.qkv.register_forward_hook(lambda module, _, out: recorded.append(out))
+        block.project.register_forward_pre_hook(lambda module, args: recorded.append(args[0]))
     with torch.no_grad():
         made(x)
     d = made.blocks[0].qkv.in_features // made.blocks[0].heads
-    heads = [(qkv.chunk(3, -1)[2], y) for qkv, y in zip(seen[::2], seen[1::2], strict=True)]
+    heads = [(qkv.chunk(3, -1)[2], y) for qkv, y in zip(recorded[::2], recorded[1::2], strict=True)]
     return [tuple(each.unflatten(2, (-1, d)).transpose(1, 2) for each in pair) for pair in heads]
 
 
@@ -50,10 +50,12 @@ def test_attention_times_values_is_what_the_fused_attention_gives(read):
 
 
 def test_so_it_is_in_a_trained_network_in_float32(subject):
-    asked = subject("transformer")
-    maps = attention.attention(asked.network, asked.inputs())
-    again = explain.build_subject(asked.checkpoint, asked.data, asked.images, asked.names)  # whose hooks stay
-    for A, (v, y) in zip(maps, fused(again.network, asked.inputs()), strict=True):
+    explained = subject("transformer")
+    maps = attention.attention(explained.network, explained.inputs())
+    again = explain.build_subject(
+        explained.checkpoint, explained.data, explained.images, explained.names
+    )  # whose hooks stay
+    for A, (v, y) in zip(maps, fused(again.network, explained.inputs()), strict=True):
         torch.testing.assert_close(A @ v, y, rtol=0, atol=1e-6)
 
 
@@ -78,9 +80,9 @@ def test_the_rollout_of_what_is_known():
 
 
 def test_figures_of_heads_whose_answer_is_known(subject):
-    asked = subject("transformer")  # patches of 2 pixels: 4 x 4 of them
+    explained = subject("transformer")  # patches of 2 pixels: 4 x 4 of them
     alone, all_alike = np.eye(16)[None], np.full((1, 16, 16), 1 / 16)
-    assert attention._statistics(alone, asked) == pytest.approx({"entropy": 0, "distance": 0}, abs=1e-9)
+    assert attention._statistics(alone, explained) == pytest.approx({"entropy": 0, "distance": 0}, abs=1e-9)
     y, x = np.divmod(np.arange(16), 4)
     apart = np.hypot(y[:, None] - y, x[:, None] - x).mean() * 2
-    assert attention._statistics(all_alike, asked) == pytest.approx({"entropy": 1, "distance": apart})
+    assert attention._statistics(all_alike, explained) == pytest.approx({"entropy": 1, "distance": apart})

@@ -42,10 +42,10 @@ def test_the_regions_of_a_linear_classifier():
         linear([[0.0, 0.0], [1.5, -0.5]], [0.0, 0.25]),
         linear([[1.5, -0.5]], [0.25]),
     ):  # two logits, or one for a sigmoid
-        said = boundary.regions(network, PREPARE, SHOWN, side=40)
-        assert said.shape == (40, 40, 2)
-        np.testing.assert_allclose(said[:, :, 1], second, atol=1e-5)
-        np.testing.assert_allclose(said.sum(2), 1, atol=1e-6)
+        probabilities = boundary.regions(network, PREPARE, SHOWN, side=40)
+        assert probabilities.shape == (40, 40, 2)
+        np.testing.assert_allclose(probabilities[:, :, 1], second, atol=1e-5)
+        np.testing.assert_allclose(probabilities.sum(2), 1, atol=1e-6)
 
 
 def test_the_corners_of_three_classes():
@@ -60,8 +60,8 @@ def test_the_corners_of_three_classes():
 
 
 def test_colours_say_which_class_and_how_surely():
-    said = np.array([[[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]]])
-    sure, torn, half = boundary.region_colours(said)[0]
+    probabilities = np.array([[[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]]])
+    sure, torn, half = boundary.region_colours(probabilities)[0]
     assert torn == pytest.approx([boundary.PALE] * 3)
     first, second = (np.array([int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]) for colour in _draw.COLOURS[:2])
     assert np.abs(sure - first).sum() < np.abs(sure - second).sum()
@@ -70,7 +70,7 @@ def test_colours_say_which_class_and_how_surely():
 
 @pytest.fixture
 def subject():
-    """A network that says "up" above y = 20, asked about points of which a tenth are labelled wrongly."""
+    """A network that predicts "up" above y = 20, and data of which a tenth is labelled wrongly."""
     rng = np.random.default_rng(0)
     rows = (rng.uniform([-2, 10], [8, 30], (200, 2))).astype(np.float32)
     labels = (rows[:, 1] > 20).astype(np.int64)
@@ -79,9 +79,9 @@ def subject():
     network = models.build(made.model, SPEC, losses.outputs(made.loss, 2))
     weights = {"layers.1.weight": torch.tensor([[0.0, -3.0], [0.0, 3.0]]), "layers.1.bias": torch.zeros(2)}
     assert weights.keys() == network.state_dict().keys()
-    kept = Checkpoint(made, SPEC, weights, {})
+    checkpoint = Checkpoint(made, SPEC, weights, {})
     data = Split(rows, labels)
-    return explain.build_subject(kept, lambda _: data, rows[:2], ["a", "b"], labels[:2])
+    return explain.build_subject(checkpoint, lambda _: data, rows[:2], ["a", "b"], labels[:2])
 
 
 def pixels(png):
@@ -94,8 +94,8 @@ def test_it_explains(subject):
     assert found.figures["area"]["up"] == pytest.approx(0.5, abs=0.02)
     x0, x1, y0, y1 = found.figures["extent"]
     assert x0 < subject.data("test").inputs[:, 0].min() < subject.data("test").inputs[:, 0].max() < x1
-    said = boundary.regions(subject.network, subject.prepare, (x0, x1, y0, y1), side=100)
-    assert found.figures["sure"] == pytest.approx((said.max(2) > 0.95).mean(), abs=0.02)
+    probabilities = boundary.regions(subject.network, subject.prepare, (x0, x1, y0, y1), side=100)
+    assert found.figures["sure"] == pytest.approx((probabilities.max(2) > 0.95).mean(), abs=0.02)
 
     image = pixels(found.pictures[0].png)
     top, bottom = (np.median(image[int(share * len(image)), 200:-200], axis=0) for share in (0.1, 0.75))

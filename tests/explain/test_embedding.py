@@ -76,28 +76,30 @@ def test_names_do_not_cover_each_other():
 
 def test_classes_come_apart_with_depth_in_a_network_that_has_learned(subject, monkeypatch):
     monkeypatch.setattr(embedding, "TSNE_STEPS", 250)  # the least there can be: half the time
-    asked = taught(subject("mlp"))
-    [(_, found)] = explain.explain(asked, ["embedding"])
+    explained = taught(subject("mlp"))
+    [(_, found)] = explain.explain(explained, ["embedding"])
     layers = found.figures["layers"]
     assert next(iter(layers)) == "input"
     assert list(layers)[-1] == "logits"
-    assert found.figures["samples"] == len(asked.data("test"))
+    assert found.figures["samples"] == len(explained.data("test"))
     first, last = layers["input"], list(layers.values())[-2]
     assert last["silhouette"] > first["silhouette"] + 0.1
     assert last["neighbours"] > last["neighbours_untrained"] + 0.05
     assert first["neighbours"] == first["neighbours_untrained"]
-    points = asked.inputs(asked.data("test").inputs).flatten(1).numpy()
+    points = explained.inputs(explained.data("test").inputs).flatten(1).numpy()
     assert first["silhouette"] == pytest.approx(
-        silhouette_score(points, asked.data("test").labels), abs=0.01
+        silhouette_score(points, explained.data("test").labels), abs=0.01
     )  # of 50 components of 64
-    [(_, again)] = explain.explain(asked, ["embedding"])
+    [(_, again)] = explain.explain(explained, ["embedding"])
     assert again == found
 
 
-def test_too_little_to_draw_is_said(subject):
-    asked = subject("mlp")
-    test = asked.data("test")
+def test_too_few_samples_are_an_error(subject):
+    explained = subject("mlp")
+    test = explained.data("test")
     for split in (test.take(np.arange(10)), Split(test.inputs[:30], np.zeros(30, dtype=np.int64))):
-        few = explain.build_subject(asked.checkpoint, lambda _, split=split: split, asked.images, asked.names)
+        few = explain.build_subject(
+            explained.checkpoint, lambda _, split=split: split, explained.images, explained.names
+        )
         with pytest.raises(DataError, match="embedding: needs 20 test samples of two classes"):
             embedding.explain(few)

@@ -1,4 +1,4 @@
-"""One set of tests over every explainer and every architecture, so that a new file of either is tested unasked."""
+"""One set of tests over every explainer and every architecture, so that a new file of either is tested at once."""
 
 import io
 import json
@@ -57,29 +57,29 @@ def check(name, found):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_every_explainer_explains_every_architecture_or_says_why_not(subject, name, model):
-    asked = subject(model)
-    before = {key: tensor.clone() for key, tensor in asked.network.state_dict().items()}
-    why = explain.module(name).applies(asked.checkpoint)
+    explained = subject(model)
+    before = {key: tensor.clone() for key, tensor in explained.network.state_dict().items()}
+    why = explain.module(name).applies(explained.checkpoint)
     if why is None:
-        [(_, found)] = explain.explain(asked, [name])
+        [(_, found)] = explain.explain(explained, [name])
         check(name, found)
     else:
-        assert explain.choose(asked.checkpoint)[name] == why
+        assert explain.choose(explained.checkpoint)[name] == why
         with pytest.raises(InputError, match=name):
-            list(explain.explain(asked, [name]))
-    assert all((before[key] == tensor).all() for key, tensor in asked.network.state_dict().items()), (
+            list(explain.explain(explained, [name]))
+    assert all((before[key] == tensor).all() for key, tensor in explained.network.state_dict().items()), (
         "the network is left as it was"
     )
-    assert not asked.network.training
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in asked.network.modules())
+    assert not explained.network.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in explained.network.modules())
 
 
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "cnn"])
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_tables_too(table_subject, name, model):
-    asked = table_subject(model)
-    if explain.module(name).applies(asked.checkpoint) is None:
-        [(_, found)] = explain.explain(asked, [name])
+    explained = table_subject(model)
+    if explain.module(name).applies(explained.checkpoint) is None:
+        [(_, found)] = explain.explain(explained, [name])
         check(name, found)
 
 
@@ -98,13 +98,13 @@ def test_the_file_names_are_the_registry():
     assert sorted(file.stem for file in files) == EXPLAINERS
 
 
-def test_an_unknown_explainer_is_met_with_a_suggestion(subject):
+def test_an_unknown_explainer_gets_a_suggestion(subject):
     with pytest.raises(InputError, match="unknown explainer 'filtres', did you mean 'filters'"):
         list(explain.explain(subject("mlp"), ["filters", "filtres"]))
 
 
-def test_what_an_explainer_lacks_is_a_reason_unless_it_was_asked_for(subject, monkeypatch):
-    def lacking(asked):
+def test_a_missing_requirement_is_a_reason_unless_the_explainer_is_in_only(subject, monkeypatch):
+    def lacking(explained):
         raise DataError("the data is not there")
 
     monkeypatch.setattr(explain.module("filters"), "explain", lacking)
@@ -114,7 +114,7 @@ def test_what_an_explainer_lacks_is_a_reason_unless_it_was_asked_for(subject, mo
         list(explain.explain(subject("mlp"), ["filters"]))
 
 
-def test_a_reason_does_not_repeat_the_name_that_it_stands_beside(subject):
+def test_a_reason_does_not_repeat_the_name_of_the_explainer(subject):
     ours = subject("mlp")
     few = explain.build_subject(
         ours.checkpoint, lambda name: ours.data(name).take(np.arange(5)), ours.images, ours.names
@@ -140,17 +140,17 @@ def test_without_captum_saliency_says_what_to_install(subject, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "captum" else there(name, *rest)
     )
-    kept = subject("mlp").checkpoint
-    assert "pip install 'nnx[explain]'" in explain.choose(kept)["saliency"]
+    checkpoint = subject("mlp").checkpoint
+    assert "pip install 'nnx[explain]'" in explain.choose(checkpoint)["saliency"]
     with pytest.raises(InputError, match=r"pip install 'nnx\[explain\]'"):
-        explain.choose(kept, ["saliency"])
+        explain.choose(checkpoint, ["saliency"])
 
 
-def test_a_split_is_loaded_when_it_is_asked_for_and_only_once(subject):
-    asked = subject("mlp")
+def test_a_split_is_loaded_on_its_first_use_and_only_once(subject):
+    explained = subject("mlp")
     loads = []
     new = explain.build_subject(
-        asked.checkpoint, lambda name: loads.append(name) or asked.data(name), asked.images, asked.names
+        explained.checkpoint, lambda name: loads.append(name) or explained.data(name), explained.images, explained.names
     )
     assert loads == []
     assert new.data("test") is new.data("test")
@@ -158,9 +158,9 @@ def test_a_split_is_loaded_when_it_is_asked_for_and_only_once(subject):
 
 
 def test_the_control_is_the_same_architecture_with_other_weights_always_the_same(subject):
-    asked = subject("cnn")
-    again = explain.build_subject(asked.checkpoint, asked.data, asked.images, asked.names)
-    ours, control, other = (each.state_dict() for each in (asked.network, asked.untrained, again.untrained))
+    explained = subject("cnn")
+    again = explain.build_subject(explained.checkpoint, explained.data, explained.images, explained.names)
+    ours, control, other = (each.state_dict() for each in (explained.network, explained.untrained, again.untrained))
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in control.items()}
     assert not all((ours[key] == control[key]).all() for key in ours)
     assert all((control[key] == other[key]).all() for key in control)
@@ -174,10 +174,14 @@ def test_one_of_each_class(subject):
     assert len(explain.one_per_class(split, 10, limit=3)) == 3
 
 
-def test_the_page_holds_all_and_escapes_what_it_is_told(subject):
-    asked = subject("mlp")
+def test_the_page_contains_all_and_escapes_all_texts(subject):
+    explained = subject("mlp")
     hostile = explain.build_subject(
-        asked.checkpoint, asked.data, asked.images, ["<script>alert(1)</script>"] * len(asked.images), asked.labels
+        explained.checkpoint,
+        explained.data,
+        explained.images,
+        ["<script>alert(1)</script>"] * len(explained.images),
+        explained.labels,
     )
     found = dict(explain.explain(hostile, ["filters", "activations"])) | {"attention": "no <b>attention</b>"}
     page = _page.render(hostile, found)

@@ -44,7 +44,7 @@ def test_a_patch_of_the_transformer(subject):
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
-def test_the_gates_of_the_rnn_stand_in_torch_s_order(cell, gates):
+def test_the_gates_of_the_rnn_are_in_torch_s_order(cell, gates):
     names = filters.GATES.get(cell.upper(), ("state",))
     assert len(names) == gates
     if cell == "lstm":  # opening the forget gate alone keeps the cell as it is: what "forget gate" says

@@ -153,13 +153,13 @@ def test_each_image_is_blurred_by_its_own_gaussian():
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "rnn", "transformer"])
 def test_the_nine_images_are_the_nine_strongest(subject, model):
-    asked = subject(model)
-    images = asked.data("test").inputs
+    explained = subject(model)
+    images = explained.data("test").inputs
     outputs = {
         name: _units.by_position(output)
-        for name, output in _layer_outputs.layer_outputs(asked.network, asked.inputs(images)).items()
+        for name, output in _layer_outputs.layer_outputs(explained.network, explained.inputs(images)).items()
     }
-    layers = patterns.find_activations(asked.network, asked, images)
+    layers = patterns.find_activations(explained.network, explained, images)
     assert [layer.name for layer in layers] == list(outputs)
     for layer in layers:
         most = outputs[layer.name].amax(2).numpy()
@@ -205,8 +205,8 @@ def test_a_token_is_framed():
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "rnn", "transformer"])
 def test_it_explains(subject, model):
-    asked = subject(model)
-    [(_, found)] = explain.explain(asked, ["patterns"])
+    explained = subject(model)
+    [(_, found)] = explain.explain(explained, ["patterns"])
     layers = found.figures["layers"]
     assert [picture.name for picture in found.pictures] == [f"patterns-{name}" for name in layers]
     assert len(layers["logits"]["shown"]) == 10
@@ -217,14 +217,14 @@ def test_it_explains(subject, model):
         )  # of a few black and white pixels the best image may have the best there can be
         assert reached.min() > 0.6, name
         assert all(len(unit["classes"]) == 9 for unit in layer["shown"])
-    mean = asked.inputs((asked.data("test").inputs.mean(0) + 0.5).astype(np.uint8)[None])
+    mean = explained.inputs((explained.data("test").inputs.mean(0) + 0.5).astype(np.uint8)[None])
     for unit in layers["logits"]["shown"]:
-        start = asked.network(mean)[0, unit["unit"]].item()
+        start = explained.network(mean)[0, unit["unit"]].item()
         assert unit["optimised"] > start + 0.5 * (unit["strongest"] - start)
     heights = [Image.open(io.BytesIO(picture.png)).height for picture in found.pictures]
     assert max(heights) < 1500
     if model == "cnn":
-        [(_, again)] = explain.explain(asked, ["patterns"])
+        [(_, again)] = explain.explain(explained, ["patterns"])
         assert again == found
 
 

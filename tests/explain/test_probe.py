@@ -42,8 +42,8 @@ def test_the_weights_are_those_of_scikit_learn(digits, width):
     assert ridge.wide == (width > 500)
     targets = np.eye(10)[label.fit[:500]]
     for penalty in (1e-2, 1.0, 100.0):
-        told = ridge.predict(torch.from_numpy(targets), penalty).numpy()
-        np.testing.assert_allclose(told, expected(fit, test, targets, penalty), atol=2e-4)
+        predicted = ridge.predict(torch.from_numpy(targets), penalty).numpy()
+        np.testing.assert_allclose(predicted, expected(fit, test, targets, penalty), atol=2e-4)
 
 
 def test_the_penalty_is_the_best_on_held_out_samples(digits):
@@ -54,18 +54,22 @@ def test_the_penalty_is_the_best_on_held_out_samples(digits):
         cut = 675
         centred = pixels - pixels.mean(0)  # as the probe does, before it cuts
 
-        def measure(said, truth, each=each):
-            return balanced_accuracy_score(truth, said.argmax(1)) if each.classes else r2_score(truth, said.ravel())
+        def measure(predicted, truth, each=each):
+            return (
+                balanced_accuracy_score(truth, predicted.argmax(1))
+                if each.classes
+                else r2_score(truth, predicted.ravel())
+            )
 
         trials = {
             p: measure(expected(centred[:cut], centred[cut:], targets[:cut], _share(centred, cut, p)), each.fit[cut:])
             for p in _ridge.PENALTIES
         }
         assert trials[found.penalty] == pytest.approx(max(trials.values()), abs=0.005)
-        said = expected(pixels, others, targets, found.penalty)
-        assert found.score == pytest.approx(measure(said, each.test), abs=2e-3)
+        predicted = expected(pixels, others, targets, found.penalty)
+        assert found.score == pytest.approx(measure(predicted, each.test), abs=2e-3)
         if each.classes:
-            assert (found.correct == (said.argmax(1) == each.test)).mean() > 0.99
+            assert (found.correct == (predicted.argmax(1) == each.test)).mean() > 0.99
 
 
 def _share(centred, cut, penalty):
@@ -80,12 +84,14 @@ def _share(centred, cut, penalty):
 def test_scores_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     truth = rng.choice(4, 300, p=[0.7, 0.1, 0.1, 0.1])
-    said = torch.from_numpy(np.eye(4)[truth] + rng.normal(0, 0.7, (300, 4)))
+    predicted = torch.from_numpy(np.eye(4)[truth] + rng.normal(0, 0.7, (300, 4)))
     label = Property("class", truth, truth, 4)
-    assert _ridge.score(label, said, truth) == pytest.approx(balanced_accuracy_score(truth, said.argmax(1)))
+    assert _ridge.score(label, predicted, truth) == pytest.approx(balanced_accuracy_score(truth, predicted.argmax(1)))
     values = rng.normal(3, 2, 300)
-    told = torch.from_numpy(values + rng.normal(0, 1, 300))[:, None]
-    assert _ridge.score(Property("x", values, values), told, values) == pytest.approx(r2_score(values, told[:, 0]))
+    predicted = torch.from_numpy(values + rng.normal(0, 1, 300))[:, None]
+    assert _ridge.score(Property("x", values, values), predicted, values) == pytest.approx(
+        r2_score(values, predicted[:, 0])
+    )
 
 
 def test_what_is_planted_is_found_and_what_is_not_is_not():
@@ -101,7 +107,7 @@ def test_what_is_planted_is_found_and_what_is_not_is_not():
     assert absent[1].score == pytest.approx(0, abs=0.03)
 
 
-def test_of_shuffled_labels_nothing_can_be_told(digits):
+def test_shuffled_labels_cannot_be_predicted(digits):
     """Within three standard errors of chance; in the control, where labels are not shuffled, far beyond."""
     pixels, others, label = digits
     ink = Property("ink", pixels.sum(1).astype(float), others.sum(1).astype(float))
@@ -116,7 +122,7 @@ def test_of_shuffled_labels_nothing_can_be_told(digits):
     assert of_ink.score > 0.99
 
 
-def test_a_dead_layer_tells_nothing(digits):
+def test_a_dead_layer_scores_chance(digits):
     _, _, label = digits
     dead = np.zeros((900, 12), np.float32)
     (found,) = _ridge.probe(dead, dead[:897], [label], seed=0)
@@ -185,10 +191,10 @@ def test_what_is_probed(digits):
 
 
 def test_it_explains(subject):
-    asked = taught(subject("mlp"))
-    [(_, found)] = explain.explain(asked, ["probe"])
+    explained = taught(subject("mlp"))
+    [(_, found)] = explain.explain(explained, ["probe"])
     assert found.figures["fitted_to"]["split"] == "train"
-    assert found.figures["scored_on"]["samples"] == len(asked.data("test"))
+    assert found.figures["scored_on"]["samples"] == len(explained.data("test"))
     assert set(found.figures["properties"]) == {"class", "stroke width", "slant", "holes"}
     of_class = found.figures["properties"]["class"]
     layers = list(of_class["layers"])
@@ -205,7 +211,7 @@ def test_it_explains(subject):
     assert last["trained"] > last["untrained"] + 0.1
     for values in of_class["layers"].values():
         assert abs(values["shuffled"] - of_class["chance"]) < 4 * values["shuffled_error"]
-    [(_, again)] = explain.explain(asked, ["probe"])
+    [(_, again)] = explain.explain(explained, ["probe"])
     assert again == found
 
 
@@ -221,10 +227,10 @@ def test_a_panel_a_property_and_the_layers_below_each_column(panels, monkeypatch
     assert named == [n >= panels - 2 for n in range(panels)]
 
 
-def test_too_few_samples_are_said(subject):
-    asked = subject("mlp")
+def test_too_few_samples_are_an_error(subject):
+    explained = subject("mlp")
     few = explain.build_subject(
-        asked.checkpoint, lambda name: asked.data(name).take(np.arange(20)), asked.images, asked.names
+        explained.checkpoint, lambda name: explained.data(name).take(np.arange(20)), explained.images, explained.names
     )
     with pytest.raises(DataError, match="probe: needs 40"):
         probe.explain(few)

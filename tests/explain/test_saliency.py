@@ -1,4 +1,4 @@
-"""Credits add up, agree with what they should equal, and are compared with a control that can fail."""
+"""Attributions sum to the difference of the logits, equal known results, and are compared with a control."""
 
 import numpy as np
 import pytest
@@ -14,15 +14,15 @@ from nnx.models import _layer_outputs
 MODELS = registry.names("model")
 
 
-def asked(subject):
+def arguments(subject):
     x = subject.inputs()
     return x, torch.from_numpy(subject.predicted), saliency.baseline(subject)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_credits_add_up_to_the_difference_of_the_logits(subject, model):
+def test_attributions_sum_to_the_difference_of_the_logits(subject, model):
     network = subject(model).network
-    x, targets, black = asked(subject(model))
+    x, targets, black = arguments(subject(model))
     found = saliency.integrated_gradients(network, x, targets, black)
     with torch.no_grad():
         rise = (network(x) - network(black))[torch.arange(len(x)), targets].numpy()
@@ -30,13 +30,13 @@ def test_credits_add_up_to_the_difference_of_the_logits(subject, model):
     off = np.abs(found.values.reshape(len(x), -1).sum(1) - rise) / np.abs(rise)
     assert off.max() < 0.01
     np.testing.assert_allclose(found.missing, off, atol=1e-4)
-    [(_, said)] = explain.explain(subject(model), ["saliency"])
-    assert said.figures["completeness_error"] == pytest.approx(off.max(), abs=1e-4)
+    [(_, explanation)] = explain.explain(subject(model), ["saliency"])
+    assert explanation.figures["completeness_error"] == pytest.approx(off.max(), abs=1e-4)
 
 
 def test_the_control_two_steps_are_not_enough_and_steps_are_doubled_until_they_are(subject, monkeypatch):
     network = subject("rnn").network
-    x, targets, black = asked(subject("rnn"))
+    x, targets, black = arguments(subject("rnn"))
     once = saliency.attribute(network, x, targets, black, np.full(len(x), 2))
     assert once.missing.max() > 0.01
     monkeypatch.setattr(saliency, "STEPS", 2)
@@ -62,7 +62,7 @@ def test_only_samples_that_lack_something_take_more_steps():
     assert ((coarser.missing >= 0.01) == (found.steps > saliency.STEPS)).all()
 
 
-def test_what_is_missing_is_said_with_its_reason(subject, monkeypatch):
+def test_the_caption_gives_the_reason_for_a_large_error(subject, monkeypatch):
     [(_, whole)] = explain.explain(subject("cnn"), ["saliency"])
     assert "the smallest difference" not in whole.pictures[0].caption
     monkeypatch.setattr(saliency, "STEPS", 2)
@@ -81,14 +81,14 @@ def test_credits_of_a_linear_network_are_weight_times_difference():
 
 
 def test_the_baseline_is_an_image_without_ink(subject):
-    asked = subject("cnn")
-    assert torch.equal(saliency.baseline(asked)[0], asked.inputs(np.zeros_like(asked.images))[0])
-    assert (saliency.baseline(asked) < 0).all(), "zero would be the mean of all images, not black"
+    explained = subject("cnn")
+    assert torch.equal(saliency.baseline(explained)[0], explained.inputs(np.zeros_like(explained.images))[0])
+    assert (saliency.baseline(explained) < 0).all(), "zero would be the mean of all images, not black"
 
 
 def test_grad_cam_is_what_the_paper_says(subject):
     network = subject("cnn").network
-    x, targets, _ = asked(subject("cnn"))
+    x, targets, _ = arguments(subject("cnn"))
     maps: torch.Tensor = network.stages(x).detach().requires_grad_()
     network.head(maps)[torch.arange(len(x)), targets].sum().backward()
     weights = maps.grad.mean((2, 3), keepdim=True)

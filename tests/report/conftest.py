@@ -43,16 +43,18 @@ def content(
     logits = rng.normal(size=(samples, K))
     logits[np.arange(samples), labels] += sharpness
     powers = np.exp(2 * logits)
-    said = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    probabilities = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
     records = [
         {"epoch": n, "step": 36 * n, "train_loss": 2 / n, "val_loss": 2.1 / n, "val_accuracy": 1 - 0.5 / n, "lr": 1e-3}
         | {"seconds": 0.5, "samples_per_second": 1000.0}
         for n in range(1, epochs + 1)
     ]
     record = {key: value for key, value in records[-1].items() if key not in ("seconds", "samples_per_second")}
-    kept = Checkpoint(settings, spec, network.state_dict(), record)
+    checkpoint = Checkpoint(settings, spec, network.state_dict(), record)
     given = {"records": records} | more
-    return report.ReportContent(kept, "test", Split(inputs, labels), Predictions(said, labels, 0.5, 2.0), **given)
+    return report.ReportContent(
+        checkpoint, "test", Split(inputs, labels), Predictions(probabilities, labels, 0.5, 2.0), **given
+    )
 
 
 @pytest.fixture

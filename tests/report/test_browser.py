@@ -81,7 +81,7 @@ def made(make, tmp_path):
     return path
 
 
-def seen(element) -> np.ndarray:
+def pixels_of(element) -> np.ndarray:
     """The pixels of an element, (H, W, 3)."""
     return np.array(Image.open(io.BytesIO(element.screenshot())).convert("RGB"))
 
@@ -101,20 +101,20 @@ def test_a_click_on_a_cell_shows_its_images(visit, make, tmp_path):
     matrix = np.array(content.metrics["confusion_matrix"])
     worst = (matrix - np.diag(matrix.diagonal())).max()
     assert matrix[tuple(map(int, first.split("-")[1:]))] == worst, "the most frequent confusion is there at once"
-    for true, said in [
+    for true, guess in [
         (3, 3),
         next((i, j) for i in range(10) for j in range(10) if i != j and matrix[i][j] and f"cell-{i}-{j}" != first),
     ]:
-        button = tab.locator(f"[data-cell=cell-{true}-{said}]")
+        button = tab.locator(f"[data-cell=cell-{true}-{guess}]")
         button.click()
-        assert shown_cells(tab) == [f"cell-{true}-{said}"]
+        assert shown_cells(tab) == [f"cell-{true}-{guess}"]
         assert button.get_attribute("aria-expanded") == "true"
-        pictures = tab.locator(f"#cell-{true}-{said} .t")
-        assert pictures.count() == min(24, matrix[true][said])
+        pictures = tab.locator(f"#cell-{true}-{guess} .t")
+        assert pictures.count() == min(24, matrix[true][guess])
         for picture in pictures.all()[:3]:
             sample = int(picture.get_attribute("aria-label").split()[1].rstrip(":"))
-            assert (labels[sample], predicted[sample]) == (true, said)
-            pixels = seen(picture)
+            assert (labels[sample], predicted[sample]) == (true, guess)
+            pixels = pixels_of(picture)
             half = (pixels.shape[0] > 56) / 2  # where the page's layout put it between two pixels of the screen
             middles = (np.arange(8) * 7 + 4 + half).astype(int)  # of 8 pixels, each seven times as large
             assert np.array_equal(pixels[np.ix_(middles, middles)][..., 0], content.samples.inputs[sample, 0])
@@ -207,9 +207,8 @@ def test_the_film_plays_from_its_beginning_to_its_end(visit, filmed):
     assert [int(value) for value in tab.evaluate("seen")] == list(range(frames + 1))
 
 
-def test_what_the_canvas_shows_is_what_the_network_said(visit, filmed):
-    """The numbers that are written into the confusion matrix of the first frame, by what the canvas was told to
-    write."""
+def test_the_canvas_shows_the_predictions_of_the_network(visit, filmed):
+    """The numbers in the confusion matrix of the first frame, recorded from the canvas."""
     tab = visit(filmed)
     tab.evaluate("window.texts = []; void (CanvasRenderingContext2D.prototype.fillText = (text) => texts.push(text))")
     tab.locator("#film-frame").focus()
@@ -220,7 +219,7 @@ def test_what_the_canvas_shows_is_what_the_network_said(visit, filmed):
     assert sorted(map(int, written[20:])) == sorted(counts.tolist()), "after the two lines of class names"
 
 
-def test_classes_that_stand_as_numbers_are_named_beside_them(visit, filmed, tmp_path):
+def test_classes_shown_as_numbers_are_named_beside_them(visit, filmed, tmp_path):
     assert visit(filmed).locator("#film-classes").inner_text() == "0123456789"
     tab = visit(_filmed(tmp_path, "iris_mlp"))
     assert tab.locator("#film-classes").inner_text() == "0 setosa1 versicolor2 virginica"
@@ -268,7 +267,7 @@ def test_a_run_with_its_film_fits_a_phone_too(visit, filmed):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     assert tab.locator("#film-frame").bounding_box()["width"] > 200
     smallest = tab.evaluate(
-        "Math.min(...[...document.querySelectorAll('.matrix button')].map((cell) => cell.getBoundingClientRect().width))"
+        "Math.min(...[...document.querySelectorAll('.matrix button')].map((b) => b.getBoundingClientRect().width))"
     )
     assert smallest >= 24, "a finger must hit it"
 

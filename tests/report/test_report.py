@@ -87,28 +87,28 @@ def test_behind_each_cell_are_its_samples(make, page):
     buttons = [attributes for attributes in page(text).all("button") if "data-cell" in attributes]
     assert len(buttons) == np.count_nonzero(sk.confusion_matrix(labels, predicted))
     for button in buttons:
-        true, said = map(int, re.fullmatch(r"cell-(\d+)-(\d+)", button["data-cell"]).groups())
+        true, guess = map(int, re.fullmatch(r"cell-(\d+)-(\d+)", button["data-cell"]).groups())
         panel = re.search(
             rf'<div class="cell" id="{button["data-cell"]}" hidden>(.*?)</div>\s*</div>', text, re.DOTALL
         )[1]
         shown = [int(n) for n in re.findall(r'aria-label="sample (\d+): label', panel)]
-        inside = np.flatnonzero((labels == true) & (predicted == said))
+        inside = np.flatnonzero((labels == true) & (predicted == guess))
         assert len(shown) == min(len(inside), 24)
         assert f"{len(inside)} image" in panel
         assert ("24 shown" in panel) == (len(inside) > 24)
-        order = sorted(inside.tolist(), key=lambda n: (sure[n] if true == said else -sure[n], n))
+        order = sorted(inside.tolist(), key=lambda n: (sure[n] if true == guess else -sure[n], n))
         assert shown == order[: len(shown)]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "text"),
     [(1, "There is one mistake. Its label may be wrong."), (2, "All 2 mistakes, most confident first.")],
 )
-def test_one_mistake_is_no_list(make, wrong, said):
+def test_the_text_for_one_mistake(make, wrong, text):
     content = make(sharpness=100.0)
     content.predictions.labels[:wrong] = (content.predictions.labels[:wrong] + 1) % 10
     page = report.render(content)
-    assert said in page
+    assert text in page
     first = re.search(r'<div class="cell"[^>]*><h3>(?:(?!</h3>).)*predicted as.*?</h3>', page)[0]
     assert "1 image" in first
     assert "confident first" not in first
@@ -116,18 +116,21 @@ def test_one_mistake_is_no_list(make, wrong, said):
 
 def test_the_galleries_show_what_they_say(make):
     content = make(samples=400)
-    labels, said = content.predictions.labels, content.predictions.probabilities
-    wrong = sorted((n for n in range(400) if said[n].argmax() != labels[n]), key=lambda n: -said[n].max())
-    right = sorted((n for n in range(400) if said[n].argmax() == labels[n]), key=lambda n: said[n].max())
+    labels, probabilities = content.predictions.labels, content.predictions.probabilities
+    wrong = sorted(
+        (n for n in range(400) if probabilities[n].argmax() != labels[n]), key=lambda n: -probabilities[n].max()
+    )
+    right = sorted(
+        (n for n in range(400) if probabilities[n].argmax() == labels[n]), key=lambda n: probabilities[n].max()
+    )
     assert _samples.most_confident_mistakes(content.predictions) == wrong[:24]
     assert _samples.least_confident_hits(content.predictions) == right[:24]
     section = re.search(r'<section id="mistakes">(.*?)</section>', report.render(content), re.DOTALL)[1]
     assert [int(n) for n in re.findall(r'aria-label="sample (\d+): label', section)] == wrong[:24]
     worst = wrong[0]
-    truth, most = labels[worst], said[worst].argmax()
-    caption = (
-        f'true <b>{truth}</b> <small>{100 * said[worst][truth]:.1f}\xa0%</small><br>pred. <b class="wrong">{most}</b>'
-    )
+    label, most = labels[worst], probabilities[worst].argmax()
+    share = f"{100 * probabilities[worst][label]:.1f}\xa0%"
+    caption = f'true <b>{label}</b> <small>{share}</small><br>pred. <b class="wrong">{most}</b>'
     assert caption in section
 
 

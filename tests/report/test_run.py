@@ -144,7 +144,7 @@ def test_curves_are_only_those_of_the_checkpoints_own_run(trained, tmp_path, dam
     assert len(run_folder.matching_metrics(trained, content.checkpoint.record)) == 2, "the control"
 
 
-def test_a_folder_that_is_none_is_said_before_anything_is_measured(nnx, trained, monkeypatch):
+def test_a_file_as_folder_is_an_error_before_anything_is_measured(nnx, trained, monkeypatch):
     Path("file").write_text("x")
     monkeypatch.setattr("nnx.run.evaluate.evaluate_checkpoint", None)
     code, _, err = nnx("eval", trained / "checkpoint.pt", "--out", "file")
@@ -152,7 +152,7 @@ def test_a_folder_that_is_none_is_said_before_anything_is_measured(nnx, trained,
     assert "file: is a file, not a folder" in err
 
 
-def test_rows_of_a_table_stand_there_as_they_come(nnx, page):
+def test_rows_of_a_table_have_their_original_units(nnx, page):
     code, _, err = nnx("train", "iris_mlp", "--set", "train.epochs=2", "--out", "r", "-q")
     assert code == 0, err
     from sklearn.datasets import load_iris
