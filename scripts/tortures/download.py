@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnx import datasets
-from nnx.datasets import _download, _ensure_files, _progress, mnist
+from nnx.datasets import _ensure_files, _progress, mnist
 from nnx.datasets._archives import ARCHIVES, Archive
 from tortures._child import check, ended, folder
 
