@@ -1,4 +1,4 @@
-"""Embedding: t-SNE and PCA maps of up to 2,000 test samples in each layer; classes separate with depth."""
+"""Embedding: maps of up to 2,000 test samples in each layer, by t-SNE and PCA; classes separate with depth."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
