@@ -6,8 +6,8 @@ dense tensors:
     {"format": 3, "json": text, "model": {name: tensor}, "training": {...} or None}
 
 `json` holds the config, the spec and the counters. The file has no class names, times, paths or host names, so two
-equal states have equal bytes. The zip's end comment is the SHA-256 of everything before it: it guards against accidents,
-not against attackers.
+equal states have equal bytes. The zip's end comment is the SHA-256 of everything before it: it guards against
+accidents, not against attackers.
 """
 
 import hashlib

@@ -64,8 +64,8 @@ class _Global(str):
 
 
 def members(file: BinaryIO, end: int) -> dict[str, tuple[int, int]]:
-    """{name: (offset, bytes)} of the zip that ends at `end`, not counting its comment, in torch's layout: members stored
-    one after the other.
+    """{name: (offset, bytes)} of the zip that ends at `end`, not counting its comment, in torch's layout: members
+    stored one after the other.
 
     Raises CheckpointError for any other zip: compressed, overlapping, repeated or unknown members, gaps,
     contradictions, zip64.
