@@ -42,7 +42,7 @@ def launch(processes: int, max_restarts: int) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "nnx", *sys.argv[1:])
+            elastic_launch(config, sys.executable)("-P", "-m", "nnx", *sys.argv[1:])  # -P: not nnx.py of this folder
         except SignalException as error:
             return 128 + error.sigval
         except ChildFailedError as error:

@@ -58,15 +58,24 @@ def map_in_processes(
 
 @contextmanager
 def _start_processes() -> Iterator[None]:
-    """Processes started inside ignore the signals of a terminal, which their parent handles, and do not run the user's
-    script."""
+    """Processes started inside ignore the signals of a terminal, which their parent handles, do not run the user's
+    script, and import no module from the current folder: `socket.py` or `struct.py` there would run in each of them."""
     main = sys.modules["__main__"]
+    safe_path = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    path = sys.path[:]
+    sys.path[:] = [folder for folder in path if folder]  # multiprocessing passes it on
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
     sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run the real one to get its definitions
     with signals.defer_signals():  # the mask is per thread: one of torch's threads may still receive the signal
         try:
             yield
         finally:
+            sys.path[:] = path
+            if safe_path is None:
+                del os.environ["PYTHONSAFEPATH"]
+            else:
+                os.environ["PYTHONSAFEPATH"] = safe_path
             sys.modules["__main__"] = main
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
