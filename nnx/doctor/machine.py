@@ -256,7 +256,7 @@ def _terminal() -> Iterator[Check]:
 
     console = Console()
     if not sys.stdout.isatty():
-        yield Check("terminal", "note", "not a terminal: plain lines, no colours")
+        yield Check("terminal", "note", "stdout is not a terminal: plain lines, no colours")
         return
     colours = {"truecolor": "16 million colours", "256": "256 colours", "standard": "16 colours", None: "no colours"}
     colour = colours.get(console.color_system, console.color_system)

@@ -50,7 +50,7 @@ def sections(preview: "Preview", console: Console, width: int | None) -> list[Re
         *_samples(preview.data, console, width or 80),
         _title("model"),
         model_table(preview.layers, preview.parameters, preview.flops),
-        Text("FLOPs of one sample's forward pass; a training step needs about three times as many", "dim"),
+        Text("FLOPs of a forward pass of one sample; training needs about three times as many", "dim"),
         "",
         _title("run"),
         align(choices, width),

@@ -72,7 +72,7 @@ def test_each_source_trains_by_one_line_and_evaluates_to_the_same(source, nnx, t
     }
     done = train(lines[source], "--json")
     assert done.code == 0, done.err
-    assert "test data" in done.err, "which were set aside, and how, is said"
+    assert "test data" in done.err, "the note says how many were set aside, and how"
     summary = json.loads(done.out)
     assert summary["test_samples"] == 12
     metrics = nnx("eval", "r/checkpoint.pt", "--json")
@@ -100,15 +100,15 @@ def test_pictures_of_the_same_data_as_an_array_train_to_the_same_bits(train, tmp
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_what_was_chosen_is_said(train):
+def test_automatic_choices_are_printed(train):
     tree(Path("pics"), {"cat": 40, "dog": 10, "owl": 20})
     Path("pics/cat/bad.png").write_bytes(b"bad")
     err = " ".join(train("name: folder, path: pics, skip_bad: true").err.split())
     for words in (
-        "test data 14 of 70 samples set aside evenly by class, the same for every seed (dataset.test)",
-        "cache decoded kept for later runs; nnx list cache shows what there is",
-        "left out 1 files as dataset.skip_bad says: pics/cat/bad.png: is not an image that can be read",
-        "samples uneven: loss.class_weights: balanced, or dataset.balance: oversample, lets them count alike",
+        "test data 14 of 70 samples set aside, stratified by class, the same for every seed (dataset.test)",
+        "cache decoded stored for later runs; nnx list cache shows all entries",
+        "left out 1 files they can't be used (dataset.skip_bad): pics/cat/bad.png: is not an image that can be read",
+        "samples imbalanced; loss.class_weights: balanced or dataset.balance: oversample gives all equal weight",
         "data path folder in memory",
         "of uint8 fit in memory",
     ):
@@ -116,7 +116,7 @@ def test_what_was_chosen_is_said(train):
     again = train("name: folder, path: pics, skip_bad: true, balance: oversample", "--force")
     err = " ".join(again.err.split())
     assert "cache used" in err
-    assert "rare ones are repeated until all have as many (dataset.balance)" in err
+    assert "samples are repeated until all classes have equal numbers (dataset.balance)" in err
     assert "samples 87 train, 6 validation" in err
 
 
@@ -200,14 +200,14 @@ BAD = {
     ),
     "one class": (
         lambda: tree(Path("pics"), {"cat": 9}) and "name: folder, path: pics",
-        ["pics: all samples are of one class, 'cat'"],
+        ["pics: all samples have the class 'cat'"],
     ),
     "unreadable image": (
         folder_with(lambda p: (p / "cat/000.png").write_bytes(b"x")),
         [
             "pics/cat/000.png: is not an image",
             "save it as PNG",
-            "1 of 60 images can't be used; dataset.skip_bad: true leaves them out",
+            "1 of 60 images can't be used; set dataset.skip_bad: true to leave them out",
         ],
     ),
     "cut image": (
@@ -228,7 +228,7 @@ BAD = {
     ),
     "no samples": (
         lambda: Path("pics").mkdir() or "name: folder, path: pics",
-        ["pics: holds no folders; put the images of each class"],
+        ["pics: contains no folders; put the images of each class"],
     ),
     "no such folder": (
         lambda: "name: folder, path: pics",
@@ -237,7 +237,7 @@ BAD = {
     "missing file of a list": (list_with(("pics/no.png", "a")), ["pics/no.png: no such file; check the name"]),
     "ragged row of a list": (
         list_with(("pics/cat/000.png", "a", "b")),
-        ["list.csv:22: has no file, no label, or too many values; correct"],
+        ["list.csv:22: has no file, no label or too many values; correct"],
     ),
     "row without a label": (list_with(("pics/cat/000.png", "")), ["list.csv:22: has no file, no label"]),
     "wrong header": (
@@ -246,11 +246,11 @@ BAD = {
     ),
     "NaN as a label": (
         array_with(labels=odd(np.nan)),
-        ["a.npz: labels.npy: the label of row 7 is nan, not a whole number; correct it"],
+        ["a.npz: labels.npy: row 7 has the label nan, which is not a whole number; correct it"],
     ),
     "a word among numbers": (
         array_with(labels=odd("x").astype(str)),
-        ["the label of row 7 is 'x', the others are numbers; correct it, or"],
+        ["the label of row 7 is 'x', but the other labels are numbers; correct it, or"],
     ),
     "no label": (
         array_with(labels=np.where(LABELS == 1, "", "a")),
@@ -261,20 +261,20 @@ BAD = {
         ["labels of shape 60 x 3", "give one class, a whole number or a name"],
     ),
     "too few labels": (array_with(labels=LABELS[:59]), ["a.npz: train inputs of 60 x 6 x 5, but labels of 59"]),
-    "one class in an array": (array_with(labels=LABELS * 0), ["a.npz: all samples are of one class, '0'"]),
+    "one class in an array": (array_with(labels=LABELS * 0), ["a.npz: all samples have the class '0'"]),
     "no samples in an array": (array_with(images=GRAY[:0], labels=LABELS[:0]), ["a.npz: images.npy: holds no samples"]),
-    "NaN in a row": (npy_with(ROWS), ["x.npy: row 33 holds an infinite number or NaN; correct it, or drop the row"]),
+    "NaN in a row": (npy_with(ROWS), ["x.npy: row 33 contains an infinite number or NaN; correct it, or drop the row"]),
     "gray levels beyond": (
         array_with(images=GRAY * 2.0 - 100),
-        ["holds gray levels from -100 to 410; give uint8 from 0 to 255, or"],
+        ["contains pixel values from -100 to 410; give uint8 from 0 to 255, or"],
     ),
     "objects": (
         npy_with(np.array([[None] * 4] * 60)),
-        ["x.npy: holds Python objects, which are never read; save plain numbers"],
+        ["x.npy: contains Python objects, which nnx never loads; save plain numbers"],
     ),
     "unknown label in test": (
         lambda: npz(x_train=GRAY, y_train=LABELS, x_test=GRAY, y_test=odd(9)) or "name: arrays, path: a.npz",
-        ["a.npz: y_test.npy: row 7 has the label '9', which is none of the classes (0, 1, 2); correct or drop it"],
+        ["a.npz: y_test.npy: row 7 has the label '9', which is not one of the classes (0, 1, 2); correct it, or drop the row"],
     ),
     "no labels named": (
         lambda: np.save("x.npy", GRAY) or "name: arrays, path: x.npy",
@@ -303,14 +303,14 @@ MORE = {
     ),
     "a wrong mean": (
         ", mean: [1.0, 2.0]",
-        ["own.yaml:2:", "dataset.mean: has 2 values, the data has 1 channels; give one for each"],
+        ["own.yaml:2:", "dataset.mean: has 2 values, but the data has 1 channels; give one per channel"],
     ),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_data_is_2_named_and_nothing_is_written(case, train, tmp_path, cache):
-    make, said = BAD[case]
+    make, message = BAD[case]
     line = make()
     more, words = MORE.get(case, ("", []))
     (tmp_path / "own.yaml").touch()
@@ -321,7 +321,7 @@ def test_bad_data_is_2_named_and_nothing_is_written(case, train, tmp_path, cache
     assert "Traceback" not in refused.err
     assert len(refused.err.splitlines()) <= 10
     flat = " ".join(refused.err.split())
-    for text in (*said, *words):
+    for text in (*message, *words):
         assert text in flat
     assert ";" in refused.err or "expected " in refused.err, "a cure is there"
     assert sorted(set(os.listdir(tmp_path)) - {".cache"}) == before

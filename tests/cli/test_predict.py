@@ -93,11 +93,11 @@ def test_colours_become_gray_and_gray_becomes_colours(nnx, trained, tmp_path):
     first, *others = (found["top"] for found in json.loads(result.out)["predictions"])
     assert others == [first] * 3
 
-    kept = checkpoint.read(path)  # a network for three channels, each a third of the gray one
-    first_layer = next(iter(kept.model))
-    weights = {**kept.model, first_layer: torch.cat([kept.model[first_layer]] * 3, 1) / 3}
-    spec = replace(kept.spec, shape=(3, 8, 8), mean=kept.spec.mean * 3, std=kept.spec.std * 3)
-    checkpoint.write(tmp_path / "rgb.pt", replace(kept, spec=spec, model=weights))
+    saved = checkpoint.read(path)  # a network for three channels, each a third of the gray one
+    first_layer = next(iter(saved.model))
+    weights = {**saved.model, first_layer: torch.cat([saved.model[first_layer]] * 3, 1) / 3}
+    spec = replace(saved.spec, shape=(3, 8, 8), mean=saved.spec.mean * 3, std=saved.spec.std * 3)
+    checkpoint.write(tmp_path / "rgb.pt", replace(saved, spec=spec, model=weights))
     found = json.loads(nnx("predict", "rgb.pt", files[0], "rgb.png", "--json").out)["predictions"]
     for prediction in found:
         assert prediction["probability"] == pytest.approx(first[0]["probability"], abs=1e-5)
@@ -115,7 +115,7 @@ def test_all_errors_are_printed_together(nnx, trained, tmp_path):
     assert result.code == 2
     assert result.out == ""
     lines = result.err.splitlines()
-    said = [
+    expected = [
         "none: is a folder without images",
         "*.jpg: no file matches this pattern",
         "text.png: is not an image",
@@ -124,9 +124,9 @@ def test_all_errors_are_printed_together(nnx, trained, tmp_path):
         "fifo: ",
         "missing.png: no such",
     ]
-    assert len(lines) == len(said)
-    for line, words_of_it in zip(lines, said, strict=True):
-        assert line.startswith(f"error: {words_of_it}")
+    assert len(lines) == len(expected)
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(f"error: {start}")
     assert (
         "the network was trained on images 8 wide and 8 high; save it in that size, or use --prepare auto" in result.err
     )
@@ -170,23 +170,21 @@ def test_a_wrong_command_is_2(nnx, trained, words, what):
 )
 def test_a_runs_folder_stands_for_its_checkpoint(words, nnx, trained, tmp_path):
     path, files, _ = trained
-    told = []
+    documents = []
     for named in (path, path.parent):
         folder = tmp_path / named.name
         given = {"RUN": named, "IMAGE": files[0], "OUT": folder}
         result = nnx(*(given.get(word, word) for word in words), "--json")
         assert result.code == 0, result.err
-        found = json.loads(result.out.replace(str(folder), "OUT").replace(str(path), "RUN"))
-        told.append(
-            {key: value for key, value in found.items() if "second" not in key} if isinstance(found, dict) else found
-        )
-    assert told[0] == told[1]
+        document = json.loads(result.out.replace(str(folder), "OUT").replace(str(path), "RUN"))
+        documents.append({key: value for key, value in document.items() if "second" not in key})
+    assert documents[0] == documents[1]
 
 
 def test_a_checkpoint_of_rows_takes_no_images(nnx, trained, tmp_path):
-    kept = checkpoint.read(trained[0])
-    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
-    checkpoint.write(tmp_path / "rows.pt", replace(kept, spec=spec))
+    saved = checkpoint.read(trained[0])
+    spec = replace(saved.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
+    checkpoint.write(tmp_path / "rows.pt", replace(saved, spec=spec))
     result = nnx("predict", "rows.pt", trained[1][0])
     assert result.code == 2
     assert "was trained on rows of numbers" in result.err
@@ -289,7 +287,7 @@ def test_invalid_arrays(nnx, trained, tmp_path):
         "odd.npy": "has the shape 3 x 5; the network was trained on images",
         "text.npy": "values of type <U1; give it numbers",
         "none.npy": "no values",
-        "nan.npy": "row 0 holds an infinite number or NaN",
+        "nan.npy": "row 0 contains an infinite number or NaN",
         "negative.npy": "from -1 to -1",
         "five.npy": "has 5 channels",
         "objects.npy": "",
@@ -309,9 +307,9 @@ def test_invalid_arrays(nnx, trained, tmp_path):
 
 
 def test_rows_of_an_array(nnx, trained, tmp_path):
-    kept = checkpoint.read(trained[0])
-    spec = replace(kept.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
-    checkpoint.write(tmp_path / "rows.pt", replace(kept, spec=spec))
+    saved = checkpoint.read(trained[0])
+    spec = replace(saved.spec, shape=(64,), mean=(0.0,) * 64, std=(1.0,) * 64, image_statistics=None)
+    checkpoint.write(tmp_path / "rows.pt", replace(saved, spec=spec))
     rows = np.random.default_rng(0).normal(0, 1, (600, 64))
     np.save(tmp_path / "rows.npy", rows)
     found = json.loads(nnx("predict", "rows.pt", "rows.npy", "--json").out)["predictions"]
@@ -336,15 +334,15 @@ def test_csv(nnx, trained, tmp_path):
     Image.fromarray(np.kron(255 - np.asarray(Image.open(files[1])), np.ones((9, 9), np.uint8))).save(
         tmp_path / "large.png"
     )
-    asked = ('a "quoted", name.png', "large.png")
-    header, *rows = csv.reader(io.StringIO(nnx("predict", path, *asked, "--csv", "--top", 2).out))
+    names = ('a "quoted", name.png', "large.png")
+    header, *rows = csv.reader(io.StringIO(nnx("predict", path, *names, "--csv", "--top", 2).out))
     assert header == ["input", "label", "probability", "label_2", "probability_2", "prepared"]
-    found = json.loads(nnx("predict", path, *asked, "--json", "--top", 2).out)["predictions"]
+    found = json.loads(nnx("predict", path, *names, "--json", "--top", 2).out)["predictions"]
     for row, each in zip(rows, found, strict=True):
         ranked = [value for one in each["top"] for value in (one["label"], str(one["probability"]))]
         assert row == [each["input"], *ranked, "; ".join(each["prepared"])]
     assert rows[1][-1].startswith("inverted; ")
-    assert nnx("predict", path, asked[0], "--csv", "--top", 1).out.startswith("input,label,probability,prepared\n")
+    assert nnx("predict", path, names[0], "--csv", "--top", 1).out.startswith("input,label,probability,prepared\n")
 
 
 def test_the_preparation_is_printed(nnx, trained, tmp_path):
@@ -366,8 +364,8 @@ def test_the_preparation_is_printed(nnx, trained, tmp_path):
 
 def test_an_old_checkpoint_has_no_image_statistics_and_says_so(nnx, trained, tmp_path):
     path, files, _ = trained
-    kept = checkpoint.read(path)
-    checkpoint.write(tmp_path / "old.pt", replace(kept, spec=replace(kept.spec, image_statistics=None)))
+    saved = checkpoint.read(path)
+    checkpoint.write(tmp_path / "old.pt", replace(saved, spec=replace(saved.spec, image_statistics=None)))
     Image.fromarray(np.kron(np.asarray(Image.open(files[0])), np.ones((5, 5), np.uint8))).save(tmp_path / "large.png")
     (found,) = json.loads(nnx("predict", "old.pt", "large.png", "--json").out)["predictions"]
     assert found["prepared"] == [
@@ -380,10 +378,11 @@ def test_an_old_checkpoint_has_no_image_statistics_and_says_so(nnx, trained, tmp
     )
     small = images.to_size(images.decode(tmp_path / "large.png"), 8, 8, "pad")
     with torch.no_grad():
-        said = classifiers.load(tmp_path / "old.pt")(torch.from_numpy(small.transpose(2, 0, 1)[None].copy()))[0]
+        batch = torch.from_numpy(small.transpose(2, 0, 1)[None].copy())
+        probabilities = classifiers.load(tmp_path / "old.pt")(batch)[0]
     assert (found["label"], found["probability"]) == (
-        str(int(said.argmax())),
-        pytest.approx(float(said.max()), abs=1e-6),
+        str(int(probabilities.argmax())),
+        pytest.approx(float(probabilities.max()), abs=1e-6),
     )
 
 
@@ -469,24 +468,24 @@ def test_rows_of_a_table(nnx, table, tmp_path, monkeypatch):
     found = labels(nnx("predict", path, "some.csv", "--json"))
     assert [name for name, _ in found] == ["some.csv:2", *(f"some.csv:{n}" for n in range(4, 23))]
 
-    kept = checkpoint.read(path)
+    saved = checkpoint.read(path)
     whole = pl.read_csv(data, infer_schema=False).with_columns(
         pl.col("size").replace("", None)
     )  # an empty value is missing
-    features = kept.spec.columns.apply(kept.spec.columns.encode(whole, "x"), kept.spec.columns)
+    features = saved.spec.columns.apply(saved.spec.columns.encode(whole, "x"), saved.spec.columns)
     with torch.no_grad():
         expected = classifiers.load(path)(torch.from_numpy(features)).argmax(1).tolist()
-    assert [label for _, label in found] == [kept.spec.classes[k] for k in expected[:20]]
+    assert [label for _, label in found] == [saved.spec.classes[k] for k in expected[:20]]
     assert len({label for _, label in found}) == 2
 
     frame = pl.read_csv(data).drop("good")
     frame.select("kind", "size").write_parquet(tmp_path / "rows.parquet")  # without the target, in another order
     found = labels(nnx("predict", path, "rows.parquet", "--json"))
-    assert found == [(f"rows.parquet, row {n}", kept.spec.classes[k]) for n, k in enumerate(expected, 1)]
+    assert found == [(f"rows.parquet, row {n}", saved.spec.classes[k]) for n, k in enumerate(expected, 1)]
     frame.write_csv(tmp_path / "rows.tsv", separator="\t")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "rows.tsv").read_bytes())))
     found = labels(nnx("predict", path, "-", "--json"))
-    assert found == [(f"standard input:{n}", kept.spec.classes[k]) for n, k in enumerate(expected, 2)]
+    assert found == [(f"standard input:{n}", saved.spec.classes[k]) for n, k in enumerate(expected, 2)]
 
     result = nnx("predict", path, "some.csv", "--csv", "--top", 1)
     assert result.out.startswith("input,label,probability\nsome.csv:2,")

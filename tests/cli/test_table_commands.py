@@ -145,7 +145,7 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "nothing to learn from": (
         table(),
         {"drop": ["size", "colour"]},
-        ["data.csv: has no column to learn from besides the target 'kind'"],
+        ["data.csv: has no columns other than the target 'kind'"],
     ),
     "a column of names": (
         "name,kind\n" + "\n".join(f"n{i},{i % 2}" for i in range(60)),
@@ -187,10 +187,10 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
         {"test": 0.001},
         ["dataset.test: 0.001 of the 60 samples in data.csv can't be set aside"],
     ),
-    "statistics given": (table(), {"mean": [0.5]}, ["dataset.mean: is not for a table"]),
+    "statistics given": (table(), {"mean": [0.5]}, ["dataset.mean: does not apply to a table"]),
     "no such file": (table(), {"path": "dat.csv"}, ["dataset.path: there is no dat.csv in /"]),
     "a folder": (table(), {"path": "."}, [".: is a folder; give a .csv, .tsv or .parquet file"]),
-    "itself to test on": (table(), {"test": "./data.csv"}, ["dataset.test: data.csv is the file that is trained on"]),
+    "itself to test on": (table(), {"test": "./data.csv"}, ["dataset.test: data.csv is also the training file"]),
     "no such test file": (table(), {"test": "test.csv"}, ["dataset.test: there is no test.csv in /"]),
 }
 
@@ -271,7 +271,7 @@ def trained(nnx, tmp_path, run_folder):
     return json.loads((tmp_path / "summary.json").read_text())
 
 
-def test_what_was_chosen_is_said(nnx, tmp_path):
+def test_automatic_choices_are_printed(nnx, tmp_path):
     (tmp_path / "data.csv").write_text(table(",red,a", "1,,b"))
     (tmp_path / "a.yaml").write_text(config(drop=["colour"]))
     for dataset, words in (
@@ -291,9 +291,10 @@ def test_what_was_chosen_is_said(nnx, tmp_path):
         (tmp_path / "a.yaml").write_text(config(**dataset))
         result = nnx("train", "a.yaml", "--out", "r", "--force")
         assert result.code == 0, result.err
-        said = " ".join(result.err.split())
-        assert all(each in said for each in words), said
-        assert "test data 12 of 62 samples set aside evenly by class, the same for every seed (dataset.test)" in said
+        message = " ".join(result.err.split())
+        assert all(each in message for each in words), message
+        note = "test data 12 of 62 samples set aside, stratified by class, the same for every seed (dataset.test)"
+        assert note in message
 
 
 def test_a_checkpoint_takes_what_its_columns_were_fitted_on(nnx, tmp_path, trained):
@@ -364,8 +365,8 @@ def test_predictions_do_not_depend_on_the_process(trained, tmp_path, nnx):
     frame = tables.read(tmp_path / "data.csv")
     features = classifier.spec.columns.apply(classifier.spec.columns.encode(frame, "data.csv"), classifier.spec.columns)
     assert features.shape == (300, 4)
-    said = classifier(torch.from_numpy(features)).argmax(1).numpy()
-    right = np.array([classifier.classes.index(kind) for kind in frame["kind"]]) == said
+    predicted = classifier(torch.from_numpy(features)).argmax(1).numpy()
+    right = np.array([classifier.classes.index(kind) for kind in frame["kind"]]) == predicted
     (tmp_path / "copy.csv").write_text((tmp_path / "data.csv").read_text())
     assert accuracy(nnx, "--set", "dataset.test=copy.csv")["accuracy"] == pytest.approx(right.mean())
 

@@ -73,9 +73,8 @@ def test_test_samples_in_the_training_data_are_counted_and_reported(nnx, tmp_pat
 
     def overlapping(config, folder, load=digits.load):
         source = load(config, folder)
-        return replace(
-            source, test=lambda: source.train.take(np.arange(12))
-        )  # some of them are set aside for validation: trained on, too
+        # some of these samples are in the validation split, which counts as training data
+        return replace(source, test=lambda: source.train.take(np.arange(12)))
 
     monkeypatch.setattr(digits, "load", overlapping)
     result = nnx("train", "digits_mlp", *QUICK, "--out", "r")
@@ -88,7 +87,7 @@ def test_test_samples_in_the_training_data_are_counted_and_reported(nnx, tmp_pat
     assert f"warning: {known}" in measured.err
     assert "warning" not in nnx("eval", "r/checkpoint.pt", "--split", "validation").err
     for page in ("r/report.html", "e/report.html"):
-        assert "12 of them are also in the training data" in (tmp_path / page).read_text()
+        assert "12 of these images are also in the training data" in (tmp_path / page).read_text()
 
 
 @pytest.mark.parametrize("model", registry.names("model"))
