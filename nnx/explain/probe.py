@@ -69,7 +69,8 @@ def properties_of(fit: Split, test: Split, classes: tuple[str, ...]) -> tuple[li
     properties = [Property("class", fit.labels, test.labels, len(classes))]
     inks = [_strokes.ink(np.asarray(split.inputs)) if split.inputs.ndim == 4 else None for split in (fit, test)]
     if inks[0] is None or inks[1] is None:
-        reason = "the images have no plain background" if fit.inputs.ndim == 4 else "the samples are not images"
+        is_image = fit.inputs.ndim == 4
+        reason = "the images are not one ink on a plain background" if is_image else "the samples are not images"
         return properties, f"Only the class is probed: {reason}."
     of_fit, of_test = inks[0], inks[1]
     measures = {"stroke width": _strokes.stroke_width, "slant": _strokes.slant, "holes": _strokes.holes}
@@ -193,5 +194,6 @@ def _draw_panel(axes: "Axes", trained: list[ProbeResult], untrained: list[ProbeR
     axes.plot(depth, [result.shuffled.mean() for result in trained], "x", color=_draw.INK, label="shuffled labels")
     axes.axhline(target.chance, color=_draw.INK, linestyle=":", linewidth=1, label="chance")
     axes.set(ylim=(-0.05, 1.05), xlim=(-0.3, len(trained) - 0.7))
-    axes.set_title(f"{target.name}: {'balanced accuracy' if target.classes else 'explained variance, R²'}", loc="left")
+    axes.set_title(target.name, loc="left")
+    axes.set_ylabel("balanced accuracy\nof a linear probe" if target.classes else "variance explained, R²")
     axes.grid(axis="y")

@@ -181,7 +181,7 @@ def test_what_is_probed(digits):
         .reshape(-1, 3, 32, 32)
     )
     for inputs, why in (
-        (photograph, "no plain background"),
+        (photograph, "the images are not one ink on a plain background"),
         (np.zeros((60, 3), np.float32), "the samples are not images"),
     ):
         found, missing = probe.properties_of(split(inputs), split(inputs), ("a", "b"))
@@ -222,9 +222,20 @@ def test_a_panel_a_property_and_the_layers_below_each_column(panels, monkeypatch
     layers = dict.fromkeys(("input", "logits"), [ProbeResult(0.5, np.ones(3, bool), np.zeros(2), 1.0)] * panels)
     probe._draw_scores(layers, layers, [Property(str(n), np.ones(3), np.ones(3)) for n in range(panels)])
     [figure] = drawn
-    assert [axes.get_title(loc="left")[0] for axes in figure.axes] == [str(n) for n in range(panels)]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [str(n) for n in range(panels)]
+    assert {axes.get_ylabel() for axes in figure.axes} == {"variance explained, R²"}
     named = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes]
     assert named == [n >= panels - 2 for n in range(panels)]
+
+
+def test_the_axis_of_a_class_is_the_balanced_accuracy_of_a_probe(monkeypatch):
+    figures = []
+    monkeypatch.setattr(probe._draw, "to_png", figures.append)
+    layers = {"input": [ProbeResult(0.5, np.ones(3, bool), np.zeros(2), 1.0)]}
+    labels = np.array([0, 1, 1])
+    probe._draw_scores(layers, layers, [Property("class", labels, labels, 2)])
+    [axes] = figures[0].axes
+    assert axes.get_ylabel().replace("\n", " ") == "balanced accuracy of a linear probe"
 
 
 def test_too_few_samples_are_an_error(subject):

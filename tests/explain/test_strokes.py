@@ -138,4 +138,32 @@ def test_a_photograph_is_no_drawing():
     photograph = load_sample_image("china.jpg")[:416, :640]
     patches = photograph.reshape(13, 32, 20, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
     assert strokes.ink(patches) is None
+    assert strokes.ink(patches[:, :1]) is None
     assert strokes.ink(np.random.default_rng(0).integers(0, 256, (20, 1, 28, 28), dtype=np.uint8)) is None
+
+
+def test_colours_and_shading_are_no_ink():
+    """A shape in colour; a shaded ball and a flat grey one on a plain ground, as in a photograph of a thing; and a
+    stroke on medium grey. A stroke of any one grey is ink, on a dark or a light ground."""
+    stroke = np.stack([drawn(ring(2)), drawn(bar(3, 20))])
+    colour = np.repeat(stroke, 3, axis=1)
+    colour[:, 2] //= 2
+    assert strokes.ink(colour) is None
+    x, y = plane()
+    distance = np.hypot(x, y)
+    ball = np.where(distance < 9, 1 - 0.8 * distance / 9, 0)
+    patch = np.where(distance < 9, np.where(x > 3, 1, 0.5), 0)
+    for thing in (ball, patch):
+        image = np.round(255 * thing.reshape(SIZE, FINE, SIZE, FINE).mean((1, 3))).astype(np.uint8)[None, None]
+        assert strokes.ink(image) is None
+        assert strokes.ink(255 - image) is None
+    assert strokes.ink(128 + stroke // 2) is None
+    for ground in (stroke // 2, 255 - stroke // 2, 40 + stroke // 2):
+        assert strokes.ink(ground) is not None
+
+
+def test_digits_of_8x8_pixels_are_ink():
+    from sklearn.datasets import load_digits
+
+    images = np.round(load_digits().images[:, None] * 255 / 16).astype(np.uint8)
+    assert strokes.ink(images) is not None
