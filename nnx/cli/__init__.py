@@ -43,7 +43,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Train MNIST-style classifiers from one YAML file.",
     epilog="Start with: nnx train digits_mlp",
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -89,7 +88,7 @@ def main() -> None:
 def run_command() -> int:
     """Run the command line and return its exit code (see nnx.errors)."""
     try:
-        code = app(_fill_in_resume(sys.argv[1:]), standalone_mode=False)
+        code = app(_fill_in_resume(sys.argv[1:] or ["--help"]), standalone_mode=False)
     except _BrokenOutput:
         # or Python reports the broken pipe again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,7 +103,7 @@ def run_command() -> int:
 def _fill_in_resume(arguments: Sequence[str]) -> Sequence[str]:
     """Turn `--resume` without a run into `--resume=`: versions of typer differ in how they parse an option with an
     optional value."""
-    following = [*arguments[1:], "-"]
+    following = [*arguments[1:], "-"][: len(arguments)]
     return [
         "--resume=" if argument == "--resume" and after.startswith("-") else argument
         for argument, after in zip(arguments, following, strict=True)

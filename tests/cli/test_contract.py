@@ -190,6 +190,13 @@ def test_missing_data_offline_names_the_files_and_the_folder(nnx, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nnx_alone_prints_its_help(nnx):
+    alone = nnx()
+    assert (alone.code, alone.err) == (0, "")
+    assert "predict" in alone.out
+    assert alone.out == nnx("--help").out
+
+
 def test_help_and_completion_import_no_torch():
     code = (
         "import sys; from nnx.cli import run_command\n"
