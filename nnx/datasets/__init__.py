@@ -1,7 +1,6 @@
-"""Datasets, one file each: a `Config`, and `load(config, folder) -> Source`. The file's name is the dataset's.
+"""Datasets, one file each: a `Config` and `load(config, folder) -> Source`. The file's name is the dataset's.
 
-Whatever the source, the result is one uint8 array of images (N, C, H, W), or one float32 array of rows (N, F), with
-int64 labels.
+Every source becomes one uint8 array of images (N, C, H, W) or one float32 array of rows (N, F), with int64 labels.
 
     dataset = load(config.dataset, seed=config.seed)
     dataset.spec, dataset.train, dataset.validation, dataset.test()
@@ -24,7 +23,14 @@ from nnx.config.registry import Component
 from nnx.datasets import _progress
 from nnx.datasets._mapped import Mapped, fits, is_mapped
 from nnx.datasets._progress import silent
-from nnx.datasets._statistics import balanced, duplicates, fingerprint, mean_std, repeated, stratified
+from nnx.datasets._statistics import (
+    count_duplicates,
+    describe_balance,
+    fingerprint,
+    mean_std,
+    oversampled_indices,
+    stratified_sample,
+)
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing.columns import Columns
@@ -37,46 +43,47 @@ __all__ = [
     "Mapped",
     "Source",
     "Split",
-    "checked",
-    "duplicates",
+    "check_split",
+    "count_duplicates",
+    "describe_location",
     "find_folder",
     "fingerprint",
     "load",
     "mean_std",
-    "place",
-    "repeated",
     "silent",
-    "stratified",
+    "stratified_sample",
 ]
 
 Numbers = Annotated[list[float], Field(min_length=1, max_length=100_000)]
 
 
 class DatasetConfig(Component):
-    """What every dataset can be told."""
+    """The options of every dataset."""
 
-    packaged: ClassVar[bool] = False  # whether it comes with a library, or is computed: no folder is looked at
+    packaged: ClassVar[bool] = False  # whether it comes with a library or is computed, so that it needs no folder
     root: str | None = Field(
-        None, description="folder of the data; else --data-dir, NNX_DATA_DIR, or the user's cache folder"
+        None, description="data folder; by default --data-dir, NNX_DATA_DIR or the user's cache folder"
     )
     validation: CountOrFraction = Field(
-        0.1, description="how much of the training data to set aside: a count or a fraction"
+        0.1, description="training samples to set aside for validation: a count or a fraction"
     )
     balance: Literal["none", "oversample"] = Field(
-        "none", description="oversample: repeat training samples until classes have equal numbers"
+        "none", description="oversample: repeat training samples until all classes have equal numbers"
     )
     mean: Numbers | None = Field(
-        None, description="what to subtract, for each channel, in units of [0, 1], or feature; else the training data's"
+        None, description="value to subtract per channel, in units of [0, 1], or feature; by default the training mean"
     )
     std: Numbers | None = Field(
-        None, description="what to divide by, likewise; else the training data's standard deviation"
+        None, description="value to divide by, likewise; by default the standard deviation of the training data"
     )
 
 
 @dataclass(frozen=True)
 class Split:
-    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K). A table's rows are float64
-    until prepared."""
+    """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K).
+
+    The rows of a table are float64 until they are converted to features.
+    """
 
     inputs: NDArray[Any] | Mapped
     labels: NDArray[np.int64]
@@ -94,18 +101,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset as its file gives it: all training data, the test data unopened, and the names of the K classes.
+    """What a dataset's file loads: all training data, the test data not read yet, and the names of the K classes.
 
-    `verified` waits for a check of the training files that still goes on, and raises DataError where they are damaged.
-    `validation` is there where the data has such a part of its own. `columns`, of a table, are not fitted yet: its
-    splits then hold (N, columns) float64 as `Columns.encode` gives them. `notes` say what was chosen for the user, and
+    `wait_until_verified` waits for a check of the training files that is still running, and raises DataError if they
+    are damaged. `validation` is set if the data has its own validation split. `columns`, of a table, are not fitted
+    yet: the splits then contain (N, columns) float64 from `Columns.encode`. `notes` tell the user what was chosen, and
     why.
     """
 
     train: Split
     test: Callable[[], Split]
     classes: tuple[str, ...]
-    verified: Callable[[], None] = lambda: None
+    wait_until_verified: Callable[[], None] = lambda: None
     validation: Split | None = None
     columns: Columns | None = None
     fit: Fit | None = None
@@ -114,7 +121,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset ready for use. `test` reads the test set, which a run does once, at its end."""
+    """A dataset ready for use. `test` reads the test set; a run calls it once, at its end."""
 
     spec: Spec
     train: Split
@@ -124,7 +131,7 @@ class Dataset:
     notes: tuple[Choice, ...] = ()
 
     def split(self, name: str) -> Split:
-        """The split by its name: train, validation or test."""
+        """The split of this name: train, validation or test."""
         splits: dict[str, Callable[[], Split]] = {
             "train": lambda: self.train,
             "validation": lambda: self.validation,
@@ -141,54 +148,62 @@ def load(
     progress: _progress.Progress | None = None,
     like: Spec | None = None,
 ) -> Dataset:
-    """The dataset that `config` names, with a validation part cut from its training data. Downloads what is missing.
+    """The dataset that `config` names, with a validation split cut from its training data. Downloads missing files.
 
-    `seed` decides which samples are set aside. `data_dir` is `--data-dir`. `progress` is told of a download (see
-    `_progress.Progress`); by default it shows on stderr. With `like`, of a trained network, everything is prepared as
-    that says, and nothing is measured.
+    `seed` decides which samples validate. `data_dir` is `--data-dir`. `progress` receives the progress of downloads
+    (see `_progress.Progress`), which otherwise goes to stderr. `like`, the spec of a trained network, is applied as it
+    is: its classes, columns, mean and deviation; nothing is measured.
 
-    Raises DataError where files are missing and can't be downloaded, or are broken; ConfigError where `validation`
-    leaves nothing to train on; MachineError where the machine fails at reading or writing.
+    Raises DataError if files are damaged, or missing and can't be downloaded; ConfigError if `validation` leaves
+    nothing to train on; MachineError if reading or writing fails.
     """
     folder = find_folder(config, data_dir)
     with _progress.reporting(progress) if progress else nullcontext():
         source: Source = registry.module("dataset", config.name).load(config, folder)
-    where = place(config, folder)
-    source, classes = _known_as(source, like, where), len(source.classes if like is None else like.classes)
-    _check_names(source.classes, where)
-    if classes < 2:
-        raise DataError(
-            f"{where}: all samples are of one class, {source.classes[0]!r}; a classifier needs samples of two at least"
-        )
-    whole = checked(source.train, classes, where)
-    hold = _in_memory if fits(whole.inputs.nbytes) else _left
-    rows, train, validation, shape = np.arange(len(whole)), whole, source.validation, whole.inputs.shape[1:]
-    if validation:
-        validation = checked(validation, classes, where, shape=shape)
+    where = describe_location(config, folder)
+    source = _match_classes(source, like, where)
+    _check_class_names(source.classes, where)
+    K = len(source.classes)
+    if K < 2:
+        problem = f"all samples have the class {source.classes[0]!r}"
+        raise DataError(f"{where}: {problem}; a classifier needs samples of at least two classes")
+    samples = check_split(source.train, K, where)
+    shape = samples.inputs.shape[1:]
+    keep = _read_into_memory if fits(samples.inputs.nbytes) else _leave_in_file
+    rows = np.arange(len(samples))
+    if source.validation:
+        train = samples
+        validation = check_split(source.validation, K, where, shape=shape)
     else:
-        aside = stratified(whole.labels, _validation_count(config.validation, whole.labels), seed=seed)
-        rows = np.delete(rows, aside)
-        train, validation = whole.take(rows), whole.take(aside)
-    train, validation = hold(train), hold(validation)
-    columns = like.columns if like else source.columns and source.columns.fit(np.asarray(whole.inputs[rows]))
-    prepare = _preparation(source, columns, where)
-    train, validation = prepare(train), prepare(validation)
-    spec = like or _measured(config, source, train, columns)
-    source.verified()
-    notes = (*source.notes, *balanced(train.labels, source.classes, oversample=config.balance == "oversample"))
-    if config.balance == "oversample":
-        train = train.take(repeated(train.labels, seed=seed))
-    open_test = source.test  # not `source`, which would keep the whole training data in memory beside its parts
+        validation_rows = stratified_sample(
+            samples.labels, _validation_count(config.validation, samples.labels), seed=seed
+        )
+        rows = np.delete(rows, validation_rows)
+        train = samples.take(rows)
+        validation = samples.take(validation_rows)
+    train = keep(train)
+    validation = keep(validation)
+    columns = like.columns if like else source.columns and source.columns.fit(np.asarray(samples.inputs[rows]))
+    to_features = _feature_converter(source, columns, where)
+    train = to_features(train)
+    validation = to_features(validation)
+    spec = like or _measure_spec(config, source, train, columns)
+    source.wait_until_verified()
+    oversample = config.balance == "oversample"
+    notes = (*source.notes, *describe_balance(train.labels, source.classes, oversample=oversample))
+    if oversample:
+        train = train.take(oversampled_indices(train.labels, seed=seed))
+    load_test = source.test  # not `source`, which would keep all training data in memory a second time
 
     def test() -> Split:
-        found = checked(open_test(), classes, where, shape=shape)
-        return prepare(_in_memory(found) if fits(found.inputs.nbytes) else _left(found))
+        split = check_split(load_test(), K, where, shape=shape)
+        return to_features(_read_into_memory(split) if fits(split.inputs.nbytes) else _leave_in_file(split))
 
     return Dataset(spec, train, validation, test, folder, notes)
 
 
 def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
-    """Where the data lies: `dataset.root`, else --data-dir, else NNX_DATA_DIR, else the user's cache folder."""
+    """The data folder: `dataset.root`, else --data-dir, else NNX_DATA_DIR, else the user's cache folder."""
     if named := config.root or data_dir or os.environ.get("NNX_DATA_DIR"):
         return Path(named).expanduser()
     import platformdirs  # 20 ms
@@ -196,38 +211,40 @@ def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
     return platformdirs.user_cache_path("nnx") / "data"
 
 
-def place(config: DatasetConfig, folder: Path) -> str:
-    """Where the data lies, for a message: the path that `config` names, or the dataset's name and its folder, if it
-    needs one."""
+def describe_location(config: DatasetConfig, folder: Path) -> str:
+    """Where the data is, for messages: the config's `path`, or the dataset's name and its folder, if it needs one."""
     return getattr(config, "path", None) or f"dataset {config.name}{'' if config.packaged else f' in {folder}'}"
 
 
-def checked(split: Split, classes: int, where: str | Path, *, shape: tuple[int, ...] | None = None) -> Split:
-    """The split itself, if it is one: some samples, a label in [0, K) for each, inputs of `shape`. Else DataError
-    naming `where`."""
-    inputs, labels = split.inputs, split.labels
-    cure = "put the right files there, or delete them and run again to get them afresh"
-    if len(inputs) != len(labels) or not len(labels):
-        raise DataError(
-            f"{where}: {len(inputs):,} inputs and {len(labels):,} labels; there must be one label for each, and some; {cure}"
-        )
-    low, high = labels.min(), labels.max()
+def check_split(split: Split, classes: int, where: str | Path, *, shape: tuple[int, ...] | None = None) -> Split:
+    """`split` itself. Raises DataError, naming `where`, unless it has samples and a label in [0, K) for each.
+
+    Where `shape` is given, that of the training inputs, each input must have it.
+    """
+    inputs = split.inputs
+    labels = split.labels
+    cure = "correct the files; if nnx downloaded them, delete them and run again"
+    if len(inputs) != len(labels):
+        problem = f"contains {len(inputs):,} inputs but {len(labels):,} labels"
+        raise DataError(f"{where}: {problem}; each input needs one label; {cure}")
+    if not len(labels):
+        raise DataError(f"{where}: contains no samples; {cure}")
+    low = labels.min()
+    high = labels.max()
     if low < 0 or high >= classes:
-        raise DataError(f"{where}: labels run from {low} to {high}, but must lie within 0 to {classes - 1}; {cure}")
+        raise DataError(f"{where}: contains labels from {low} to {high}, outside 0 to {classes - 1}; {cure}")
     if shape and inputs.shape[1:] != shape:
-        raise DataError(
-            f"{where}: test inputs of shape {inputs.shape[1:]}, but training inputs of shape {shape}; {cure}"
-        )
+        problem = f"has inputs of shape {inputs.shape[1:]}, but the training inputs have shape {shape}"
+        raise DataError(f"{where}: {problem}; {cure}")
     return split
 
 
-def _check_names(classes: tuple[str, ...], where: str | Path) -> None:
-    """Raises DataError for a class whose name would break up what it is written into: with line ends, escape codes, or
-    not Unicode."""
-    if odd := [
-        name for name in classes if not name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
-    ]:
-        raise DataError(f"{where}: the name of the class {odd[0]!r} has characters that can't be shown; rename it")
+def _check_class_names(classes: tuple[str, ...], where: str | Path) -> None:
+    """Raises DataError for a class name that would garble the output: blank, or with line ends or escape codes."""
+    for name in classes:
+        if not name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            problem = f"the class name {name!r} is blank or contains unprintable characters"
+            raise DataError(f"{where}: {problem}; rename the class")
 
 
 def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
@@ -235,27 +252,27 @@ def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
     count = wanted if isinstance(wanted, int) else round(wanted * len(labels))
     most = len(labels) - len(np.unique(labels))
     if not 1 <= count <= most:
-        what = "sets nothing aside" if count < 1 else "leaves nothing to train on"
-        cure = f"give a count from 1 to {most}, as one of each class stays for training" if most else "get more data"
-        raise ConfigError.at("dataset.validation", f"{wanted} {what}: there are {len(labels)} samples; {cure}")
+        problem = "sets nothing aside" if count < 1 else "leaves too little to train on"
+        cure = (
+            f"give a count from 1 to {most}, which leaves one of each class for training" if most else "get more data"
+        )
+        raise ConfigError.at("dataset.validation", f"{wanted} {problem}: there are {len(labels)} samples; {cure}")
     return count
 
 
-def _measured(config: DatasetConfig, source: Source, train: Split, columns: Columns | None) -> Spec:
-    """What a model must know of the data. Raises ConfigError where the config's mean or deviation is none for it."""
+def _measure_spec(config: DatasetConfig, source: Source, train: Split, columns: Columns | None) -> Spec:
+    """What a model must know about the data. Raises ConfigError if the config's mean or std does not fit the data."""
     shape: tuple[int, ...] = train.inputs.shape[1:]
-    for key, given in (("mean", config.mean), ("std", config.std)):
-        if given and columns:
-            raise ConfigError.at(
-                f"dataset.{key}", "is not for a table, whose columns are standardised each by itself; leave it away"
-            )
-        if given and len(given) != shape[0]:
-            what = "channels" if len(shape) == 3 else "features"
-            raise ConfigError.at(
-                f"dataset.{key}", f"has {len(given)} values, the data has {shape[0]} {what}; give one for each"
-            )
+    for key, values in (("mean", config.mean), ("std", config.std)):
+        if values and columns:
+            problem = "does not apply to a table, whose columns are standardised separately"
+            raise ConfigError.at(f"dataset.{key}", f"{problem}; remove it")
+        if values and len(values) != shape[0]:
+            unit = "channel" if len(shape) == 3 else "feature"
+            problem = f"has {len(values)} values, but the data has {shape[0]} {unit}s"
+            raise ConfigError.at(f"dataset.{key}", f"{problem}; give one per {unit}")
     if config.std and min(config.std) <= 0:
-        raise ConfigError.at("dataset.std", "holds a value that is not above 0, as a standard deviation is")
+        raise ConfigError.at("dataset.std", "contains a value that is not above 0; give positive standard deviations")
     if columns:
         return Spec(shape, source.classes, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)
     mean, std = (config.mean, config.std) if config.mean and config.std else mean_std(train.inputs)
@@ -263,60 +280,59 @@ def _measured(config: DatasetConfig, source: Source, train: Split, columns: Colu
     return Spec(shape, source.classes, tuple(config.mean or mean), tuple(config.std or std), source.fit, statistics)
 
 
-def _in_memory(split: Split) -> Split:
-    """`split`, read into memory where it lies in a file."""
+def _read_into_memory(split: Split) -> Split:
+    """`split`, with inputs that are in a file read into memory."""
     return Split(np.array(split.inputs, order="C"), split.labels) if is_mapped(split.inputs) else split
 
 
-def _left(split: Split) -> Split:
-    """`split`, left in its file where it lies in one."""
+def _leave_in_file(split: Split) -> Split:
+    """`split`, with inputs that are in a file left there, as `Mapped`."""
     return split.take(np.arange(len(split))) if is_mapped(split.inputs) else split
 
 
-def _known_as(source: Source, like: Spec | None, where: str | Path) -> Source:
-    """`source` with its classes numbered as in `like`, which may know more of them. Raises DataError for one that it
-    does not know.
+def _match_classes(source: Source, like: Spec | None, where: str | Path) -> Source:
+    """`source` with its classes numbered as in `like`, which may have more of them.
 
-    Raises it, too, where only one of the two is a table.
+    Raises DataError for a class that `like` does not have, and if only one of the two is a table.
     """
     if like and (source.columns is None) != (like.columns is None):
-        was, now = ("a table", "is no table") if like.columns else ("what is none", "is a table")
-        raise DataError(
-            f"{where}: {now}, but the network was trained on {was}; name data of the kind that it was trained on"
+        problem = (
+            "is not a table, but the network was trained on one"
+            if like.columns
+            else "is a table, but the network was not trained on one"
         )
+        raise DataError(f"{where}: {problem}; give data of the kind that it was trained on")
     if like is None or source.classes == like.classes:
         return source
-    known_as = {name: k for k, name in enumerate(like.classes)}
-    if unknown := [name for name in source.classes if name not in known_as]:
+    number_of = {name: k for k, name in enumerate(like.classes)}
+    if unknown := [name for name in source.classes if name not in number_of]:
         known = f"{', '.join(like.classes[:5])}{', ...' if len(like.classes) > 5 else ''}"
-        raise DataError(
-            f"{where}: has the class {unknown[0]!r}, which the network does not know; it knows {len(like.classes)}: {known}"
-        )
-    number = np.array([known_as[name] for name in source.classes], np.int64)
+        problem = f"has the class {unknown[0]!r}, which is not one of the network's {len(like.classes)} classes"
+        raise DataError(f"{where}: {problem}: {known}")
+    numbers = np.array([number_of[name] for name in source.classes], np.int64)
 
-    def renumbered(split: Split) -> Split:
-        return Split(split.inputs, number[split.labels])
+    def renumber(split: Split) -> Split:
+        return Split(split.inputs, numbers[split.labels])
 
-    validation = source.validation and renumbered(source.validation)
     return replace(
         source,
-        train=renumbered(source.train),
-        test=lambda: renumbered(source.test()),
-        validation=validation,
+        train=renumber(source.train),
+        test=lambda: renumber(source.test()),
+        validation=source.validation and renumber(source.validation),
         classes=like.classes,
     )
 
 
-def _preparation(source: Source, columns: Columns | None, where: str | Path) -> Callable[[Split], Split]:
-    """What makes features of a table's rows, by the fitted `columns`; images stay as they are."""
-    coded_by = source.columns
-    if columns is None or coded_by is None:
+def _feature_converter(source: Source, columns: Columns | None, where: str | Path) -> Callable[[Split], Split]:
+    """A function that converts a table's rows to features by the fitted `columns`, and returns images unchanged."""
+    encoding = source.columns
+    if columns is None or encoding is None:
         return lambda split: split
 
-    def prepare(split: Split) -> Split:
+    def convert(split: Split) -> Split:
         try:
-            return Split(columns.apply(np.asarray(split.inputs), coded_by), split.labels)
+            return Split(columns.apply(np.asarray(split.inputs), encoding), split.labels)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
 
-    return prepare
+    return convert

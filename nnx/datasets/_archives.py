@@ -1,10 +1,10 @@
-"""Where the datasets are to be had: mirrors over https, lengths, and the SHA-256 by which alone a download is taken.
+"""Where to download the datasets: https mirrors, lengths, and the SHA-256 that every download must have.
 
-The sums are those of torchvision's prototype datasets (torchvision/prototype/datasets/_builtin of pytorch/vision), but
-for EMNIST's, of which they have another packing: that one, and the lengths, are from tensorflow/datasets
-(tensorflow_datasets/url_checksums), which has the same sums for MNIST, Fashion-MNIST, KMNIST and SVHN. QMNIST's label
-files, hashed in a clone of facebookresearch/qmnist, have them too. The lengths of CIFAR's archives are what its server
-says; where one is left out, no source was found.
+The hashes are those of torchvision's prototype datasets (torchvision/prototype/datasets/_builtin of pytorch/vision),
+except for EMNIST, which they package differently: its hash, and the lengths, are from tensorflow/datasets
+(tensorflow_datasets/url_checksums), which has the same hashes for MNIST, Fashion-MNIST, KMNIST and SVHN. The hashes of
+QMNIST's label files were confirmed in a clone of facebookresearch/qmnist. The lengths of CIFAR's archives are those
+that its server reports. A missing length means that no source was found.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ from pathlib import PurePosixPath
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download: its mirrors in the order of trying, the SHA-256 of its content, and its length in bytes where
-    known."""
+    """A file to download: its mirrors in the order to try, the SHA-256 of its content, its length in bytes if known."""
 
     urls: tuple[str, ...]
     sha256: str
@@ -47,7 +46,7 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
         },
     ),
     "fashion_mnist": _mirrored(
-        # The bucket's website, which torchvision names, speaks no https; the bucket itself does.
+        # torchvision uses the bucket's website, which has no https; the bucket itself has.
         (
             "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",

@@ -1,12 +1,11 @@
-"""Sources that were decoded once: their arrays lie in the cache folder, under a hash of all they depend on, and are
-opened memory-mapped.
+"""A cache of decoded data: arrays in the cache folder, under a hash of all they depend on, opened memory-mapped.
 
-    kept = cached("folder", depends, decode, {"train": ("uint8", 4)})  # decode(writer) is called where there is nothing for `depends` yet
-    kept.arrays["train"], kept.facts, kept.note
+    cached = load_or_decode("folder", key, decode, {"train": ("uint8", 4)})  # calls decode(writer) unless cached
+    cached.arrays["train"], cached.facts, cached.note
 
-An entry is a folder, `<name>-<hash>`: `<array>.bin` each, as it lies in memory, and `meta.json`, which says what they
-are. It is made beside and renamed when it is complete and on the disk. What was cut short, or is of another form than
-it should have, is made anew.
+An entry is a folder, `<name>-<hash>`, with a file `<array>.bin` per array, its raw bytes, and `meta.json`, which
+describes them. It is written beside its place and renamed once it is complete and on the disk. An entry that is cut
+short or of another form is decoded again.
 """
 
 import contextlib
@@ -30,33 +29,32 @@ from numpy.typing import NDArray
 from nnx.errors import MachineError
 from nnx.events import Choice
 
-FORMAT = 2  # of an entry; others are made anew
+FORMAT = 2  # of an entry; entries of other formats are decoded again
 MAX_META = 2**26  # bytes of a meta.json: that of a table with 100,000 categories of 200 characters has 20 MB
-ENTRY = re.compile(r"[a-z]+-[0-9a-f]{32}")  # its name
-CURE = "free some room, or name another folder as NNX_CACHE_DIR"
+ENTRY_NAME = re.compile(r"[a-z]+-[0-9a-f]{32}")
+CURE = "free some space, or set NNX_CACHE_DIR to another folder"
 
-Arrays = Mapping[str, tuple[str, int]]
-"""What an entry holds: the type of each array, and how many dimensions it has."""
+Forms = Mapping[str, tuple[str, int]]
+"""The arrays of an entry: name -> (dtype, number of dimensions)."""
 
 
 @dataclass(frozen=True)
-class Depends:
-    """What a decoded source depends on: the place it was named by, the options of its decoding, and its files as they
-    are now."""
+class CacheKey:
+    """What decoded data depends on: its source, the options of decoding, and the present state of its files."""
 
-    source: str
+    source: str  # the absolute path
     options: dict[str, Any]
-    files: str  # a hash of their names, sizes and times of change: see `stamp`
+    files: str  # a hash of their names, sizes and modification times: see `hash_stats`
 
     @property
-    def key(self) -> str:
+    def digest(self) -> str:
         parts = [FORMAT, self.source, self.options, self.files]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What came of decoding: the arrays by name, plain values beside them, and where they were got from."""
+class CachedData:
+    """Decoded data: the arrays by name, plain values about them, and a note on where they came from."""
 
     arrays: dict[str, NDArray[Any]]
     facts: dict[str, Any]
@@ -74,7 +72,7 @@ class Entry:
 
 
 class Writer:
-    """Takes arrays piece by piece: into files of `folder`, or into memory where that is None."""
+    """Takes arrays piece by piece and writes them to files in `folder`, or keeps them in memory if that is None."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -83,7 +81,7 @@ class Writer:
         self._files: dict[str, IO[bytes]] = {}
 
     def add(self, name: str, piece: NDArray[Any]) -> None:
-        """More rows, (n, *shape), for the array of this name."""
+        """Append rows, (n, *shape), to the array of this name."""
         piece = np.ascontiguousarray(piece)
         rows, *shape = self.shapes.get(name, (0, *piece.shape[1:]))
         assert tuple(shape) == piece.shape[1:]
@@ -96,14 +94,13 @@ class Writer:
         self._files[name].write(piece.data.cast("B") if piece.size else b"")
 
     def restart(self) -> None:
-        """Forget all that was added."""
+        """Discard everything added so far."""
         self.close()
         self.shapes.clear()
         self._pieces.clear()
 
     def close(self, *, durably: bool = False) -> None:
-        """Close the files; `durably`: once they are on the disk, so that a machine that stops now leaves no holes in
-        them."""
+        """Close the files; `durably`: after a sync to disk, so that a power failure leaves no holes in them."""
         while self._files:
             with self._files.popitem()[1] as file:
                 if durably:
@@ -111,12 +108,12 @@ class Writer:
                     os.fsync(file.fileno())
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was added to memory."""
+        """The arrays kept in memory."""
         return {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}
 
 
 def folder() -> Path:
-    """Where the entries lie: NNX_CACHE_DIR, else the user's cache folder."""
+    """The folder of the cache: NNX_CACHE_DIR, else the user's cache folder."""
     if named := os.environ.get("NNX_CACHE_DIR"):
         return Path(named).expanduser()
     import platformdirs  # 20 ms
@@ -124,88 +121,87 @@ def folder() -> Path:
     return platformdirs.user_cache_path("nnx") / "arrays"
 
 
-def stamp(texts: Iterable[str], numbers: Iterable[int]) -> str:
-    """A hash of files' names and of their sizes and times of change, each in the order given."""
-    digest = hashlib.sha256("\0".join(texts).encode(errors="surrogateescape"))  # no name holds a NUL
+def hash_stats(texts: Iterable[str], numbers: Iterable[int]) -> str:
+    """A hash of files' names, and of their sizes and modification times, each in the order given."""
+    digest = hashlib.sha256("\0".join(texts).encode(errors="surrogateescape"))  # file names never contain a NUL
     digest.update(np.fromiter(numbers, np.int64).data)
     return digest.hexdigest()
 
 
-def stamp_of(files: Iterable[Path]) -> str:
-    """The `stamp` of some files. Raises MachineError."""
+def hash_file_stats(files: Iterable[Path]) -> str:
+    """The `hash_stats` of some files. Raises MachineError."""
     files = list(files)
     try:
-        states = [file.stat() for file in files]
+        stats = [file.stat() for file in files]
     except OSError as error:
         raise MachineError(f"{error.filename}: can't be read ({error.strerror}); check its permissions") from None
-    return stamp(map(str, files), (number for state in states for number in (state.st_size, state.st_mtime_ns)))
+    return hash_stats(map(str, files), (number for status in stats for number in (status.st_size, status.st_mtime_ns)))
 
 
-def cached(
+def load_or_decode(
     name: str,
-    depends: Depends,
+    key: CacheKey,
     decode: Callable[[Writer], dict[str, Any]],
-    arrays: Arrays,
-    facts: Mapping[str, type] | None = None,
-) -> Kept:
-    """The arrays and facts of `depends`, from the cache or, where they are not there, by `decode`, which may raise
-    DataError.
+    forms: Forms,
+    fact_types: Mapping[str, type] | None = None,
+) -> CachedData:
+    """The arrays and facts of `key` from the cache or, if they are not in it, from `decode`, which may raise DataError.
 
-    It gives the `arrays` to the writer, and returns the `facts`, of these types. Where the cache can't be written, they
-    are decoded into memory. Raises MachineError where the disk is full.
+    `decode` gives arrays of these `forms` to the writer and returns facts of these types. If the cache folder is not
+    writable, the data is decoded into memory. Raises MachineError if the disk is full.
     """
-    place = folder() / f"{name}-{depends.key}"
-    if kept := _opened(place, depends, arrays, facts or {}):
-        return kept
+    fact_types = fact_types or {}
+    place = folder() / f"{name}-{key.digest}"
+    if cached := _open_entry(place, key, forms, fact_types):
+        return cached
     with contextlib.ExitStack() as stack:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(place))
         except OSError as error:
             writer = Writer(None)
-            found = decode(writer)
-            why = f"{place.parent} can't be written ({error.strerror}), so that it is decoded at every start; NNX_CACHE_DIR names another"
-            return Kept(writer.arrays(), found, Choice("cache", "none", why))
-        if kept := _opened(place, depends, arrays, facts or {}):  # by another process, for which this one has waited
-            return kept
-        changed = _swept(place, depends)
-        _make(place, depends, decode)
-    made = _opened(place, depends, arrays, facts or {})
+            facts = decode(writer)
+            problem = f"{place.parent} can't be written ({error.strerror}), so every run decodes the data again"
+            note = Choice("cache", "none", f"{problem}; set NNX_CACHE_DIR to another folder")
+            return CachedData(writer.arrays(), facts, note)
+        if cached := _open_entry(place, key, forms, fact_types):  # made by the process that this one waited for
+            return cached
+        changed = _remove_outdated(place, key)
+        _make_entry(place, key, decode)
+    made = _open_entry(place, key, forms, fact_types)
     if made is None:
         raise MachineError(f"{place}: was written, but can't be read again; {CURE}")
-    why = (
-        "the source has changed since it was decoded"
-        if changed
-        else "kept for later runs; nnx list cache shows what there is"
-    )
-    return Kept(made.arrays, made.facts, Choice("cache", "decoded anew" if changed else "decoded", why))
+    if changed:
+        note = Choice("cache", "decoded anew", "the source has changed since it was decoded")
+    else:
+        note = Choice("cache", "decoded", "stored for later runs; nnx list cache shows all entries")
+    return CachedData(made.arrays, made.facts, note)
 
 
 def entries() -> list[Entry]:
-    """What there is in the cache, the largest first."""
-    found = []
+    """The entries of the cache, the largest first."""
+    listed = []
     for path in folder().glob("*-*"):
         with contextlib.suppress(OSError):
-            if ENTRY.fullmatch(path.name):
+            if ENTRY_NAME.fullmatch(path.name):
                 size = sum(file.lstat().st_size for file in path.iterdir())
-                meta = _meta(path / "meta.json")
-                found.append(
-                    Entry(path, meta["source"] if meta else "(can't be read any more)", size, path.stat().st_mtime)
-                )
-    return sorted(found, key=lambda entry: -entry.size)
+                meta = _read_meta(path / "meta.json")
+                source = meta["source"] if meta else "(can't be read any more)"
+                listed.append(Entry(path, source, size, path.stat().st_mtime))
+    return sorted(listed, key=lambda entry: -entry.size)
 
 
 def clear() -> None:
-    """Remove all entries, and what of others was left half-made. Raises MachineError."""
+    """Remove all entries, and unfinished ones of processes that have ended. Raises MachineError."""
     for entry in entries():
         _remove(entry.path)
-    _sweep(folder())
+    _remove_unfinished(folder())
 
 
 def _remove(path: Path) -> None:
     try:
         shutil.rmtree(path)
-    except FileNotFoundError:  # by another process
+    except FileNotFoundError:  # removed by another process
         pass
     except OSError as error:
         raise MachineError(f"{path}: can't be removed ({error.strerror})") from None
@@ -214,79 +210,74 @@ def _remove(path: Path) -> None:
 # ---------------------------------------------------------------- an entry
 
 
-def _make(place: Path, depends: Depends, decode: Callable[[Writer], dict[str, Any]]) -> None:
-    """The entry, made beside its place. Raises MachineError where the disk does not take it."""
-    beside = place.with_name(f".{place.name}.tmp")  # of this process alone, which holds the lock
-    writer = Writer(beside)
+def _make_entry(place: Path, key: CacheKey, decode: Callable[[Writer], dict[str, Any]]) -> None:
+    """Make the entry beside `place`, then move it there. Raises MachineError if writing fails."""
+    unfinished = place.with_name(f".{place.name}.tmp")  # no other process writes it: this one has the lock
+    writer = Writer(unfinished)
     try:
-        beside.mkdir()
+        unfinished.mkdir()
         facts = decode(writer)
         writer.close(durably=True)
         meta = {
             "format": FORMAT,
-            "source": depends.source,
-            "options": depends.options,
+            "source": key.source,
+            "options": key.options,
             "shapes": writer.shapes,
             "facts": facts,
         }
-        with (beside / "meta.json").open("w") as file:
+        with (unfinished / "meta.json").open("w") as file:
             json.dump(meta, file)
             file.flush()
             os.fsync(file.fileno())
-        _remove(place)  # what is there can't be read
-        beside.rename(place)
+        _remove(place)  # an entry there is unreadable
+        unfinished.rename(place)
     except OSError as error:
         raise MachineError(f"{place.parent}: can't be written ({error.strerror}); {CURE}") from None
     finally:
-        with contextlib.suppress(OSError):  # of close, whose buffer a full disk does not take
+        with contextlib.suppress(OSError):  # close fails if a full disk does not take its buffer
             writer.close()
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _meta(path: Path) -> dict[str, Any] | None:
-    """What a meta.json says, as far as it has the form; None where it can't be read or is of another format."""
+def _read_meta(path: Path) -> dict[str, Any] | None:
+    """The content of a meta.json; None if it is unreadable, malformed or of another format."""
     try:
         with path.open() as file:
             meta = json.loads(file.read(MAX_META))
     except (OSError, ValueError, RecursionError):
         return None
-    kinds = {"format": int, "source": str, "options": dict, "shapes": dict, "facts": dict}
-    right = isinstance(meta, dict) and all(type(meta.get(key)) is kind for key, kind in kinds.items())
-    return meta if right and meta["format"] == FORMAT else None
+    types = {"format": int, "source": str, "options": dict, "shapes": dict, "facts": dict}
+    valid = isinstance(meta, dict) and all(type(meta.get(name)) is kind for name, kind in types.items())
+    return meta if valid and meta["format"] == FORMAT else None
 
 
-def _opened(place: Path, depends: Depends, wanted: Arrays, facts: Mapping[str, type]) -> Kept | None:
-    """The entry at `place`, memory-mapped; None where there is none that can be used.
+def _open_entry(place: Path, key: CacheKey, forms: Forms, fact_types: Mapping[str, type]) -> CachedData | None:
+    """The entry at `place`, memory-mapped; None if there is no usable one.
 
-    What arrays and facts there are, and of what type, is never taken from the entry itself.
+    Which arrays and facts it must have, and of which type, is never taken from the entry itself.
     """
-    meta = _meta(place / "meta.json")
-    if meta is None or any(type(meta["facts"].get(key)) is not kind for key, kind in facts.items()):
+    meta = _read_meta(place / "meta.json")
+    if meta is None or any(type(meta["facts"].get(name)) is not kind for name, kind in fact_types.items()):
         return None
     arrays: dict[str, NDArray[Any]] = {}
-    for name, (dtype, dimensions) in wanted.items():
-        shape, file = meta["shapes"].get(name), place / f"{name}.bin"
-        if (
-            type(shape) is not list
-            or len(shape) != dimensions
-            or not all(type(side) is int and side >= 0 for side in shape)
-        ):
+    for name, (dtype, dimensions) in forms.items():
+        shape = meta["shapes"].get(name)
+        if type(shape) is not list or len(shape) != dimensions:
             return None
+        if not all(type(side) is int and side >= 0 for side in shape):
+            return None
+        file = place / f"{name}.bin"
+        size = math.prod(shape)
         try:
-            if file.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
+            if file.stat().st_size != size * np.dtype(dtype).itemsize:
                 return None
-            arrays[name] = (
-                np.memmap(file, dtype, "r", shape=tuple(shape)) if math.prod(shape) else np.zeros(shape, dtype)
-            )
+            arrays[name] = np.memmap(file, dtype, "r", shape=tuple(shape)) if size else np.zeros(shape, dtype)
         except (OSError, ValueError, OverflowError):
             return None
     with contextlib.suppress(OSError):
         os.utime(place, (time.time(), time.time()))
-    return Kept(
-        arrays,
-        meta["facts"],
-        Choice("cache", "used", f"{depends.source} was decoded by an earlier run, and has not changed since"),
-    )
+    note = Choice("cache", "used", f"{key.source} has not changed since an earlier run decoded it")
+    return CachedData(arrays, meta["facts"], note)
 
 
 # ---------------------------------------------------------------- several processes
@@ -294,11 +285,14 @@ def _opened(place: Path, depends: Depends, wanted: Arrays, facts: Mapping[str, t
 
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """Of several processes one is inside; the others wait, and say so. The kernel lets go of the lock however that one
-    ends."""
+    """Hold the lock of the entry at `place`. Waits, with a message, while another process holds it.
+
+    The kernel releases the lock however a process ends.
+    """
     lock = _lock(place, wait=False)
     if lock is None:
-        print(f"waiting for another process, which decodes the same data ({place})", file=sys.stderr)  # noqa: T201
+        message = f"waiting for another process that is decoding the same data ({place})"
+        print(message, file=sys.stderr)  # noqa: T201 (to stderr)
         lock = _lock(place, wait=True)
     assert lock
     with lock:
@@ -310,7 +304,7 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 def _lock(place: Path, *, wait: bool) -> IO[str] | None:
-    """The lock file of the entry at `place`, locked, or None where another process has it. Raises OSError."""
+    """The lock file of the entry at `place`, locked, or None if another process holds it. Raises OSError."""
     path = place.with_name(f".{place.name}.lock")
     while True:
         with contextlib.ExitStack() as stack:
@@ -322,13 +316,15 @@ def _lock(place: Path, *, wait: bool) -> IO[str] | None:
                     return file
             except BlockingIOError:
                 return None
-            except FileNotFoundError:  # whoever had the lock has removed its file: another one is to be locked
+            except FileNotFoundError:  # the process that held the lock has removed its file: lock a new one
                 pass
 
 
-def _sweep(cache: Path) -> None:
-    """Remove what processes that are no more left half-made. By the lock, not by a process's number: others may be on
-    other machines."""
+def _remove_unfinished(cache: Path) -> None:
+    """Remove the unfinished entries of processes that have ended.
+
+    The lock tells, not the process number: the processes may be on other machines.
+    """
     for path in cache.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             if lock := _lock(path.with_name(path.name[1:].removesuffix(".tmp")), wait=False):
@@ -337,18 +333,15 @@ def _sweep(cache: Path) -> None:
                     Path(lock.name).unlink()
 
 
-def _swept(place: Path, depends: Depends) -> bool:
-    """Remove what is half-made, and the entry of the same source as it was before. Whether there was one."""
+def _remove_outdated(place: Path, key: CacheKey) -> bool:
+    """Remove unfinished entries, and those of an earlier state of the same source. Whether there was one of these."""
     shutil.rmtree(place.with_name(f".{place.name}.tmp"), ignore_errors=True)
-    _sweep(place.parent)
-    changed = False
+    _remove_unfinished(place.parent)
+    same_source = json.loads(json.dumps([key.source, key.options]))
+    removed = False
     for path in place.parent.glob(f"{place.name.partition('-')[0]}-*/meta.json"):
-        meta = _meta(path)
-        if (
-            meta
-            and path.parent != place
-            and [meta["source"], meta["options"]] == json.loads(json.dumps([depends.source, depends.options]))
-        ):
+        meta = _read_meta(path)
+        if meta and path.parent != place and [meta["source"], meta["options"]] == same_source:
             _remove(path.parent)
-            changed = True
-    return changed
+            removed = True
+    return removed

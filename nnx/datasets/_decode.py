@@ -1,4 +1,4 @@
-"""Many image files to one array, on all cores."""
+"""Decodes many image files into one array, on all cores."""
 
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
@@ -8,21 +8,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx.datasets._progress import counted
+from nnx.datasets._progress import count_progress
 from nnx.errors import DataError
 from nnx.preprocessing import images
 from nnx.preprocessing.spec import Fit
 from nnx.system import workers
 
-WORTH_PROCESSES = 3000  # files; two processes are there after 0.5 s, in which one decodes some 2,000
-CHUNK = 256  # files that a process is given at a time, at most
+WORTH_PROCESSES = 3000  # files; starting two processes takes 0.5 s, in which one process decodes some 2,000
+CHUNK = 256  # files per task of a process, at most
 CHUNK_BYTES = 2**25  # of their pixels
-TINT = 2  # gray levels: what differs by no more from channel to channel is gray, as a gray image comes back from WebP
+TINT = 2  # gray levels: channels that differ by no more are gray, as WebP returns a gray image
 
 
-class How(NamedTuple):
-    """What becomes of an image: `channels` None is one, unless it has a colour; others than of `size` are refused
-    unless `fit` is given."""
+class DecodeOptions(NamedTuple):
+    """How to decode an image to `size`, (H, W), and `channels`; None: one channel, or three if it is coloured.
+
+    An image of another size is resized as `fit` says, or rejected if that is None.
+    """
 
     size: tuple[int, int]
     fit: Fit | None
@@ -30,56 +32,55 @@ class How(NamedTuple):
 
 
 Chunk = tuple[NDArray[np.uint8], list[int], list[str]]
-"""(n, C, H, W) images, the places of those in the list of files, and what is wrong with the others."""
+"""(n, C, H, W) images, their indices in the list of files, and the error messages of the other files."""
 
 
-def decode(path: str, how: How) -> NDArray[np.uint8]:
+def decode(path: str, options: DecodeOptions) -> NDArray[np.uint8]:
     """An image file -> (H, W, C) uint8. Raises DataError, naming it."""
     pixels = images.decode(path)
-    if how.channels:
-        pixels = images.to_channels(pixels, how.channels)
+    if options.channels:
+        pixels = images.to_channels(pixels, options.channels)
     elif pixels.shape[2] == 3 and (np.ptp(pixels, axis=2) <= TINT).all():
         pixels = images.to_channels(pixels, 1)
-    H, W = how.size
-    if how.fit:
-        return images.to_size(pixels, H, W, how.fit)
-    if pixels.shape[:2] != (H, W):
-        height, width = pixels.shape[:2]
-        raise DataError(
-            f"{path}: is {width} wide and {height} high, the first image is {W} by {H}; give all one size by dataset.size: {max(H, W)}"
-        )
+    H, W = options.size
+    if options.fit:
+        return images.to_size(pixels, H, W, options.fit)
+    height, width = pixels.shape[:2]
+    if (height, width) != (H, W):
+        problem = f"is {width} wide and {height} high, but the first image is {W} by {H}"
+        raise DataError(f"{path}: {problem}; set dataset.size: {max(H, W)} to resize all images")
     return pixels
 
 
-def decoded(paths: Sequence[str], how: How) -> Generator[Chunk, None, None]:
-    """The images of all files, some at a time, in order, on all cores where there are many, with progress on stderr.
+def decode_all(paths: Sequence[str], options: DecodeOptions) -> Generator[Chunk, None, None]:
+    """The images of all files, in chunks, in order. Many files are decoded on all cores, with progress on stderr.
 
-    Raises MachineError where one of the processes is killed.
+    Raises MachineError if one of the processes is killed.
     """
-    size = max(1, min(CHUNK, CHUNK_BYTES // (how.size[0] * how.size[1] * (how.channels or 3))))
-    chunks = [(start, paths[start : start + size], how) for start in range(0, len(paths), size)]
+    many = len(paths) >= WORTH_PROCESSES
+    size = max(1, min(CHUNK, CHUNK_BYTES // (options.size[0] * options.size[1] * (options.channels or 3))))
+    tasks = [(start, paths[start : start + size], options) for start in range(0, len(paths), size)]
     cores = workers.available_cores()
-    with (
-        counted("decoding", len(paths), "images")
-        if len(paths) >= WORTH_PROCESSES
-        else nullcontext(lambda done: None) as progress
-    ):
-        several = len(paths) >= WORTH_PROCESSES and cores > 1
-        for made, places, bad in workers.map_in_processes(_some, chunks, cores) if several else starmap(_some, chunks):
-            progress(len(places) + len(bad))
-            yield made, places, bad
+    with count_progress("decoding", len(paths), "images") if many else nullcontext(lambda done: None) as progress:
+        parallel = many and cores > 1
+        chunks = workers.map_in_processes(_decode_chunk, tasks, cores) if parallel else starmap(_decode_chunk, tasks)
+        for pixels, indices, errors in chunks:
+            progress(len(indices) + len(errors))
+            yield pixels, indices, errors
 
 
-def _some(start: int, paths: Sequence[str], how: How) -> Chunk:
-    good, places, bad = [], [], []
-    for place, path in enumerate(paths, start):
+def _decode_chunk(start: int, paths: Sequence[str], options: DecodeOptions) -> Chunk:
+    decoded = []
+    indices = []
+    errors = []
+    for index, path in enumerate(paths, start):
         try:
-            good.append(decode(path, how))
-            places.append(place)
+            decoded.append(decode(path, options))
+            indices.append(index)
         except DataError as error:
-            bad.append(str(error))
-    channels = how.channels or max((pixels.shape[2] for pixels in good), default=1)
-    made = np.empty((len(good), channels, *how.size), np.uint8)
-    for image, pixels in zip(made, good, strict=True):
-        image[:] = pixels.transpose(2, 0, 1)  # gray is repeated where others in the chunk have colours
-    return made, places, bad
+            errors.append(str(error))
+    channels = options.channels or max((pixels.shape[2] for pixels in decoded), default=1)
+    result = np.empty((len(decoded), channels, *options.size), np.uint8)
+    for image, pixels in zip(result, decoded, strict=True):
+        image[:] = pixels.transpose(2, 0, 1)  # repeats the channel of a gray image if others in the chunk are coloured
+    return result, indices, errors

@@ -1,7 +1,6 @@
-"""Downloads a file over http, with mirrors and time-outs; goes on where a try before was cut or killed; checks the
-SHA-256.
+"""Downloads a file over http, with mirrors and time-outs; resumes an interrupted download; checks the SHA-256.
 
-torchvision's own downloader is not used: it has no time-out, always starts over, and reports only to its own bar.
+torchvision's downloader is not used: it has no time-out, always starts again, and shows progress only on its own bar.
 """
 
 import hashlib
@@ -19,15 +18,14 @@ from nnx.errors import DataError
 
 TIMEOUT = 20.0  # seconds, to connect and between any two pieces
 CHUNK = 1 << 18  # bytes, at most
-TRIES = 5  # of one mirror, as long as each try changes something
+TRIES = 5  # per mirror, as long as each try changes something
 
 
 def fetch(archive: Archive, part: Path, progress: Progress) -> None:
-    """Make `part` the whole of `archive`, from the first of its mirrors to have the right content.
+    """Download `archive` to `part`, from the first of its mirrors that has the right content.
 
-    What `part` holds already, of a download that was cut or killed, is gone on from where the server can. No more is
-    written than the archive is long. Raises DataError with each mirror's reason where none has it: then `part` is a
-    beginning, or missing.
+    Resumes a download that `part` contains the beginning of, if the server can. Never writes more than the archive's
+    length. Raises DataError with each mirror's error if none has the content; `part` is then partial or missing.
     """
     reasons = []
     for url in archive.urls:
@@ -47,7 +45,7 @@ def fetch(archive: Archive, part: Path, progress: Progress) -> None:
 
 
 class _NetworkError(Exception):
-    """The network's failure, told apart from the disk's."""
+    """An error of the network, as distinct from one of the disk."""
 
 
 @contextmanager
@@ -63,8 +61,7 @@ def _length(part: Path) -> int:
 
 
 def _continue(url: str, part: Path, size: int | None, progress: Progress) -> None:
-    """Append to `part` what it lacks, up to `size`. What has arrived is written at once, so that a kill loses none of
-    it."""
+    """Append the rest, up to `size`, to `part`. Writes each piece at once, so that a kill loses none of it."""
     done = _length(part)
     if done == size:
         return
@@ -73,23 +70,22 @@ def _continue(url: str, part: Path, size: int | None, progress: Progress) -> Non
         try:
             response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
-            if done and error.code == 416:  # it has nothing beyond what is there, which may be all: the sum decides
+            if done and error.code == 416:  # the server has nothing more; the hash decides whether this is all
                 return
             raise
     with response:
         offered = response.length
-        if response.status != 206:  # all of it, whatever was asked for
+        if response.status != 206:  # the whole file, whatever range was requested
             done = 0
         elif match := re.fullmatch(rf"bytes {done}-\d+/(\d+)", response.headers.get("Content-Range", "")):
             offered = int(match[1])
         else:
-            part.unlink()  # else it would be asked for the same range for ever
-            raise _NetworkError("it sent another range than it was asked for")
+            part.unlink()  # otherwise every try would request the same range
+            raise _NetworkError("the server sent a different range than requested")
         total = size or offered
         if total is None or offered not in (None, total):
-            raise _NetworkError(
-                f"it has {offered:,} bytes, not {total:,}" if total else "it does not say how many bytes it has"
-            )
+            problem = f"has {offered:,} bytes, not {total:,}" if total else "does not report the number of bytes"
+            raise _NetworkError(f"the server {problem}")
         progress(url, done, total)
         with part.open("ab") as file:
             file.truncate(done)
@@ -97,7 +93,7 @@ def _continue(url: str, part: Path, size: int | None, progress: Progress) -> Non
                 with _network():
                     piece = response.read1(min(CHUNK, total - done))
                 if not piece:
-                    raise _NetworkError(f"the connection was cut after {done:,} of {total:,} bytes")
+                    raise _NetworkError(f"the connection was lost after {done:,} of {total:,} bytes")
                 file.write(piece)
                 file.flush()
                 done += len(piece)
@@ -105,9 +101,9 @@ def _continue(url: str, part: Path, size: int | None, progress: Progress) -> Non
 
 
 def _check(part: Path, sha256: str) -> None:
-    """Remove `part` and raise _NetworkError where it is not what is expected: nothing can be built on it."""
+    """Remove `part` and raise _NetworkError if its content is wrong, so that no later try resumes it."""
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
         part.unlink()
-        raise _NetworkError(f"not the expected content (its SHA-256 is {found}, not {sha256})")
+        raise _NetworkError(f"not the expected content (its SHA-256 is {digest}, not {sha256})")

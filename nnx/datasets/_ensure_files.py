@@ -1,4 +1,4 @@
-"""Brings the files of a dataset to where they belong: downloads its archives, and takes out of them what is wanted."""
+"""Ensures that the files of a dataset are in its folder: downloads its archives and extracts the files."""
 
 import fcntl
 import gzip
@@ -14,67 +14,62 @@ from nnx.datasets import _download, _progress
 from nnx.datasets._archives import ARCHIVES
 from nnx.errors import DataError, MachineError
 
-WORK = ".download"  # the sub-folder where all that is not complete and verified lies
+WORK = ".download"  # the subfolder for files that are not complete and verified yet
 
 
 def ensure_files(name: str, folder: Path, files: Sequence[str]) -> None:
-    """Return once every one of `files` of dataset `name` is in `folder`, as it is or as .gz; download what is missing.
+    """Return when all `files` of dataset `name` are in `folder`, plain or as .gz; download the missing ones.
 
-    All work is done in a sub-folder, WORK, out of which complete and verified files are moved. There the beginning of a
-    download that was cut or killed stays, as NAME.part, and the next goes on from it. A second process waits for the
+    Files are downloaded to a subfolder, WORK, and moved once they are complete and verified. The beginning of an
+    interrupted download stays there as NAME.part, and the next download resumes it. A second process waits for the
     first.
 
-    Raises DataError, naming the files and where to put them, where NNX_OFFLINE is set or no mirror has them;
-    MachineError where `folder` can't be written, and then leaves nothing there that takes room.
+    Raises DataError, naming the files and their folder, if NNX_OFFLINE is set or no mirror has them; MachineError if
+    `folder` can't be written, after removing all partial files.
     """
     missing = _missing(folder, files)
-    if not missing and not (folder / WORK).exists():  # there is one, too, where a process was killed at tidying up
+    if not missing and not (folder / WORK).exists():  # it also exists if a process was killed while cleaning up
         return
     absent = f"{name} is not in {folder}"
     if missing and os.environ.get("NNX_OFFLINE", "0") not in ("", "0"):
-        raise DataError(
-            f"{absent} and NNX_OFFLINE is set. {_put(folder, files)}, or unset NNX_OFFLINE to download them"
-        )
+        cure = f"{_where_to_put(folder, files)}, or unset NNX_OFFLINE to download them"
+        raise DataError(f"{absent} and NNX_OFFLINE is set. {cure}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{WORK}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it, however this process ends
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it, however this process ends
             try:
                 _download_missing(name, folder, files)
             except OSError:
-                shutil.rmtree(folder / WORK, ignore_errors=True)  # a full disk needs the room
+                shutil.rmtree(folder / WORK, ignore_errors=True)  # a full disk needs the space
                 raise
             Path(lock.name).unlink(missing_ok=True)
             shutil.rmtree(folder / WORK, ignore_errors=True)
     except DataError as error:
-        raise DataError(
-            f"{absent} and can't be downloaded. {_put(folder, files)}, or try again with a network. ({error})"
-        ) from None
+        cure = f"{_where_to_put(folder, files)}, or try again with a network connection"
+        raise DataError(f"{absent} and can't be downloaded. {cure}. ({error})") from None
     except OSError as error:
-        if not missing:  # there was only to tidy up, which a folder that can't be written does without
+        if not missing:  # only the cleaning up failed, which is harmless
             return
-        why = f"{error.filename or folder}: can't be written ({error.strerror})"
-        raise MachineError(
-            f"{why}. {absent} and has to be downloaded: make room, or name another folder as dataset.root"
-        ) from None
+        problem = f"{error.filename or folder}: can't be written ({error.strerror})"
+        cure = "free some space, or set dataset.root to another folder"
+        raise MachineError(f"{problem}. {absent} and must be downloaded: {cure}") from None
 
 
 def _missing(folder: Path, files: Sequence[str]) -> list[str]:
     return [file for file in files if not (folder / file).is_file() and not (folder / f"{file}.gz").is_file()]
 
 
-def _put(folder: Path, files: Sequence[str]) -> str:
+def _where_to_put(folder: Path, files: Sequence[str]) -> str:
     return f"Put these files there: {', '.join(_missing(folder, files))}"
 
 
 def _download_missing(name: str, folder: Path, files: Sequence[str]) -> None:
-    with _progress.downloads() as progress:
+    with _progress.download_progress() as progress:
         for archive in ARCHIVES[name]:
-            missing = _missing(
-                folder, files
-            )  # looked up here, as another process may have brought them while this one waited
-            alone = archive.name.removesuffix(".gz")  # the one file that it is or packs, unless it is a tar or zip
-            if missing and (alone in missing or alone not in files):
+            missing = _missing(folder, files)  # again: another process may have downloaded them while this one waited
+            single = archive.name.removesuffix(".gz")  # the only file in it, unless it is a tar or zip
+            if missing and (single in missing or single not in files):
                 part = folder / WORK / f"{archive.name}.part"
                 part.parent.mkdir(exist_ok=True)
                 _download.fetch(archive, part, progress)
@@ -82,19 +77,17 @@ def _download_missing(name: str, folder: Path, files: Sequence[str]) -> None:
 
 
 def _unpack(part: Path, name: str, folder: Path, files: Sequence[str]) -> None:
-    """Put into `folder` what the archive `part`, by its right name `name`, holds, or the archive itself if it is one of
-    `files`.
+    """Move the content of the archive `part`, whose real name is `name`, to `folder`; or itself if it is in `files`.
 
-    Only base names are taken from inside an archive, never `extractall`: no member can choose where it goes. Of
-    EMNIST's zip, whose six splits are 1.8 GB, only what `files` names is gunzipped; the rest stays .gz, which is read
-    as well.
+    Only base names are taken from inside an archive, never `extractall`, so that no member can choose its place. Of
+    EMNIST's zip, whose six splits are 1.8 GB, only `files` are gunzipped; the others stay .gz, which can be read too.
     """
 
-    def put(content: IO[bytes], packed: str) -> None:
-        name = packed.removesuffix(".gz") if packed.removesuffix(".gz") in files else packed
-        with part.with_name(name).open("wb") as target:
-            shutil.copyfileobj(content if name == packed else gzip.GzipFile(fileobj=content), target)
-        part.with_name(name).replace(folder / name)
+    def extract(content: IO[bytes], packed: str) -> None:
+        target = packed.removesuffix(".gz") if packed.removesuffix(".gz") in files else packed
+        with part.with_name(target).open("wb") as file:
+            shutil.copyfileobj(content if target == packed else gzip.GzipFile(fileobj=content), file)
+        part.with_name(target).replace(folder / target)
 
     if name in files:
         part.replace(folder / name)
@@ -102,16 +95,17 @@ def _unpack(part: Path, name: str, folder: Path, files: Sequence[str]) -> None:
     if name.endswith(".tar.gz"):
         with tarfile.open(part) as tar:
             for member in tar:
-                base, content = PurePosixPath(member.name).name, tar.extractfile(member) if member.isfile() else None
+                base = PurePosixPath(member.name).name
+                content = tar.extractfile(member) if member.isfile() else None
                 if content and base in files:
-                    put(content, base)
+                    extract(content, base)
     elif name.endswith(".zip"):
         with zipfile.ZipFile(part) as zipped:
             for entry in zipped.infolist():
                 if entry.filename.endswith(".gz"):
                     with zipped.open(entry) as content:
-                        put(content, PurePosixPath(entry.filename).name)
+                        extract(content, PurePosixPath(entry.filename).name)
     else:
         with part.open("rb") as content:
-            put(content, name)
+            extract(content, name)
     part.unlink()

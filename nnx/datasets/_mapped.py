@@ -1,4 +1,4 @@
-"""Samples that are larger than memory: they stay in their file, and what is asked for is read when it is asked for."""
+"""Samples that are larger than memory: they stay in their file and are read when they are indexed."""
 
 import resource
 from pathlib import Path
@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SHARE = 0.5  # of the free memory that data may take; the rest is for the network and its activations
+SHARE = 0.5  # of the free memory that data may take; the network and its activations need the rest
 
 
 class Mapped:
-    """N samples, those at `rows` of the memory-mapped array `whole`, in that order: as an array of shape (N,
-    *whole.shape[1:])."""
+    """The samples at N `rows` of the memory-mapped array `whole`, as an array of shape (N, *whole.shape[1:])."""
 
     def __init__(self, whole: NDArray[Any], rows: NDArray[np.int64]) -> None:
-        self.whole, self.rows = whole, rows
-        self.shape, self.dtype, self.ndim = (len(rows), *whole.shape[1:]), whole.dtype, whole.ndim
+        self.whole = whole
+        self.rows = rows
+        self.shape = (len(rows), *whole.shape[1:])
+        self.dtype = whole.dtype
+        self.ndim = whole.ndim
         self.nbytes = len(rows) * whole[:1].nbytes
 
     def __len__(self) -> int:
@@ -25,28 +27,27 @@ class Mapped:
     def __getitem__(self, index: Any) -> NDArray[Any]:
         """The samples at `index`, read from the file."""
         first, *rest = index if isinstance(index, tuple) else (index,)
-        found: NDArray[Any] = self.whole[(self.rows[first], *rest)]
-        return np.ascontiguousarray(found)
+        samples: NDArray[Any] = self.whole[(self.rows[first], *rest)]
+        return np.ascontiguousarray(samples)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def take(self, index: NDArray[np.int64], axis: int = 0) -> "Mapped":
-        """The samples at `index`, in that order: nothing is read."""
+        """The samples at `index`, in that order. Reads nothing."""
         assert axis == 0
         return Mapped(self.whole, self.rows[index])
 
 
 def is_mapped(array: Any) -> bool:
-    """Whether `array` lies in a file: a memory map, or a view of one, or samples of one."""
+    """Whether `array` is in a file: a memory map, a view of one, or a `Mapped`."""
     while array is not None and not isinstance(array, np.memmap | Mapped):
         array = getattr(array, "base", None)
     return array is not None
 
 
 def free_memory() -> int:
-    """Bytes that this process can still get: what the machine has free, less where its container or its limits allow
-    less."""
+    """Bytes that this process can still allocate: the machine's free memory, or less by a container's or its limits."""
     free = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
     for limit, used in (
         ("memory.max", "memory.current"),
@@ -63,7 +64,7 @@ def free_memory() -> int:
 
 
 def fits(size: int) -> bool:
-    """Whether so many bytes take no more than SHARE of what is free."""
+    """Whether `size` bytes are at most SHARE of the free memory."""
     return size <= free_memory() * SHARE
 
 

@@ -1,5 +1,4 @@
-"""How far it is with what takes a while: downloads, decoding, measuring. On stderr, or told to a function of the
-caller's."""
+"""Progress of downloads, decoding and measuring: on stderr, or reported to a function of the caller."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,15 +10,14 @@ if TYPE_CHECKING:
     from rich import progress as bars
 
 Progress = Callable[[str, int, int | None], None]
-"""`progress(url, done, total)`, in bytes, when a server answers and after each piece; it may raise to stop the
-download."""
+"""`progress(url, done, total)`, in bytes, called when a server answers and after each piece; may raise to stop."""
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
 def reporting(progress: Progress | None) -> Iterator[None]:
-    """Downloads inside report to `progress`, or to stderr where it is None."""
+    """Report downloads inside the block to `progress`, or on stderr if that is None."""
     token = _progress.set(progress)
     try:
         yield
@@ -28,26 +26,26 @@ def reporting(progress: Progress | None) -> Iterator[None]:
 
 
 @contextmanager
-def silent(really: bool = True) -> Iterator[None]:
-    """Nothing inside shows how far it is, if `really`: what `-q` asks for."""
-    with reporting((lambda url, done, total: None) if really else _progress.get()):
+def silent(quiet: bool = True) -> Iterator[None]:
+    """Show no progress inside the block, if `quiet`: the effect of `-q`."""
+    with reporting((lambda url, done, total: None) if quiet else _progress.get()):
         yield
 
 
 @contextmanager
-def downloads() -> Iterator[Progress]:
-    """Where to report: what `reporting` set, else a bar a file where stderr is a terminal, else a line a file."""
+def download_progress() -> Iterator[Progress]:
+    """The function to report a download to: that of `reporting`, else a bar per file on a terminal, else a line."""
     if progress := _progress.get():
         yield progress
     elif not sys.stderr.isatty():
-        told: set[str] = set()
+        printed: set[str] = set()
 
-        def tell(url: str, done: int, total: int | None) -> None:
-            if url not in told:
-                told.add(url)
+        def print_once(url: str, done: int, total: int | None) -> None:
+            if url not in printed:
+                printed.add(url)
                 print(f"downloading {url}", file=sys.stderr)  # noqa: T201 (to stderr)
 
-        yield tell
+        yield print_once
     else:
         from rich import progress as bars
         from rich.console import Console
@@ -58,40 +56,44 @@ def downloads() -> Iterator[Progress]:
             bars.DownloadColumn(),
             bars.TransferSpeedColumn(),
         )
-        with running(bars.Progress(*columns, console=Console(stderr=True))) as bar:
+        with started(bars.Progress(*columns, console=Console(stderr=True))) as bar:
             tasks: dict[str, bars.TaskID] = {}
 
-            def show(url: str, done: int, total: int | None) -> None:
+            def update_bar(url: str, done: int, total: int | None) -> None:
                 if url not in tasks:
                     tasks[url] = bar.add_task(url.rpartition("/")[2], total=total)
                 bar.update(tasks[url], completed=done)
 
-            yield show
+            yield update_bar
 
 
 @contextmanager
-def counted(doing: str, total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """What to tell of each so many done of `total`: a bar where stderr is a terminal, else a line, "decoding 70,000
-    images"; nothing where `reporting` goes elsewhere, as with -q."""
+def count_progress(action: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of units just done: advances a bar on a terminal.
+
+    Elsewhere one line is printed at the start, "decoding 70,000 images". With `reporting` or -q nothing is shown.
+    """
     if _progress.get():
         yield lambda done: None
     elif not sys.stderr.isatty():
-        print(f"{doing} {total:,} {what}", file=sys.stderr)  # noqa: T201 (to stderr)
+        print(f"{action} {total:,} {unit}", file=sys.stderr)  # noqa: T201 (to stderr)
         yield lambda done: None
     else:
         from rich import progress as bars
         from rich.console import Console
 
-        columns = (bars.TextColumn(doing), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
-        with running(bars.Progress(*columns, console=Console(stderr=True), transient=True)) as bar:
+        columns = (bars.TextColumn(action), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+        with started(bars.Progress(*columns, console=Console(stderr=True), transient=True)) as bar:
             task = bar.add_task("", total=total)
             yield lambda done: bar.advance(task, done)
 
 
 @contextmanager
-def running(bar: "bars.Progress") -> Iterator["bars.Progress"]:
-    """`bar`, stopped however this ends: also where a signal comes while it starts, after which `with bar` would leave
-    the cursor hidden and stderr its own."""
+def started(bar: "bars.Progress") -> Iterator["bars.Progress"]:
+    """`bar`, started, and stopped however the block ends.
+
+    A signal that comes while `with bar` starts would leave the cursor hidden and stderr redirected.
+    """
     try:
         bar.start()
         yield bar

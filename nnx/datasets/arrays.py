@@ -1,4 +1,4 @@
-"""Arrays of one's own: a NumPy archive (.npz), or .npy files, larger than memory if need be."""
+"""Your own arrays: a NumPy archive (.npz) or .npy files, which may be larger than memory."""
 
 import errno
 import math
@@ -19,33 +19,33 @@ from nnx.datasets._mapped import fits
 from nnx.errors import ConfigError, DataError, MachineError
 from nnx.events import Choice
 
-# What the inputs and labels of each part may be called: Keras, MedMNIST, and in general
-INPUTS, LABELS = ("x", "images", "data", "features", "inputs"), ("y", "labels", "targets", "target", "label")
-PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
-BLOCK = 2**23  # values that are converted at a time
-PICKLED = "holds Python objects, which are never read; save plain numbers"
-DEFLATE = 1032  # deflate packs no denser: an archive that claims more is a bomb
+# Names accepted for the inputs and the labels of a split: those of Keras and MedMNIST, and common ones
+INPUTS = ("x", "images", "data", "features", "inputs")
+LABELS = ("y", "labels", "targets", "target", "label")
+SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+BLOCK = 2**23  # values converted at a time
+PICKLED = "contains Python objects, which nnx never loads; save plain numbers"
+DEFLATE = 1032  # deflate's highest compression ratio: an archive that claims more is a zip bomb
 
 
 class Config(DatasetConfig):
-    """x_train, y_train, x_test, ... (or train_images, train_labels, ...; or images, labels) of a .npz, a folder of
-    .npy, or .npy files."""
+    """Arrays x_train, y_train, x_test, ... (or train_images, train_labels, ...; or images, labels) in .npz or .npy."""
 
     name: Literal["arrays"] = "arrays"
     path: str = Field(
-        examples=["data.npz"], description="the .npz; or the .npy of the inputs; or a folder of .npy files"
+        examples=["data.npz"], description="a .npz file, a .npy file of inputs, or a folder of .npy files"
     )
-    labels: str | None = Field(None, description="the .npy of the labels, where path is a .npy")
-    test: _user_data.PartOrPath = Field(
-        0.2, description="test data where there is none in path: another such file, a count or a fraction"
+    labels: str | None = Field(None, description="the .npy file of the labels, if path is a .npy file")
+    test: _user_data.TestData = Field(
+        0.2, description="test data if path contains none: another such file, a count or a fraction"
     )
-    test_labels: str | None = Field(None, description="the .npy of its labels, where test is a .npy")
-    classes: _user_data.Names | None = Field(None, description="names of the classes 0, 1, 2, ...")
+    test_labels: str | None = Field(None, description="the .npy file of the test labels, if test is a .npy file")
+    classes: _user_data.ClassNames | None = Field(None, description="names of the classes 0, 1, 2, ...")
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An array in a file, not read yet."""
+class StoredArray:
+    """An array in a file, of which only the header has been read."""
 
     where: str  # for messages
     file: Path
@@ -55,54 +55,60 @@ class Stored:
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The arrays at `config.path`; `folder` is not looked at. Images become (N, C, H, W) uint8, rows (N, F) float32.
+    """The arrays at `config.path`; `folder` is not used. Images become (N, C, H, W) uint8, rows (N, F) float32.
 
-    A .npy of one of these types is memory-mapped as it is; all else is converted once (see `_cache`). Nothing is ever
-    unpickled. Raises ConfigError, DataError, MachineError.
+    A .npy file of one of these types is memory-mapped as it is; anything else is converted once (see `_cache`).
+    Nothing is ever unpickled. Raises ConfigError, DataError, MachineError.
     """
-    path = _user_data.existing(config.path)
-    parts = _parts(_stored(path, config.labels, "dataset.labels"), path)
+    path = _user_data.resolve_path(config.path)
+    splits = _pair_splits(_open_arrays(path, config.labels, "dataset.labels"), path)
     if isinstance(config.test, str):
-        test = _user_data.existing(config.test, "dataset.test")
-        found = _parts(_stored(test, config.test_labels, "dataset.test_labels"), test, to="test")
-        parts["test"] = found.get("test") or found["train"]
-    among, labels = None, {}
-    for part, (inputs, stored) in parts.items():  # train first
+        test_path = _user_data.resolve_path(config.test, "dataset.test")
+        test_arrays = _open_arrays(test_path, config.test_labels, "dataset.test_labels")
+        test_splits = _pair_splits(test_arrays, test_path, required="test")
+        splits["test"] = test_splits.get("test") or test_splits["train"]
+    known = None
+    labels = {}
+    for name, (inputs, stored) in splits.items():  # train first
         if not inputs.shape[:1] or not inputs.shape[0]:
-            raise DataError(f"{inputs.where}: holds no samples; {part} data must have some")
-        labels[part], among = _user_data.numbered(stored.read(), stored.where, names=config.classes, among=among)
-    classes = tuple(config.classes or among or ())
-    arrays, notes = _inputs({part: pair[0] for part, pair in parts.items()}, path)
-    splits = {part: Split(arrays[part], labels[part]) for part in parts}
-    if "test" in splits:
-        return Source(
-            splits["train"], lambda: splits["test"], classes, validation=splits.get("validation"), notes=tuple(notes)
-        )
+            raise DataError(f"{inputs.where}: contains no samples; add some {name} samples")
+        labels[name], known = _user_data.encode_labels(stored.read(), stored.where, names=config.classes, known=known)
+    classes = tuple(config.classes or known or ())
+    arrays, notes = _load_inputs({name: inputs for name, (inputs, _) in splits.items()}, path)
+    loaded = {name: Split(arrays[name], labels[name]) for name in splits}
+    train = loaded["train"]
+    validation = loaded.get("validation")
+    if "test" in loaded:
+        return Source(train, lambda: loaded["test"], classes, validation=validation, notes=tuple(notes))
     assert not isinstance(config.test, str)
-    return _user_data.cut(splits["train"], config.test, classes, path, validation=splits.get("validation"), notes=notes)
+    return _user_data.split_off_test(train, config.test, classes, path, validation=validation, notes=notes)
 
 
-# ---------------------------------------------------------------- which arrays there are
+# ---------------------------------------------------------------- finding the arrays
 
 
-def _stored(path: Path, labels: str | None, key: str) -> dict[str, Stored]:
-    """The arrays of a .npz, of a folder of .npy files, or a .npy and that of its labels, by name. Raises ConfigError,
-    DataError."""
+def _open_arrays(path: Path, labels: str | None, key: str) -> dict[str, StoredArray]:
+    """The arrays at `path` by name: of a .npz, of a folder of .npy files, or a .npy and that of its `labels`.
+
+    Raises ConfigError for `key` if a .npy file comes without labels, DataError for anything that can't be read.
+    """
     if path.is_dir():
-        if found := {file.stem: _npy(file) for file in sorted(path.glob("*.npy"))}:
-            return found
-        raise DataError(f"{path}: holds no .npy files; name the file or folder of the arrays")
+        if arrays := {file.stem: open_npy(file) for file in sorted(path.glob("*.npy"))}:
+            return arrays
+        raise DataError(f"{path}: contains no .npy files; give a .npz file, a .npy file or a folder of .npy files")
     if path.suffix != ".npy":
-        return _npz(path)
+        return open_npz(path)
     if labels is None:
-        raise ConfigError.at(key, f"is missing: {path} holds inputs alone; name the .npy file of their labels")
-    return {"x_train": _npy(path), "y_train": _npy(_user_data.existing(labels, key))}
+        raise ConfigError.at(key, f"is missing: {path} contains only inputs; give the .npy file of their labels")
+    return {"x_train": open_npy(path), "y_train": open_npy(_user_data.resolve_path(labels, key))}
 
 
-def _npy(path: Path) -> Stored:
-    def mapped() -> NDArray[Any]:
+def open_npy(path: Path) -> StoredArray:
+    """The array in a .npy file, memory-mapped. Raises DataError, MachineError."""
+
+    def map_file() -> NDArray[Any]:
         with path.open("rb") as file:
-            shape, dtype = _header(file)
+            shape, dtype = _read_header(file)
         if dtype.hasobject:
             raise DataError(f"{path}: {PICKLED}")
         if not math.prod(shape):
@@ -112,55 +118,57 @@ def _npy(path: Path) -> Stored:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         return array
 
-    _check_file(path)
-    array = _guarded(str(path), mapped)
-    return Stored(str(path), path, array.shape, array.dtype, lambda: array)
+    _check_is_file(path)
+    array = _read_safely(str(path), map_file)
+    return StoredArray(str(path), path, array.shape, array.dtype, lambda: array)
 
 
-def _npz(path: Path) -> dict[str, Stored]:
-    """The arrays of an archive. What claims more than can be packed into its bytes, or needs more than there is of
-    memory, is refused."""
-    _check_file(path)
+def open_npz(path: Path) -> dict[str, StoredArray]:
+    """The arrays in a .npz archive, by name.
 
-    def member(info: zipfile.ZipInfo) -> Stored:
+    Raises DataError for an array that claims to be larger than its compressed bytes allow; reading one that does not
+    fit in memory raises MachineError.
+    """
+    _check_is_file(path)
+
+    def open_member(info: zipfile.ZipInfo) -> StoredArray:
         where = f"{path}: {info.filename}"
 
-        def opened(read: Callable[[IO[bytes]], Any]) -> Any:
+        def read_with(read: Callable[[IO[bytes]], Any]) -> Any:
             with zipfile.ZipFile(path) as archive, archive.open(info) as file:
                 return read(file)
 
-        def unpacked() -> NDArray[Any]:
+        def unpack() -> NDArray[Any]:
             if info.file_size > DEFLATE * info.compress_size + 1000:
-                raise DataError(f"{where}: claims to be larger than its bytes can hold; get the file again")
+                raise DataError(f"{where}: claims more data than its compressed bytes allow; get the file again")
             if not fits(info.file_size):
-                what = f"takes {formatting.size(info.file_size)}, more than half of the free memory"
-                raise MachineError(f"{where}: {what}; save it as .npy, which is read bit by bit")
-            array: NDArray[Any] = opened(lambda file: np.lib.format.read_array(file, allow_pickle=False))
+                problem = f"needs {formatting.size(info.file_size)}, more than half of the free memory"
+                raise MachineError(f"{where}: {problem}; save it as .npy, which is memory-mapped")
+            array: NDArray[Any] = read_with(lambda file: np.lib.format.read_array(file, allow_pickle=False))
             return array
 
-        shape, dtype = _guarded(where, lambda: opened(_header))
+        shape, dtype = _read_safely(where, lambda: read_with(_read_header))
         if dtype.hasobject:
             raise DataError(f"{where}: {PICKLED}")
         if math.prod(shape) * dtype.itemsize > info.file_size:
-            raise DataError(f"{where}: claims to be larger than it is; get the file again")
-        return Stored(where, path, shape, dtype, lambda: _guarded(where, unpacked))
+            raise DataError(f"{where}: claims more data than it contains; get the file again")
+        return StoredArray(where, path, shape, dtype, lambda: _read_safely(where, unpack))
 
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise DataError(
-            f"{path}: is no .npz, .npy or folder of .npy files; save arrays by numpy.savez_compressed"
-        ) from None
-    return {info.filename.removesuffix(".npy"): member(info) for info in infos}
+        problem = "is not a .npz file, a .npy file or a folder of .npy files"
+        raise DataError(f"{path}: {problem}; save arrays with numpy.savez_compressed") from None
+    return {info.filename.removesuffix(".npy"): open_member(info) for info in infos}
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():  # to open a FIFO would wait for a writer
-        raise DataError(f"{path}: is no file; name a .npz or .npy file")
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():  # opening a FIFO would wait for a writer
+        raise DataError(f"{path}: is not a file; give a .npz or .npy file")
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -169,156 +177,161 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _guarded(where: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives. Raises DataError for what is damaged or would have to be unpickled, MachineError for what
-    can't be read."""
+def _read_safely(where: str, read: Callable[[], Any]) -> Any:
+    """The result of `read`. Raises DataError for damaged or pickled data, MachineError for an unreadable file."""
     try:
-        found = read()
+        return read()
     except (DataError, MachineError, MemoryError):
         raise
-    except Exception as error:  # numpy's parsers trip over what is damaged in many ways
-        if isinstance(error, OSError) and error.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # the latter by a place in it that can't be
+    except Exception as error:  # damaged files make numpy's parsers fail in many ways
+        # EINVAL comes from an impossible offset in a damaged file
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise MachineError(f"{where}: can't be read ({error.strerror})") from None
         raise DataError(f"{where}: is damaged or cut short; save it again") from None
-    return found
 
 
-def _parts(arrays: Mapping[str, Stored], path: Path, to: str = "train") -> dict[str, tuple[Stored, Stored]]:
-    """(inputs, labels) of train, validation and test, as far as they are there, by their usual names. Raises DataError
-    where there are none to train on or, if it is `to` test, neither those nor others to test on."""
-    plain = {name.lower(): stored for name, stored in arrays.items()}
+def _pair_splits(
+    arrays: Mapping[str, StoredArray], path: Path, required: str = "train"
+) -> dict[str, tuple[StoredArray, StoredArray]]:
+    """(inputs, labels) of the train, validation and test splits that are present, found by their usual names.
 
-    def first(kinds: tuple[str, ...], words: tuple[str, ...]) -> Stored | None:
+    Raises DataError if there is no training split or, where `required` is test, neither that nor a test split.
+    """
+    by_name = {name.lower(): stored for name, stored in arrays.items()}
+
+    def first(kinds: tuple[str, ...], words: tuple[str, ...]) -> StoredArray | None:
         wanted = [name for word in words for kind in kinds for name in (f"{kind}_{word}", f"{word}_{kind}")] or [*kinds]
-        return next((plain[name] for name in wanted if name in plain), None)
+        return next((by_name[name] for name in wanted if name in by_name), None)
 
-    found = {part: (first(INPUTS, words), first(LABELS, words)) for part, words in PARTS.items()}
-    if found["train"] == (None, None):
-        found["train"] = first(INPUTS, ()), first(LABELS, ())
+    candidates = {split: (first(INPUTS, words), first(LABELS, words)) for split, words in SPLITS.items()}
+    if candidates["train"] == (None, None):
+        candidates["train"] = first(INPUTS, ()), first(LABELS, ())
     pairs = {}
-    for part, (inputs, labels) in found.items():
+    for split, (inputs, labels) in candidates.items():
         if inputs and labels:
             if inputs.shape[:1] != labels.shape[:1]:
-                raise DataError(
-                    f"{path}: {part} inputs of {_text(inputs.shape)}, but labels of {_text(labels.shape)}; one label is for each"
+                problem = (
+                    f"{split} inputs have shape {_shape_text(inputs.shape)}, but labels {_shape_text(labels.shape)}"
                 )
-            pairs[part] = inputs, labels
-        elif inputs or labels or (part == to and "train" not in pairs):
-            there = ", ".join(sorted(plain)[:10]) or "nothing"
-            raise DataError(
-                f"{path}: holds {there}; {part} data is to be called x_{part} and y_{part}, or {part}_images and {part}_labels"
-            )
+                raise DataError(f"{path}: {problem}; give one label per sample")
+            pairs[split] = inputs, labels
+        elif inputs or labels or (split == required and "train" not in pairs):
+            listed = ", ".join(sorted(by_name)[:10]) or "nothing"
+            cure = f"name the {split} arrays x_{split} and y_{split}, or {split}_images and {split}_labels"
+            raise DataError(f"{path}: contains {listed}; {cure}")
     return pairs
 
 
-# ---------------------------------------------------------------- as images or rows
+# ---------------------------------------------------------------- converting them to images or rows
 
 
-def _inputs(stored: dict[str, Stored], path: Path) -> tuple[dict[str, NDArray[Any]], list[Choice]]:
-    """The inputs of each part as (N, C, H, W) uint8 or (N, F) float32: mapped as they are, or converted once; and what
-    was chosen."""
-    _check_forms(stored)
+def _load_inputs(stored: dict[str, StoredArray], path: Path) -> tuple[dict[str, NDArray[Any]], list[Choice]]:
+    """The inputs of each split as (N, C, H, W) uint8 or (N, F) float32, memory-mapped or converted once; and notes."""
+    _check_shapes(stored)
     shape = stored["train"].shape
-    axis, notes = 1, []
+    axis = 1
+    notes = []
     if len(shape) == 4:
         axis = 3 if shape[3] <= shape[1] else 1
-        notes = [
-            Choice("layout", "N x H x W x C" if axis == 3 else "N x C x H x W", "the shorter axis has the channels")
-        ]
-    rows = len(shape) == 2
-    ready = np.dtype(np.float32 if rows else np.uint8)
-    plain = all(array.file.suffix == ".npy" and array.dtype == ready for array in stored.values())
-    if plain and not rows:
-        return {part: _arranged(array.read(), axis) for part, array in stored.items()}, notes
+        layout = "N x H x W x C" if axis == 3 else "N x C x H x W"
+        notes = [Choice("layout", layout, "channels are on the shorter of axes 1 and 3")]
+    is_rows = len(shape) == 2
+    dtype = np.dtype(np.float32 if is_rows else np.uint8)
+    usable = all(array.file.suffix == ".npy" and array.dtype == dtype for array in stored.values())
+    if usable and not is_rows:
+        return {split: channels_first(array.read(), axis) for split, array in stored.items()}, notes
 
     def convert(writer: _cache.Writer) -> dict[str, Any]:
-        scale = 1.0 if rows else 0.0
-        for part, array in stored.items():
+        scale = 1.0 if is_rows else 0.0
+        for split, array in stored.items():
             values = array.read()
-            scale = scale or _scale(values, array.where)
-            block = max(1, BLOCK // math.prod(shape[1:]))
-            for start in range(0, len(values), block):
-                piece = _converted(_arranged(values[start : start + block], axis), scale, array.where, start)
-                if not plain:
-                    writer.add(part, piece)
+            scale = scale or pixel_scale(values, array.where)
+            rows = max(1, BLOCK // math.prod(shape[1:]))
+            for start in range(0, len(values), rows):
+                block = channels_first(values[start : start + rows], axis)
+                converted = convert_block(block, scale, array.where, start)
+                if not usable:
+                    writer.add(split, converted)
         return {"scale": scale}
 
     files = sorted({array.file for array in stored.values()})
-    depends = _cache.Depends(
-        os.path.abspath(path), {part: array.where for part, array in stored.items()}, _cache.stamp_of(files)
+    key = _cache.CacheKey(
+        os.path.abspath(path), {split: array.where for split, array in stored.items()}, _cache.hash_file_stats(files)
     )
-    arrays = {} if plain else dict.fromkeys(stored, (ready.name, 2 if rows else 4))
-    kept = _cache.cached("arrays", depends, convert, arrays, {"scale": float})
-    if plain:  # looked through once, for what is no number
-        return {part: array.read() for part, array in stored.items()}, notes
-    scale = kept.facts["scale"]
-    gray = (
-        []
-        if scale == 1
-        else [Choice("gray levels", f"times {scale:.4g}", f"so that 0 to {255 / scale:g} become 0 to 255")]
-    )
-    return kept.arrays, [*notes, kept.note, *gray]
+    arrays = {} if usable else dict.fromkeys(stored, (dtype.name, 2 if is_rows else 4))
+    cached = _cache.load_or_decode("arrays", key, convert, arrays, {"scale": float})
+    if usable:  # convert() only checked the values, once, for infinite numbers and NaN
+        return {split: array.read() for split, array in stored.items()}, notes
+    scale = cached.facts["scale"]
+    notes.append(cached.note)
+    if scale != 1:
+        notes.append(
+            Choice("gray levels", f"times {scale:.4g}", f"values from 0 to {255 / scale:g} are scaled to 0 to 255")
+        )
+    return cached.arrays, notes
 
 
-def _check_forms(stored: dict[str, Stored]) -> None:
-    """Raises DataError for what is neither images nor rows, of numbers, or not of one form in all parts."""
+def _check_shapes(stored: dict[str, StoredArray]) -> None:
+    """Raises DataError for inputs that are not numeric images or rows, or whose shape differs between splits."""
     shape = stored["train"].shape
-    for part, array in stored.items():
+    for split, array in stored.items():
         if len(array.shape) not in (2, 3, 4) or not all(array.shape) or array.shape[1:] != shape[1:]:
-            forms = "N x H x W, N x H x W x C or N x C x H x W for images, N x F for rows, and the same for all parts"
-            raise DataError(f"{array.where}: {part} inputs of {_text(array.shape)}; give {forms}")
+            shapes = "N x H x W, N x H x W x C or N x C x H x W for images, N x F for rows, the same in all splits"
+            raise DataError(f"{array.where}: has {split} inputs of shape {_shape_text(array.shape)}; give {shapes}")
         if array.dtype.kind not in "uifb":
-            raise DataError(f"{array.where}: is of type {array.dtype}; give numbers")
+            raise DataError(f"{array.where}: contains values of type {array.dtype}; give numbers")
 
 
-def _arranged(array: NDArray[Any], axis: int) -> NDArray[Any]:
-    """(N, C, H, W) of images whose channels lie along `axis`, or that have none; rows as they are. A view."""
-    return (
-        array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2) if array.ndim == 4 and axis == 3 else array
-    )
+def channels_first(array: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Images with channels on `axis`, or without any -> (N, C, H, W); rows stay as they are. Returns a view."""
+    if array.ndim == 3:
+        return array[:, None]
+    return array.transpose(0, 3, 1, 2) if array.ndim == 4 and axis == 3 else array
 
 
-def _scale(images: NDArray[Any], where: str) -> float:
-    """What brings images to 0 to 255: 255 for those from 0 to 1, 1/257 for 16 bits. Raises DataError."""
-    low, high = float(images.min()), float(images.max())
-    cure = "give uint8 from 0 to 255, or floats from 0 to 1"
+def pixel_scale(images: NDArray[Any], where: str) -> float:
+    """The factor that brings images to 0 to 255: 255 for floats from 0 to 1, 1/257 for 16 bits.
+
+    Raises DataError for any other range, infinite numbers and NaN.
+    """
+    low = float(images.min())
+    high = float(images.max())
     if not np.isfinite(low + high):
         row = next(row for row, image in enumerate(images) if not np.isfinite(image).all())
-        raise DataError(f"{where}: row {row} holds an infinite number or NaN; correct it, or drop the row")
+        raise DataError(f"{where}: row {row} contains an infinite number or NaN; correct it, or drop the row")
+    problem = f"contains pixel values from {low:g} to {high:g}"
     if not (low >= 0 and high <= (65535 if images.dtype.kind in "ui" else 255)):
-        raise DataError(f"{where}: holds gray levels from {low:g} to {high:g}; {cure}; nnx normalises them itself")
+        cure = "give uint8 from 0 to 255, or floats from 0 to 1; nnx normalises them itself"
+        raise DataError(f"{where}: {problem}; {cure}")
     if images.dtype.kind in "fb" and high <= 1:
         return 255.0
-    if 255 < high < 4096:  # of which 16 bits to 8 would leave 16 levels
-        cure = "divide them by what white is, so that they run from 0 to 1"
-        raise DataError(
-            f"{where}: holds gray levels from {low:g} to {high:g}, neither those of 8 bits nor those of 16; {cure}"
-        )
+    if 255 < high < 4096:  # reducing 16 bits to 8 would leave only 16 levels
+        cure = "divide them by the value of white, so that they run from 0 to 1"
+        raise DataError(f"{where}: {problem}, neither 8 nor 16 bits; {cure}")
     return 1.0 if high <= 255 else 1 / 257
 
 
-def _converted(values: NDArray[Any], scale: float, where: str, start: int) -> NDArray[Any]:
-    """A block of images as uint8, or of rows as float32. Raises DataError, naming the row, for what is no number or out
-    of range."""
+def convert_block(values: NDArray[Any], scale: float, where: str, start: int) -> NDArray[Any]:
+    """A block of images as uint8, or of rows as float32. `start` is the number of its first row.
+
+    Raises DataError, naming the row, for infinite numbers, NaN and pixel values out of range.
+    """
     if values.ndim == 2:
         with np.errstate(over="ignore"):
-            done = values.astype(np.float32)
-        wrong, what = ~np.isfinite(done).all(1), "an infinite number or NaN"
+            converted = values.astype(np.float32)
+        wrong = ~np.isfinite(converted).all(1)
+        problem = "an infinite number or NaN"
     else:
         wide = np.rint(values.astype(np.float64) * scale)
-        wrong, what = (
-            ~((wide >= 0) & (wide <= 255)).all((1, 2, 3)),
-            f"gray levels beyond 0 to {255 / scale:g}, unlike the first part",
-        )
+        wrong = ~((wide >= 0) & (wide <= 255)).all((1, 2, 3))
+        problem = f"pixel values outside 0 to {255 / scale:g}, the range of the training images"
         with np.errstate(invalid="ignore"):
-            done = wide.astype(np.uint8)
+            converted = wide.astype(np.uint8)
     if wrong.any():
-        raise DataError(f"{where}: row {start + int(np.argmax(wrong))} holds {what}; correct it, or drop the row")
-    return done
+        row = start + int(np.argmax(wrong))
+        raise DataError(f"{where}: row {row} contains {problem}; correct it, or drop the row")
+    return converted
 
 
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "no dimension"
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "()"

@@ -1,5 +1,7 @@
-"""Breast cancer: 569 tumours, malignant or benign, by 30 measures of nuclei (Street et al. 1993, UCI; from
-scikit-learn). No download."""
+"""Breast cancer: 569 tumours, malignant or benign, by 30 measures of nuclei (Street et al. 1993). No download.
+
+From UCI, as included in scikit-learn.
+"""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -18,7 +20,7 @@ MEASURES = (
     "symmetry",
     "fractal dimension",
 )
-# of each measure, over the nuclei in a picture: its mean, the error of that, and the mean of the three largest
+# Of each measure, over the nuclei in an image: its mean, the standard error, and the mean of the three largest
 COLUMNS = (
     *(f"mean {measure}" for measure in MEASURES),
     *(f"{measure} error" for measure in MEASURES),
@@ -27,12 +29,12 @@ COLUMNS = (
 
 
 class Config(DatasetConfig):
-    """Tumours, malignant or benign, by 30 measures of cell nuclei; 455 to train on, 114 to test."""
+    """Tumours, malignant or benign, by 30 measures of cell nuclei; 455 for training, 114 for testing."""
 
     packaged: ClassVar[bool] = True
     name: Literal["breast_cancer"] = "breast_cancer"
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The tumours. The test part is the same for every seed. `folder` is not looked at."""
-    return _sklearn.table("breast_cancer.csv", COLUMNS)
+    """The tumours. The test split is the same for every seed. `folder` is not used."""
+    return _sklearn.load_table("breast_cancer.csv", COLUMNS)

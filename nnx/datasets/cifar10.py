@@ -1,4 +1,4 @@
-"""CIFAR-10: 60,000 photographs of ten kinds of things, 32x32 in colour (Krizhevsky 2009)."""
+"""CIFAR-10: 60,000 photographs in ten classes, 32x32 in colour (Krizhevsky 2009)."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
 
 
 class Config(DatasetConfig):
-    """Photographs, ten classes, 32x32 in colour: 50,000 to train on, 10,000 to test."""
+    """Photographs, ten classes, 32x32 in colour: 50,000 for training, 10,000 for testing."""
 
     name: Literal["cifar10"] = "cifar10"
 

@@ -1,4 +1,4 @@
-"""CIFAR-100: 60,000 photographs of a hundred kinds of things, 32x32 in colour (Krizhevsky 2009)."""
+"""CIFAR-100: 60,000 photographs in a hundred classes, 32x32 in colour (Krizhevsky 2009)."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,7 +7,7 @@ from nnx.datasets import DatasetConfig, Source, _torchvision
 
 
 class Config(DatasetConfig):
-    """Photographs, a hundred classes, 32x32 in colour: 50,000 to train on, 10,000 to test."""
+    """Photographs, a hundred classes, 32x32 in colour: 50,000 for training, 10,000 for testing."""
 
     name: Literal["cifar100"] = "cifar100"
 

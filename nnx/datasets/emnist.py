@@ -8,7 +8,7 @@ from pydantic import Field
 
 from nnx.datasets import DatasetConfig, Source, _idx
 
-# Where upper and lower case look alike, bymerge and balanced have one class for both, under the capital.
+# bymerge and balanced have one class, the capital, for letters whose upper and lower case look alike.
 MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
 CLASSES = {
     "byclass": string.digits + string.ascii_uppercase + string.ascii_lowercase,
@@ -30,7 +30,7 @@ class Config(DatasetConfig):
 
 
 def load(config: Config, folder: Path) -> Source:
-    """One split of EMNIST from `folder`/EMNIST/raw, turned upright: its files hold every image transposed.
+    """One split of EMNIST from `folder`/EMNIST/raw, turned upright: its files contain every image transposed.
 
     The labels of letters, 1..26 in the file, become 0..25.
     """

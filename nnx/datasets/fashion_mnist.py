@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 pictures of clothes, 28x28, in MNIST's format (Xiao, Rasul and Vollgraf 2017)."""
+"""Fashion-MNIST: 70,000 images of clothes, 28x28, in MNIST's format (Xiao, Rasul and Vollgraf 2017)."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 
 class Config(DatasetConfig):
-    """Clothes, 28x28: 60,000 to train on, 10,000 to test."""
+    """Clothes, 28x28: 60,000 for training, 10,000 for testing."""
 
     name: Literal["fashion_mnist"] = "fashion_mnist"
 

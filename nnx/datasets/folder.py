@@ -1,4 +1,4 @@
-"""Image files of one's own: a folder for each class, or a list of files and labels."""
+"""Your own image files: one folder per class, or a CSV file that lists files and labels."""
 
 import csv
 import os
@@ -21,14 +21,21 @@ from nnx.preprocessing import images
 from nnx.preprocessing.columns import sort_naturally
 from nnx.preprocessing.spec import Fit
 
-PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-ALL = "all"  # the part that everything is in where it is not parted
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-MAX_HEAD = 100_000  # characters of a list's first line
-FILE_COLUMNS, LABEL_COLUMNS = ("file", "filename", "path", "image"), ("label", "class")
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+ALL = "all"  # the name of the only split of data that is not divided into train, validation and test
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+MAX_HEADER = 100_000  # characters of a CSV file's first line
+FILE_COLUMNS = ("file", "filename", "path", "image")
+LABEL_COLUMNS = ("label", "class")
 
 
-def _size(value: Any) -> int | list[int]:
+def _validate_size(value: Any) -> int | list[int]:
     sides = value if isinstance(value, list) else [value]
     if len(sides) in (1, 2) and all(type(side) is int and 1 <= side <= 4096 for side in sides) and value != [value]:
         size: int | list[int] = value if isinstance(value, int) else [sides[0], sides[-1]]
@@ -36,150 +43,156 @@ def _size(value: Any) -> int | list[int]:
     raise PydanticCustomError("nnx", "expected a number of pixels (28), or height and width ([28, 32])")
 
 
-Size = Annotated[int | list[int], PlainValidator(_size, json_schema_input_type=int | list[int])]
+Size = Annotated[int | list[int], PlainValidator(_validate_size, json_schema_input_type=int | list[int])]
 
 
 class Config(DatasetConfig):
-    """Images in a folder for each class (perhaps under train/, val/, test/), or listed in a CSV file with the columns
-    file and label."""
+    """Images in one folder per class (or in train/, val/, test/), or a CSV file with the columns file and label."""
 
     name: Literal["folder"] = "folder"
     path: str = Field(examples=["pictures"], description="the folder, or the CSV file")
-    test: _user_data.PartOrPath = Field(
-        0.2, description="test data where there is no folder test/: another folder or list, a count or a fraction"
+    test: _user_data.TestData = Field(
+        0.2, description="test data if path has no folder test/: another folder or CSV file, a count or a fraction"
     )
     size: Size | None = Field(
-        None, description="height and width of the images, 28 or [28, 32]; else all must have the same"
+        None, description="resize images to this height and width, 28 or [28, 32]; by default all must have one size"
     )
-    fit: Fit = Field("pad", description="pad: keep the aspect, fill with the border's colour; stretch: do not")
-    grayscale: Literal["auto"] | bool = Field("auto", description="auto: where no image has a colour")
-    skip_bad: bool = Field(False, description="leave out files that can't be read, instead of refusing them all")
+    fit: Fit = Field("pad", description="pad: keep the aspect ratio, fill with the border colour; stretch: do not")
+    grayscale: Literal["auto"] | bool = Field("auto", description="auto: true if no image is coloured")
+    skip_bad: bool = Field(False, description="leave out files that can't be read, instead of stopping")
 
 
-class Part(NamedTuple):
-    """The files of a part of the data, and the class of each. Lists, as there may be millions of files, and every run
-    looks at them all.
+class ImageFiles(NamedTuple):
+    """The image files of a split and the class of each. Lists, because every run checks all of maybe millions of files.
 
-    A name is that inside the folder of its class or, of a listed one, beside the list. Sizes are in bytes, -1 where
-    there is no file, times of change in ns.
+    Names are relative to the folder of their class, or to the CSV file that lists them. Sizes are in bytes, -1 for a
+    missing file; modification times are in ns.
     """
 
-    root: str  # the folder of the class folders, or of the list
-    listed: bool
+    root: str  # the folder of the class folders, or of the CSV file
+    listed: bool  # in a CSV file
     names: list[str]
     sizes: list[int]
-    changed: list[int]
+    modified: list[int]
     labels: list[str]
 
-    def path(self, place: int) -> str:
-        """The path of the file at this place."""
-        return os.path.join(self.root, *([] if self.listed else [self.labels[place]]), self.names[place])
+    def path(self, index: int) -> str:
+        """The path of the file at this index."""
+        return os.path.join(self.root, *([] if self.listed else [self.labels[index]]), self.names[index])
 
     def order(self) -> list[int]:
-        """The places in the order of training: a list's own, else that of the names, whatever their class. Names that
-        count keep the order of counting, padded by zeros or not, as shorter ones come first."""
-        places, names, labels = range(len(self.names)), self.names, self.labels
-        return (
-            [*places]
-            if self.listed
-            else sorted(places, key=lambda place: (len(names[place]), names[place], labels[place]))
-        )
+        """The indices in training order: that of the CSV file, otherwise by name, whatever the class.
+
+        Shorter names come first, so numbered names are in numerical order, with or without leading zeros.
+        """
+        indices = range(len(self.names))
+        if self.listed:
+            return [*indices]
+        names = self.names
+        labels = self.labels
+        return sorted(indices, key=lambda index: (len(names[index]), names[index], labels[index]))
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The images under `config.path`, decoded once (see `_cache`); `folder` is not looked at. Their order: see
-    `Part.order`.
+    """The images under `config.path`, decoded once (see `_cache`), in the order of `ImageFiles.order`.
 
-    Raises ConfigError, DataError, MachineError.
+    `folder` is not used. Raises ConfigError, DataError, MachineError.
     """
-    path = _user_data.existing(config.path)
-    parts, notes = _parts(path)
+    path = _user_data.resolve_path(config.path)
+    splits, notes = _find_splits(path)
     if isinstance(config.test, str):
-        there, _ = _parts(_user_data.existing(config.test, "dataset.test"), to="test")
-        parts["test"] = there.get("test") or next(iter(there.values()))
-    known = {*(parts.get("train") or parts[ALL]).labels}
-    if len(known) > _user_data.MOST_CLASSES:
-        raise DataError(f"{path}: {len(known):,} classes, more than {_user_data.MOST_CLASSES:,}; are they classes?")
-    classes = sort_naturally(known)
-    for part in parts.values():
-        if unknown := {*part.labels} - known:
-            first = next(place for place, label in enumerate(part.labels) if label in unknown)
-            label, hint = (
-                part.labels[first],
-                f" ({suggest(part.labels[first], classes)[2:]})" if len(classes) <= 100 else "",
-            )
-            raise DataError(
-                f"{part.path(first)}: is of the class {label!r}, which has no training images{hint}; rename it, or add some"
-            )
+        test_splits, _ = _find_splits(_user_data.resolve_path(config.test, "dataset.test"), required="test")
+        splits["test"] = test_splits.get("test") or next(iter(test_splits.values()))
+    classes = _find_classes(splits, path)
     arrays = {
-        f"{name}-{what}": form for name in parts for what, form in (("inputs", ("uint8", 4)), ("labels", ("int64", 1)))
+        f"{name}-{kind}": form for name in splits for kind, form in (("inputs", ("uint8", 4)), ("labels", ("int64", 1)))
     }
-    decode = partial(_decoded, config, parts, classes)
-    kept = _cache.cached("folder", _depends(config, path, parts), decode, arrays, {"bad": int, "skipped": str})
+    decode = partial(_decode_splits, config, splits, classes)
+    cached = _cache.load_or_decode(
+        "folder", _cache_key(config, path, splits), decode, arrays, {"bad": int, "skipped": str}
+    )
 
     def split(name: str) -> Split:
-        return Split(kept.arrays[f"{name}-inputs"], np.array(kept.arrays[f"{name}-labels"]))
+        return Split(cached.arrays[f"{name}-inputs"], np.array(cached.arrays[f"{name}-labels"]))
 
-    notes = (*notes, kept.note)
-    if kept.facts["bad"]:
-        notes = (
-            *notes,
-            Choice("left out", f"{kept.facts['bad']:,} files", f"as dataset.skip_bad says: {kept.facts['skipped']}"),
-        )
-    whole, validation = split(ALL if ALL in parts else "train"), split("validation") if "validation" in parts else None
+    notes = (*notes, cached.note)
+    if bad := cached.facts["bad"]:
+        reason = f"they can't be used (dataset.skip_bad): {cached.facts['skipped']}"
+        notes = (*notes, Choice("left out", f"{bad:,} files", reason))
+    train = split(ALL if ALL in splits else "train")
+    validation = split("validation") if "validation" in splits else None
     fit = config.fit if config.size else None
-    if "test" in parts:
-        return Source(whole, lambda: split("test"), classes, validation=validation, fit=fit, notes=notes)
+    if "test" in splits:
+        return Source(train, lambda: split("test"), classes, validation=validation, fit=fit, notes=notes)
     assert not isinstance(config.test, str)
-    return _user_data.cut(whole, config.test, classes, path, validation=validation, fit=fit, notes=notes)
+    return _user_data.split_off_test(train, config.test, classes, path, validation=validation, fit=fit, notes=notes)
 
 
-def _depends(config: Config, path: Path, parts: dict[str, Part]) -> _cache.Depends:
-    """What the decoded images depend on."""
+def _find_classes(splits: dict[str, ImageFiles], path: Path) -> tuple[str, ...]:
+    """The classes of the training images, sorted. Raises DataError for too many, or one that only another split has."""
+    known = {*(splits.get("train") or splits[ALL]).labels}
+    if len(known) > _user_data.MAX_CLASSES:
+        problem = f"contains {len(known):,} classes, more than {_user_data.MAX_CLASSES:,}"
+        raise DataError(f"{path}: {problem}; check that they are classes")
+    classes = sort_naturally(known)
+    for files in splits.values():
+        if unknown := {*files.labels} - known:
+            index = next(k for k, label in enumerate(files.labels) if label in unknown)
+            label = files.labels[index]
+            hint = f" ({suggest(label, classes)[2:]})" if len(classes) <= 100 else ""
+            problem = f"has the class {label!r}, which has no training images{hint}"
+            raise DataError(f"{files.path(index)}: {problem}; rename the class, or add training images")
+    return classes
+
+
+def _cache_key(config: Config, path: Path, splits: dict[str, ImageFiles]) -> _cache.CacheKey:
+    """Everything that the decoded images depend on."""
     options = config.model_dump(include={"size", "fit", "grayscale", "skip_bad"})
-    options |= {"parts": list(parts), "test": config.test if isinstance(config.test, str) else None}
+    options |= {"parts": list(splits), "test": config.test if isinstance(config.test, str) else None}
     texts: list[str] = []
     numbers: list[int] = []
-    for name, part in parts.items():
-        texts += [name, part.root, *part.names, *part.labels]
-        numbers += [len(part.names), *part.sizes, *part.changed]
-    return _cache.Depends(os.path.abspath(path), options, _cache.stamp(texts, numbers))
+    for name, files in splits.items():
+        texts += [name, files.root, *files.names, *files.labels]
+        numbers += [len(files.names), *files.sizes, *files.modified]
+    return _cache.CacheKey(os.path.abspath(path), options, _cache.hash_stats(texts, numbers))
 
 
-# ---------------------------------------------------------------- which files there are
+# ---------------------------------------------------------------- finding the files
 
 
-def _parts(path: Path, to: str = "train") -> tuple[dict[str, Part], tuple[Choice, ...]]:
-    """The files of train, validation and test, as far as they are there, or of ALL; and what there is to say. Raises
-    DataError where there are none to train on, if it is `to` train."""
+def _find_splits(path: Path, required: str = "train") -> tuple[dict[str, ImageFiles], tuple[Choice, ...]]:
+    """The files of the train, validation and test splits that are present, or of ALL; and notes on ignored folders.
+
+    Raises DataError if there is nothing to train on and `required` is train.
+    """
     if not path.is_dir():
-        return {ALL: _of_csv(path)}, ()
-    folders = _folders(path)
-    named = [name for name in folders if name.lower() in PARTS]
-    others = [name for name in folders if name.lower() not in PARTS]
-    if not named or (
-        others and not any(_folders(path / name) for name in named)
-    ):  # classes may be called train and test, too
-        return {ALL: _of_classes(path, folders)}, ()
-    found: dict[str, str] = {}
-    for name in named:
-        if (part := PARTS[name.lower()]) in found:
-            raise DataError(
-                f"{path}: has the folders {found[part]} and {name}, both of {part} data; put their files into one"
-            )
-        found[part] = name
-    if "train" not in found and to == "train":
-        raise DataError(f"{path}: has a folder {named[0]}, but none called train; add it")
-    note = Choice(
-        "not looked at", ", ".join(others[:5]) + ", ..." * (len(others) > 5), "as the classes are in train, beside it"
-    )
-    return {part: _of_classes(path / found[part]) for part in ("train", "validation", "test") if part in found}, (
-        note,
-    ) if others else ()
+        return {ALL: _list_csv(path)}, ()
+    folders = _list_folders(path)
+    split_folders = [name for name in folders if name.lower() in SPLIT_FOLDERS]
+    others = [name for name in folders if name.lower() not in SPLIT_FOLDERS]
+    # Classes, too, may be called train and test: their folders have no class folders inside
+    if not split_folders or (others and not any(_list_folders(path / name) for name in split_folders)):
+        return {ALL: _list_classes(path, folders)}, ()
+    folder_of: dict[str, str] = {}
+    for name in split_folders:
+        split = SPLIT_FOLDERS[name.lower()]
+        if split in folder_of:
+            problem = f"has two folders of {split} data, {folder_of[split]} and {name}"
+            raise DataError(f"{path}: {problem}; put their files into one")
+        folder_of[split] = name
+    if "train" not in folder_of and required == "train":
+        raise DataError(f"{path}: has a folder {split_folders[0]}, but no folder train; add it")
+    splits: dict[str, ImageFiles] = {
+        split: _list_classes(path / folder_of[split]) for split in ("train", "validation", "test") if split in folder_of
+    }
+    if not others:
+        return splits, ()
+    listed = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
+    return splits, (Choice("not looked at", listed, "the classes are in train, not beside it"),)
 
 
-def _folders(path: Path) -> list[str]:
-    """The names of the folders in `path`, sorted; hidden ones are left out. Raises MachineError."""
+def _list_folders(path: Path) -> list[str]:
+    """The names of the folders in `path`, sorted, without hidden ones. Raises MachineError."""
     try:
         with os.scandir(path) as entries:
             return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
@@ -187,62 +200,63 @@ def _folders(path: Path) -> list[str]:
         raise _unreadable(path, error) from None
 
 
-def _of_classes(path: Path, classes: Sequence[str] = ()) -> Part:
-    """The images in the class folders of `path`."""
-    part = Part(str(path), False, [], [], [], [])
-    for name in classes or _folders(path):
-        before = len(part.names)
+def _list_classes(path: Path, classes: Sequence[str] = ()) -> ImageFiles:
+    """The images in the class folders of `path`. Raises DataError if there are none, or a class has none."""
+    files = ImageFiles(str(path), False, [], [], [], [])
+    for name in classes or _list_folders(path):
+        before = len(files.names)
         try:
-            _look(f"{path}/{name}", part)
+            _scan_folder(f"{path}/{name}", files)
         except OSError as error:
             raise _unreadable(path / name, error) from None
-        if not (found := len(part.names) - before):
-            kinds = " ".join(ENDINGS)
-            raise DataError(
-                f"{path / name}: holds no images ({kinds}); add some for the class {name!r}, or remove the folder"
-            )
-        part.labels.extend([name] * found)
-    if not part.names:
-        raise DataError(
-            f"{path}: holds no folders; put the images of each class into a folder of its own, called as the class"
-        )
-    return part
+        added = len(files.names) - before
+        if not added:
+            cure = f"add some for the class {name!r}, or remove the folder"
+            raise DataError(f"{path / name}: contains no images ({' '.join(EXTENSIONS)}); {cure}")
+        files.labels.extend([name] * added)
+    if not files.names:
+        cure = "put the images of each class into a folder named after the class"
+        raise DataError(f"{path}: contains no folders; {cure}")
+    return files
 
 
-def _look(folder: str, part: Part) -> None:
-    """Add to `part` the image files in `folder` and in those inside it; hidden ones are left out. Links are followed,
-    but each folder is looked into once, as a link may lead back. Raises OSError.
+def _scan_folder(folder: str, files: ImageFiles) -> None:
+    """Add the image files in `folder` and its subfolders to `files`, without hidden ones. Raises OSError.
 
-    Names relative to an open folder: 60,000 take 0.19 s of one core's time, os.scandir with its entries' stat 0.26 s.
+    Follows links, but scans each folder only once, because a link may lead back. Names are relative to an open folder:
+    60,000 take 0.19 s of one core's time, os.scandir with its entries' stat 0.26 s.
     """
-    seen, inside = set(), [""]
-    while inside:
-        at = inside.pop()
-        opened = os.open(f"{folder}/{at}", os.O_RDONLY)
+    scanned = set()
+    pending = [""]
+    while pending:
+        subfolder = pending.pop()
+        descriptor = os.open(f"{folder}/{subfolder}", os.O_RDONLY)
         try:
-            status = os.fstat(opened)
-            if (status.st_dev, status.st_ino) in seen:
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) in scanned:
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            scanned.add((status.st_dev, status.st_ino))
             deeper = []
-            for name in sorted(os.listdir(opened)):
+            for name in sorted(os.listdir(descriptor)):
                 if name.startswith("."):
                     continue
-                size, changed, is_folder = _stamped(name, opened)
+                size, modified, is_folder = _file_stats(name, descriptor)
                 if is_folder:
-                    deeper.append(f"{at}{name}/")
-                elif name.lower().endswith(ENDINGS):
-                    part.names.append(at + name)
-                    part.sizes.append(size)
-                    part.changed.append(changed)
-            inside += reversed(deeper)
+                    deeper.append(f"{subfolder}{name}/")
+                elif name.lower().endswith(EXTENSIONS):
+                    files.names.append(subfolder + name)
+                    files.sizes.append(size)
+                    files.modified.append(modified)
+            pending += reversed(deeper)
         finally:
-            os.close(opened)
+            os.close(descriptor)
 
 
-def _stamped(name: str, folder: int | None = None) -> tuple[int, int, bool]:
-    """A file's size and time of change, -1 and 0 where it is not there, and whether it is a folder. `name` is as seen
-    from that folder."""
+def _file_stats(name: str, folder: int | None = None) -> tuple[int, int, bool]:
+    """A file's size and modification time, -1 and 0 if it is missing, and whether it is a folder.
+
+    `name` is relative to the folder with the descriptor `folder`.
+    """
     try:
         status = os.stat(name, dir_fd=folder)
         return status.st_size, status.st_mtime_ns, stat.S_ISDIR(status.st_mode)
@@ -254,106 +268,118 @@ def _unreadable(path: Path, error: OSError) -> MachineError:
     return MachineError(f"{path}: can't be read ({error.strerror}); check its permissions")
 
 
-def _of_csv(path: Path) -> Part:
-    """The images that a table of files and labels names, relative to where it lies, in its order. Raises DataError,
-    naming the line."""
-    what = "is not a folder, nor a CSV file of images and labels in UTF-8; name one of these"
-    if not path.is_file():  # to open a FIFO would wait for a writer
-        raise DataError(f"{path}: {what}")
+def _list_csv(path: Path) -> ImageFiles:
+    """The images that a CSV file of files and labels lists, relative to its folder, in its order.
+
+    Raises DataError, naming the line.
+    """
+    problem = "is neither a folder nor a UTF-8 CSV file of images and labels; give one of these"
+    if not path.is_file():  # opening a FIFO would wait for a writer
+        raise DataError(f"{path}: {problem}")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline(MAX_HEAD)
-            delimiter = max(",;\t", key=head.count)
-            header = [name.strip().lower() for name in next(csv.reader([head], delimiter=delimiter), [])]
-            columns = [
-                next((header.index(name) for name in names if name in header), None)
-                for names in (FILE_COLUMNS, LABEL_COLUMNS)
-            ]
-            if None in columns:
-                raise DataError(f"{path}:1: has the columns {', '.join(header)[:200]}; it needs file and label")
-            names, labels = [], []
-            reader = csv.reader(file, delimiter=delimiter)
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header) or not all(row[column or 0].strip() for column in columns):
-                    raise DataError(
-                        f"{path}:{reader.line_num + 1}: has no file, no label, or too many values; correct or remove the line"
-                    )
-                names.append(row[columns[0] or 0].strip())
-                labels.append(row[columns[1] or 0].strip())
+        names, labels = _read_csv(path)
     except (UnicodeDecodeError, csv.Error):
-        raise DataError(f"{path}: {what}") from None
+        raise DataError(f"{path}: {problem}") from None
     except OSError as error:
         raise _unreadable(path, error) from None
     if not names:
-        raise DataError(f"{path}: names no images; add lines of file and label")
+        raise DataError(f"{path}: lists no images; add lines with a file and a label")
     root = str(path.parent)
-    sizes, changed, _ = zip(*(_stamped(os.path.join(root, name)) for name in names), strict=True)
-    return Part(root, True, names, [*sizes], [*changed], labels)
+    sizes, modified, _ = zip(*(_file_stats(os.path.join(root, name)) for name in names), strict=True)
+    return ImageFiles(root, True, names, [*sizes], [*modified], labels)
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[str]]:
+    """The files and the labels that a CSV file lists. Raises DataError, UnicodeDecodeError, csv.Error, OSError."""
+    names, labels = [], []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        first_line = file.readline(MAX_HEADER)
+        delimiter = max(",;\t", key=first_line.count)
+        header = [name.strip().lower() for name in next(csv.reader([first_line], delimiter=delimiter), [])]
+        file_column = next((header.index(name) for name in FILE_COLUMNS if name in header), None)
+        label_column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
+        if file_column is None or label_column is None:
+            raise DataError(f"{path}:1: has the columns {', '.join(header)[:200]}; it needs file and label")
+        reader = csv.reader(file, delimiter=delimiter)
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header) or not (row[file_column].strip() and row[label_column].strip()):
+                problem = "has no file, no label or too many values"
+                raise DataError(f"{path}:{reader.line_num + 1}: {problem}; correct or remove the line")
+            names.append(row[file_column].strip())
+            labels.append(row[label_column].strip())
+    return names, labels
 
 
 # ---------------------------------------------------------------- decoding them
 
 
-def _decoded(config: Config, parts: dict[str, Part], classes: tuple[str, ...], writer: _cache.Writer) -> dict[str, Any]:
-    """All parts into `writer`: arrays PART-inputs (N, C, H, W) and PART-labels (N,). Raises DataError where files can't
-    be read."""
-    size = (
-        (config.size, config.size)
-        if isinstance(config.size, int)
-        else config.size or _size_of_first(next(iter(parts.values())))
-    )
-    channels = {"auto": None, True: 1, False: 3}[config.grayscale]
-    how = _decode.How((size[0], size[1]), config.fit if config.size else None, channels)
-    with suppress(_Coloured):
-        return _write(how, config.skip_bad, parts, classes, writer)
-    writer.restart()  # a colour after gray ones: from the beginning, in colours
-    return _write(how._replace(channels=3), config.skip_bad, parts, classes, writer)
-
-
-class _Coloured(Exception):
-    """An image with a colour came after gray ones had been written."""
-
-
-def _write(
-    how: _decode.How, skip_bad: bool, parts: dict[str, Part], classes: tuple[str, ...], writer: _cache.Writer
+def _decode_splits(
+    config: Config, splits: dict[str, ImageFiles], classes: tuple[str, ...], writer: _cache.Writer
 ) -> dict[str, Any]:
-    orders = {name: part.order() for name, part in parts.items()}
-    paths = [part.path(place) for name, part in parts.items() for place in orders[name]]
-    number = {name: k for k, name in enumerate(classes)}
+    """Write all splits to `writer`: the arrays SPLIT-inputs (N, C, H, W) and SPLIT-labels (N,).
+
+    Raises DataError if files can't be read.
+    """
+    if isinstance(config.size, int):
+        height = width = config.size
+    else:
+        height, width = config.size or _first_size(next(iter(splits.values())))
+    channels = {"auto": None, True: 1, False: 3}[config.grayscale]
+    options = _decode.DecodeOptions((height, width), config.fit if config.size else None, channels)
+    with suppress(_ColourFound):
+        return _write_splits(options, config.skip_bad, splits, classes, writer)
+    writer.restart()  # a colour image followed gray ones: decode all again, in colour
+    return _write_splits(options._replace(channels=3), config.skip_bad, splits, classes, writer)
+
+
+class _ColourFound(Exception):
+    """A colour image followed after gray ones had been written."""
+
+
+def _write_splits(
+    options: _decode.DecodeOptions,
+    skip_bad: bool,
+    splits: dict[str, ImageFiles],
+    classes: tuple[str, ...],
+    writer: _cache.Writer,
+) -> dict[str, Any]:
+    orders = {name: files.order() for name, files in splits.items()}
+    paths = [files.path(index) for name, files in splits.items() for index in orders[name]]
     ends = np.cumsum([len(order) for order in orders.values()])
-    there, bad, channels = np.zeros(len(paths), bool), [], how.channels
-    with closing(_decode.decoded(paths, how)) as chunks:
-        for pixels, places, wrong in chunks:
-            bad += wrong
-            if not places:
+    readable = np.zeros(len(paths), bool)
+    errors: list[str] = []
+    channels = options.channels
+    with closing(_decode.decode_all(paths, options)) as chunks:
+        for pixels, indices, chunk_errors in chunks:
+            errors += chunk_errors
+            if not indices:
                 continue
             channels = channels or pixels.shape[1]
             if pixels.shape[1] > channels:
-                raise _Coloured
-            there[places] = True
+                raise _ColourFound
+            readable[indices] = True
             pixels = np.repeat(pixels, channels // pixels.shape[1], axis=1)
-            for part, piece in zip(parts, np.split(pixels, np.searchsorted(places, ends[:-1])), strict=True):
-                writer.add(f"{part}-inputs", piece)
-    if bad and not skip_bad:
-        raise _user_data.refuse(
-            bad, f"{len(bad):,} of {len(paths):,} images can't be used; dataset.skip_bad: true leaves them out"
-        )
-    for name, kept in zip(parts, np.split(there, ends[:-1]), strict=True):
-        labels = np.array([number[parts[name].labels[place]] for place in orders[name]], np.int64)
-        if lost := sorted({*labels.tolist()} - {*labels[kept].tolist()}):
-            raise DataError(
-                f"{bad[0]} (none of the {'' if name == ALL else f'{name} '}images of the class {classes[lost[0]]!r} can be read)"
-            )
-        writer.add(f"{name}-labels", labels[kept])
-    return {"bad": len(bad), "skipped": "; ".join(bad[:2])}
+            for name, piece in zip(splits, np.split(pixels, np.searchsorted(indices, ends[:-1])), strict=True):
+                writer.add(f"{name}-inputs", piece)
+    if errors and not skip_bad:
+        summary = f"{len(errors):,} of {len(paths):,} images can't be used"
+        raise _user_data.combine_errors(errors, f"{summary}; set dataset.skip_bad: true to leave them out")
+    number = {name: k for k, name in enumerate(classes)}
+    for name, usable in zip(splits, np.split(readable, ends[:-1]), strict=True):
+        labels = np.array([number[splits[name].labels[index]] for index in orders[name]], np.int64)
+        if lost := sorted({*labels.tolist()} - {*labels[usable].tolist()}):
+            images_of = f"{'' if name == ALL else f'{name} '}images of the class {classes[lost[0]]!r}"
+            raise DataError(f"{errors[0]} (none of the {images_of} can be read)")
+        writer.add(f"{name}-labels", labels[usable])
+    return {"bad": len(errors), "skipped": "; ".join(errors[:2])}
 
 
-def _size_of_first(part: Part) -> tuple[int, int]:
-    """(H, W) of the first image that can be read."""
-    for place in part.order()[:1000]:
+def _first_size(files: ImageFiles) -> tuple[int, int]:
+    """(H, W) of the first image that can be read. Raises DataError if none of the first 1000 can."""
+    for index in files.order()[:1000]:
         with suppress(DataError):
-            height, width, _ = images.decode(part.path(place)).shape
+            height, width, _ = images.decode(files.path(index)).shape
             return height, width
-    raise _user_data.refuse([f"{part.path(0)}: none of the first images can be read; are they images?"])
+    raise DataError(f"{files.path(0)}: none of the first images can be read; check that they are images")

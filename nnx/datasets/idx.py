@@ -1,4 +1,4 @@
-"""IDX files of one's own: images and labels in the format of MNIST, plain or .gz."""
+"""Your own IDX files: images and labels in the format of MNIST, plain or .gz."""
 
 import os
 import re
@@ -15,124 +15,131 @@ from nnx.events import Choice
 
 
 class Config(DatasetConfig):
-    """IDX files: a folder with train-images-idx3-ubyte and so on, or the file of the images and that of their
-    labels."""
+    """IDX files: a folder with train-images-idx3-ubyte and so on, or one file of images and one of labels."""
 
     name: Literal["idx"] = "idx"
     path: str = Field(
-        examples=["images-idx3-ubyte"], description="the file of the images, or a folder that holds MNIST's four names"
+        examples=["images-idx3-ubyte"], description="the file of images, or a folder with MNIST's four files"
     )
     labels: str | None = Field(
-        None, description="the file of their labels; else found by its name: images -> labels, idx3 -> idx1"
+        None, description="the file of labels; by default found by name: images -> labels, idx3 -> idx1"
     )
-    test: _user_data.PartOrPath = Field(
-        0.2, description="test data where there is none in path: its images, a count or a fraction"
+    test: _user_data.TestData = Field(
+        0.2, description="test data if path contains none: a file of images, a count or a fraction"
     )
-    test_labels: str | None = Field(None, description="the file of its labels; else found by its name")
-    classes: _user_data.Names | None = Field(None, description="names of the classes 0, 1, 2, ...")
+    test_labels: str | None = Field(None, description="the file of test labels; by default found by name")
+    classes: _user_data.ClassNames | None = Field(None, description="names of the classes 0, 1, 2, ...")
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The IDX files at `config.path`; `folder` is not looked at. Raises ConfigError, DataError, MachineError."""
-    path = _user_data.existing(config.path)
-    inside = path.is_dir()
-    pairs = {"train": _of_folder(path, "train") if inside else (path, _labels(path, config.labels, "dataset.labels"))}
-    if isinstance(config.test, str):
-        images = _user_data.existing(config.test, "dataset.test")
-        pairs["test"] = (
-            _of_folder(images, "test")
-            if images.is_dir()
-            else (images, _labels(images, config.test_labels, "dataset.test_labels"))
-        )
-    elif inside and _find(path, "test", "images"):
-        pairs["test"] = _of_folder(path, "test")
-    inputs, labels, among = {}, {}, None
+    """The IDX files at `config.path`; `folder` is not used. Raises ConfigError, DataError, MachineError."""
+    path = _user_data.resolve_path(config.path)
+    inputs: dict[str, NDArray[np.uint8]] = {}
+    labels: dict[str, NDArray[np.int64]] = {}
+    known: dict[str, int] | None = None
     notes: list[Choice] = []
-    for part, (images_at, labels_at) in pairs.items():
-        if missing := [
-            file for file in (images_at, labels_at) if not file.is_file()
-        ]:  # to open a FIFO would wait for a writer
-            raise DataError(f"{missing[0]}: is no file; name an IDX file, plain or .gz")
-        images_found, kept = _images(images_at)
-        inputs[part], notes = images_found[:, None], [*notes, *kept]  # (N, 1, H, W)
-        labels[part], among = _user_data.numbered(_read_labels(labels_at), labels_at, names=config.classes, among=among)
-        if len(inputs[part]) != len(labels[part]):
-            raise DataError(
-                f"{labels_at}: {len(labels[part]):,} labels for the {len(inputs[part]):,} images of {images_at}; give one for each"
-            )
-    classes = tuple(config.classes or among or ())
+    for split, (images_path, labels_path) in _find_pairs(config, path).items():  # train first
+        for file in (images_path, labels_path):
+            if not file.is_file():  # opening a FIFO would wait for a writer
+                raise DataError(f"{file}: is not a file; give an IDX file, plain or .gz")
+        images, image_notes = _open_images(images_path)
+        inputs[split] = images[:, None]  # (N, 1, H, W)
+        notes += image_notes
+        labels[split], known = _user_data.encode_labels(
+            _read_labels(labels_path), labels_path, names=config.classes, known=known
+        )
+        if len(images) != len(labels[split]):
+            counts = f"contains {len(labels[split]):,} labels, but {images_path} contains {len(images):,} images"
+            raise DataError(f"{labels_path}: {counts}; give one label per image")
+    classes = tuple(config.classes or known or ())
     train = Split(inputs["train"], labels["train"])
-    if "test" in pairs:
+    if "test" in inputs:
         return Source(train, lambda: Split(inputs["test"], labels["test"]), classes, notes=tuple(notes[:1]))
     assert not isinstance(config.test, str)
-    return _user_data.cut(train, config.test, classes, path, notes=notes)
+    return _user_data.split_off_test(train, config.test, classes, path, notes=notes)
 
 
-WORDS = {"train": "train", "test": "t10k|test"}
-OTHER = "not an IDX file"  # of that type, says `_idx.read`
+FILE_WORDS = {"train": "train", "test": "t10k|test"}
+WRONG_TYPE = "not an IDX file"  # in the message of `_idx.read` for a file of another type
 CURE = "get the file again"
 
 
-def _find(folder: Path, part: str, what: str) -> Path | None:
-    """The file of the folder that has a part's images or labels, by its name."""
+def _find_pairs(config: Config, path: Path) -> dict[str, tuple[Path, Path]]:
+    """The files of images and labels of the training split, and of the test split if there is one."""
+    if path.is_dir():
+        pairs = {"train": _find_pair(path, "train")}
+    else:
+        pairs = {"train": (path, _find_labels(path, config.labels, "dataset.labels"))}
+    if isinstance(config.test, str):
+        test_path = _user_data.resolve_path(config.test, "dataset.test")
+        if test_path.is_dir():
+            pairs["test"] = _find_pair(test_path, "test")
+        else:
+            pairs["test"] = (test_path, _find_labels(test_path, config.test_labels, "dataset.test_labels"))
+    elif path.is_dir() and _find_file(path, "test", "images"):
+        pairs["test"] = _find_pair(path, "test")
+    return pairs
+
+
+def _find_file(folder: Path, split: str, kind: str) -> Path | None:
+    """The file in `folder` whose name says that it contains the images or labels of a split. Raises MachineError."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise MachineError(f"{folder}: can't be read ({error.strerror}); check its permissions") from None
-    named = [
+    matches = [
         name
         for name in names
-        if re.search(WORDS[part], name) and re.search(rf"{what}.*idx", name) and not name.startswith(".")
+        if re.search(FILE_WORDS[split], name) and re.search(rf"{kind}.*idx", name) and not name.startswith(".")
     ]
-    return folder / named[0] if named else None
+    return folder / matches[0] if matches else None
 
 
-def _of_folder(folder: Path, part: str) -> tuple[Path, Path]:
-    images, labels = (_find(folder, part, what) for what in ("images", "labels"))
+def _find_pair(folder: Path, split: str) -> tuple[Path, Path]:
+    """The files in `folder` with the images and the labels of a split. Raises DataError, MachineError."""
+    images = _find_file(folder, split, "images")
+    labels = _find_file(folder, split, "labels")
     if images is None or labels is None:
-        first = WORDS[part].partition("|")[0]
-        raise DataError(
-            f"{folder}: holds no {part} data; put {first}-images-idx3-ubyte and {first}-labels-idx1-ubyte there, plain or .gz"
-        )
+        word = FILE_WORDS[split].partition("|")[0]
+        cure = f"add {word}-images-idx3-ubyte and {word}-labels-idx1-ubyte, plain or .gz"
+        raise DataError(f"{folder}: contains no {split} data; {cure}")
     return images, labels
 
 
-def _labels(images: Path, named: str | None, key: str) -> Path:
-    """The file of the labels: the one named, else the one whose name goes with that of the images. Raises
-    ConfigError."""
-    if named:
-        return _user_data.existing(named, key)
+def _find_labels(images: Path, labels: str | None, key: str) -> Path:
+    """The file of labels: the one given, otherwise the one named like the images. Raises ConfigError for `key`."""
+    if labels:
+        return _user_data.resolve_path(labels, key)
     usual = images.name.replace("images", "labels").replace("idx3", "idx1")
     for name in (usual, usual.removesuffix(".gz"), f"{usual}.gz"):
         if name != images.name and (images.parent / name).is_file():
             return images.parent / name
-    raise ConfigError.at(key, f"is missing: name the file of the labels of {images}")
+    raise ConfigError.at(key, f"is missing: give the file with the labels of {images}")
 
 
-def _images(path: Path) -> tuple[NDArray[np.uint8], list[Choice]]:
-    """(N, H, W), memory-mapped: as they are, or, of a packed file, out of the cache (see `_cache`); and what there is
-    to say."""
+def _open_images(path: Path) -> tuple[NDArray[np.uint8], list[Choice]]:
+    """(N, H, W) images, memory-mapped: from the file itself, or from the cache if it is packed; and notes."""
     if path.suffix != ".gz":
-        return _idx.mapped(path, np.uint8, dimensions=3, cure=CURE), []
+        return _idx.read_mapped(path, np.uint8, dimensions=3, cure=CURE), []
 
     def unpack(writer: _cache.Writer) -> dict[str, Any]:
-        for piece in _idx.pieces(path, np.uint8, dimensions=3, cure=CURE):
+        for piece in _idx.read_pieces(path, np.uint8, dimensions=3, cure=CURE):
             writer.add("images", piece)
         return {}
 
-    depends = _cache.Depends(os.path.abspath(path), {}, _cache.stamp_of([path]))
-    kept = _cache.cached("idx", depends, unpack, {"images": ("uint8", 3)})
-    return kept.arrays["images"], [kept.note]
+    key = _cache.CacheKey(os.path.abspath(path), {}, _cache.hash_file_stats([path]))
+    cached = _cache.load_or_decode("idx", key, unpack, {"images": ("uint8", 3)})
+    return cached.arrays["images"], [cached.note]
 
 
 def _read_labels(path: Path) -> NDArray[np.integer]:
-    """(N,) labels of one byte each, or of four."""
+    """(N,) labels of one byte or four bytes each. Raises DataError, MachineError."""
     try:
         return _idx.read(path, np.uint8, cure=CURE)
     except DataError as error:
-        if OTHER not in str(error):
+        if WRONG_TYPE not in str(error):
             raise
         try:
             return _idx.read(path, np.int32, cure=CURE)
-        except DataError as wider:
-            raise error if OTHER in str(wider) else wider from None
+        except DataError as error_of_int32:
+            raise error if WRONG_TYPE in str(error_of_int32) else error_of_int32 from None

@@ -1,5 +1,7 @@
-"""Iris: 150 flowers of three species, by four measures of their petals and sepals (Fisher 1936, as scikit-learn ships
-it). No download."""
+"""Iris: 150 flowers of three species, by four measures of petals and sepals (Fisher 1936). No download.
+
+As included in scikit-learn.
+"""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -10,12 +12,12 @@ COLUMNS = ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal 
 
 
 class Config(DatasetConfig):
-    """Flowers of three species, by four measures; 120 to train on, 30 to test."""
+    """Flowers of three species, by four measures; 120 for training, 30 for testing."""
 
     packaged: ClassVar[bool] = True
     name: Literal["iris"] = "iris"
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The flowers. The test part is the same for every seed. `folder` is not looked at."""
-    return _sklearn.table("iris.csv", COLUMNS)
+    """The flowers. The test split is the same for every seed. `folder` is not used."""
+    return _sklearn.load_table("iris.csv", COLUMNS)

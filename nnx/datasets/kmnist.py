@@ -9,7 +9,7 @@ CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
 class Config(DatasetConfig):
-    """Cursive hiragana, 28x28: 60,000 to train on, 10,000 to test."""
+    """Cursive hiragana, 28x28: 60,000 for training, 10,000 for testing."""
 
     name: Literal["kmnist"] = "kmnist"
 

@@ -14,11 +14,11 @@ PINNED = {
 
 
 class Config(DatasetConfig):
-    """Handwritten digits, 28x28: 60,000 to train on, 10,000 to test."""
+    """Handwritten digits, 28x28: 60,000 for training, 10,000 for testing."""
 
     name: Literal["mnist"] = "mnist"
 
 
 def load(config: Config, folder: Path) -> Source:
-    """MNIST from `folder`/MNIST/raw. Its content is checked whenever it is read."""
+    """MNIST from `folder`/MNIST/raw. Every read checks the content."""
     return _idx.source("mnist", "MNIST", folder, "0123456789", pinned=PINNED)

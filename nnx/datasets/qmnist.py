@@ -12,12 +12,11 @@ FILES = (
 
 
 class Config(DatasetConfig):
-    """Handwritten digits, 28x28: 60,000 to train on, 60,000 to test."""
+    """Handwritten digits, 28x28: 60,000 for training, 60,000 for testing."""
 
     name: Literal["qmnist"] = "qmnist"
 
 
 def load(config: Config, folder: Path) -> Source:
-    """QMNIST from `folder`/QMNIST/raw. Of the eight columns of its labels (class, writer, form, ...) the class is
-    taken."""
+    """QMNIST from `folder`/QMNIST/raw. Only the class is used of the eight label columns (class, writer, form, ...)."""
     return _idx.source("qmnist", "QMNIST", folder, "0123456789", files=FILES)

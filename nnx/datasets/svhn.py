@@ -1,4 +1,4 @@
-"""SVHN: 99,289 house numbers off street views, one digit in the middle, 32x32 in colour (Netzer et al. 2011)."""
+"""SVHN: 99,289 digits of house numbers in street views, one per image, 32x32 in colour (Netzer et al. 2011)."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from nnx.datasets._ensure_files import ensure_files
 
 
 class Config(DatasetConfig):
-    """House numbers, 32x32 in colour: 73,257 to train on, 26,032 to test."""
+    """House numbers, 32x32 in colour: 73,257 for training, 26,032 for testing."""
 
     name: Literal["svhn"] = "svhn"
 

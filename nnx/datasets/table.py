@@ -1,5 +1,7 @@
-"""A table of your own: a .csv, .tsv or .parquet file, a row a sample, a column that holds the class. Values may be
-missing."""
+"""Your own table: a .csv, .tsv or .parquet file with a row per sample and a column for the class.
+
+Values may be missing.
+"""
 
 import os
 from collections.abc import Sequence
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 MAX_CLASSES = 1000
-SHOWN = 10  # columns that a note names
-WORTH_KEEPING = 2**23  # bytes: from there on the cache is quicker, 0.1 s for such a CSV
+MAX_NAMES = 10  # columns or classes that a message lists
+CACHED_FROM = 2**23  # bytes of a table: larger ones load faster from the cache, 0.1 s for a CSV of this size
 
 
 class Config(DatasetConfig):
@@ -39,37 +41,34 @@ class Config(DatasetConfig):
     name: Literal["table"] = "table"
     path: str = Field(
         examples=["data.csv"],
-        description="a .csv, .tsv or .parquet file, relative to the folder that nnx is started in",
+        description="a .csv, .tsv or .parquet file, absolute or relative to the current folder",
     )
-    target: str = Field(examples=["species"], description="the column that holds the class")
-    drop: list[str] = Field([], description="columns to leave out")
-    categorical: list[str] = Field(
-        [], description="columns that are categories though they hold numbers, as of zip codes"
-    )
-    test: _user_data.PartOrPath = Field(0.2, description="rows to test on: another file, a count or a fraction")
+    target: str = Field(examples=["species"], description="the column with the class")
+    drop: list[str] = Field([], description="columns to ignore")
+    categorical: list[str] = Field([], description="columns of numbers that are categories, such as zip codes")
+    test: _user_data.TestData = Field(0.2, description="test rows: another file, a count or a fraction")
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The table that `config.path` names. Which rows are set aside to test on is the same for every seed. `folder` is
-    not looked at.
+    """The table at `config.path`. Its test rows are the same for every seed. `folder` is not used.
 
-    Raises ConfigError for columns that are not there, DataError for what is no table to learn classes from, with its
-    line.
+    Raises ConfigError for columns that do not exist, DataError, with the line, for a table without classes to learn.
     """
-    where = str(_user_data.existing(config.path))
-    there = str(_user_data.existing(config.test, "dataset.test")) if isinstance(config.test, str) else None
-    coded = _kept(config, where, there) or _coded(config, where, there)
-    if coded.test:
-        test = coded.test
-        return Source(coded.train, lambda: test, coded.classes, columns=coded.columns, notes=coded.notes)
+    path = str(_user_data.resolve_path(config.path))
+    test_path = str(_user_data.resolve_path(config.test, "dataset.test")) if isinstance(config.test, str) else None
+    table = _load_cached(config, path, test_path) or _encode_table(config, path, test_path)
+    test = table.test
+    if test:
+        return Source(table.train, lambda: test, table.classes, columns=table.columns, notes=table.notes)
     assert not isinstance(config.test, str)
-    return _user_data.cut(coded.train, config.test, coded.classes, where, columns=coded.columns, notes=coded.notes)
+    return _user_data.split_off_test(
+        table.train, config.test, table.classes, path, columns=table.columns, notes=table.notes
+    )
 
 
 @dataclass(frozen=True)
-class Coded:
-    """A table in numbers: rows (N, columns) float64 as `Columns.encode` gives them, test rows where they have a file of
-    their own."""
+class EncodedTable:
+    """A table in numbers: rows (N, columns) float64 from `Columns.encode`, and test rows if they are in a file."""
 
     train: Split
     test: Split | None
@@ -78,164 +77,162 @@ class Coded:
     notes: tuple[Choice, ...]
 
 
-def _kept(config: Config, where: str, there: str | None) -> Coded | None:
-    """A large table out of the cache (see `_cache`), where it is read and coded once; None of a small one, which is
-    read as quickly."""
-    files = [Path(file) for file in (where, there) if file]
-    if sum(file.stat().st_size for file in files) < WORTH_KEEPING:
+def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTable | None:
+    """A large table from the cache (see `_cache`), where it is encoded once; None for a small one, which reads fast."""
+    files = [Path(file) for file in (path, test_path) if file]
+    if sum(file.stat().st_size for file in files) < CACHED_FROM:
         return None
 
-    def code(writer: _cache.Writer) -> dict[str, Any]:
-        coded = _coded(config, where, there)
-        for name, split in (("train", coded.train), ("test", coded.test)):
-            writer.add(f"{name}-rows", np.asarray(split.inputs if split else coded.train.inputs[:0]))
-            writer.add(f"{name}-labels", split.labels if split else coded.train.labels[:0])
-        notes = [[note.what, note.value, note.reason] for note in coded.notes]
-        return {"classes": list(coded.classes), "columns": coded.columns.to_dict(), "notes": notes}
+    def encode(writer: _cache.Writer) -> dict[str, Any]:
+        table = _encode_table(config, path, test_path)
+        for name, split in (("train", table.train), ("test", table.test)):
+            writer.add(f"{name}-rows", np.asarray(split.inputs if split else table.train.inputs[:0]))
+            writer.add(f"{name}-labels", split.labels if split else table.train.labels[:0])
+        notes = [[note.what, note.value, note.reason] for note in table.notes]
+        return {"classes": list(table.classes), "columns": table.columns.to_dict(), "notes": notes}
 
-    options = config.model_dump(include={"target", "drop", "categorical"}) | {"test": there and os.path.abspath(there)}
+    options = config.model_dump(include={"target", "drop", "categorical"})
+    options |= {"test": test_path and os.path.abspath(test_path)}
     arrays = {
-        f"{part}-{what}": form
-        for part in ("train", "test")
-        for what, form in (("rows", ("float64", 2)), ("labels", ("int64", 1)))
+        f"{split}-{kind}": form
+        for split in ("train", "test")
+        for kind, form in (("rows", ("float64", 2)), ("labels", ("int64", 1)))
     }
-    depends = _cache.Depends(os.path.abspath(where), options, _cache.stamp_of(files))
-    kept = _cache.cached("table", depends, code, arrays, {"classes": list, "columns": dict, "notes": list})
+    key = _cache.CacheKey(os.path.abspath(path), options, _cache.hash_file_stats(files))
+    cached = _cache.load_or_decode("table", key, encode, arrays, {"classes": list, "columns": dict, "notes": list})
     train, test = (
-        Split(kept.arrays[f"{part}-rows"], np.array(kept.arrays[f"{part}-labels"])) for part in ("train", "test")
+        Split(cached.arrays[f"{split}-rows"], np.array(cached.arrays[f"{split}-labels"])) for split in ("train", "test")
     )
     try:
-        notes = tuple(Choice(*note) for note in kept.facts["notes"])
-        return Coded(
+        notes = tuple(Choice(*note) for note in cached.facts["notes"])
+        return EncodedTable(
             train,
-            test if there else None,
-            tuple(kept.facts["classes"]),
-            Columns.from_dict(kept.facts["columns"]),
-            (*notes, kept.note),
+            test if test_path else None,
+            tuple(cached.facts["classes"]),
+            Columns.from_dict(cached.facts["columns"]),
+            (*notes, cached.note),
         )
-    except (ValueError, KeyError, TypeError):  # damaged, or with more categories than a checkpoint would take
+    except (ValueError, KeyError, TypeError):  # damaged, or with more categories than a checkpoint accepts
         return None
 
 
-def _coded(config: Config, where: str, there: str | None) -> Coded:
-    """The table in the file `where`, and that to test on, if it is `there`. Raises ConfigError, DataError."""
-    frame = tables.read(where)
-    _check_keys(config, frame, where)
-    targets, rows = frame[config.target], frame.drop({config.target, *config.drop})
+def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTable:
+    """The table in the file `path`, and the test table in `test_path`, if given. Raises ConfigError, DataError."""
+    frame = tables.read(path)
+    _check_columns(config, frame, path)
+    targets = frame[config.target]
+    rows = frame.drop({config.target, *config.drop})
     if not rows.width:
-        raise DataError(f"{where}: has no column to learn from besides the target {config.target!r}; drop fewer")
-    classes = _classes(targets, where)
-    found = columns.infer(rows, where, config.categorical)
-    notes, test = (_kinds(found, config.drop), *_missing(rows)), None
-    if there:
-        other = _test_frame(config, where, there)
-        found = found.with_categories_of(other)
-        test = Split(found.encode(other, there), _labels(other[config.target], classes, there))
-    train = Split(found.encode(rows, where), _labels(targets, classes, where))
+        raise DataError(f"{path}: has no columns other than the target {config.target!r}; drop fewer")
+    classes = _find_classes(targets, path)
+    table_columns = columns.infer(rows, path, config.categorical)
+    notes = (_describe_columns(table_columns, config.drop), *_describe_missing(rows))
+    test = None
+    if test_path:
+        test_frame = _read_test(config, path, test_path)
+        table_columns = table_columns.with_categories_of(test_frame)
+        test_labels = _encode_target(test_frame[config.target], classes, test_path)
+        test = Split(table_columns.encode(test_frame, test_path), test_labels)
+    train = Split(table_columns.encode(rows, path), _encode_target(targets, classes, path))
     if not test:
-        _check_enough(train.labels, classes, where)
-    return Coded(train, test, classes, found, notes)
+        _check_class_sizes(train.labels, classes, path)
+    return EncodedTable(train, test, classes, table_columns, notes)
 
 
-def _check_keys(config: Config, frame: "pl.DataFrame", where: str) -> None:
-    """Raises ConfigError for a column that the config names and the table has not, or that is both the target and
-    something else."""
+def _check_columns(config: Config, frame: "pl.DataFrame", path: str) -> None:
+    """Raises ConfigError for a column in the config that the table does not have, or that is also the target."""
     for key, names in (("target", [config.target]), ("drop", config.drop), ("categorical", config.categorical)):
         for name in names:
             if name not in frame.columns:
-                raise ConfigError.at(f"dataset.{key}", f"{where} {missing_column_message(name, frame.columns)}")
+                raise ConfigError.at(f"dataset.{key}", f"{path} {missing_column_message(name, frame.columns)}")
             if key != "target" and name == config.target:
-                raise ConfigError.at(f"dataset.{key}", f"{name!r} is the target, which is no input; take it out")
+                raise ConfigError.at(f"dataset.{key}", f"{name!r} is the target, not an input; remove it from {key}")
 
 
-def _test_frame(config: Config, where: str, there: str) -> "pl.DataFrame":
-    """What is in the file to test on. Raises ConfigError, DataError."""
-    frame = tables.read(there)
-    if os.path.samefile(where, there):
+def _read_test(config: Config, path: str, test_path: str) -> "pl.DataFrame":
+    """The table in the test file. Raises ConfigError, DataError."""
+    frame = tables.read(test_path)
+    if os.path.samefile(path, test_path):
         raise ConfigError.at(
-            "dataset.test", f"{there} is the file that is trained on; name another, or a fraction of it (0.2)"
+            "dataset.test", f"{test_path} is also the training file; give another file, or a fraction of it (0.2)"
         )
     if config.target not in frame.columns:
-        raise DataError(
-            f"{there}: {missing_column_message(config.target, frame.columns)}, which is the target of {where}"
-        )
+        problem = missing_column_message(config.target, frame.columns)
+        raise DataError(f"{test_path}: {problem}, which is the target of {path}")
     return frame
 
 
-def _classes(targets: "pl.Series", where: str) -> tuple[str, ...]:
-    """The classes of a target column, sorted: numbers by their value. Raises DataError where it holds no classes."""
+def _find_classes(targets: "pl.Series", path: str) -> tuple[str, ...]:
+    """The classes of a target column, sorted: numbers by value. Raises DataError if it does not contain classes."""
     import polars as pl
 
-    name, texts = targets.name, category_names(targets)
-    if absent := texts.is_null().arg_true().to_list():
-        raise _no_value(name, absent, where)
+    name = targets.name
+    texts = category_names(targets)
+    if missing := texts.is_null().arg_true().to_list():
+        raise _missing_target(name, missing, path)
     classes = sort_naturally(texts.unique().to_list())
     numbers = texts.cast(pl.Float64, strict=False)
-    regression = (
-        "looks like a regression target, and a classifier learns classes; name another column, or make classes of it"
-    )
+    regression = "looks like a regression target; choose another column, or group its values into classes"
     if not numbers.has_nulls() and (fractions := (numbers % 1 != 0).arg_true().to_list()):
-        raise DataError(
-            f"{locate_first_row(where, fractions)}: the target column {name!r} holds {texts[fractions[0]]}, which {regression}"
-        )
+        problem = f"the target column {name!r} contains {texts[fractions[0]]}, which {regression}"
+        raise DataError(f"{locate_first_row(path, fractions)}: {problem}")
     if len(classes) > MAX_CLASSES:
-        what = f"the target column {name!r} has {len(classes):,} different values, more than the {MAX_CLASSES:,} classes there may be"
-        raise DataError(f"{where}: {what}; {'it ' + regression if not numbers.has_nulls() else 'name another column'}")
+        problem = f"the target column {name!r} has {len(classes):,} different values, more than {MAX_CLASSES:,}"
+        raise DataError(f"{path}: {problem}; {'choose another column' if numbers.has_nulls() else 'it ' + regression}")
     return classes
 
 
-def _labels(targets: "pl.Series", classes: tuple[str, ...], where: str) -> NDArray[np.int64]:
-    """(N,) which of `classes` each row has. Raises DataError for a row with none, or another."""
-    codes = CategoryColumn(targets.name, classes).encode(targets, where)
-    if absent := np.flatnonzero(np.isnan(codes)).tolist():
-        raise _no_value(targets.name, absent, where)
+def _encode_target(targets: "pl.Series", classes: tuple[str, ...], path: str) -> NDArray[np.int64]:
+    """(N,) the class of each row, as an index into `classes`. Raises DataError for a missing or unknown class."""
+    codes = CategoryColumn(targets.name, classes).encode(targets, path)
+    if missing := np.flatnonzero(np.isnan(codes)).tolist():
+        raise _missing_target(targets.name, missing, path)
     if unknown := np.flatnonzero(codes == UNSEEN).tolist():
-        known = ", ".join(map(repr, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
-        what = f"class {category_names(targets)[unknown[0]]!r} is not in the training data, whose {len(classes)} classes are {known}"
-        raise DataError(f"{locate_first_row(where, unknown)}: {what}; correct it, or drop the row")
+        known = ", ".join(map(repr, classes[:MAX_NAMES])) + (", ..." if len(classes) > MAX_NAMES else "")
+        label = category_names(targets)[unknown[0]]
+        problem = f"class {label!r} is not in the training data, whose {len(classes)} classes are {known}"
+        raise DataError(f"{locate_first_row(path, unknown)}: {problem}; correct it, or drop the row")
     return codes.astype(np.int64)
 
 
-def _no_value(name: str, rows: list[int], where: str) -> DataError:
-    return DataError(
-        f"{locate_first_row(where, rows)}: no value in the target column {name!r}; fill it in, or drop the row"
-    )
+def _missing_target(name: str, rows: list[int], path: str) -> DataError:
+    problem = f"no value in the target column {name!r}"
+    return DataError(f"{locate_first_row(path, rows)}: {problem}; fill it in, or drop the row")
 
 
-def _check_enough(labels: NDArray[np.int64], classes: tuple[str, ...], where: str) -> None:
-    """Raises DataError for a class of a single row."""
-    alone = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1)
-    if len(alone) and len(classes) > 1:
-        row = int(np.flatnonzero(labels == alone[0])[0])
-        more = f" (as do {len(alone) - 1:,} more classes)" if len(alone) > 1 else ""
-        what = f"class {classes[alone[0]]!r} has this row only{more}, which can't be both trained on and tested"
-        raise DataError(f"{tables.locate_row(where, row)}: {what}; get more of it, or drop the row")
+def _check_class_sizes(labels: NDArray[np.int64], classes: tuple[str, ...], path: str) -> None:
+    """Raises DataError for a class that has only one row."""
+    single = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1)
+    if len(single) and len(classes) > 1:
+        row = int(np.flatnonzero(labels == single[0])[0])
+        more = f" (as do {len(single) - 1:,} more classes)" if len(single) > 1 else ""
+        problem = f"class {classes[single[0]]!r} has only this row{more}, too few for training and test data"
+        raise DataError(f"{tables.locate_row(path, row)}: {problem}; add rows of this class, or drop the row")
 
 
-def _kinds(found: Columns, dropped: Sequence[str]) -> Choice:
-    """Which columns are taken for numbers, and which for categories."""
+def _describe_columns(table_columns: Columns, dropped: Sequence[str]) -> Choice:
+    """Which columns are numbers, which are categories, and which are left out."""
     categories = [
-        f"{column.name} ({len(column.categories)})" for column in found.columns if isinstance(column, CategoryColumn)
+        f"{column.name} ({len(column.categories)})"
+        for column in table_columns.columns
+        if isinstance(column, CategoryColumn)
     ]
-    numbers = [column.name for column in found.columns if not isinstance(column, CategoryColumn)]
-    parts = [
-        f"{title}: {_listed(names)}"
-        for title, names in (("numbers", numbers), ("categories", categories), ("left out", dropped))
-        if names
-    ]
-    return Choice("columns", f"{len(numbers)} of numbers, {len(categories)} of categories", "; ".join(parts))
+    numbers = [column.name for column in table_columns.columns if not isinstance(column, CategoryColumn)]
+    groups = (("numbers", numbers), ("categories", categories), ("left out", dropped))
+    reason = "; ".join(f"{title}: {_join_names(names)}" for title, names in groups if names)
+    return Choice("columns", f"{len(numbers)} of numbers, {len(categories)} of categories", reason)
 
 
-def _missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
-    """How many values are missing, where some are."""
+def _describe_missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
+    """How many values are missing, if any."""
     counts = {name: rows[name].null_count() for name in rows.columns if rows[name].has_nulls()}
     if not counts:
         return ()
-    how = "numbers become the training rows' median and say so in a feature of their own, categories a category"
     total = sum(counts.values())
-    where = _listed([f"{name} {count:,}" for name, count in counts.items()])
-    return (Choice("missing", f"{total:,} value{'s' * (total > 1)}", f"{where}; {how}"),)
+    listed = _join_names([f"{name} {count:,}" for name, count in counts.items()])
+    treatment = "missing numbers become the training median, marked in an extra feature; missing categories a category"
+    return (Choice("missing", f"{total:,} value{'s' * (total > 1)}", f"{listed}; {treatment}"),)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+def _join_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else "")

@@ -1,5 +1,4 @@
-"""Toy problems in two dimensions, x and y, that can be drawn: two moons, circles in each other, spirals, blobs. No
-download."""
+"""Toy problems in two dimensions, x and y, easy to plot: two moons, nested circles, spirals, blobs. No download."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -8,45 +7,49 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx.datasets import DatasetConfig, Source, Split, _user_data
+from nnx.datasets import DatasetConfig, Source, Split
+from nnx.datasets._user_data import split_off_test
 from nnx.errors import ConfigError
 from nnx.preprocessing.columns import Columns, NumberColumn
 
 TEST = 0.2  # of the samples
-TURN = 4.0  # radians that a spiral turns by, from the middle to its end
-FIXED = {"moons": 2, "circles": 2}  # classes of the kinds that can't have others
+TURN = 4.0  # radians by which a spiral turns, from the centre to its end
+FIXED_CLASSES = {"moons": 2, "circles": 2}
 
 
 class Config(DatasetConfig):
-    """Points in the plane, of classes that can be seen."""
+    """Points in the plane, in classes that are easy to plot."""
 
     packaged: ClassVar[bool] = True
     name: Literal["toy"] = "toy"
-    kind: Literal["moons", "circles", "spirals", "blobs"] = Field("moons", description="how the classes lie")
-    samples: int = Field(1000, ge=10, le=1_000_000, description="points in all, a fifth of which are the test part")
+    kind: Literal["moons", "circles", "spirals", "blobs"] = Field("moons", description="shape of the classes")
+    samples: int = Field(1000, ge=10, le=1_000_000, description="number of points; a fifth of them are test data")
     noise: float = Field(
         0.1,
         ge=0,
         le=10,
-        description="standard deviation of what is added to x and y; of spirals to the angle, in radians",
+        description="standard deviation of the noise in x and y; for spirals in the angle, in radians",
     )
-    classes: int | None = Field(None, ge=2, le=10, description="of spirals and blobs, else 3; moons and circles have 2")
-    seed: int = Field(0, ge=0, lt=2**32, description="decides the noise, whatever the run's seed is")
+    classes: int | None = Field(
+        None, ge=2, le=10, description="for spirals and blobs, by default 3; moons and circles have 2"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the noise, independent of the run's seed")
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The points, about as far from the origin as 1. `folder` is not looked at. Raises ConfigError for too many
-    classes."""
-    fixed = FIXED.get(config.kind)
+    """The points, roughly within a distance of 1 from the origin. `folder` is not used.
+
+    Raises ConfigError for a number of classes that the kind can't have, and for too few samples.
+    """
+    fixed = FIXED_CLASSES.get(config.kind)
     if fixed and config.classes not in (None, fixed):
-        raise ConfigError.at(
-            "dataset.classes", f"{config.classes} is not for {config.kind}, of which there are {fixed}; leave it away"
-        )
+        problem = f"{config.classes} does not apply to {config.kind}, which always has {fixed}"
+        raise ConfigError.at("dataset.classes", f"{problem}; remove it")
     K = fixed or config.classes or 3
     if config.samples < 5 * K:
-        raise ConfigError.at("dataset.samples", f"{config.samples} is too few for {K} classes; give {5 * K} at least")
+        raise ConfigError.at("dataset.samples", f"{config.samples} is too few for {K} classes; give at least {5 * K}")
     points, labels = _points(config, K)
-    return _user_data.cut(
+    return split_off_test(
         Split(points, labels),
         TEST,
         tuple(map(str, range(K))),
@@ -75,12 +78,12 @@ def _points(config: Config, K: int) -> tuple[NDArray[np.float64], NDArray[np.int
 def spirals(
     samples: int, K: int, noise: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(N, 2) points on K arms that wind out of the origin to a distance of 1, and their (N,) classes.
+    """(N, 2) points on K arms that spiral from the origin to a distance of 1, and their (N,) classes.
 
-    r (sin t, cos t), where r goes from 0 to 1 and t, with it, through TURN radians, with noise: as in Karpathy's
-    CS231n, "Generating some data" (cs231n.github.io/neural-networks-case-study), but that the arms begin at equal
-    angles: there each begins, 4 radians further, where the one before it ends. And r is never 0: the origin would be a
-    point of all classes.
+    r (sin t, cos t), where r goes from 0 to 1 while t goes through TURN radians, plus noise: as in Karpathy's CS231n,
+    "Generating some data" (cs231n.github.io/neural-networks-case-study), with two differences. The arms start at equal
+    angles; there each arm starts 4 radians further on, where the previous one ends. And r is never 0, because the
+    origin would be a point of all classes.
     """
     labels = np.sort(np.arange(samples) % K)
     sizes = np.bincount(labels)

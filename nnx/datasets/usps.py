@@ -1,4 +1,4 @@
-"""USPS: 9,298 digits off envelopes, 16x16 (Hull 1994)."""
+"""USPS: 9,298 handwritten digits from envelopes, 16x16 (Hull 1994)."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from nnx.datasets._ensure_files import ensure_files
 
 
 class Config(DatasetConfig):
-    """Digits off envelopes, 16x16: 7,291 to train on, 2,007 to test."""
+    """Digits from envelopes, 16x16: 7,291 for training, 2,007 for testing."""
 
     name: Literal["usps"] = "usps"
 

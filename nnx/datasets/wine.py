@@ -1,5 +1,7 @@
-"""Wine: 178 wines of three growers, by 13 chemical measures (Forina et al. 1988, UCI, as scikit-learn ships it). No
-download."""
+"""Wine: 178 wines of three growers, by 13 chemical measures (Forina et al. 1988, UCI). No download.
+
+As included in scikit-learn.
+"""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -24,12 +26,12 @@ COLUMNS = (
 
 
 class Config(DatasetConfig):
-    """Wines of three growers, by 13 chemical measures; 142 to train on, 36 to test."""
+    """Wines of three growers, by 13 chemical measures; 142 for training, 36 for testing."""
 
     packaged: ClassVar[bool] = True
     name: Literal["wine"] = "wine"
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The wines. The test part is the same for every seed. `folder` is not looked at."""
-    return _sklearn.table("wine_data.csv", COLUMNS)
+    """The wines. The test split is the same for every seed. `folder` is not used."""
+    return _sklearn.load_table("wine_data.csv", COLUMNS)

@@ -72,9 +72,9 @@ class InputSet:
                 names, inputs, prepared = zip(*chunk, strict=True)
                 yield Batch(list(names), np.stack(inputs), list(prepared))
         if self.mistakes:
-            from nnx.datasets._user_data import refuse
+            from nnx.datasets._user_data import combine_errors
 
-            raise refuse(self.mistakes)
+            raise combine_errors(self.mistakes)
 
     def _expand_path(self, path: str) -> Iterator[str]:
         """The files of `path`: itself, the images in a folder, or the matches of a pattern. Raises nothing."""
@@ -149,13 +149,14 @@ class InputSet:
         """The samples of a .npy or .npz file."""
         from nnx.datasets import arrays
 
-        stored = self._choose_array(arrays._npz(path), path) if path.suffix.lower() == ".npz" else arrays._npy(path)
+        is_archive = path.suffix.lower() == ".npz"
+        stored = self._choose_array(arrays.open_npz(path), path) if is_archive else arrays.open_npy(path)
         values = _arrange_samples(stored.read(), self.spec, stored.where)
-        scale = arrays._scale(values, stored.where) if self.spec.is_image else 1.0
+        scale = arrays.pixel_scale(values, stored.where) if self.spec.is_image else 1.0
         if scale == 255:
             self.notes.append(f"{stored.where}: values from 0 to 1 are scaled to 0 to 255")
         for start in range(0, len(values), BATCH):
-            block = arrays._converted(values[start : start + BATCH], scale, stored.where, start)
+            block = arrays.convert_block(values[start : start + BATCH], scale, stored.where, start)
             for n, sample in enumerate(block, start):
                 name = f"{path}[{n}]"
                 if self.spec.is_image:
@@ -266,7 +267,7 @@ def _arrange_samples(values: NDArray[Any], spec: Spec, where: str) -> NDArray[An
     elif len(shape) in (3, 4):
         C, H, W = spec.shape
         last = len(shape) == 4 and shape[1:] != (C, H, W) and (shape[1:] == (H, W, C) or shape[3] <= shape[1])
-        return arrays._arranged(values, 3 if last else 1)
+        return arrays.channels_first(values, 3 if last else 1)
     else:
         expected = f"images (N x H x W, N x H x W x C or N x C x H x W), or N x {spec.size}"
     described = " x ".join(map(str, shape)) or "of a single number"

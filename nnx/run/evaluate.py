@@ -53,7 +53,7 @@ def evaluate_checkpoint(
         predictions = _predict(saved, batches, runtime, criterion)
     records = run_folder.matching_metrics(path.parent, saved.record)
     frames = film.read_or_none(path.parent) if records else None
-    duplicates = datasets.duplicates((dataset.train, dataset.validation), samples) if split == "test" else None
+    duplicates = datasets.count_duplicates((dataset.train, dataset.validation), samples) if split == "test" else None
     choices = (*runtime.choices, threads, *dataset.notes)
     return ReportContent(saved, split, samples, predictions, choices, records, film=frames, duplicates=duplicates)
 
@@ -85,7 +85,7 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     report shows. `begun` is when the run began, by time.perf_counter()."""
     setup, folder = saver.setup, saver.folder
     best, test = _best_saved(setup.state, folder), setup.dataset.test()
-    duplicates = datasets.duplicates((setup.dataset.train, setup.dataset.validation), test)
+    duplicates = datasets.count_duplicates((setup.dataset.train, setup.dataset.validation), test)
     predictions = _predict(best, setup.loader(test), setup.runtime, setup.criterion)
     seconds = time.perf_counter() - begun
     summary = _summary(saver, best, predictions, duplicates=duplicates, seconds=seconds)

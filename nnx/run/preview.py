@@ -183,7 +183,7 @@ def facts(dataset: Dataset, config: DatasetConfig) -> Data:
         mean=tuple(np.array(mean) * scales + offsets),
         std=tuple(np.array(std) * scales),
         features=() if spec.is_image else _names(spec),
-        duplicates=datasets.duplicates(tuple(splits.values()), test),
+        duplicates=datasets.count_duplicates(tuple(splits.values()), test),
         notes=dataset.notes,
         examples=tuple(
             Example(spec.classes[labels[place]], np.asarray(dataset.train.inputs[place]) * scales + offsets)

@@ -194,7 +194,7 @@ def _check_settings(saved: Checkpoint, config: Config, source: Path) -> None:
 
 def _restore(setup: TrainingSetup, saved: Checkpoint) -> None:
     if saved.data not in (None, setup.data_hash):
-        where = datasets.place(cast(DatasetConfig, setup.config.dataset), setup.dataset.folder)
+        where = datasets.describe_location(cast(DatasetConfig, setup.config.dataset), setup.dataset.folder)
         raise CheckpointError(
             f"{setup.source}: was trained on other data than {where} now contains; restore it, or start a new run"
         )

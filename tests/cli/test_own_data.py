@@ -196,7 +196,7 @@ ROWS = np.where(np.arange(60)[:, None] == 33, np.nan, np.ones((60, 4))).astype(n
 BAD = {
     "empty class": (
         folder_with(lambda p: cleared(p / "owl")),
-        ["pics/owl: holds no images", "add some for the class 'owl', or remove"],
+        ["pics/owl: contains no images", "add some for the class 'owl', or remove"],
     ),
     "one class": (
         lambda: tree(Path("pics"), {"cat": 9}) and "name: folder, path: pics",
@@ -224,7 +224,7 @@ BAD = {
     ),
     "unknown class in test": (
         lambda: [tree(Path("pics/train"), COUNTS), tree(Path("pics/test"), {"cow": 1})] and "name: folder, path: pics",
-        ["pics/test/cow/000.png: is of the class 'cow', which has no training images"],
+        ["pics/test/cow/000.png: has the class 'cow', which has no training images"],
     ),
     "no samples": (
         lambda: Path("pics").mkdir() or "name: folder, path: pics",
@@ -232,7 +232,7 @@ BAD = {
     ),
     "no such folder": (
         lambda: "name: folder, path: pics",
-        ["own.yaml:2:31: dataset.path: there is no pics in ", "name the file or folder"],
+        ["own.yaml:2:31: dataset.path: there is no pics in ", "give the file or folder"],
     ),
     "missing file of a list": (list_with(("pics/no.png", "a")), ["pics/no.png: no such file; check the name"]),
     "ragged row of a list": (
@@ -250,7 +250,7 @@ BAD = {
     ),
     "a word among numbers": (
         array_with(labels=odd("x").astype(str)),
-        ["the label of row 7 is 'x', but the other labels are numbers; correct it, or"],
+        ["row 7 has the label 'x', but the other labels are numbers; correct it, or"],
     ),
     "no label": (
         array_with(labels=np.where(LABELS == 1, "", "a")),
@@ -258,11 +258,14 @@ BAD = {
     ),
     "one-hot labels": (
         array_with(labels=np.eye(3)[LABELS]),
-        ["labels of shape 60 x 3", "give one class, a whole number or a name"],
+        ["labels of shape 60 x 3", "give one whole number or name per sample"],
     ),
-    "too few labels": (array_with(labels=LABELS[:59]), ["a.npz: train inputs of 60 x 6 x 5, but labels of 59"]),
+    "too few labels": (array_with(labels=LABELS[:59]), ["a.npz: train inputs have shape 60 x 6 x 5, but labels 59"]),
     "one class in an array": (array_with(labels=LABELS * 0), ["a.npz: all samples have the class '0'"]),
-    "no samples in an array": (array_with(images=GRAY[:0], labels=LABELS[:0]), ["a.npz: images.npy: holds no samples"]),
+    "no samples in an array": (
+        array_with(images=GRAY[:0], labels=LABELS[:0]),
+        ["a.npz: images.npy: contains no samples"],
+    ),
     "NaN in a row": (npy_with(ROWS), ["x.npy: row 33 contains an infinite number or NaN; correct it, or drop the row"]),
     "gray levels beyond": (
         array_with(images=GRAY * 2.0 - 100),
@@ -274,7 +277,10 @@ BAD = {
     ),
     "unknown label in test": (
         lambda: npz(x_train=GRAY, y_train=LABELS, x_test=GRAY, y_test=odd(9)) or "name: arrays, path: a.npz",
-        ["a.npz: y_test.npy: row 7 has the label '9', which is not one of the classes (0, 1, 2); correct it, or drop the row"],
+        [
+            "a.npz: y_test.npy: row 7 has the label '9', which is not one of the classes (0, 1, 2); "
+            "correct it, or drop the row"
+        ],
     ),
     "no labels named": (
         lambda: np.save("x.npy", GRAY) or "name: arrays, path: x.npy",
@@ -282,7 +288,7 @@ BAD = {
     ),
     "not an archive": (
         lambda: Path("a.npz").write_text("x") and "name: arrays, path: a.npz",
-        ["a.npz: is no .npz, .npy or folder of .npy"],
+        ["a.npz: is not a .npz file, a .npy file or a folder of .npy"],
     ),
     "not IDX": (
         lambda: [Path(name).write_text("x") for name in ("images", "labels")] and "name: idx, path: images",
@@ -295,7 +301,7 @@ BAD = {
 MORE = {
     "too large a test part": (
         ", test: 58",
-        ["own.yaml:2:", "dataset.test: 58 of the 60 samples in a.npz can't be set aside; at most 57 can"],
+        ["own.yaml:2:", "dataset.test: can't set aside 58 of the 60 samples in a.npz; give a count from 1 to 57"],
     ),
     "a wrong size": (
         ", size: 0",
@@ -356,8 +362,8 @@ def test_a_full_disk_is_3(train, cache, monkeypatch, tmp_path):
     refused = train("name: folder, path: pics")
     assert refused.code == 3
     assert refused.err == (
-        f"error: {cache}: can't be written (No space left on device); free some room, or name another folder as "
-        "NNX_CACHE_DIR\n"
+        f"error: {cache}: can't be written (No space left on device); free some space, or set NNX_CACHE_DIR to "
+        "another folder\n"
     )
     assert list(cache.iterdir()) == []
     assert not (tmp_path / "r").exists()
@@ -394,7 +400,7 @@ def test_eval_refuses_a_class_that_the_network_does_not_know(key, nnx, train, tm
     if key == "path":
         assert (
             refused.err
-            == "error: cows: has the class 'cow', which the network does not know; it knows 3: cat, dog, owl\n"
+            == "error: cows: has the class 'cow', which is not one of the network's 3 classes: cat, dog, owl\n"
         )
     assert not (tmp_path / "e").exists()
 

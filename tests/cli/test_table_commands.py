@@ -114,7 +114,7 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "a target with fractions": (
         table(),
         {"target": "size"},
-        ["data.csv:3 (and 53 more rows): the target column 'size' holds 0.1", "regression target"],
+        ["data.csv:3 (and 53 more rows): the target column 'size' contains 0.1", "regression target"],
     ),
     "a target of many numbers": (
         MANY,
@@ -170,22 +170,22 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "one class": (
         table().replace(",b\n", ",a\n").replace(",c\n", ",a\n"),
         {},
-        ["data.csv: all samples are of one class"],
+        ["data.csv: all samples have the class 'a'"],
     ),
     "a class of one row": (
         table("1,red,d", at=8),
         {},
-        ["data.csv:8: class 'd' has this row only", "get more of it, or drop the row"],
+        ["data.csv:8: class 'd' has only this row", "add rows of this class, or drop the row"],
     ),
     "too much to test on": (
         table(),
         {"test": 58},
-        ["dataset.test: 58 of the 60 samples in data.csv can't be set aside; at most 57 can"],
+        ["dataset.test: can't set aside 58 of the 60 samples in data.csv; give a count from 1 to 57"],
     ),
     "no test part": (
         table(),
         {"test": 0.001},
-        ["dataset.test: 0.001 of the 60 samples in data.csv can't be set aside"],
+        ["dataset.test: can't set aside 0.001 of the 60 samples in data.csv"],
     ),
     "statistics given": (table(), {"mean": [0.5]}, ["dataset.mean: does not apply to a table"]),
     "no such file": (table(), {"path": "dat.csv"}, ["dataset.path: there is no dat.csv in /"]),
@@ -329,7 +329,7 @@ def test_a_checkpoint_takes_what_its_columns_were_fitted_on(nnx, tmp_path, train
             table(header="length,colour,kind"),
             ["other.csv: has no column 'size', one of: colour, length. The network was trained with it"],
         ),
-        (table("1,red,d", "2,red,d"), ["other.csv: has the class 'd', which the network does not know"]),
+        (table("1,red,d", "2,red,d"), ["other.csv: has the class 'd', which is not one of the network's 3 classes"]),
         (
             "\n".join(["size,colour,kind", *(f"{'xyz'[i % 3]},red,{'ab'[i % 2]}" for i in range(30))]),
             ["other.csv: column 'size' contains 'x', but contained numbers in the training data"],

@@ -127,15 +127,15 @@ def test_one_lot_is_split_and_the_test_part_is_the_same_whatever_the_seed(names,
     [
         (
             ["arr_0", "arr_1"],
-            "holds arr_0, arr_1; train data is to be called x_train and y_train, or train_images and train_labels",
+            "contains arr_0, arr_1; name the train arrays x_train and y_train, or train_images and train_labels",
         ),
-        (["x_train"], "holds x_train; train data is to be called"),
+        (["x_train"], "contains x_train; name the train arrays"),
         (
             ["x_train", "y_train", "x_test"],
-            "holds x_test, x_train, y_train; test data is to be called x_test and y_test",
+            "contains x_test, x_train, y_train; name the test arrays x_test and y_test",
         ),
-        (["x_test", "y_test"], "holds x_test, y_test; train data is to be called"),
-        ([], "holds nothing; train data"),
+        (["x_test", "y_test"], "contains x_test, y_test; name the train arrays"),
+        ([], "contains nothing; name the train arrays"),
     ],
 )
 def test_names_that_say_nothing(names, said, tmp_path):
@@ -154,7 +154,7 @@ def test_test_data_by_its_path(tmp_path):
     found = source(train, test=str(tmp_path / "x.npy"), test_labels=str(tmp_path / "y.npy"))
     np.testing.assert_array_equal(found.test().inputs[:, 0], GRAY[:9])
     assert "dataset.test_labels" in wrong(ConfigError, train, test=str(tmp_path / "x.npy"))
-    assert "holds nothing; test data is to be" in wrong(DataError, train, test=str(npz(tmp_path / "none.npz")))
+    assert "contains nothing; name the test arrays" in wrong(DataError, train, test=str(npz(tmp_path / "none.npz")))
 
 
 def test_a_pair_of_npy_is_mapped_as_it_is(tmp_path):
@@ -183,7 +183,7 @@ def test_channels_last_or_first(tmp_path):
     np.testing.assert_array_equal(one, GRAY[:, None])
     data = load(pair(tmp_path / "b.npz", COLOUR, LABELS))
     note = next(note for note in data.notes if note.what == "layout")
-    assert (note.value, note.reason) == ("N x H x W x C", "the shorter axis has the channels")
+    assert (note.value, note.reason) == ("N x H x W x C", "channels are on the shorter of axes 1 and 3")
     assert data.spec.shape == (3, 6, 5)
 
 
@@ -229,7 +229,7 @@ def test_each_type_of_image_becomes_uint8(kind, tmp_path):
     notes = {note.what: note for note in found.notes}
     assert ("gray levels" in notes) == (scale != 1)
     if scale != 1:
-        assert notes["gray levels"].reason == f"so that 0 to {255 / scale:g} become 0 to 255"
+        assert notes["gray levels"].reason == f"values from 0 to {255 / scale:g} are scaled to 0 to 255"
 
 
 @pytest.mark.parametrize("kind", ["<f4", ">f4", "f8", "f2", "i8", "u1", "?"])
@@ -245,30 +245,31 @@ def test_each_type_of_row_becomes_float32(kind, tmp_path):
     [
         (
             GRAY - 200.0,
-            "holds gray levels from -200 to 55; give uint8 from 0 to 255, or floats from 0 to 1; nnx normalises them itself",
+            "contains pixel values from -200 to 55; give uint8 from 0 to 255, or floats from 0 to 1; "
+            "nnx normalises them itself",
         ),
-        (GRAY * 300.0, "holds gray levels from 0 to 76500"),
-        (GRAY.astype(np.int32) * 1000, "holds gray levels from 0 to 255000"),
+        (GRAY * 300.0, "contains pixel values from 0 to 76500"),
+        (GRAY.astype(np.int32) * 1000, "contains pixel values from 0 to 255000"),
         (
             GRAY.astype(np.uint16) * 16,
-            "holds gray levels from 0 to 4080, neither those of 8 bits nor those of 16; divide them by what white",
+            "contains pixel values from 0 to 4080, neither 8 nor 16 bits; divide them by the value of white",
         ),
         (
             np.where(np.arange(30)[:, None, None] == 7, np.nan, GRAY / 255),
-            "row 7 holds an infinite number or NaN; correct it, or drop the",
+            "row 7 contains an infinite number or NaN; correct it, or drop the",
         ),
-        (np.where(np.arange(30)[:, None, None] == 8, -np.inf, GRAY / 255), "row 8 holds an infinite number or NaN"),
-        (GRAY.astype(complex), "is of type complex128; give numbers"),
-        (GRAY.astype(str), "is of type <U3; give numbers"),
-        (np.zeros(30, [("a", "u1")]), "train inputs of 30; give N x H x W"),
+        (np.where(np.arange(30)[:, None, None] == 8, -np.inf, GRAY / 255), "row 8 contains an infinite number or NaN"),
+        (GRAY.astype(complex), "contains values of type complex128; give numbers"),
+        (GRAY.astype(str), "contains values of type <U3; give numbers"),
+        (np.zeros(30, [("a", "u1")]), "has train inputs of shape 30; give N x H x W"),
         (
             np.zeros((30, 2, 2, 2, 2), np.uint8),
-            "train inputs of 30 x 2 x 2 x 2 x 2; give N x H x W, N x H x W x C or N x C x H x W",
+            "has train inputs of shape 30 x 2 x 2 x 2 x 2; give N x H x W, N x H x W x C or N x C x H x W",
         ),
-        (np.zeros((30, 0, 3), np.uint8), "train inputs of 30 x 0 x 3; give"),
-        (np.zeros((0, 3, 3), np.uint8), "labels of 30; one label is for each"),
-        (np.zeros((), np.uint8), "labels of 30; one label is for each"),
-        (GRAY[:29], "train inputs of 29 x 6 x 5, but labels of 30; one label is for each"),
+        (np.zeros((30, 0, 3), np.uint8), "has train inputs of shape 30 x 0 x 3; give"),
+        (np.zeros((0, 3, 3), np.uint8), "but labels 30; give one label per sample"),
+        (np.zeros((), np.uint8), "but labels 30; give one label per sample"),
+        (GRAY[:29], "train inputs have shape 29 x 6 x 5, but labels 30; give one label per sample"),
     ],
 )
 def test_what_is_no_image(values, said, tmp_path):
@@ -279,11 +280,11 @@ def test_what_is_no_image(values, said, tmp_path):
 
 def test_no_samples(tmp_path):
     path = pair(tmp_path / "a.npz", np.zeros((0, 3, 3), np.uint8), np.zeros(0, int))
-    assert wrong(DataError, path) == f"{path}: images.npy: holds no samples; train data must have some"
+    assert wrong(DataError, path) == f"{path}: images.npy: contains no samples; add some train samples"
     np.save(tmp_path / "x.npy", np.zeros((0, 3, 3), np.uint8))
     np.save(tmp_path / "y.npy", np.zeros(0, int))
     said = wrong(DataError, tmp_path / "x.npy", labels=str(tmp_path / "y.npy"))
-    assert said == f"{tmp_path / 'x.npy'}: holds no samples; train data must have some"
+    assert said == f"{tmp_path / 'x.npy'}: contains no samples; add some train samples"
 
 
 @pytest.mark.parametrize("form", ["npz", "npy"])
@@ -300,7 +301,7 @@ def test_what_is_no_number_is_named_by_its_row(form, value, tmp_path, monkeypatc
         np.save(tmp_path / "y.npy", LABELS)
     settings = {"labels": str(tmp_path / "y.npy")} if form == "npy" else {}
     for _ in range(2):
-        assert "row 17 holds an infinite number or NaN; correct it, or drop the row" in wrong(
+        assert "row 17 contains an infinite number or NaN; correct it, or drop the row" in wrong(
             DataError, path, **settings
         )
     values[17, 2] = 0  # corrected: it is looked at again
@@ -311,16 +312,17 @@ def test_what_is_no_number_is_named_by_its_row(form, value, tmp_path, monkeypatc
 def test_a_double_beyond_float32_is_named_too(tmp_path):
     values = ROWS.astype(np.float64)
     values[3, 0] = 1e300
-    assert "row 3 holds an infinite number" in wrong(DataError, pair(tmp_path / "a.npz", values, LABELS))
+    assert "row 3 contains an infinite number" in wrong(DataError, pair(tmp_path / "a.npz", values, LABELS))
 
 
 def test_parts_of_different_ranges_or_forms(tmp_path):
     path = npz(tmp_path / "a.npz", x_train=GRAY / 255, y_train=LABELS, x_test=GRAY.astype(float), y_test=LABELS)
-    assert "x_test.npy: row 0 holds gray levels beyond 0 to 1, unlike the first part; correct it" in wrong(
-        DataError, path
+    assert (
+        "x_test.npy: row 0 contains pixel values outside 0 to 1, the range of the training images; correct it"
+        in wrong(DataError, path)
     )
     path = npz(tmp_path / "a.npz", x_train=GRAY, y_train=LABELS, x_test=GRAY[:, :5], y_test=LABELS)
-    assert "x_test.npy: test inputs of 30 x 5 x 5; give" in wrong(DataError, path)
+    assert "x_test.npy: has test inputs of shape 30 x 5 x 5; give" in wrong(DataError, path)
 
 
 # ---------------------------------------------------------------- labels
@@ -356,28 +358,31 @@ def test_labels(labels, classes, tmp_path):
     [
         (
             np.eye(3)[LABELS],
-            "labels of shape 30 x 3 and type float64; give one class, a whole number or a name, for each sample (of one-hot",
+            "labels of shape 30 x 3 and type float64; give one whole number or name per sample (from one-hot",
         ),
         (
             np.where(np.arange(30) == 4, 1.5, LABELS),
-            "the label of row 4 is 1.5, not a whole number; correct it, or drop the row",
+            "row 4 has the label 1.5, which is not a whole number; correct it, or drop the row",
         ),
-        (np.where(np.arange(30) == 5, np.nan, LABELS), "the label of row 5 is nan, not a whole number"),
-        (np.where(np.arange(30) == 5, 1e300, LABELS), "the label of row 5 is 1e+300, not a whole number"),
+        (np.where(np.arange(30) == 5, np.nan, LABELS), "row 5 has the label nan, which is not a whole number"),
+        (np.where(np.arange(30) == 5, 1e300, LABELS), "row 5 has the label 1e+300, which is not a whole number"),
         (
             np.where(np.arange(30) == 6, "seven", LABELS.astype(str)),
-            "the label of row 6 is 'seven', the others are numbers; correct it",
+            "row 6 has the label 'seven', but the other labels are numbers; correct it",
         ),
         (
             np.where(np.arange(30) == 6, "", np.array(["a", "b", "c"])[LABELS]),
             "row 6 has no label; fill it in, or drop the row",
         ),
-        (np.array([b"\xff\xfe", b"a", b"b"])[LABELS], "holds labels of bytes that are not ASCII; save them as text"),
-        (np.zeros(30, "M8[s]"), "labels of shape 30 and type datetime64[s]; give one class"),
-        (np.zeros(30, int), "all samples are of one class, '0'; a classifier needs samples of two at least"),
+        (
+            np.array([b"\xff\xfe", b"a", b"b"])[LABELS],
+            "contains labels with bytes that are not ASCII; save them as text",
+        ),
+        (np.zeros(30, "M8[s]"), "labels of shape 30 and type datetime64[s]; give one whole number or name"),
+        (np.zeros(30, int), "all samples have the class '0'; a classifier needs samples of at least two classes"),
         (
             np.array(["a\x1b[31m", "b", "c"])[LABELS],
-            r"the name of the class 'a\x1b[31m' has characters that can't be shown; rename it",
+            r"the class name 'a\x1b[31m' is blank or contains unprintable characters; rename the class",
         ),
     ],
 )
@@ -387,7 +392,7 @@ def test_what_are_no_labels(labels, said, tmp_path):
 
 def test_too_many_labels_are_none(tmp_path):
     many = np.zeros((10_001, 2, 2), np.uint8)
-    assert "10,001 different labels, more than 10,000; are they labels of classes?" in wrong(
+    assert "10,001 different labels, more than 10,000; check that they are class labels" in wrong(
         DataError, pair(tmp_path / "a.npz", many, np.arange(10_001))
     )
 
@@ -408,11 +413,11 @@ def test_names_of_the_classes(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (LABELS + 1, "row 2 has the label '3', which is none of the classes (0, 1, 2); correct or drop it"),
-        (LABELS - 1, "row 0 has the label '-1', which is none of the classes"),
+        (LABELS + 1, "row 2 has the label '3', which is not one of the classes (0, 1, 2); correct it, or drop the row"),
+        (LABELS - 1, "row 0 has the label '-1', which is not one of the classes"),
         (
             np.array(["cat", "cow", "dog"])[LABELS],
-            "row 1 has the label 'cow', which is none of the classes (cat, dog, owl)",
+            "row 1 has the label 'cow', which is not one of the classes (cat, dog, owl)",
         ),
     ],
 )
@@ -421,7 +426,7 @@ def test_labels_beyond_the_names(labels, said, tmp_path):
 
 
 def test_names_twice():
-    with pytest.raises(ValueError, match="'a' is named twice"):
+    with pytest.raises(ValueError, match="'a' appears twice"):
         config("p", classes=["a", "b", "a"])
 
 
@@ -429,13 +434,14 @@ def test_a_test_set_with_an_unknown_class(tmp_path):
     labels = np.where(np.arange(30) == 11, 9, LABELS)
     path = npz(tmp_path / "a.npz", x_train=GRAY, y_train=LABELS, x_test=GRAY, y_test=labels)
     assert wrong(DataError, path) == (
-        f"{path}: y_test.npy: row 11 has the label '9', which is none of the classes (0, 1, 2); correct or drop it"
+        f"{path}: y_test.npy: row 11 has the label '9', which is not one of the classes (0, 1, 2); "
+        "correct it, or drop the row"
     )
 
 
 @given(st.lists(st.integers(-(2**53) + 1, 2**53 - 1), min_size=1, max_size=40), st.sampled_from(["i8", "f8"]))
 def test_numbered_is_what_a_loop_makes(labels, kind):
-    codes, numbers = _user_data.numbered(np.array(labels).astype(kind), "a")
+    codes, numbers = _user_data.encode_labels(np.array(labels).astype(kind), "a")
     assert [*numbers.values()] == list(range(len({*labels})))
     assert {str(label): numbers[str(label)] for label in labels} == numbers
     assert codes.tolist() == [numbers[str(label)] for label in labels]
@@ -469,7 +475,7 @@ def test_objects_are_refused_not_unpickled(form, tmp_path):
         said = wrong(DataError, pair(tmp_path / "a.npz", inputs, labels))
     else:
         said = wrong(DataError, _saved(tmp_path / "x.npy", inputs), labels=str(_saved(tmp_path / "y.npy", labels)))
-    assert said.endswith("holds Python objects, which are never read; save plain numbers")
+    assert said.endswith("contains Python objects, which nnx never loads; save plain numbers")
     assert not proof.exists()
 
 
@@ -496,16 +502,18 @@ def test_an_archive_called_npy_an_empty_folder_and_a_pipe(tmp_path):
         DataError, tmp_path / "a.npy", labels=str(tmp_path / "y.npy")
     )
     (tmp_path / "empty").mkdir()
-    assert "holds no .npy files; name the file or folder of the arrays" in wrong(DataError, tmp_path / "empty")
-    assert "is no file; name a .npz or .npy file" in wrong(
+    assert "contains no .npy files; give a .npz file, a .npy file or a folder of .npy files" in wrong(
+        DataError, tmp_path / "empty"
+    )
+    assert "is not a file; give a .npz or .npy file" in wrong(
         DataError, tmp_path / "y.npy", labels=str(tmp_path / "empty")
     )
     os.mkfifo(tmp_path / "pipe.npy")
-    assert "is no file; name a .npz or .npy file" in wrong(
+    assert "is not a file; give a .npz or .npy file" in wrong(
         DataError, tmp_path / "pipe.npy", labels=str(tmp_path / "y.npy")
     )
     os.mkfifo(tmp_path / "pipe.npz")
-    assert "is no file" in wrong(DataError, tmp_path / "pipe.npz")
+    assert "is not a file" in wrong(DataError, tmp_path / "pipe.npz")
 
 
 def test_cut_at_every_length_is_refused(tmp_path):
@@ -588,8 +596,7 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (
-        "images.npy: takes 31.5 MB, more than half of the free memory; save it as .npy, which is read bit by bit"
-        in said
+        "images.npy: needs 31.5 MB, more than half of the free memory; save it as .npy, which is memory-mapped" in said
     )
     assert peak < 2**22
     monkeypatch.undo()
@@ -597,7 +604,7 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
     claimed = data.replace(struct.pack("<I", 30 * 2**20 + 128), struct.pack("<I", 2**32 - 2))
     assert claimed != data
     (tmp_path / "a.npz").write_bytes(claimed.replace(b"(30, 1024, 1024)", b"(30, 8192, 8192)"))
-    assert "images.npy: claims to be larger than its bytes can hold; get the file again" in wrong(
+    assert "images.npy: claims more data than its compressed bytes allow; get the file again" in wrong(
         DataError, tmp_path / "a.npz"
     )
 
@@ -620,7 +627,7 @@ def test_a_member_that_holds_more_than_its_entry_says(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("images.npy", content[:-1000])
         archive.writestr("labels.npy", _bytes(LABELS))
-    assert "images.npy: claims to be larger than it is; get the file again" in wrong(DataError, tmp_path / "a.npz")
+    assert "images.npy: claims more data than it contains; get the file again" in wrong(DataError, tmp_path / "a.npz")
 
 
 def test_members_with_paths_for_names_go_nowhere(tmp_path):
@@ -656,12 +663,12 @@ def test_conversion_is_done_once_and_anew_where_the_file_has_changed(tmp_path, m
     values += [note.value for note in found.notes if note.what == "cache"]
     assert values == ["decoded", "used", "decoded anew"]
     np.testing.assert_array_equal(found.train.inputs.whole[:, 0], GRAY // 2)
-    real = arrays._converted
-    monkeypatch.setattr(arrays, "_converted", lambda *_: 1 / 0)
+    real = arrays.convert_block
+    monkeypatch.setattr(arrays, "convert_block", lambda *_: 1 / 0)
     source(path)
     np.save(tmp_path / "x.npy", ROWS)
     np.save(tmp_path / "y.npy", LABELS)
-    monkeypatch.setattr(arrays, "_converted", real)
+    monkeypatch.setattr(arrays, "convert_block", real)
     source(tmp_path / "x.npy", labels=str(tmp_path / "y.npy"))
-    monkeypatch.setattr(arrays, "_converted", lambda *_: 1 / 0)
+    monkeypatch.setattr(arrays, "convert_block", lambda *_: 1 / 0)
     source(tmp_path / "x.npy", labels=str(tmp_path / "y.npy"))  # looked through for NaN once

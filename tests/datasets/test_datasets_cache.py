@@ -19,7 +19,7 @@ from nnx.errors import DataError, MachineError
 from nnx.preprocessing import images
 
 COUNTS = {"cat": 6, "dog": 6}
-DEPENDS = _cache.Depends("/the/source", {"size": [1, 2]}, "hash")
+KEY = _cache.CacheKey("/the/source", {"size": [1, 2]}, "hash")
 FORM = {"a": ("uint8", 2), "b": ("int64", 1)}
 FACTS = {"bad": int}
 
@@ -55,8 +55,8 @@ def filled(writer):
     return {"bad": 3}
 
 
-def kept(depends=DEPENDS, decode=filled):
-    return _cache.cached("test", depends, decode, FORM, FACTS)
+def kept(depends=KEY, decode=filled):
+    return _cache.load_or_decode("test", depends, decode, FORM, FACTS)
 
 
 def never(writer):
@@ -80,7 +80,7 @@ def test_the_second_run_decodes_nothing_and_opens_memory_mapped(tmp_path, decode
     second = source(tmp_path / "p")
     assert len(decoded) == 12
     assert (first.notes[1].value, second.notes[1].value) == ("decoded", "used")
-    assert second.notes[1].reason == f"{tmp_path / 'p'} was decoded by an earlier run, and has not changed since"
+    assert second.notes[1].reason == f"{tmp_path / 'p'} has not changed since an earlier run decoded it"
     for one, two in ((first.train, second.train), (first.test(), second.test())):
         assert isinstance(two.inputs.whole, np.memmap)
         np.testing.assert_array_equal(one.inputs, two.inputs)
@@ -267,7 +267,7 @@ def test_labels_of_an_entry_are_checked(tmp_path, cache):
     root = tree(tmp_path / "p", COUNTS)
     source(root)
     (only(cache) / "all-labels.bin").write_bytes(np.full(12, 7).tobytes())
-    with pytest.raises((DataError, Exception), match="labels run from 7 to 7, but must lie within 0 to 1"):
+    with pytest.raises((DataError, Exception), match="labels from 7 to 7, outside 0 to 1"):
         datasets.load(folder.Config(path=str(root), size=8, test=2), seed=0)
 
 
@@ -285,7 +285,7 @@ def test_a_cache_that_can_not_be_written_is_done_without_and_said(where, tmp_pat
     said = found.notes[1]
     assert said.value == "none"
     assert said.reason.startswith(f"{tmp_path / where} can't be written (")
-    assert said.reason.endswith("so that it is decoded at every start; NNX_CACHE_DIR names another")
+    assert said.reason.endswith("so every run decodes the data again; set NNX_CACHE_DIR to another folder")
     monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path / "cache"))
     for one, two in ((source(root).train, found.train), (source(root).test(), found.test())):
         np.testing.assert_array_equal(one.inputs, two.inputs)
@@ -317,7 +317,7 @@ def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(call, cache, monke
     with pytest.raises(MachineError) as caught:
         kept()
     assert str(caught.value) == (
-        f"{cache}: can't be written (No space left on device); free some room, or name another folder as NNX_CACHE_DIR"
+        f"{cache}: can't be written (No space left on device); free some space, or set NNX_CACHE_DIR to another folder"
     )
     assert list(cache.iterdir()) == []
     monkeypatch.undo()
@@ -326,7 +326,10 @@ def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(call, cache, monke
 
 
 def run(code, *arguments):
-    head = "import sys, os, numpy as np\nfrom pathlib import Path\nfrom nnx.datasets import _cache, folder\nfrom nnx.errors import NnxError\n"
+    head = (
+        "import sys, os, numpy as np\nfrom pathlib import Path\n"
+        "from nnx.datasets import _cache, folder\nfrom nnx.errors import NnxError\n"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", head + code, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -345,14 +348,14 @@ def decode(writer):
         writer.add("a", np.zeros((1000, 10), np.uint8))
     raise AssertionError("never")
 try:
-    _cache.cached("test", _cache.Depends("s", {}, "h"), decode, {"a": ("uint8", 2)})
+    _cache.load_or_decode("test", _cache.CacheKey("s", {}, "h"), decode, {"a": ("uint8", 2)})
 except NnxError as error:
     print(error.exit_code, error)
 """)
     out, err = process.communicate()
     assert (
         out
-        == f"3 {cache}: can't be written (File too large); free some room, or name another folder as NNX_CACHE_DIR\n"
+        == f"3 {cache}: can't be written (File too large); free some space, or set NNX_CACHE_DIR to another folder\n"
     ), err
     assert list(cache.iterdir()) == []
 
@@ -368,7 +371,7 @@ def decode(writer):
     time.sleep(float(sys.argv[2]))
     writer.add("a", np.full((3, 2), 7, np.uint8))
     return {}
-kept = _cache.cached("test", _cache.Depends("s", {}, "h"), decode, {"a": ("uint8", 2)})
+kept = _cache.load_or_decode("test", _cache.CacheKey("s", {}, "h"), decode, {"a": ("uint8", 2)})
 print(kept.note.value, kept.arrays["a"].sum(), type(kept.arrays["a"]).__name__)
 """
 
@@ -381,7 +384,7 @@ def test_two_processes_at_once_decode_once(tmp_path, cache):
     assert [out for out, _ in said] == ["decoded 42 memmap\n", "used 42 memmap\n", "used 42 memmap\n"]
     assert (tmp_path / "log").read_text() == "decoded\n"
     assert [err for _, err in said[1:]] == [
-        f"waiting for another process, which decodes the same data ({only(cache)})\n"
+        f"waiting for another process that is decoding the same data ({only(cache)})\n"
     ] * 2
     assert [path.name[:5] for path in cache.iterdir()] == ["test-"]
 
@@ -484,7 +487,7 @@ def test_memory_and_files_hold_the_same(cache, monkeypatch):
 def test_an_empty_array(cache):
     form = {"a": ("float32", 2)}
     found = [
-        _cache.cached("test", DEPENDS, lambda writer: writer.add("a", np.zeros((0, 3), np.float32)) or {}, form)
+        _cache.load_or_decode("test", KEY, lambda writer: writer.add("a", np.zeros((0, 3), np.float32)) or {}, form)
         for _ in range(2)
     ]
     assert [(one.note.value, one.arrays["a"].shape) for one in found] == [("decoded", (0, 3)), ("used", (0, 3))]
@@ -502,12 +505,12 @@ def test_decoding_may_start_over():
 
 def test_a_stamp_is_of_names_and_numbers_in_their_order():
     stamps = {
-        _cache.stamp(names, numbers)
+        _cache.hash_stats(names, numbers)
         for names in (["a", "b"], ["b", "a"], ["ab"], ["a", "b", ""], [os.fsdecode(b"\xff")])
         for numbers in ([1, 2], [2, 1], [], [2**62, -1])
     }
     assert len(stamps) == 20
-    assert _cache.stamp(iter(["a"]), iter([1])) == _cache.stamp(["a"], [1])
+    assert _cache.hash_stats(iter(["a"]), iter([1])) == _cache.hash_stats(["a"], [1])
 
 
 def test_expected_is_what_is_kept(tmp_path):

@@ -100,7 +100,7 @@ def test_no_more_is_decoded_ahead_than_is_taken(many, monkeypatch):
     real = workers.ProcessPoolExecutor.submit
     monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", lambda self, *a: submitted.append(1) or real(self, *a))
     paths = [str(many / "a/000.png")] * 1000
-    with contextlib.closing(_decode.decoded(paths, _decode.How((6, 5), None, None))) as chunks:
+    with contextlib.closing(_decode.decode_all(paths, _decode.DecodeOptions((6, 5), None, None))) as chunks:
         next(chunks)
         assert 0 < len(submitted) <= 6, "of 20"
     assert children() == []
@@ -109,10 +109,10 @@ def test_no_more_is_decoded_ahead_than_is_taken(many, monkeypatch):
 def test_large_images_go_a_few_at_a_time(monkeypatch, tmp_path):
     sizes = []
     monkeypatch.setattr(
-        _decode, "_some", lambda start, paths, how: sizes.append(len(paths)) or (np.zeros((0, 1, 1, 1)), [], [])
+        _decode, "_decode_chunk", lambda start, paths, how: sizes.append(len(paths)) or (np.zeros((0, 1, 1, 1)), [], [])
     )
     for side in (28, 224, 4096):
-        list(_decode.decoded(["x"] * 512, _decode.How((side, side), "pad", 3)))
+        list(_decode.decode_all(["x"] * 512, _decode.DecodeOptions((side, side), "pad", 3)))
         assert sizes[0] == max(1, min(256, 2**25 // (3 * side * side)))
         sizes.clear()
 
@@ -310,9 +310,10 @@ def test_a_signal_while_a_bar_starts_leaves_the_terminal_as_it_was(bar, monkeypa
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(live._RefreshThread, "start", arrives)
-    shown = {"decoding": lambda: _progress.counted("decoding", 5000, "images"), "download": _progress.downloads}.get(
-        bar, plain
-    )
+    shown = {
+        "decoding": lambda: _progress.count_progress("decoding", 5000, "images"),
+        "download": _progress.download_progress,
+    }.get(bar, plain)
     with pytest.raises(InterruptedError), shown():
         pass
     restored = sys.stderr is terminal and terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count(

@@ -276,11 +276,11 @@ def test_the_first_mirror_that_works_is_used(tmp_path, server):
 
 FAULTS = {
     "404": "Not Found",
-    "cut": r"the connection was cut after [\d,]+ of [\d,]+ bytes",
+    "cut": r"the connection was lost after [\d,]+ of [\d,]+ bytes",
     "wrong": "not the expected content",
     "stall": "timed out",
-    "long": r"it has ([\d,]+) bytes, not (?!\1)[\d,]+",
-    "short": r"it has ([\d,]+) bytes, not (?!\1)[\d,]+",
+    "long": r"the server has ([\d,]+) bytes, not (?!\1)[\d,]+",
+    "short": r"the server has ([\d,]+) bytes, not (?!\1)[\d,]+",
 }
 
 
@@ -358,7 +358,7 @@ def test_whatever_a_killed_download_left_is_healed(server, tmp_path, fault, size
         _download.fetch(wanted, target, lambda *_: lengths.append(target.stat().st_size if target.exists() else 0))
 
     if not sized and fault in ("endless", "no length") and part not in ("a beginning", "all but a byte", "all of it"):
-        with pytest.raises(DataError, match="does not say how many bytes it has"):  # it could fill the disk
+        with pytest.raises(DataError, match="does not report the number of bytes"):  # it could fill the disk
             fetch()
         assert not target.exists() or part == "nothing"
     else:
@@ -379,7 +379,7 @@ def test_progress_of_a_download_that_goes_on(server, tmp_path, capfd):
     assert told[0] == (f"{server.url}x", 400, 1000)
     assert told[-1] == (f"{server.url}x", 1000, 1000)
     (tmp_path / "x").write_bytes(bytes(400))
-    with _progress.downloads() as progress:
+    with _progress.download_progress() as progress:
         _download.fetch(archive(server, "x"), tmp_path / "x", progress)
     assert capfd.readouterr().err == f"downloading {server.url}x\n"
 
@@ -450,7 +450,7 @@ def test_a_folder_that_cannot_be_made(served, tmp_path):
     (tmp_path / "MNIST").write_text("a file")
     with pytest.raises(
         MachineError,
-        match=r"can't be written \(.*\)\. mnist is not in .*make room, or name another folder as dataset.root",
+        match=r"can't be written \(.*\)\. mnist is not in .*free some space, or set dataset.root to another folder",
     ):
         load(tmp_path)
 

@@ -198,10 +198,10 @@ def test_a_list_keeps_its_order_and_is_relative_to_where_it_lies(delimiter, enco
     [
         ("name,kind\na.png,x\n", "list.csv:1: has the columns name, kind; it needs file and label"),
         ("", "list.csv:1: has the columns ; it needs file and label"),
-        ("file,label\n", "list.csv: names no images; add lines of file and label"),
+        ("file,label\n", "list.csv: lists no images; add lines with a file and a label"),
         (
             "file,label\na.png,x\nb.png\n",
-            "list.csv:3: has no file, no label, or too many values; correct or remove the line",
+            "list.csv:3: has no file, no label or too many values; correct or remove the line",
         ),
         ("file,label\na.png,x\nb.png,\n", "list.csv:3: has no file, no label"),
         ("file,label\n\n\na.png,x,y\n", "list.csv:4: has no file, no label"),
@@ -218,7 +218,7 @@ def test_a_wrong_list_names_its_line(text, said, tmp_path):
 )
 def test_what_is_no_list(data, tmp_path):
     (tmp_path / "list.csv").write_bytes(data)
-    assert "is not a folder, nor a CSV file of images and labels in UTF-8; name one of these" in wrong(
+    assert "is neither a folder nor a UTF-8 CSV file of images and labels; give one of these" in wrong(
         DataError, tmp_path / "list.csv"
     )
 
@@ -226,7 +226,7 @@ def test_what_is_no_list(data, tmp_path):
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
-        assert "is not a folder, nor a CSV file" in wrong(DataError, path)
+        assert "is neither a folder nor a UTF-8 CSV file" in wrong(DataError, path)
 
 
 def test_a_missing_file_of_a_list_is_named(tmp_path):
@@ -239,7 +239,7 @@ def test_a_missing_file_of_a_list_is_named(tmp_path):
     ]
     said = wrong(DataError, listed(tmp_path / "list.csv", rows)).splitlines()
     assert said[0] == f"{tmp_path / 'x/no.png'}: no such file; check the name"
-    assert said[-1] == "error: 2 of 8 images can't be used; dataset.skip_bad: true leaves them out"
+    assert said[-1] == "error: 2 of 8 images can't be used; set dataset.skip_bad: true to leave them out"
     assert len(source(tmp_path / "list.csv", skip_bad=True, test=2).train) == 4
 
 
@@ -342,11 +342,11 @@ def test_without_a_size_all_must_have_that_of_the_first(tmp_path):
     tree(tmp_path, COUNTS)
     save(tmp_path / "dog/100.png", pixels(1, size=(7, 9)))
     said = wrong(DataError, tmp_path).splitlines()
-    assert (
-        said[0]
-        == f"{tmp_path / 'dog/100.png'}: is 9 wide and 7 high, the first image is 5 by 6; give all one size by dataset.size: 6"
+    assert said[0] == (
+        f"{tmp_path / 'dog/100.png'}: is 9 wide and 7 high, but the first image is 5 by 6; "
+        "set dataset.size: 6 to resize all images"
     )
-    assert said[1] == "error: 1 of 31 images can't be used; dataset.skip_bad: true leaves them out"
+    assert said[1] == "error: 1 of 31 images can't be used; set dataset.skip_bad: true to leave them out"
     assert load(tmp_path, size=6).spec.shape == (1, 6, 6)
 
 
@@ -380,7 +380,7 @@ def test_bad_files_are_listed_with_reasons_counted_and_refused_unless_they_may_b
         assert f".png: {what}" in line
     assert any(line.endswith("pipe.png: is not a regular file; name an image file") for line in said)
     assert any(line.endswith("gone.png: no such file; check the name") for line in said)
-    assert said[-1] == "error: 6 of 32 images can't be used; dataset.skip_bad: true leaves them out"
+    assert said[-1] == "error: 6 of 32 images can't be used; set dataset.skip_bad: true to leave them out"
     data = load(tmp_path, skip_bad=True)
     assert len(data.train) + len(data.validation) + len(data.test()) == SUM - 4
     note = next(note for note in data.notes if note.what == "left out")
@@ -395,7 +395,7 @@ def test_a_long_list_of_bad_files_is_cut(tmp_path):
     said = wrong(DataError, tmp_path).splitlines()
     assert len(said) == 10
     assert said[-2] == "error: ... and 4 more"
-    assert said[-1] == "error: 12 of 30 images can't be used; dataset.skip_bad: true leaves them out"
+    assert said[-1] == "error: 12 of 30 images can't be used; set dataset.skip_bad: true to leave them out"
     assert wrong(DataError, tmp_path, skip_bad=True).endswith("(none of the images of the class 'cat' can be read)")
 
 
@@ -403,7 +403,7 @@ def test_nothing_can_be_read(tmp_path):
     tree(tmp_path, COUNTS)
     for path in tmp_path.glob("*/*"):
         path.write_bytes(b"bad")
-    assert "none of the first images can be read; are they images?" in wrong(DataError, tmp_path)
+    assert "none of the first images can be read; check that they are images" in wrong(DataError, tmp_path)
     assert "can be read" in wrong(DataError, tmp_path, skip_bad=True, size=6)
 
 
@@ -444,7 +444,8 @@ def test_a_class_folder_without_images(tmp_path):
     (tmp_path / "bat/deeper").mkdir(parents=True)
     (tmp_path / "bat/deeper/a.gif").write_bytes(b"GIF89a")
     assert wrong(DataError, tmp_path) == (
-        f"{tmp_path / 'bat'}: holds no images (.png .jpg .jpeg .bmp .webp .tif .tiff); add some for the class 'bat', or remove the folder"
+        f"{tmp_path / 'bat'}: contains no images (.png .jpg .jpeg .bmp .webp .tif .tiff); "
+        "add some for the class 'bat', or remove the folder"
     )
 
 
@@ -452,7 +453,7 @@ def test_a_class_folder_without_images(tmp_path):
 def test_one_class(grow, tmp_path):
     grow(tmp_path)
     said = wrong(DataError, tmp_path)
-    assert said == f"{tmp_path}: all samples are of one class, 'cat'; a classifier needs samples of two at least"
+    assert said == f"{tmp_path}: all samples have the class 'cat'; a classifier needs samples of at least two classes"
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -460,33 +461,36 @@ def test_a_class_that_training_data_has_not(part, tmp_path):
     parted(tmp_path)
     save(tmp_path / part / "cta/0.png", pixels(0))
     save(tmp_path / part / "dog/0.png", pixels(0))
-    what = "is of the class 'cta', which has no training images (did you mean 'cat'?); rename it, or add some"
-    assert wrong(DataError, tmp_path) == f"{tmp_path / part / 'cta/0.png'}: {what}"
+    problem = "has the class 'cta', which has no training images (did you mean 'cat'?)"
+    cure = "rename the class, or add training images"
+    assert wrong(DataError, tmp_path) == f"{tmp_path / part / 'cta/0.png'}: {problem}; {cure}"
 
 
 def test_no_samples(tmp_path):
-    assert "holds no folders; put the images of each class into a folder of its own" in wrong(DataError, tmp_path)
+    assert "contains no folders; put the images of each class into a folder named after the class" in wrong(
+        DataError, tmp_path
+    )
     (tmp_path / "train").mkdir()
-    assert "holds no" in wrong(DataError, tmp_path)
+    assert "contains no" in wrong(DataError, tmp_path)
     (tmp_path / "train/a").mkdir()
-    assert f"{tmp_path / 'train/a'}: holds no images" in wrong(DataError, tmp_path)
+    assert f"{tmp_path / 'train/a'}: contains no images" in wrong(DataError, tmp_path)
 
 
 def test_test_without_train_and_two_folders_for_one_part(tmp_path):
     tree(tmp_path / "test", COUNTS)
-    assert wrong(DataError, tmp_path) == f"{tmp_path}: has a folder test, but none called train; add it"
+    assert wrong(DataError, tmp_path) == f"{tmp_path}: has a folder test, but no folder train; add it"
     tree(tmp_path / "train", COUNTS)
     tree(tmp_path / "val", COUNTS)
     tree(tmp_path / "valid", COUNTS)
     assert (
         wrong(DataError, tmp_path)
-        == f"{tmp_path}: has the folders val and valid, both of validation data; put their files into one"
+        == f"{tmp_path}: has two folders of validation data, val and valid; put their files into one"
     )
 
 
 def test_no_such_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert f"there is no pics in {tmp_path}; name the file or folder" in wrong(ConfigError, "pics")
+    assert f"there is no pics in {tmp_path}; give the file or folder" in wrong(ConfigError, "pics")
     for path in ("/no/such", "x" * 5000, "a\0b", "~nobody-at-all/x", "\ud800"):
         assert "there is no " in wrong(ConfigError, path)
     tree(tmp_path, COUNTS)
@@ -496,7 +500,7 @@ def test_no_such_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize("test", [30, 29, 28, 1000, 0.001])
 def test_no_more_can_be_set_aside_than_there_is(test, tmp_path):
     tree(tmp_path, COUNTS)
-    assert "can't be set aside; at most 27 can" in wrong(ConfigError, tmp_path, test=test)
+    assert "give a count from 1 to 27" in wrong(ConfigError, tmp_path, test=test)
 
 
 @pytest.mark.parametrize("name", ["new\nline", "\x1b[31mred", os.fsdecode(b"\xff"), " "])
@@ -504,7 +508,7 @@ def test_a_class_whose_name_can_not_be_shown(name, tmp_path):
     """It would go into terminals, JSON, HTML and the names of files."""
     tree(tmp_path, {"cat": 5, name: 5})
     said = wrong(DataError, tmp_path)
-    assert said == f"{tmp_path}: the name of the class {name!r} has characters that can't be shown; rename it"
+    assert said == f"{tmp_path}: the class name {name!r} is blank or contains unprintable characters; rename the class"
     assert said.isprintable()
 
 
@@ -517,8 +521,8 @@ def test_huge_numbers_of_classes(tmp_path, monkeypatch):
     save(tmp_path / "a.png", pixels(0))
     rows = [("file", "label"), *(("a.png", f"class {n}") for n in range(10_001))]
     path = listed(tmp_path / "list.csv", rows)
-    assert wrong(DataError, path) == f"{path}: 10,001 classes, more than 10,000; are they classes?"
-    monkeypatch.setattr(_user_data, "MOST_CLASSES", 3)
+    assert wrong(DataError, path) == f"{path}: contains 10,001 classes, more than 10,000; check that they are classes"
+    monkeypatch.setattr(_user_data, "MAX_CLASSES", 3)
     tree(tmp_path / "p", dict.fromkeys("abcd", 2))
     assert "4 classes, more than 3" in wrong(DataError, tmp_path / "p")
     del_one = tmp_path / "p/d"

@@ -98,7 +98,7 @@ def test_test_images_of_another_size(tiny_mnist, write_idx):
     dataset = datasets.load(mnist.Config(), seed=0, data_dir=str(tiny_mnist))
     with pytest.raises(
         DataError,
-        match=r"dataset mnist in .*test inputs of shape \(1, 7, 7\), but training inputs of shape \(1, 6, 5\)",
+        match=r"dataset mnist in .*has inputs of shape \(1, 7, 7\), but the training inputs have shape \(1, 6, 5\)",
     ):
         dataset.test()
 
@@ -111,21 +111,21 @@ BROKEN = {
     "three bytes": (WHOLE[:3], "not an IDX file"),
     "a web page": (
         b"<!DOCTYPE html><html>",
-        "not an IDX file of 3-dimensional uint8; it starts with bytes 3c 21 44 4f",
+        "not an IDX file of 3-dimensional uint8 data; it starts with the bytes 3c 21 44 4f",
     ),
     "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", "not an IDX file"),
-    "labels": (idx(tiny(20)[1]), "it starts with bytes 00 00 08 01"),
-    "other type": (idx(np.zeros((2, 3, 3), np.float32)), "it starts with bytes 00 00 0d 03"),
+    "labels": (idx(tiny(20)[1]), "it starts with the bytes 00 00 08 01"),
+    "other type": (idx(np.zeros((2, 3, 3), np.float32)), "it starts with the bytes 00 00 0d 03"),
     "cut in the header": (WHOLE[:10], "cut short: only 10 bytes"),
-    "cut": (WHOLE[:-1], "cut short: its header promises 600 bytes"),
+    "cut": (WHOLE[:-1], "cut short: its header declares 600 bytes"),
     "long": (WHOLE + b"\0", "too long: data follows the 600 bytes"),
-    "no images": (WHOLE[:4] + bytes(4) + WHOLE[8:16], "empty: its header promises 0 x 6 x 5 values"),
-    "no pixels": (idx(np.zeros((20, 6, 0), np.uint8)), "empty: its header promises 20 x 6 x 0 values"),
+    "no images": (WHOLE[:4] + bytes(4) + WHOLE[8:16], "empty: its header declares 0 x 6 x 5 values"),
+    "no pixels": (idx(np.zeros((20, 6, 0), np.uint8)), "empty: its header declares 20 x 6 x 0 values"),
     "a terabyte promised": (
         WHOLE[:4] + b"\0\0\x10\0" * 2 + b"\0\1\0\0" + WHOLE[16:],
-        "cut short: its header promises 1,099,511,627,776",
+        "cut short: its header declares 1,099,511,627,776",
     ),
-    "a vast promise": (WHOLE[:4] + b"\xff" * 12 + WHOLE[16:], "cut short: its header promises 79,228,162,"),
+    "a vast promise": (WHOLE[:4] + b"\xff" * 12 + WHOLE[16:], "cut short: its header declares 79,228,162,"),
 }
 
 
@@ -151,7 +151,7 @@ def test_broken_gzip(tiny_mnist):
     flipped[len(whole) // 2] ^= 0xFF
     for content in (b"not gzip at all", whole[: len(whole) // 2], whole[:-4], bytes(flipped)):
         packed.write_bytes(content)
-        with pytest.raises(DataError, match="delete it and run again to download it afresh") as caught:
+        with pytest.raises(DataError, match="delete it and run again to download it again") as caught:
             mnist.load(mnist.Config(), tiny_mnist)
         assert str(packed) in str(caught.value)
 
@@ -171,7 +171,8 @@ def test_more_than_the_memory_holds(tiny_mnist, monkeypatch):
 
     monkeypatch.setattr(np, "empty", refuse)
     with pytest.raises(
-        MachineError, match=r"train-images-idx3-ubyte: can't be read \(Unable to allocate 1200 bytes\); free memory"
+        MachineError,
+        match=r"train-images-idx3-ubyte: can't be read \(Unable to allocate 1200 bytes\); free some memory",
     ):
         mnist.load(mnist.Config(), tiny_mnist)
 
@@ -224,7 +225,7 @@ def test_damaged_training_files(pinned, name, packed):
     with pytest.raises(DataError) as caught:
         load_pinned(pinned)
     assert str(caught.value).startswith(f"{path}: damaged: the SHA-256 of its content is ")
-    assert str(caught.value).endswith(f"not {mnist.PINNED[name].sha256}; delete it and run again to download it afresh")
+    assert str(caught.value).endswith(f"not {mnist.PINNED[name].sha256}; delete it and run again to download it again")
 
 
 @pytest.mark.parametrize("name", MNIST[2:])
@@ -269,7 +270,7 @@ def test_damage_to_the_real_mnist(real_mnist, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("count", "value", "words"), [(39, 0, "40 inputs and 39 labels"), (40, 10, "labels run from 0 to 10")]
+    ("count", "value", "words"), [(39, 0, "40 inputs but 39 labels"), (40, 10, "labels from 0 to 10")]
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 def test_wrong_labels(tiny_mnist, write_idx, count, value, words, packed):

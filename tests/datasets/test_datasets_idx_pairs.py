@@ -82,7 +82,7 @@ def test_images_stay_in_their_file_and_packed_ones_are_unpacked_once(pair, tmp_p
         return {note.what: note.value for note in load(of).notes}
 
     assert notes()["cache"] == "decoded"
-    monkeypatch.setattr(pairs._idx, "pieces", lambda *args, **settings: pytest.fail("unpacked again"))
+    monkeypatch.setattr(pairs._idx, "read_pieces", lambda *args, **settings: pytest.fail("unpacked again"))
     assert notes()["cache"] == "used"
     assert "cache" not in notes(pair)
     for one, two in ((load(packed), load(pair)),):
@@ -92,7 +92,7 @@ def test_images_stay_in_their_file_and_packed_ones_are_unpacked_once(pair, tmp_p
 
 def test_a_packed_file_is_unpacked_piece_by_piece(tmp_path, write_idx):
     write_idx(tmp_path / "x", IMAGES, packed=True)
-    found = list(pairs._idx.pieces(tmp_path / "x.gz", np.uint8, dimensions=3, size=7 * 30))
+    found = list(pairs._idx.read_pieces(tmp_path / "x.gz", np.uint8, dimensions=3, size=7 * 30))
     assert [len(piece) for piece in found] == [7, 7, 7, 7, 2]
     np.testing.assert_array_equal(np.concatenate(found), IMAGES)
 
@@ -105,7 +105,7 @@ def test_labels_by_their_name_and_test_data_by_path(pair, tmp_path, write_idx):
     assert len(found.train) == 30
     assert (
         wrong(ConfigError, tmp_path / "x")
-        == f"dataset.labels: is missing: name the file of the labels of {tmp_path / 'x'}"
+        == f"dataset.labels: is missing: give the file with the labels of {tmp_path / 'x'}"
     )
     assert "dataset.test_labels: is missing" in wrong(ConfigError, pair, test=str(tmp_path / "x"))
     assert "dataset.labels: there is no nothing" in wrong(ConfigError, pair, labels="nothing")
@@ -119,7 +119,7 @@ def test_labels_of_four_bytes_and_named_classes(pair, write_idx):
     found = source(pair, classes=["owl", "cat", "dog"], test=3)
     assert found.classes == ("owl", "cat", "dog")
     assert np.bincount(found.train.labels).tolist() == [9, 9, 9]
-    assert "row 2 has the label '2', which is none of the classes (0, 1)" in wrong(
+    assert "row 2 has the label '2', which is not one of the classes (0, 1)" in wrong(
         DataError, pair, classes=["owl", "cat"]
     )
 
@@ -127,7 +127,7 @@ def test_labels_of_four_bytes_and_named_classes(pair, write_idx):
 def test_a_test_set_with_an_unknown_class(tmp_path, write_idx):
     for name, array in zip(MNIST, (IMAGES, LABELS, TEST, TEST_LABELS + 1), strict=True):
         write_idx(tmp_path / name, array)
-    assert "t10k-labels-idx1-ubyte: row 2 has the label '3', which is none of the classes (0, 1, 2)" in wrong(
+    assert "t10k-labels-idx1-ubyte: row 2 has the label '3', which is not one of the classes (0, 1, 2)" in wrong(
         DataError, tmp_path
     )
 
@@ -139,16 +139,16 @@ def test_a_test_set_with_an_unknown_class(tmp_path, write_idx):
         (
             "images",
             idx(LABELS),
-            "not an IDX file of 3-dimensional uint8; it starts with bytes 00 00 08 01; get the file again",
+            "not an IDX file of 3-dimensional uint8 data; it starts with the bytes 00 00 08 01; get the file again",
         ),
-        ("images", idx(IMAGES)[:-1], "cut short: its header promises 900 bytes of data"),
+        ("images", idx(IMAGES)[:-1], "cut short: its header declares 900 bytes of data"),
         ("images", idx(IMAGES) + b"x", "too long"),
-        ("images", idx(IMAGES[:0]), "empty: its header promises 0 x 6 x 5 values; get the file again"),
-        ("images", struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3), "cut short: its header promises"),
-        ("images", idx(IMAGES[:29]), "30 labels for the 29 images of "),
-        ("labels", b"text", "not an IDX file of 1-dimensional uint8; it starts with bytes 74 65 78 74"),
-        ("labels", idx(LABELS.astype(np.int32))[:-1], "cut short: its header promises 120 bytes of data"),
-        ("labels", idx(np.zeros(30, np.uint8)), "all samples are of one class, '0'"),
+        ("images", idx(IMAGES[:0]), "empty: its header declares 0 x 6 x 5 values; get the file again"),
+        ("images", struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3), "cut short: its header declares"),
+        ("images", idx(IMAGES[:29]), "contains 30 labels, but "),
+        ("labels", b"text", "not an IDX file of 1-dimensional uint8 data; it starts with the bytes 74 65 78 74"),
+        ("labels", idx(LABELS.astype(np.int32))[:-1], "cut short: its header declares 120 bytes of data"),
+        ("labels", idx(np.zeros(30, np.uint8)), "all samples have the class '0'"),
     ],
 )
 def test_what_is_wrong_with_a_file(file, content, said, pair):
@@ -163,9 +163,9 @@ def test_a_gzip_that_promises_more_than_it_can_hold(tmp_path, write_idx):
     write_idx(tmp_path / "a-labels-idx1-ubyte", LABELS)
     path = tmp_path / "a-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 10**6, 1000, 1000)))
-    assert "cut short: its header promises 1,000,000,000,000 bytes of data" in wrong(DataError, path)
+    assert "cut short: its header declares 1,000,000,000,000 bytes of data" in wrong(DataError, path)
     path.write_bytes(gzip.compress(idx(IMAGES))[:-9])
-    assert "not a whole gzip file" in wrong(DataError, path)
+    assert "not a complete gzip file" in wrong(DataError, path)
 
 
 def test_what_is_no_file(pair, tmp_path):
@@ -174,12 +174,13 @@ def test_what_is_no_file(pair, tmp_path):
     for other in ("pipe", "folder"):
         assert (
             wrong(DataError, pair, labels=str(tmp_path / other))
-            == f"{tmp_path / other}: is no file; name an IDX file, plain or .gz"
+            == f"{tmp_path / other}: is not a file; give an IDX file, plain or .gz"
         )
-    assert "is no file" in wrong(DataError, tmp_path / "pipe", labels=str(pair))
+    assert "is not a file" in wrong(DataError, tmp_path / "pipe", labels=str(pair))
     said = wrong(DataError, tmp_path / "folder")
     assert said == (
-        f"{tmp_path / 'folder'}: holds no train data; put train-images-idx3-ubyte and train-labels-idx1-ubyte there, plain or .gz"
+        f"{tmp_path / 'folder'}: contains no train data; "
+        "add train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz"
     )
 
 

@@ -119,12 +119,12 @@ def labels_and_count(draw):
 @given(labels_and_count(), st.integers(0, 2**32 - 1))
 def test_stratified(given_labels, seed):
     labels, count = given_labels
-    aside = datasets.stratified(labels, count, seed=seed)
+    aside = datasets.stratified_sample(labels, count, seed=seed)
     assert len(aside) == count
     assert (np.diff(aside) > 0).all()  # ascending and distinct
     assert (np.delete(labels, aside).tolist() == []) == (len(labels) == count)
     assert set(np.delete(labels, aside)) == set(labels)
-    assert (datasets.stratified(labels, count, seed=seed) == aside).all()
+    assert (datasets.stratified_sample(labels, count, seed=seed) == aside).all()
     sizes, taken = np.bincount(labels), np.bincount(labels[aside], minlength=labels.max() + 1)
     shares = [Fraction(int(size) * count, len(labels)) for size in sizes]
     if all(share <= max(size - 1, 0) for share, size in zip(shares, sizes, strict=True)):
@@ -133,14 +133,14 @@ def test_stratified(given_labels, seed):
 
 def test_stratified_by_largest_remainder():
     labels = np.repeat([0, 1, 2], [50, 33, 17])
-    taken = np.bincount(labels[datasets.stratified(labels, 10, seed=0)])
+    taken = np.bincount(labels[datasets.stratified_sample(labels, 10, seed=0)])
     assert taken.tolist() == [5, 3, 2]  # of 5.0, 3.3 and 1.7
 
 
 def test_stratified_draws_every_sample_alike():
     labels = np.repeat([0, 1], [20, 10])
     drawn = np.bincount(
-        np.concatenate([datasets.stratified(labels, 6, seed=seed) for seed in range(2000)]), minlength=30
+        np.concatenate([datasets.stratified_sample(labels, 6, seed=seed) for seed in range(2000)]), minlength=30
     )
     np.testing.assert_allclose(drawn, 400, atol=6 * (400 * 0.8) ** 0.5)  # 2,000 draws at 4/20 and 2/10
 
@@ -172,25 +172,25 @@ def test_the_most_that_validation_can_be(tiny_mnist):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ([0, 1], "3 inputs and 2 labels"),
-        ([0, 1, 2], "labels run from 0 to 2, but must lie within 0 to 1"),
+        ([0, 1], "3 inputs but 2 labels"),
+        ([0, 1, 2], "labels from 0 to 2, outside 0 to 1"),
         ([0, -1, 1], "from -1 to 1"),
     ],
 )
 def test_checked(labels, words):
     with pytest.raises(DataError, match=words) as caught:
-        datasets.checked(Split(np.zeros((3, 1, 2, 2), np.uint8), np.array(labels)), 2, "the/file")
+        datasets.check_split(Split(np.zeros((3, 1, 2, 2), np.uint8), np.array(labels)), 2, "the/file")
     assert str(caught.value).startswith("the/file: ")
     assert "delete them and run again" in str(caught.value)
 
 
 def test_checked_shape_and_emptiness():
     split = Split(np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.int64))
-    assert datasets.checked(split, 1, "x", shape=(1, 2, 2)) is split
-    with pytest.raises(DataError, match=r"x: test inputs of shape \(1, 2, 2\)"):
-        datasets.checked(split, 1, "x", shape=(1, 3, 3))
-    with pytest.raises(DataError, match="x: 0 inputs and 0 labels"):
-        datasets.checked(split.take(np.array([], np.int64)), 1, "x")
+    assert datasets.check_split(split, 1, "x", shape=(1, 2, 2)) is split
+    with pytest.raises(DataError, match=r"x: has inputs of shape \(1, 2, 2\)"):
+        datasets.check_split(split, 1, "x", shape=(1, 3, 3))
+    with pytest.raises(DataError, match="x: contains no samples"):
+        datasets.check_split(split.take(np.array([], np.int64)), 1, "x")
 
 
 # ---------------------------------------------------------------- statistics and fingerprint

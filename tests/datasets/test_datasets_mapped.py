@@ -148,7 +148,8 @@ def images(tmp_path):
 
 def table(tmp_path):
     rng = np.random.default_rng(1)
-    return f"{{name: arrays, path: {npy(tmp_path / 'rows', rng.normal(size=(120, 5)).astype(np.float32), np.arange(120) % 3)}}}"
+    rows = rng.normal(size=(120, 5)).astype(np.float32)
+    return f"{{name: arrays, path: {npy(tmp_path / 'rows', rows, np.arange(120) % 3)}}}"
 
 
 def channels_last(tmp_path):

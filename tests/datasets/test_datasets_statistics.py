@@ -42,7 +42,7 @@ def dataset(tmp_path, counts, inputs=None, **settings):
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=120), st.integers(0, 2**32 - 1))
 def test_repeated_holds_every_sample_and_each_class_as_often(labels, seed):
     labels = np.array(labels)
-    index = datasets.repeated(labels, seed=seed)
+    index = datasets.oversampled_indices(labels, seed=seed)
     counts = np.bincount(labels)
     assert set(index.tolist()) == set(range(len(labels))), "every sample at least once"
     assert (np.diff(index) >= 0).all()
@@ -53,12 +53,12 @@ def test_repeated_holds_every_sample_and_each_class_as_often(labels, seed):
     for k in counts.nonzero()[0]:
         own = [often[n] for n in np.flatnonzero(labels == k)]
         assert max(own) - min(own) <= 1, "as evenly as can be"
-    assert (datasets.repeated(labels, seed=seed) == index).all()
+    assert (datasets.oversampled_indices(labels, seed=seed) == index).all()
 
 
 def test_which_are_repeated_once_more_depends_on_the_seed():
     labels = np.repeat([0, 1], [30, 20])
-    assert len({tuple(datasets.repeated(labels, seed=seed)) for seed in range(5)}) == 5
+    assert len({tuple(datasets.oversampled_indices(labels, seed=seed)) for seed in range(5)}) == 5
 
 
 def test_oversampling_is_of_training_data_alone_and_after_it_was_measured(tmp_path):
@@ -82,21 +82,21 @@ def test_oversampling_is_of_training_data_alone_and_after_it_was_measured(tmp_pa
 )
 def test_imbalance_is_said_with_its_cure(counts, said, tmp_path):
     labels = np.repeat(np.arange(3), counts)
-    notes = _statistics.balanced(labels, ("0", "1", "2"), oversample=False)
+    notes = _statistics.describe_balance(labels, ("0", "1", "2"), oversample=False)
     assert [note.value for note in notes] == ([said] if said else [])
     if said:
         assert notes[0].what == "classes"
         assert (
             notes[0].reason
-            == "uneven: loss.class_weights: balanced, or dataset.balance: oversample, lets them count alike"
+            == "imbalanced; loss.class_weights: balanced or dataset.balance: oversample gives all equal weight"
         )
-        [cured] = _statistics.balanced(labels, ("0", "1", "2"), oversample=True)
-        assert cured.reason == "rare ones are repeated until all have as many (dataset.balance)"
+        [cured] = _statistics.describe_balance(labels, ("0", "1", "2"), oversample=True)
+        assert cured.reason == "samples are repeated until all classes have equal numbers (dataset.balance)"
 
 
 def test_a_class_without_training_samples_is_said():
     """Named in the config, say, or cut away."""
-    [note] = _statistics.balanced(np.array([0, 0, 1]), ("a", "b", "c"), oversample=False)
+    [note] = _statistics.describe_balance(np.array([0, 0, 1]), ("a", "b", "c"), oversample=False)
     assert note.value == "0 (c) to 2 (a) samples"
 
 
@@ -108,9 +108,9 @@ def test_balanced_weights_are_of_the_training_labels(tmp_path):
     logits, targets = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
     weight = torch.tensor([55 / (3 * count) for count in counts])  # n / (K * n_class), as scikit-learn has it
     expected = (weight[targets] * torch.nn.functional.cross_entropy(logits, targets, reduction="none")).mean()
-    found = build_criterion(config, dataset(tmp_path, counts), chosen)(logits, targets)
+    found = build_criterion(config.loss, dataset(tmp_path, counts), chosen)(logits, targets)
     torch.testing.assert_close(found, expected)
-    even = build_criterion(config, dataset(tmp_path, counts, balance="oversample"), chosen)(logits, targets)
+    even = build_criterion(config.loss, dataset(tmp_path, counts, balance="oversample"), chosen)(logits, targets)
     (
         torch.testing.assert_close(even, torch.nn.functional.cross_entropy(logits, targets)),
         "both together weigh nothing twice",
@@ -142,10 +142,13 @@ def test_given_ones_for_rows(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"mean": [0.5]}, "dataset.mean: has 1 values, the data has 3 channels; give one for each"),
-        ({"std": [0.5] * 4}, "dataset.std: has 4 values, the data has 3 channels; give one for each"),
-        ({"std": [0.5, 0.0, 1.0]}, "dataset.std: holds a value that is not above 0, as a standard deviation is"),
-        ({"std": [0.5, -1.0, 1.0]}, "dataset.std: holds a value that is not above 0"),
+        ({"mean": [0.5]}, "dataset.mean: has 1 values, but the data has 3 channels; give one per channel"),
+        ({"std": [0.5] * 4}, "dataset.std: has 4 values, but the data has 3 channels; give one per channel"),
+        (
+            {"std": [0.5, 0.0, 1.0]},
+            "dataset.std: contains a value that is not above 0; give positive standard deviations",
+        ),
+        ({"std": [0.5, -1.0, 1.0]}, "dataset.std: contains a value that is not above 0"),
     ],
 )
 def test_wrong_ones_are_refused(settings, said, tmp_path):
@@ -155,7 +158,7 @@ def test_wrong_ones_are_refused(settings, said, tmp_path):
 
 
 def test_wrong_ones_for_rows_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="has 1 values, the data has 2 features"):
+    with pytest.raises(ConfigError, match="has 1 values, but the data has 2 features"):
         dataset(tmp_path, [6, 6], np.ones((12, 2), np.float32), mean=[1.0])
 
 
@@ -221,6 +224,6 @@ def test_measuring_what_is_larger_than_memory_is_said(quiet, monkeypatch, capsys
     with datasets.silent(quiet):
         assert datasets.mean_std(mapped) == datasets.mean_std(images)
         assert capsys.readouterr().err == ""
-        monkeypatch.setattr(_statistics, "READ", images.nbytes - 1)
+        monkeypatch.setattr(_statistics, "MAX_READ", images.nbytes - 1)
         assert datasets.mean_std(mapped) == datasets.mean_std(images)
     assert capsys.readouterr().err == ("" if quiet else "measuring 50 samples\n")

@@ -204,9 +204,9 @@ def test_a_network_of_a_table_takes_a_table_only(tmp_path):
     bare = arrays.Config(path=str(tmp_path / "data.npz"))
     of_table, of_arrays = datasets.load(iris.Config(), seed=0).spec, datasets.load(bare, seed=0).spec
     assert of_table.shape == of_arrays.shape
-    with pytest.raises(DataError, match=r"data\.npz: is no table, but the network was trained on a table"):
+    with pytest.raises(DataError, match=r"data\.npz: is not a table, but the network was trained on one"):
         datasets.load(bare, seed=0, like=of_table)
-    with pytest.raises(DataError, match=r"iris.*: is a table, but the network was trained on what is none"):
+    with pytest.raises(DataError, match=r"iris.*: is a table, but the network was not trained on one"):
         datasets.load(iris.Config(), seed=0, like=of_arrays)
 
 
@@ -217,7 +217,7 @@ def test_a_network_of_a_table_takes_a_table_only(tmp_path):
 def kept(monkeypatch, tmp_path):
     """All tables are kept in an empty cache; calling this forbids to read one again."""
     monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(table, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(table, "CACHED_FROM", 0)
     return lambda: monkeypatch.setattr(table.tables, "read", lambda *_: pytest.fail("read again"))
 
 
@@ -233,7 +233,7 @@ def test_a_large_table_is_read_once(data, kept, tmp_path, monkeypatch, elsewhere
     write(tmp_path / "test.csv", [["1.5", "violet", "7", rows[0][3]], ["", "red", "8", rows[1][3]]])
     settings = {"test": str(tmp_path / "test.csv")} if elsewhere else {}
     with monkeypatch.context() as patch:
-        patch.setattr(table, "WORTH_KEEPING", 2**60)
+        patch.setattr(table, "CACHED_FROM", 2**60)
         plain = load(path, **settings)
         assert "cache" not in {note.what for note in plain.notes}
     first = load(path, **settings)

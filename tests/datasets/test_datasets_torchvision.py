@@ -191,6 +191,6 @@ def test_a_pickle_that_is_not_cifars_is_not_run(tmp_path):
 
 def check_broken_test(dataset: datasets.Dataset, folder: Path) -> None:
     """The test data, broken so far, was not opened until now."""
-    with pytest.raises(DataError, match=r"can't be read .*delete them and run again to download them afresh") as caught:
+    with pytest.raises(DataError, match=r"can't be read .*delete them and run again to download them again") as caught:
         dataset.test()
     assert str(folder) in str(caught.value)

@@ -71,8 +71,8 @@ def test_a_toy_problem_is_a_table_of_x_and_y(kind):
 
 
 def test_classes_that_can_not_be_are_refused():
-    with pytest.raises(ConfigError, match=r"dataset\.classes: 3 is not for moons, of which there are 2"):
+    with pytest.raises(ConfigError, match=r"dataset\.classes: 3 does not apply to moons, which always has 2"):
         toy.load(toy.Config(kind="moons", classes=3), Path())
-    with pytest.raises(ConfigError, match=r"dataset\.samples: 20 is too few for 10 classes; give 50 at least"):
+    with pytest.raises(ConfigError, match=r"dataset\.samples: 20 is too few for 10 classes; give at least 50"):
         toy.load(toy.Config(kind="blobs", classes=10, samples=20), Path())
     assert len(points(kind="moons", classes=2, samples=10)) == 10

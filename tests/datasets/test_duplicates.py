@@ -40,14 +40,16 @@ def test_it_counts_what_a_set_of_bytes_counts(parts, compared, hashed):
     with pytest.MonkeyPatch.context() as patch:  # however it is cut
         patch.setattr(_statistics, "COMPARED", compared)
         patch.setattr(_statistics, "HASHED", hashed)
-        assert datasets.duplicates([split(train), split(validation)], split(test)) == by_set([train, validation], test)
+        assert datasets.count_duplicates([split(train), split(validation)], split(test)) == by_set(
+            [train, validation], test
+        )
 
 
 def test_samples_whose_hashes_are_all_equal_are_told_apart(monkeypatch):
     monkeypatch.setattr(_statistics, "_hashes", lambda inputs: np.zeros(len(inputs), np.uint64))
     rng = np.random.default_rng(0)
     train, test = (rng.integers(0, 4, (200, 1, 1, 3), np.uint8) for _ in range(2))
-    found = datasets.duplicates([split(train)], split(test))
+    found = datasets.count_duplicates([split(train)], split(test))
     assert found == by_set([train], test)
     assert 0 < found < 200
 
@@ -73,8 +75,8 @@ def test_samples_in_a_file_are_read_from_it(tmp_path):
     np.save(tmp_path / "x.npy", rng.integers(0, 2, (300, 1, 2, 3), np.uint8))
     whole = np.load(tmp_path / "x.npy", mmap_mode="r")
     train, test = Mapped(whole, np.arange(0, 300, 3)), Mapped(whole, np.arange(299, 0, -2))
-    assert datasets.duplicates([split(train)], split(test)) == by_set([np.asarray(train)], np.asarray(test)) > 0
-    assert datasets.duplicates([split(np.asarray(train))], split(np.asarray(test))) == by_set(
+    assert datasets.count_duplicates([split(train)], split(test)) == by_set([np.asarray(train)], np.asarray(test)) > 0
+    assert datasets.count_duplicates([split(np.asarray(train))], split(np.asarray(test))) == by_set(
         [np.asarray(train)], np.asarray(test)
     )
 
@@ -82,7 +84,9 @@ def test_samples_in_a_file_are_read_from_it(tmp_path):
 def test_files_that_are_too_large_are_not_read(monkeypatch):
     rows = np.ones((10, 3), np.float32)
     mapped = split(Mapped(rows, np.arange(10)))
-    assert datasets.duplicates([mapped], mapped) == 10
-    monkeypatch.setattr(_statistics, "READ", 2 * rows.nbytes - 1)
-    assert datasets.duplicates([mapped], mapped) is None
-    assert datasets.duplicates([split(rows)], split(rows)) == 10  # what is in memory is looked at, whatever its size
+    assert datasets.count_duplicates([mapped], mapped) == 10
+    monkeypatch.setattr(_statistics, "MAX_READ", 2 * rows.nbytes - 1)
+    assert datasets.count_duplicates([mapped], mapped) is None
+    assert (
+        datasets.count_duplicates([split(rows)], split(rows)) == 10
+    )  # what is in memory is looked at, whatever its size
