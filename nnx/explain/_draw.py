@@ -242,7 +242,7 @@ def shorten(text: str, limit: int = TITLE_LENGTH, *, tail: bool = False) -> str:
 def bar_chart(names: Sequence[str], series: dict[str, NDArray[Any]], label: str) -> "Figure":
     """Horizontal bars, one group per name from top to bottom. Each series has its own colour, and its name, unless
     empty, in a legend."""
-    figure = new_figure(6, 0.6 + len(names) * (0.12 + 0.1 * len(series)))
+    figure = new_figure(6, 0.6 + 0.25 * any(series) + len(names) * (0.12 + 0.1 * len(series)))
     axes = figure.add_subplot()
     height = 0.8 / len(series)
     for n, (name, values) in enumerate(series.items()):
@@ -251,7 +251,7 @@ def bar_chart(names: Sequence[str], series: dict[str, NDArray[Any]], label: str)
     axes.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     axes.axvline(0, color=INK, linewidth=0.6)
     if any(series):
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=len(series))  # never over a bar
     return figure
 
 

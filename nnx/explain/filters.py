@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from nnx.models._first_layer import GATES, as_images, first_layer, input_weights
 
 MAX_FILTERS = 64  # in a picture
 COLUMNS = 8
+MAX_ROWS = 2000  # of the table, on which the influence of its columns is measured
+MAX_NAME = 40  # characters of a column's name
 READING = {
     "whole": "Each square shows the weights of one neuron of the first layer, one weight per pixel. A bright pixel "
     "under red raises the neuron's weighted sum, under blue it lowers it: the neuron looks for strokes in the red "
@@ -23,8 +26,10 @@ READING = {
     "pixel under red raises that number, under blue it lowers it.",
     "row": "Each line is one unit of the state, each column one pixel of the image row being read. A bright pixel "
     "under red opens the unit's gate, or raises its candidate value; under blue it does the opposite.",
-    "feature": "A long bar is a feature with a strong influence on the first layer: it is the norm of all weights on "
-    "that feature. Each feature is measured in its own standard deviations, so the bars are comparable.",
+    "feature": "A long bar is a column of the table with a strong influence on the first layer: how much the weighted "
+    "sums of its units vary with this column alone, as a standard deviation over the rows. Numbers, which are "
+    "standardised, and columns of categories are comparable in this unit. A bar about as long as the one with random "
+    "weights shows nothing that was learned.",
     "matrix": "Each row is one unit of the first layer, each column one of its inputs. Red weights add to the weighted "
     "sum, blue weights subtract from it.",
 }
@@ -58,7 +63,7 @@ def explain(subject: Subject) -> Explanation:
         "largest": float(weight.abs().max()),
     }
     if kind == "feature":
-        pictures = [_draw_features(subject, weight, figures)]
+        pictures = [_draw_columns(subject, weight, figures)]
     elif kind == "row":
         pictures = [_draw_gates(cast(nn.RNNBase, module), weight, subject)]
     elif images is None:
@@ -136,16 +141,62 @@ def _draw_gates(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture
     return Picture("filters", caption, _draw.to_png(figure))
 
 
-def _draw_features(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:
-    strength = weight.norm(dim=0).numpy()
-    order = np.argsort(-strength, kind="stable")[: _draw.MAX_BARS]
-    figures["strength"] = strength.tolist()
-    figures["shown"] = len(order)
-    names = [subject.features[n] for n in order]
-    figure = _draw.bar_chart(names, {"": strength[order]}, "norm of the weights")
-    which = f"the {len(order)} largest of {len(strength)}" if len(order) < len(strength) else f"all {len(strength)}"
-    caption = f"The norm of the first layer's weights on each feature: {which}."
+def _draw_columns(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:
+    """A bar for each column of the table, beside that of the untrained network."""
+    rows = _sample_rows(subject)
+    sources = source_columns(subject)
+    _, control = first_layer(subject.untrained, subject.inputs()[:1])
+    trained, untrained = (column_influence(values, rows, sources) for values in (weight, input_weights(control)))
+    order = np.argsort(-trained, kind="stable")[: _draw.MAX_BARS]
+    figures |= {
+        "columns": list(sources),
+        "influence": trained.tolist(),
+        "influence_untrained": untrained.tolist(),
+        "rows": len(rows),
+        "shown": len(order),
+    }
+    names = [_draw.shorten(list(sources)[n], MAX_NAME) for n in order]
+    series = {"trained": trained[order], "random weights": untrained[order]}
+    figure = _draw.bar_chart(names, series, "standard deviation of the weighted sums, over all units")
+    which = f"the {len(order)} largest of {len(sources)}" if len(order) < len(sources) else f"all {len(sources)}"
+    wide = sum(len(features) > 1 for features in sources.values())
+    together = f" The features of a column count together, as they do in {wide} columns here." if wide else ""
+    caption = f"The influence of each column on the first layer, measured on {len(rows):,} rows: {which}.{together}"
     return Picture("filters", caption, _draw.to_png(figure))
+
+
+def source_columns(subject: Subject) -> dict[str, list[int]]:
+    """The columns of a table, each with the indices of its features: several of a column of categories (one-hot), or of
+    one with missing values."""
+    if subject.spec.columns is None:
+        return {name: [n] for n, name in enumerate(subject.features)}
+    features = iter(range(subject.spec.size))
+    return {
+        column.name: [next(features) for _ in column.feature_names]
+        for column in subject.spec.columns.columns
+        if column.feature_names
+    }
+
+
+def column_influence(weight: Tensor, rows: Tensor, sources: dict[str, list[int]]) -> NDArray[np.float64]:
+    """(columns,): the standard deviation, over (N, F) normalised rows, of what each column adds to the weighted sums of
+    units with (units, F) weights; of all units, the root of the sum of squares.
+
+    For a single feature this is the norm of its weights times the feature's standard deviation. A shift that is the
+    same for all categories of a column has no influence, as a bias can do the same.
+    """
+    influence = [
+        (rows[:, features].double() @ weight[:, features].double().T).var(0, correction=0).sum().sqrt()
+        for features in sources.values()
+    ]
+    return torch.stack(influence).numpy()
+
+
+def _sample_rows(subject: Subject) -> Tensor:
+    """At most 2,000 of the training rows, normalised, on the CPU."""
+    split = subject.data("train")
+    chosen = np.sort(np.random.default_rng(subject.seed).permutation(len(split))[:MAX_ROWS])
+    return subject.inputs(np.asarray(split.inputs[chosen])).cpu()
 
 
 def _draw_matrix(weight: Tensor) -> Picture:

@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from nnx import config, explain, losses, models
+from nnx.checkpoint import Checkpoint
+from nnx.datasets import Split
 from nnx.explain import filters
 from nnx.models._first_layer import as_images, first_layer, input_weights
+from nnx.preprocessing.columns import CategoryColumn, Columns, NumberColumn
+from nnx.preprocessing.spec import Spec
 
 
 def drawn(subject):
@@ -87,3 +92,76 @@ def test_neighbours_are_alike_in_strokes_and_not_in_noise():
 def test_of_many_filters_the_strongest_are_shown():
     weight = np.ones((100, 4)) * np.arange(100)[:, None]
     assert filters._strongest(weight).tolist() == list(range(36, 100))
+
+
+# ---------------------------------------------------------------- columns of a table
+
+
+def test_the_influence_of_a_number_is_the_norm_of_its_weights_and_of_categories_their_scaled_spread():
+    rng = np.random.default_rng(0)
+    codes = rng.choice(3, 500, p=[0.6, 0.3, 0.1])
+    numbers = rng.normal(0, [1, 5], (500, 2))
+    rows = torch.from_numpy(np.column_stack([numbers, np.eye(3)[codes]])).float()
+    weight = torch.from_numpy(rng.normal(size=(7, 5))).float()
+    first, second, category = filters.column_influence(weight, rows, {"a": [0], "b": [1], "c": [2, 3, 4]})
+    norms = weight.norm(dim=0).numpy()
+    assert first == pytest.approx(norms[0] * rows[:, 0].std(correction=0).item(), rel=1e-5)
+    assert second == pytest.approx(norms[1] * rows[:, 1].std(correction=0).item(), rel=1e-5)
+    shares = np.bincount(codes) / 500
+    spread = np.diag(shares) - np.outer(shares, shares)  # the covariance of one-hot features
+    of_categories = weight[:, 2:].double().numpy()
+    assert category == pytest.approx(np.trace(of_categories @ spread @ of_categories.T) ** 0.5, rel=1e-5)
+    shifted = weight.clone()
+    shifted[:, 2:] += 3
+    unchanged = filters.column_influence(shifted, rows, {"c": [2, 3, 4]})
+    assert unchanged == pytest.approx(category, rel=1e-5), "a bias can do the same"
+
+
+def table_of_dates(trained_on_area):
+    """An MLP on a table of a number, 200 dates and three cities. Its weights are initial ones, except for `area`."""
+    rng = np.random.default_rng(0)
+    dates = tuple(f"day {n}" for n in range(200))
+    columns = Columns(
+        (
+            CategoryColumn("date", dates),
+            NumberColumn("area", 80.0, 20.0, 78.0, indicator=True),
+            CategoryColumn("city", ("Bern", "Lima", "Rome")),
+        )
+    )
+    encoded = np.column_stack([rng.integers(0, 200, 400), rng.normal(80, 20, 400), rng.integers(0, 3, 400)])
+    encoded[:20, 1] = np.nan
+    rows = columns.apply(encoded.astype(float), columns)
+    made = config.load("digits_mlp", ["model={name: mlp, hidden: [16]}"])
+    spec = Spec((rows.shape[1],), ("no", "yes"), (0.0,) * rows.shape[1], (1.0,) * rows.shape[1], columns=columns)
+    torch.manual_seed(1)
+    network = models.build(made.model, spec, losses.outputs(made.loss, 2))
+    state = network.state_dict()
+    state["layers.1.weight"][:, 200] += trained_on_area
+    data = Split(rows, rng.integers(0, 2, 400))
+    return explain.build_subject(Checkpoint(made, spec, state, {}), lambda _: data, rows[:1], ["a"], data.labels[:1])
+
+
+def test_a_table_is_ranked_by_column_not_by_single_dates():
+    explanation = filters.explain(table_of_dates(1.0))
+    figures = explanation.figures
+    assert figures["columns"] == ["date", "area", "city"]
+    influence = dict(zip(figures["columns"], figures["influence"], strict=True))
+    untrained = dict(zip(figures["columns"], figures["influence_untrained"], strict=True))
+    assert max(influence, key=lambda name: influence[name]) == "area"
+    assert influence["area"] > 3 * untrained["area"]
+    for name in ("date", "city"):
+        assert influence[name] == pytest.approx(untrained[name], rel=0.4)
+    assert (figures["rows"], figures["shown"]) == (400, 3)
+    assert "count together" in explanation.pictures[0].caption
+
+
+def test_the_bars_of_the_untrained_network_are_beside_those_of_the_trained_one(monkeypatch):
+    charts = []
+    monkeypatch.setattr(filters._draw, "to_png", lambda figure: charts.append(figure) or b"")
+    filters.explain(table_of_dates(1.0))
+    [figure] = charts
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["area", "date", "city"]
+    assert len(axes.containers) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["trained", "random weights"]
+    assert axes.get_legend() is None, "a legend inside the axes may hide a bar"
