@@ -79,9 +79,17 @@ class Subject:
         These are not the initial weights of the training: the trained network still contains much of those, which would
         make the two alike.
         """
+        return self._random_network(mix_seed(self.seed, 1))
+
+    @cached_property
+    def initial(self) -> nn.Module:
+        """The network before its first training step."""
+        return self._random_network(self.seed)
+
+    def _random_network(self, seed: int) -> nn.Module:
         config = self.checkpoint.config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix_seed(self.seed, 1))
+            torch.manual_seed(seed)
             network = models.build(config.model, self.spec, losses.outputs(config.loss, len(self.classes)))
         return network.to(self.device).eval()
 

@@ -15,6 +15,7 @@ from nnx.models._first_layer import GATES, as_images, first_layer, input_weights
 MAX_FILTERS = 64  # in a picture
 COLUMNS = 8
 MAX_ROWS = 2000  # of the table, on which the influence of its columns is measured
+MAX_UNITS = 16  # of a recurrent layer in a picture
 MAX_NAME = 40  # characters of a column's name
 READING = {
     "whole": "Each square shows the weights of one neuron of the first layer, one weight per pixel. A bright pixel "
@@ -25,7 +26,8 @@ READING = {
     "patch": "Each square shows the weights of one number of a token, one weight per pixel of its patch. A bright "
     "pixel under red raises that number, under blue it lowers it.",
     "row": "Each line is one unit of the state, each column one pixel of the image row being read. A bright pixel "
-    "under red opens the unit's gate, or raises its candidate value; under blue it does the opposite.",
+    "under red opens the unit's gate, or raises its candidate value; under blue it does the opposite. The weights "
+    "before training are random: what differs from them was learned.",
     "feature": "A long bar is a column of the table with a strong influence on the first layer: how much the weighted "
     "sums of its units vary with this column alone, as a standard deviation over the rows. Numbers, which are "
     "standardised, and columns of categories are comparable in this unit. A bar about as long as the one with random "
@@ -65,7 +67,7 @@ def explain(subject: Subject) -> Explanation:
     if kind == "feature":
         pictures = [_draw_columns(subject, weight, figures)]
     elif kind == "row":
-        pictures = [_draw_gates(cast(nn.RNNBase, module), weight, subject)]
+        pictures = [_draw_gates(cast(nn.RNNBase, module), weight, subject, figures)]
     elif images is None:
         pictures = [_draw_matrix(weight)]
     else:
@@ -118,27 +120,49 @@ def _tile(image: NDArray[Any], limit: float) -> NDArray[Any]:
     return tile if tile.ndim == 2 else 0.5 + tile / (2 * limit)
 
 
-def _draw_gates(module: nn.RNNBase, weight: Tensor, subject: Subject) -> Picture:
-    """A panel per gate: units from top to bottom, sorted by position, columns of the image from left to right."""
+def _draw_gates(module: nn.RNNBase, weight: Tensor, subject: Subject, figures: dict[str, Any]) -> Picture:
+    """A panel per gate, above it is trained, below it before training: units from top to bottom, sorted by position,
+    columns of the image from left to right."""
     gates = GATES.get(module.mode, ("state",))
-    panels = weight.reshape(len(gates), module.hidden_size, -1).numpy()
+    _, initial_module = first_layer(subject.initial, subject.inputs()[:1])
+    trained, initial = (
+        values.reshape(len(gates), module.hidden_size, -1).numpy() for values in (weight, input_weights(initial_module))
+    )
+    units = most_changed(trained, initial)
     has_candidate = "candidate" in gates
-    magnitudes = np.abs(panels[gates.index("candidate")] if has_candidate else panels[0])
+    magnitudes = np.abs(trained[gates.index("candidate") if has_candidate else 0][units])
     mean_column = (magnitudes * np.arange(magnitudes.shape[1])).sum(1) / magnitudes.sum(1).clip(1e-12)
-    order = np.argsort(mean_column, kind="stable")
-    limit = float(np.quantile(np.abs(panels), 0.998))
-    figure = _draw.new_figure(1.2 + 1.7 * len(gates), 5)
-    row = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
-    for axes, gate, panel in zip(row, gates, panels, strict=True):
-        drawn = _draw.show(axes, panel[order], signed=True, limit=limit, aspect="auto")
-        axes.set(title=gate, xlabel="column of the image" if subject.spec.shape[0] == 1 else "channels × columns")
-        axes.spines[:].set_visible(False)
+    units = units[np.argsort(mean_column, kind="stable")]
+    figures["units"] = units.tolist()
+    limit = float(np.quantile(np.abs(trained[:, units]), 0.998))
+    figure = _draw.new_figure(1.2 + 1.7 * len(gates), 1.4 + 0.3 * len(units))
+    table = figure.subplots(2, len(gates), sharex=True, sharey=True, squeeze=False)
+    for row, panels, when in zip(table, (trained, initial), ("after training", "before training"), strict=True):
+        for axes, gate, panel in zip(row, gates, panels, strict=True):
+            drawn = _draw.show(axes, panel[units], signed=True, limit=limit, aspect="auto")
+            axes.set_title(gate if when == "after training" else "")
+            axes.spines[:].set_visible(False)
+        row[0].set_yticks(range(len(units)), [f"{n}" for n in units], fontsize=7)
+        row[0].set_ylabel(f"unit, {when}")
+    for axes in table[-1]:
+        axes.set_xlabel("column of the image" if subject.spec.shape[0] == 1 else "channels × columns")
+    _draw.colour_bar(figure, drawn, table.ravel().tolist(), "weight")
+    kind = f", one panel per gate of the {module.mode}" if len(gates) > 1 else ""
+    which = f"the {len(units)} of {module.hidden_size} units that training changed most"
+    if len(units) == module.hidden_size:
+        which = f"all {len(units)} units"
     weights = "candidate weights" if has_candidate else "weights"
-    row[0].set(ylabel=f"unit, sorted by the mean column of its {weights}", yticks=[])
-    _draw.colour_bar(figure, drawn, list(row), "weight")
-    panel_kind = f", one panel per gate of the {module.mode}" if len(gates) > 1 else ""
-    caption = f"The weights of {module.hidden_size} units on a row of the image{panel_kind}."
+    order = f"sorted by the mean column of their {weights}"
+    caption = f"The weights of {which} on a row of the image{kind}, {order}, and the same units before training."
     return Picture("filters", caption, _draw.to_png(figure))
+
+
+def most_changed(trained: NDArray[Any], initial: NDArray[Any]) -> NDArray[np.int64]:
+    """The at most 16 units of (gates, units, inputs) weights that are farthest from their initial weights, in their own
+    order."""
+    distances = np.linalg.norm(trained - initial, axis=(0, 2))
+    units: NDArray[np.int64] = np.sort(np.argsort(-distances, kind="stable")[:MAX_UNITS])
+    return units
 
 
 def _draw_columns(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> Picture:

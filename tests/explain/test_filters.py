@@ -165,3 +165,39 @@ def test_the_bars_of_the_untrained_network_are_beside_those_of_the_trained_one(m
     assert len(axes.containers) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["trained", "random weights"]
     assert axes.get_legend() is None, "a legend inside the axes may hide a bar"
+
+
+# ---------------------------------------------------------------- rows of a recurrent layer
+
+
+def test_the_units_that_training_changed_most_are_shown():
+    initial = np.random.default_rng(0).normal(size=(3, 128, 8))
+    trained = initial.copy()
+    changed = np.arange(5, 128, 8)
+    trained[1, changed, 2] += 1
+    trained[2, changed[0] + 1] += 0.1  # less than the others
+    assert filters.most_changed(trained, initial).tolist() == changed.tolist()
+    assert filters.most_changed(trained[:, :10], initial[:, :10]).tolist() == list(range(10))
+
+
+def test_the_initial_weights_are_those_of_the_training(subject):
+    """A network that was hardly trained is near its initial weights, and not near those of the control."""
+    explained = subject("rnn")
+    trained, initial, control = (
+        input_weights(first_layer(network, explained.inputs()[:1])[1])
+        for network in (explained.network, explained.initial, explained.untrained)
+    )
+    assert (trained - initial).norm() < 0.5 * (trained - control).norm()
+
+
+def test_a_recurrent_layer_is_drawn_after_and_before_training(subject, monkeypatch):
+    figures = []
+    monkeypatch.setattr(filters._draw, "to_png", lambda figure: figures.append(figure) or b"")
+    monkeypatch.setattr(filters, "MAX_UNITS", 6)
+    explanation = filters.explain(subject("rnn"))
+    assert len(set(explanation.figures["units"])) == 6
+    assert "the 6 of 16 units that training changed most" in explanation.pictures[0].caption
+    labels = [axes.get_ylabel() for axes in figures[0].axes]
+    assert [label for label in labels if label] == ["unit, after training", "unit, before training"]
+    units = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    assert units == [str(n) for n in explanation.figures["units"]]
