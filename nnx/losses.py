@@ -145,6 +145,16 @@ class Focal(Component):
 Loss = CrossEntropy | MeanSquaredError | BinaryCrossEntropy | Focal
 
 
+TRAINING_ONLY = ("label_smoothing", "class_weights")  # of a loss: evaluation leaves them out
+
+
+def evaluated_loss(loss: Component) -> Component:
+    """The loss that evaluation reports: `loss` without label smoothing and class weights, so that it is comparable
+    between configs and with other tools (scikit-learn's log_loss, for cross-entropy)."""
+    fields = type(loss).model_fields
+    return loss.model_copy(update={key: fields[key].default for key in TRAINING_ONLY if key in fields})
+
+
 def outputs(loss: Component, classes: int) -> int:
     """The number of outputs the network needs for K `classes`: K, or 1 for a loss with a sigmoid."""
     return 1 if isinstance(loss, BinaryCrossEntropy) else classes

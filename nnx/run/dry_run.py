@@ -69,10 +69,10 @@ def measure_throughput(setup: TrainingSetup, batches: BatchLoader, *, seconds: f
     evaluate(
         setup.state.evaluated,
         setup.loader(samples.take(np.arange(min(EVALUATION_BATCH, len(samples))))),
-        setup.criterion,
+        setup.evaluation_criterion,
         setup.runtime,
     )
-    predicted = evaluate(setup.state.evaluated, setup.loader(samples), setup.criterion, setup.runtime)
+    predicted = evaluate(setup.state.evaluated, setup.loader(samples), setup.evaluation_criterion, setup.runtime)
     device = setup.runtime.device
     return Throughput(
         steps=steps,

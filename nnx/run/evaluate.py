@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from nnx import checkpoint, datasets, models
+from nnx import checkpoint, datasets, losses, models
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint, build_network
 from nnx.config import Config
@@ -49,7 +49,8 @@ def evaluate_checkpoint(
     cure = "Close other programs, or use --device cpu where it is the device's memory that is full"
     with devices.explain_out_of_memory(cure):
         samples = dataset.split(split)
-        batches, criterion = BatchLoader(samples, saved.spec, runtime.device), build_criterion(config, dataset, runtime)
+        batches = BatchLoader(samples, saved.spec, runtime.device)
+        criterion = build_criterion(losses.evaluated_loss(config.loss), dataset, runtime)
         predictions = _predict(saved, batches, runtime, criterion)
     records = run_folder.matching_metrics(path.parent, saved.record)
     frames = film.read_or_none(path.parent) if records else None
@@ -86,7 +87,7 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     setup, folder = saver.setup, saver.folder
     best, test = _best_saved(setup.state, folder), setup.dataset.test()
     duplicates = datasets.count_duplicates((setup.dataset.train, setup.dataset.validation), test)
-    predictions = _predict(best, setup.loader(test), setup.runtime, setup.criterion)
+    predictions = _predict(best, setup.loader(test), setup.runtime, setup.evaluation_criterion)
     seconds = time.perf_counter() - begun
     summary = _summary(saver, best, predictions, duplicates=duplicates, seconds=seconds)
     frames = film.read_or_none(folder)

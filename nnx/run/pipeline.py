@@ -126,7 +126,7 @@ def _started(saver: RunSaver, warnings: Sequence[str]) -> Started:
     data_path = describe_data_path(setup.config.dataset.name, data.train, setup.loader(data.train))
     return Started(
         run=saver.folder,
-        choices=(*setup.runtime.choices, *data.notes, data_path),
+        choices=(*setup.runtime.choices, *data.notes, data_path, *([loss] if (loss := setup.loss_note) else [])),
         samples={"train": len(data.train), "validation": len(data.validation)},
         layers=models.layer_table(state.model, data.spec),
         parameters=models.count_parameters(state.model),
@@ -157,7 +157,7 @@ def _train(saver: RunSaver, *, watch: bool, signal: Callable[[], int], again: st
     try:
         for event in () if state.stop_reason else events:
             if isinstance(event, EpochEnd):
-                measured = evaluate(state.evaluated, validation, setup.criterion, setup.runtime)
+                measured = evaluate(state.evaluated, validation, setup.evaluation_criterion, setup.runtime)
                 check_finite(measured.loss, "validation loss", state)
                 epoch = _record(state, event, measured)
                 saver.save_epoch(epoch)

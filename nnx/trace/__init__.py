@@ -74,7 +74,7 @@ def trace(
     model = _to_float64(setup.state.model)
     x = Normalise(spec, torch.device("cpu"))(torch.from_numpy(raw)).double()
     with _float64_by_default():
-        criterion = build_criterion(config, setup.dataset, setup.runtime)
+        criterion = build_criterion(config.loss, setup.dataset, setup.runtime)
         loss_function = LossFunction(model, x, torch.tensor([label]), criterion)
         backward = loss_function.backpropagate()
         if not math.isfinite(backward.loss):

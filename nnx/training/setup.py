@@ -12,6 +12,7 @@ from torch import nn
 from nnx import datasets, losses, models
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
+from nnx.config.registry import Component
 from nnx.datasets import Dataset, DatasetConfig, Split
 from nnx.errors import CheckpointError, DeviceError
 from nnx.events import Choice
@@ -45,7 +46,10 @@ class TrainingSetup:
     config: Config
     runtime: Runtime
     dataset: Dataset
-    criterion: Criterion
+    criterion: Criterion  # the loss that training minimises
+    evaluation_criterion: (
+        Criterion  # the loss that validation and test report: without label smoothing and class weights
+    )
     state: State
     step_method: StepMethod
     saved: Checkpoint | None
@@ -70,6 +74,16 @@ class TrainingSetup:
         now = devices.environment_fingerprint(self.runtime) | {"train.epochs": self.config.train.epochs}
         saved = self.saved.environment if self.saved else None
         return {"began": saved["began"] if saved else now, "saved": now}
+
+    @property
+    def loss_note(self) -> Choice | None:
+        """How training and validation loss differ, where they do."""
+        trained = []
+        if losses.evaluated_loss(self.config.loss) != self.config.loss:
+            trained.append("training loss includes label smoothing and class weights, validation and test loss do not")
+        if self.config.train.ema:
+            trained.append("training loss is of the raw weights, validation and test loss of their moving average")
+        return Choice("loss", self.config.loss.name, "; ".join(trained)) if trained else None
 
     @property
     def changed(self) -> str:
@@ -112,14 +126,15 @@ def prepare(
         dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
         torch.manual_seed(config.seed)
         model = models.build(config.model, dataset.spec, losses.outputs(config.loss, len(dataset.spec.classes)))
-        criterion = build_criterion(config, dataset, runtime)
+        criterion = build_criterion(config.loss, dataset, runtime)
+        evaluation_criterion = build_criterion(losses.evaluated_loss(config.loss), dataset, runtime)
     runtime = with_supported_precision(runtime, config, model, dataset.spec)
     multiply_adds = models.multiply_adds(model, dataset.spec) * min(config.train.batch_size, len(dataset.train))
     threads = devices.set_threads(config.threads, multiply_adds)
     method, step = choose_step(config, model, runtime)
     runtime = runtime.adding(threads, step)
     state = State.new(config, model, runtime, len(batch_bounds(len(dataset.train), config.train)))
-    setup = TrainingSetup(config, runtime, dataset, criterion, state, method, saved, source)
+    setup = TrainingSetup(config, runtime, dataset, criterion, evaluation_criterion, state, method, saved, source)
     if saved:
         _restore(setup, saved)
     return setup
@@ -163,11 +178,11 @@ def with_supported_precision(
         return exact.replacing(Choice("precision", "float32", why))
 
 
-def build_criterion(config: Config, dataset: Dataset, runtime: Runtime) -> Criterion:
-    """The config's loss, with class weights computed from the training labels. Raises ConfigError."""
+def build_criterion(loss: Component, dataset: Dataset, runtime: Runtime) -> Criterion:
+    """The loss function, with class weights computed from the training labels. Raises ConfigError."""
     labels = torch.from_numpy(dataset.train.labels)
     counts = torch.bincount(labels, minlength=len(dataset.spec.classes)).tolist()
-    return cast(losses.Loss, config.loss).build(counts, runtime.device)
+    return cast(losses.Loss, loss).build(counts, runtime.device)
 
 
 def describe_differences(old: dict[str, Any], new: dict[str, Any], *, but: tuple[str, ...] = ()) -> str:

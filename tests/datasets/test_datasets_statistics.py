@@ -72,7 +72,7 @@ def test_oversampling_is_of_training_data_alone_and_after_it_was_measured(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("counts", "said"),
+    ("counts", "message"),
     [
         ([10, 10, 10], None),
         ([10, 28, 29], None),
@@ -80,11 +80,11 @@ def test_oversampling_is_of_training_data_alone_and_after_it_was_measured(tmp_pa
         ([3000, 7, 3], "3 (2) to 3,000 (0) samples"),
     ],
 )
-def test_imbalance_is_said_with_its_cure(counts, said, tmp_path):
+def test_imbalance_is_said_with_its_cure(counts, message, tmp_path):
     labels = np.repeat(np.arange(3), counts)
     notes = _statistics.describe_balance(labels, ("0", "1", "2"), oversample=False)
-    assert [note.value for note in notes] == ([said] if said else [])
-    if said:
+    assert [note.value for note in notes] == ([message] if message else [])
+    if message:
         assert notes[0].what == "classes"
         assert (
             notes[0].reason
@@ -140,7 +140,7 @@ def test_given_ones_for_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"mean": [0.5]}, "dataset.mean: has 1 values, but the data has 3 channels; give one per channel"),
         ({"std": [0.5] * 4}, "dataset.std: has 4 values, but the data has 3 channels; give one per channel"),
@@ -151,10 +151,10 @@ def test_given_ones_for_rows(tmp_path):
         ({"std": [0.5, -1.0, 1.0]}, "dataset.std: contains a value that is not above 0"),
     ],
 )
-def test_wrong_ones_are_refused(settings, said, tmp_path):
+def test_wrong_ones_are_refused(settings, message, tmp_path):
     with pytest.raises(ConfigError) as caught:
         dataset(tmp_path, [6, 6], **settings)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 def test_wrong_ones_for_rows_are_refused(tmp_path):
