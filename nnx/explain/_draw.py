@@ -26,6 +26,7 @@ INK = "#7a7a7a"  # contrast 4.3 on white, 4.2 on the black of dark pages: pictur
 FAINT = "#7a7a7a40"
 # Okabe & Ito 2008: distinct for colour-blind readers too, and neither too light nor too dark for either background
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b8a800", "#7b5ea7", "#8b5a2b")
+MISTAKE = COLOURS[5]  # vermilion
 SIGNED_MAP = "RdBu_r"  # blue below zero, white at zero, red above
 POSITIVE_MAP = "viridis"
 MAX_BARS = 40  # features in a bar chart
@@ -280,6 +281,20 @@ def colour_bar(figure: "Figure", drawn: Any, axes: Any, label: str) -> None:
 
     options: dict[str, Any] = {"fraction": 0.03, "aspect": 60, "pad": 0.04, "shrink": 0.6}
     bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", ticks=MaxNLocator(5), **options)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+
+
+def relative_bar(figure: "Figure", axes: Any, label: str, *, signed: bool = False) -> None:
+    """A slim colour bar to the right of several `axes`, each of which has a colour scale of its own, up to its largest
+    value."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    colours = ScalarMappable(Normalize(-1 if signed else 0, 1), SIGNED_MAP if signed else POSITIVE_MAP)
+    ticks = [-1, 0, 1] if signed else [0, 1]
+    bar = figure.colorbar(colours, ax=axes, location="right", ticks=ticks, fraction=0.03, aspect=18, pad=0.01)
+    bar.ax.set_yticklabels(["−max", "0", "max"] if signed else ["0", "max"])
     bar.outline.set_visible(False)
     bar.set_label(label)
 

@@ -17,6 +17,8 @@ from nnx.models import _layer_outputs
 SAMPLES = 10
 STEPS, MAX_STEPS = 64, 8192  # of the integral from the baseline to the input
 MAX_ERROR = 0.01  # share of the difference of the logits that the attributions may miss
+WINDOWS = 6  # occlusion windows side by side across an image; they overlap by half
+BLANK = "no positive\nevidence"
 READING_IMAGES = (
     "Red pixels raise the logit of the predicted class, blue pixels lower it. Compare each map with that of the "
     "untrained network below it, which has learned nothing: trust only what differs."
@@ -56,6 +58,7 @@ def explain(subject: Subject) -> Explanation:
         "baseline": "black" if subject.spec.is_image else "the mean of the training data",
         "samples": subject.names[:SAMPLES],
         "classes": [subject.classes[k] for k in targets.tolist()],
+        "labels": None if subject.labels is None else [subject.classes[k] for k in subject.labels[:SAMPLES].tolist()],
         "steps": trained.steps.tolist(),
         "rise": trained.difference.tolist(),
         "completeness_error": float(trained.missing.max()),
@@ -63,12 +66,19 @@ def explain(subject: Subject) -> Explanation:
     }
     if not subject.spec.is_image:
         return Explanation(READING_ROWS, (_draw_features(subject, trained, untrained),), figures)
-    cams: list[NDArray[Any]] = []
+    networks = (subject.network, subject.untrained)
+    methods = {"integrated\ngradients": [trained.values.sum(1), untrained.values.sum(1)]}
+    if subject.spec.shape[0] > 1:  # from black, integrated gradients credit dark colours with nothing
+        drops = [occlusion(network, x, targets) for network in networks]
+        methods["occlusion"] = drops
+        figures["occlusion"] = _agreement(*drops, np.ones_like(drops[0], dtype=bool))
     if any(output.ndim == 4 for output in _layer_outputs.layer_outputs(subject.network, x[:1]).values()):
-        cams = [grad_cam(network, x, targets) for network in (subject.network, subject.untrained)]
-        figures["grad_cam"] = _agreement(cams[0], cams[1], np.ones_like(cams[0], dtype=bool))
-    png = _draw_maps(subject, [trained.values, untrained.values], cams, figures)
-    return Explanation(READING_IMAGES, (Picture("saliency", _caption(figures, cams), png),), figures)
+        cams = [grad_cam(network, x, targets) for network in networks]
+        methods["Grad-CAM"] = cams
+        figures["grad_cam"] = _agreement(*cams, np.ones_like(cams[0], dtype=bool))
+        figures["grad_cam"]["blank"] = [(~maps.any((1, 2))).tolist() for maps in cams]
+    picture = Picture("saliency", _caption(subject, figures), _draw_maps(subject, methods, figures))
+    return Explanation(READING_IMAGES, (picture,), figures)
 
 
 def baseline(subject: Subject) -> Tensor:
@@ -132,6 +142,33 @@ def grad_cam(network: nn.Module, x: Tensor, targets: Tensor) -> NDArray[Any]:
     return F.interpolate(maps.detach(), x.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
 
 
+def occlusion(network: nn.Module, x: Tensor, targets: Tensor) -> NDArray[np.float32]:
+    """(N, H, W): by how much the target logit drops when a window of the mean colour covers the pixel, averaged over
+    the windows that do (Zeiler & Fergus 2014)."""
+    _, _, H, W = x.shape
+    total = torch.zeros(len(x), H, W)
+    count = torch.zeros(H, W)
+    with torch.no_grad():
+        whole = _target_logit(network, x, targets)
+        for rows in occlusion_windows(H):
+            for columns in occlusion_windows(W):
+                covered = x.clone()
+                covered[:, :, rows, columns] = 0  # normalised: the mean of the training data
+                drop = (whole - _target_logit(network, covered, targets)).float().cpu()
+                total[:, rows, columns] += drop[:, None, None]
+                count[rows, columns] += 1
+    drops: NDArray[np.float32] = (total / count).numpy()
+    return drops
+
+
+def occlusion_windows(size: int) -> list[slice]:
+    """The windows along one side of an image: each a sixth of it, half a window apart, and together all of it."""
+    length = -(-size // WINDOWS)
+    last = size - length
+    starts = sorted({*range(0, last, max(1, length // 2)), last})
+    return [slice(start, start + length) for start in starts]
+
+
 def rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> float | None:
     """Spearman's rank correlation of two maps, or None if one of them is constant."""
     from scipy.stats import spearmanr
@@ -169,39 +206,64 @@ def _mean(values: list[float | None]) -> float | None:
 # ---------------------------------------------------------------- pictures
 
 
-def _draw_maps(
-    subject: Subject, attributions: list[NDArray[Any]], cams: list[NDArray[Any]], figures: dict[str, Any]
-) -> bytes:
-    """A PNG with a column per sample: the image, the attributions of both networks, then their Grad-CAM."""
+def _draw_maps(subject: Subject, methods: dict[str, list[NDArray[Any]]], figures: dict[str, Any]) -> bytes:
+    """A PNG with a column per sample: the image, then for each method the map of the trained and of the untrained
+    network. `methods`: name -> both (N, H, W)."""
     N = len(figures["samples"])
-    rows = 1 + len(attributions) + len(cams)
-    figure = _draw.new_figure(max(3.0, 0.8 * N + 0.8), 0.3 + 0.82 * _draw.aspect_ratio(subject) * rows)
+    rows = 1 + 2 * len(methods)
+    longest = max(map(len, figures["classes"] + (figures["labels"] or [])))
+    column = 0.82 if longest <= 2 else 1.1  # inches
+    figure = _draw.new_figure(column * N + 1.9, 0.5 + column * _draw.aspect_ratio(subject) * rows)
     table = figure.subplots(rows, N, squeeze=False)
-    _label(table[0], "image and\nprediction")
+    _label(table[0], "image")
     for n, axes in enumerate(table[0]):
         _draw.hide_axes(axes).imshow(_draw.sample_image(subject.images[n]), cmap="gray", vmin=0, vmax=1)
-        name = _draw.shorten(subject.names[n], 10, tail=True)
-        axes.set_title(f"{name}\n→ {_draw.shorten(figures['classes'][n], 8)}", fontsize=8)
-    for row, values, name in zip(
-        table[1:], attributions, ("integrated\ngradients", "untrained\nnetwork"), strict=False
-    ):
-        _label(row, name)
-        for n, axes in enumerate(row):
-            flat = values[n].sum(0)
-            limit = float(np.quantile(np.abs(flat), 0.995)) or None
-            _draw.show(_draw.hide_axes(axes), flat, signed=True, limit=limit)
-    for row, maps, name in zip(table[1 + len(attributions) :], cams, ("Grad-CAM", "untrained\nnetwork"), strict=False):
-        _label(row, name)
-        for n, axes in enumerate(row):
-            _draw.draw_heatmap(_draw.hide_axes(axes), maps[n], subject.images[n])
+        _title(axes, figures, n)
+    for m, (name, both) in enumerate(methods.items()):
+        pair = table[1 + 2 * m : 3 + 2 * m]
+        signed = name != "Grad-CAM"
+        for row, maps, label in zip(pair, both, (name, "untrained\nnetwork"), strict=True):
+            _label(row, label)
+            for axes, values, image in zip(row, maps, subject.images, strict=False):
+                _draw_map(_draw.hide_axes(axes), values, image, signed)
+        label = "effect on\nthe logit" if signed else "evidence"
+        _draw.relative_bar(figure, pair.ravel().tolist(), label, signed=signed)
     return _draw.to_png(figure)
+
+
+def _draw_map(axes: Any, values: NDArray[Any], image: NDArray[Any], signed: bool) -> None:
+    """One map on its own colour scale."""
+    if signed:
+        limit = float(np.quantile(np.abs(values), 0.995)) or None
+        _draw.show(axes, values, signed=True, limit=limit)
+        return
+    _draw.draw_heatmap(axes, values, image)
+    if not values.any():
+        axes.text(0.5, 0.5, BLANK, transform=axes.transAxes, ha="center", va="center", color="white", fontsize=6)
+
+
+def _title(axes: Any, figures: dict[str, Any], n: int) -> None:
+    """The name of the sample, its true and its predicted class. A mistake has a colour, a cross and a frame."""
+    predicted = _draw.shorten(figures["classes"][n], 8)
+    lines = [_draw.shorten(figures["samples"][n], 10, tail=True)]
+    is_mistake = _is_mistake(figures, n)
+    if figures["labels"]:
+        lines.append(f"true {_draw.shorten(figures['labels'][n], 8)}")
+    lines.append(f"{'✗ ' if is_mistake else ''}pred. {predicted}")
+    axes.set_title("\n".join(lines), fontsize=8, color=_draw.MISTAKE if is_mistake else _draw.INK)
+    if is_mistake:
+        axes.spines[:].set(visible=True, color=_draw.MISTAKE, linewidth=2)
+
+
+def _is_mistake(figures: dict[str, Any], n: int) -> bool:
+    return bool(figures["labels"]) and figures["labels"][n] != figures["classes"][n]
 
 
 def _label(row: NDArray[Any], name: str) -> None:
     row[0].set_ylabel(name, rotation=0, ha="right", va="center")
 
 
-def _caption(figures: dict[str, Any], cams: list[NDArray[Any]]) -> str:
+def _caption(subject: Subject, figures: dict[str, Any]) -> str:
     agreement = figures["integrated_gradients"]
     error = figures["completeness_error"]
     smallest = min(map(abs, figures["rise"]))
@@ -215,16 +277,25 @@ def _caption(figures: dict[str, Any], cams: list[NDArray[Any]]) -> str:
         f"because both show where the image is not black, and {_number(agreement['says'])} for the signed values "
         "there.",
     ]
-    if cams:
-        grad_cam_agreement = _number(figures["grad_cam"]["says"])
+    if "occlusion" in figures:
+        height, width = (windows[0].stop for windows in map(occlusion_windows, subject.spec.shape[1:]))
+        sentences.append(
+            f"Occlusion: by how much the logit drops when a window of {height}×{width} pixels in the mean colour "
+            "covers the pixel; dark pixels can count, too; rank correlation "
+            f"{_number(figures['occlusion']['says'])}."
+        )
+    if "grad_cam" in figures:
         sentences.append(
             "Grad-CAM: the regions whose feature maps in the last stage raise the logit, bright for the strongest; "
-            "rank "
-            f"correlation {grad_cam_agreement}."
+            f"rank correlation {_number(figures['grad_cam']['says'])}."
         )
-        if not all(maps.any((1, 2)).all() for maps in cams):
-            sentences.append("A map that is dark all over: no feature map raises the logit.")
-    return " ".join([*sentences, "Each map has its own colour scale."])
+        if any(map(any, figures["grad_cam"]["blank"])):
+            sentences.append(
+                '"No positive evidence": no region raises the logit, and Grad-CAM omits those that lower it.'
+            )
+    if any(_is_mistake(figures, n) for n in range(len(figures["samples"]))):
+        sentences.append("A frame and a cross mark a misclassified sample.")
+    return " ".join([*sentences, "Each map has its own colour scale, up to its own largest magnitude."])
 
 
 def _number(value: float | None) -> str:

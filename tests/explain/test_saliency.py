@@ -121,3 +121,80 @@ def test_one_logit_speaks_for_the_second_class_and_against_the_first():
     logits = network(x)[:, 0]
     torch.testing.assert_close(saliency._target_logit(network, x, torch.tensor([1, 1, 1, 1])), logits)
     torch.testing.assert_close(saliency._target_logit(network, x, torch.tensor([0, 0, 0, 0])), -logits)
+
+
+# ---------------------------------------------------------------- issue 15, number 28: true class, mistakes, occlusion
+
+
+def test_the_title_shows_the_true_and_the_predicted_class_and_marks_a_mistake():
+    from matplotlib.figure import Figure
+
+    figures = {"samples": ["test 4", "test 5"], "labels": ["cat", "dog"], "classes": ["cat", "cat"]}
+    right, wrong = Figure().subplots(1, 2)
+    for n, axes in enumerate((right, wrong)):
+        saliency._title(axes, figures, n)
+    assert right.get_title() == "test 4\ntrue cat\npred. cat"
+    assert wrong.get_title() == "test 5\ntrue dog\n✗ pred. cat"
+    assert wrong.title.get_color() != right.title.get_color()
+    saliency._title(right, figures | {"labels": None}, 1)
+    assert right.get_title() == "test 5\npred. cat", "without labels nothing is a mistake"
+
+
+def test_a_caption_with_a_mistake_explains_the_mark(subject):
+    ours = subject("mlp")
+    [(_, correct)] = explain.explain(relabelled(ours, ours.predicted), ["saliency"])
+    [(_, wrong)] = explain.explain(relabelled(ours, (ours.predicted + 1) % 10), ["saliency"])
+    assert "misclassified" not in correct.pictures[0].caption
+    assert "A frame and a cross mark a misclassified sample." in wrong.pictures[0].caption
+    assert wrong.figures["labels"] != wrong.figures["classes"] == correct.figures["labels"]
+
+
+def relabelled(ours, labels):
+    return explain.build_subject(ours.checkpoint, ours.data, ours.images, ours.names, labels)
+
+
+def test_each_row_of_maps_has_a_colour_bar(subject, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(saliency._draw, "relative_bar", lambda *_, signed: drawn.append(signed))
+    list(explain.explain(subject("cnn"), ["saliency"]))
+    assert drawn == [True, False], "integrated gradients and Grad-CAM"
+
+
+@pytest.mark.parametrize("size", [1, 5, 6, 8, 28, 48, 225])
+def test_occlusion_windows_cover_all_pixels(size):
+    windows = saliency.occlusion_windows(size)
+    assert set().union(*(range(size)[window] for window in windows)) == set(range(size))
+    assert len({window.stop - window.start for window in windows}) == 1
+    assert len(windows) <= 13
+
+
+def test_occlusion_of_a_linear_network_is_the_sum_of_weight_times_input_in_the_window():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 2))
+    x, targets = torch.randn(2, 3, 12, 12), torch.tensor([1, 0])
+    share = (network[1].weight[targets].view_as(x) * x).sum(1).detach()
+    drops = saliency.occlusion(network, x, targets)
+    windows = saliency.occlusion_windows(12)
+    over = [(rows, columns) for rows in windows for columns in windows if rows.start <= 5 < rows.stop]
+    over = [pair for pair in over if pair[1].start <= 7 < pair[1].stop]
+    expected = torch.stack([share[:, rows, columns].sum((1, 2)) for rows, columns in over]).mean(0)
+    np.testing.assert_allclose(drops[:, 5, 7], expected, atol=1e-5)
+
+
+def test_colour_images_are_occluded_too_and_gray_ones_are_not(colour_subject, subject):
+    [(_, colour)] = explain.explain(colour_subject("cnn"), ["saliency"])
+    [(_, gray)] = explain.explain(subject("cnn"), ["saliency"])
+    assert colour.figures["occlusion"]["says"] is not None
+    assert "Occlusion" in colour.pictures[0].caption
+    assert "occlusion" not in gray.figures
+
+
+def test_a_blank_grad_cam_says_why(subject, monkeypatch):
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(saliency, "grad_cam", lambda network, x, targets: np.zeros((len(x), 8, 8), np.float32))
+    [(_, blank)] = explain.explain(subject("cnn"), ["saliency"])
+    assert "no region raises the logit" in blank.pictures[0].caption
+    axes = Figure().subplots()
+    saliency._draw_map(axes, np.zeros((8, 8)), np.zeros((1, 8, 8), np.uint8), signed=False)
+    assert [text.get_text() for text in axes.texts] == ["no positive\nevidence"]
