@@ -93,7 +93,7 @@ def locate(path: Path) -> Path:
 
 def without_training(checkpoint: Checkpoint) -> Checkpoint:
     """The same network, without what only a resume needs."""
-    return replace(checkpoint, counters=None, training=None, environment=None, data=None)
+    return replace(checkpoint, counters=None, training=None, environment=None)
 
 
 def _plain(value: Any) -> Any:

@@ -34,11 +34,11 @@ class Checkpoint:
     spec: Spec
     model: dict[str, Tensor]
     record: dict[str, Any]  # the metrics of the epoch that it is from, as in metrics.jsonl
-    # Only a resume needs the rest.
+    # Only a resume needs the next three.
     counters: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None  # what else the bits depend on, at the run's start and at this save
-    data: str | None = None  # SHA-256 of the samples
+    data: str | None = None  # SHA-256 of the training and validation samples
 
 
 def parse(content: Any, name: str) -> Checkpoint:

@@ -48,6 +48,7 @@ __all__ = [
     "describe_location",
     "find_folder",
     "fingerprint",
+    "is_mapped",
     "load",
     "mean_std",
     "silent",

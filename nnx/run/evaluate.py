@@ -9,7 +9,7 @@ from nnx import checkpoint, datasets, losses, models
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint, build_network
 from nnx.config import Config
-from nnx.datasets import Dataset, DatasetConfig
+from nnx.datasets import Dataset, DatasetConfig, Split
 from nnx.errors import CheckpointError, InputError
 from nnx.events import Choice
 from nnx.inference.metrics import Predictions, evaluate
@@ -21,7 +21,7 @@ from nnx.run.saver import RunSaver
 from nnx.system import device as devices
 from nnx.system.device import Runtime
 from nnx.training import film
-from nnx.training.setup import build_criterion, runtime_for, with_supported_precision
+from nnx.training.setup import build_criterion, hash_training_data, runtime_for, with_supported_precision
 from nnx.training.state import State
 
 
@@ -55,7 +55,8 @@ def evaluate_checkpoint(
     records = run_folder.matching_metrics(path.parent, saved.record)
     frames = film.read_or_none(path.parent) if records else None
     duplicates = datasets.count_duplicates((dataset.train, dataset.validation), samples) if split == "test" else None
-    choices = (*runtime.choices, threads, *dataset.notes)
+    changes = [] if overrides else _changed_data(saved, path.parent, dataset, samples if split == "test" else None)
+    choices = (*runtime.choices, threads, *dataset.notes, *changes)
     return ReportContent(saved, split, samples, predictions, choices, records, film=frames, duplicates=duplicates)
 
 
@@ -81,6 +82,21 @@ def dataset_of(saved: Checkpoint, config: Config, path: Path, data_dir: str | No
     return dataset
 
 
+def _changed_data(saved: Checkpoint, folder: Path, dataset: Dataset, test: Split | None) -> list[Choice]:
+    """What changed in the dataset since training, by the hashes in the checkpoint and in summary.json. Data that is
+    larger than memory is not compared: hashing it takes minutes."""
+    if datasets.is_mapped(dataset.train.inputs):
+        return []
+    changes = []
+    if saved.data not in (None, hash_training_data(dataset)):
+        reason = "training or validation samples differ from those that the network was trained on"
+        changes.append(Choice("warning", "data changed", reason))
+    tested = run_folder.read_summary(folder).get("test_data")
+    if test is not None and tested not in (None, datasets.fingerprint(test)):
+        changes.append(Choice("warning", "data changed", "test samples differ from those of the run's own test"))
+    return changes
+
+
 def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> ReportContent:
     """The best network on the test set, which is read here and nowhere else; with the run's summary, and all that its
     report shows. `begun` is when the run began, by time.perf_counter()."""
@@ -88,8 +104,9 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     best, test = _best_saved(setup.state, folder), setup.dataset.test()
     duplicates = datasets.count_duplicates((setup.dataset.train, setup.dataset.validation), test)
     predictions = _predict(best, setup.loader(test), setup.runtime, setup.evaluation_criterion)
+    hashed = None if datasets.is_mapped(test.inputs) else datasets.fingerprint(test)
     seconds = time.perf_counter() - begun
-    summary = _summary(saver, best, predictions, duplicates=duplicates, seconds=seconds)
+    summary = _summary(saver, best, predictions, test_data=hashed, duplicates=duplicates, seconds=seconds)
     frames = film.read_or_none(folder)
     return ReportContent(best, "test", test, predictions, choices, saver.metrics, summary, frames, duplicates)
 
@@ -109,9 +126,15 @@ def _predict(saved: Checkpoint, batches: BatchLoader, runtime: Runtime, criterio
 
 
 def _summary(
-    saver: RunSaver, best: Checkpoint, test: Predictions, *, duplicates: int | None, seconds: float
+    saver: RunSaver,
+    best: Checkpoint,
+    test: Predictions,
+    *,
+    test_data: str | None,
+    duplicates: int | None,
+    seconds: float,
 ) -> dict[str, Any]:
-    """The contents of summary.json. `seconds` is the duration of the whole run."""
+    """The contents of summary.json. `test_data` is the SHA-256 of the test samples, `seconds` the whole run's time."""
     setup, folder = saver.setup, saver.folder
     timed = [record for record in saver.metrics if record["seconds"] is not None]
     train_seconds = sum(record["seconds"] for record in timed)
@@ -127,6 +150,7 @@ def _summary(
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
         "test_samples": len(test.labels),
+        "test_data": test_data,
         "test_duplicates": duplicates,
         "parameters": models.count_parameters(setup.state.model),
         "train_seconds": train_seconds,

@@ -93,6 +93,15 @@ def write_json(path: Path, value: Any) -> None:
     files.write(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json, or an empty dict where there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        value = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
 def append_metrics(folder: Path, record: dict[str, Any]) -> None:
     """Add an epoch to metrics.jsonl. Raises MachineError."""
     path = folder / "metrics.jsonl"

@@ -348,7 +348,8 @@ def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(tmp_pat
         ),
         (
             RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 6400"
+                "[enforce fail at alloc_cpu.cpp:124] err == 0. "
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 6400"
             ),
             "",
         ),
