@@ -9,7 +9,6 @@ short or of another form is decoded again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from nnx.errors import MachineError
 from nnx.events import Choice
+from nnx.system import locks
 
 FORMAT = 2  # of an entry; entries of other formats are decoded again
 MAX_META = 2**26  # bytes of a meta.json: that of a table with 100,000 categories of 200 characters has 20 MB
@@ -289,35 +289,21 @@ def _locked(place: Path) -> Iterator[None]:
 
     The kernel releases the lock however a process ends.
     """
-    lock = _lock(place, wait=False)
+    path = _lock_path(place)
+    lock = locks.acquire(path)
     if lock is None:
         message = f"waiting for another process that is decoding the same data ({place})"
         print(message, file=sys.stderr)  # noqa: T201 (to stderr)
-        lock = _lock(place, wait=True)
+        lock = locks.acquire(path, wait=True)
     assert lock
-    with lock:
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                Path(lock.name).unlink()
+    try:
+        yield
+    finally:
+        locks.release(path, lock)
 
 
-def _lock(place: Path, *, wait: bool) -> IO[str] | None:
-    """The lock file of the entry at `place`, locked, or None if another process holds it. Raises OSError."""
-    path = place.with_name(f".{place.name}.lock")
-    while True:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(path.open("w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    stack.pop_all()
-                    return file
-            except BlockingIOError:
-                return None
-            except FileNotFoundError:  # the process that held the lock has removed its file: lock a new one
-                pass
+def _lock_path(place: Path) -> Path:
+    return place.with_name(f".{place.name}.lock")
 
 
 def _remove_unfinished(cache: Path) -> None:
@@ -327,14 +313,14 @@ def _remove_unfinished(cache: Path) -> None:
     """
     for path in cache.glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            if lock := _lock(path.with_name(path.name[1:].removesuffix(".tmp")), wait=False):
-                with lock:
-                    shutil.rmtree(path, ignore_errors=True)
-                    Path(lock.name).unlink()
+            lock_path = _lock_path(path.with_name(path.name[1:].removesuffix(".tmp")))
+            if lock := locks.acquire(lock_path):
+                shutil.rmtree(path, ignore_errors=True)
+                locks.release(lock_path, lock)
 
 
 def _remove_outdated(place: Path, key: CacheKey) -> bool:
-    """Remove unfinished entries, and those of an earlier state of the same source. Whether there was one of these."""
+    """Remove unfinished entries, and outdated ones of the same source. Returns whether there was an outdated one."""
     shutil.rmtree(place.with_name(f".{place.name}.tmp"), ignore_errors=True)
     _remove_unfinished(place.parent)
     same_source = json.loads(json.dumps([key.source, key.options]))

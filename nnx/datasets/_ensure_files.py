@@ -1,6 +1,5 @@
 """Ensures that the files of a dataset are in its folder: downloads its archives and extracts the files."""
 
-import fcntl
 import gzip
 import os
 import shutil
@@ -13,6 +12,7 @@ from typing import IO
 from nnx.datasets import _download, _progress
 from nnx.datasets._archives import ARCHIVES
 from nnx.errors import DataError, MachineError
+from nnx.system import locks
 
 WORK = ".download"  # the subfolder for files that are not complete and verified yet
 
@@ -36,14 +36,16 @@ def ensure_files(name: str, folder: Path, files: Sequence[str]) -> None:
         raise DataError(f"{absent} and NNX_OFFLINE is set. {cure}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{WORK}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it, however this process ends
+        lock_path = folder / f"{WORK}.lock"
+        lock = locks.acquire(lock_path, wait=True)
+        assert lock
+        with lock:
             try:
                 _download_missing(name, folder, files)
             except OSError:
                 shutil.rmtree(folder / WORK, ignore_errors=True)  # a full disk needs the space
                 raise
-            Path(lock.name).unlink(missing_ok=True)
+            locks.release(lock_path, lock)
             shutil.rmtree(folder / WORK, ignore_errors=True)
     except DataError as error:
         cure = f"{_where_to_put(folder, files)}, or try again with a network connection"

@@ -106,7 +106,8 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
     """Add an epoch to metrics.jsonl. Raises MachineError."""
     path = folder / "metrics.jsonl"
     try:
-        with path.open("a", encoding="utf-8") as file:
+        descriptor = locks.open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with open(descriptor, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise MachineError(f"{path}: can't be written ({error.strerror})") from None
@@ -167,7 +168,7 @@ def _lock(folder: Path) -> BinaryIO:
     """`.lock` in the folder, locked, with our process id in it. Raises MachineError, InputError."""
     path = folder / ".lock"
     try:
-        lock = locks.acquire(path)
+        lock = locks.acquire(path, required=False)
         if lock is None:
             raise MachineError(f"{folder}: is in use by process {_owner(path)}; wait for it, or name another --out")
         lock.truncate(0)

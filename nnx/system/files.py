@@ -19,7 +19,10 @@ def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
     replaced = False
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        # O_EXCL: a link that somebody prepared under this name is not followed
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -36,9 +36,9 @@ def open_regular(path: Path, flags: int) -> int:
     return descriptor
 
 
-def acquire(path: Path, *, wait: bool = False) -> BinaryIO | None:
+def acquire(path: Path, *, wait: bool = False, required: bool = True) -> BinaryIO | None:
     """Lock the file at `path` and return it, open for reading and writing. Returns None if another process has the lock
-    and `wait` is false. On a network drive without locks, the file is not locked.
+    and `wait` is false. On a network drive without locks, the file is not locked, unless that is `required`.
 
     Raises InputError if `path` is a link or not a regular file; OSError.
     """
@@ -50,7 +50,7 @@ def acquire(path: Path, *, wait: bool = False) -> BinaryIO | None:
             file.close()
             return None
         except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
+            if required or error.errno not in WITHOUT_LOCKS:
                 file.close()
                 raise
         with contextlib.suppress(FileNotFoundError):  # the last owner removed it: lock the next file

@@ -282,10 +282,10 @@ def test_a_cache_that_can_not_be_written_is_done_without_and_said(where, tmp_pat
     for time in (1, 2):
         found = source(root)
         assert len(decoded) == 12 * time
-    said = found.notes[1]
-    assert said.value == "none"
-    assert said.reason.startswith(f"{tmp_path / where} can't be written (")
-    assert said.reason.endswith("so every run decodes the data again; set NNX_CACHE_DIR to another folder")
+    note = found.notes[1]
+    assert note.value == "none"
+    assert note.reason.startswith(f"{tmp_path / where} can't be written (")
+    assert note.reason.endswith("so every run decodes the data again; set NNX_CACHE_DIR to another folder")
     monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path / "cache"))
     for one, two in ((source(root).train, found.train), (source(root).test(), found.test())):
         np.testing.assert_array_equal(one.inputs, two.inputs)
@@ -380,10 +380,10 @@ def test_two_processes_at_once_decode_once(tmp_path, cache):
     first = run(SLOWLY, tmp_path / "log", 1.5)
     assert first.stdout.readline() == "begun\n"
     others = [run(SLOWLY, tmp_path / "log", 0) for _ in range(2)]
-    said = [process.communicate(timeout=30) for process in (first, *others)]
-    assert [out for out, _ in said] == ["decoded 42 memmap\n", "used 42 memmap\n", "used 42 memmap\n"]
+    outputs = [process.communicate(timeout=30) for process in (first, *others)]
+    assert [out for out, _ in outputs] == ["decoded 42 memmap\n", "used 42 memmap\n", "used 42 memmap\n"]
     assert (tmp_path / "log").read_text() == "decoded\n"
-    assert [err for _, err in said[1:]] == [
+    assert [err for _, err in outputs[1:]] == [
         f"waiting for another process that is decoding the same data ({only(cache)})\n"
     ] * 2
     assert [path.name[:5] for path in cache.iterdir()] == ["test-"]
@@ -412,27 +412,6 @@ def test_what_another_process_is_making_is_left_alone(tmp_path, cache):
     first.communicate()
     _cache.clear()
     assert list(cache.iterdir()) == []
-
-
-def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(cache, monkeypatch):
-    """Whoever waits may get the lock of a file that is no more; another process then has the one that took its
-    place."""
-    cache.mkdir()
-    place = cache / "test-x"
-    real, removed = fcntl.flock, []
-
-    def flock(file, how):
-        real(file, how)
-        if not removed:
-            removed.append(Path(file.name).unlink())
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with _cache._lock(place, wait=False) as file:
-        assert Path(file.name).exists()
-        assert os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
-        assert _cache._lock(place, wait=False) is None
-    with _cache._lock(place, wait=False) as file:
-        assert file
 
 
 # ---------------------------------------------------------------- what there is

@@ -1,6 +1,7 @@
 """Downloads, against a server on this machine that misbehaves: nothing half done is left, and the next try heals."""
 
 import bz2
+import fcntl
 import gzip
 import hashlib
 import http.server
@@ -415,7 +416,7 @@ def test_what_a_process_left_that_was_killed_at_tidying_up_goes(served, tmp_path
     left = raw / ".download" / f"{MNIST[0]}.gz.part"
     left.parent.mkdir()
     left.write_bytes(b"left")
-    monkeypatch.setattr(_ensure_files.fcntl, "flock", refuse)  # as a folder that can't be written would
+    monkeypatch.setattr(fcntl, "flock", refuse)  # as a folder that can't be written would
     load(tmp_path)
     assert left.exists()
     monkeypatch.undo()

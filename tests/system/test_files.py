@@ -63,3 +63,14 @@ def test_write_creates_the_folder_or_reports_the_error(tmp_path):
     assert (tmp_path / "a/b/c.json").read_text() == "x\n"
     with pytest.raises(MachineError, match=r"c\.json/d: can't be made"):
         files.write(tmp_path / "a/b/c.json/d/e", "x")
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path):
+    """Its name is known beforehand to whoever prepares the folder."""
+    target = tmp_path / "authorized_keys"
+    target.write_text("ssh-ed25519 AAAA")
+    (tmp_path / f".last.pt.{os.getpid()}.tmp").symlink_to(target)
+    files.replace(tmp_path / "last.pt", b"state")
+    assert target.read_text() == "ssh-ed25519 AAAA"
+    assert (tmp_path / "last.pt").read_bytes() == b"state"
+    assert not (tmp_path / "last.pt").is_symlink()

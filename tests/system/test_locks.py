@@ -1,5 +1,7 @@
 """Lock files: one process at a time, and no file of another user is changed."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -50,3 +52,37 @@ def test_prepared_links_and_files_are_neither_followed_nor_changed(tmp_path, kin
         locks.acquire(path)
     assert target.read_text() == "ssh-ed25519 AAAA\n"
     assert not (tmp_path / "made").exists()
+
+
+def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(tmp_path, monkeypatch):
+    """Whoever waits may get the lock of a file that is no more; another process then has the one that took its
+    place."""
+    path = tmp_path / ".lock"
+    real, removed = fcntl.flock, []
+
+    def flock(file, how):
+        real(file, how)
+        if not removed:
+            removed.append(path.unlink())
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = locks.acquire(path)
+    assert os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+    assert locks.acquire(path) is None
+    locks.release(path, lock)
+    again = locks.acquire(path)
+    assert again is not None
+    locks.release(path, again)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_drive_without_locks(tmp_path, monkeypatch, required):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if required:
+        with pytest.raises(OSError, match="No locks"):
+            locks.acquire(tmp_path / ".lock")
+    else:
+        assert locks.acquire(tmp_path / ".lock", required=False)
