@@ -28,6 +28,7 @@ from nnx.config.registry import suggest
 from nnx.datasets import Split
 from nnx.errors import InputError
 from nnx.explain import _draw
+from nnx.models import _layer_outputs
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
 from nnx.system.device import mix_seed
@@ -67,6 +68,15 @@ class Subject:
         if self.spec.columns:
             return list(self.spec.columns.feature_names)
         return [f"feature {n}" for n in range(self.spec.size)]
+
+    @cached_property
+    def layer_titles(self) -> dict[str, str]:
+        """{name: title} of the input, the layers and the logits: "Layer 1: conv 3×3, 16 filters (stages.0)"."""
+        return _layer_outputs.layer_titles(self.network, self.inputs(self.images[:1]))
+
+    def short_title(self, layer: str) -> str:
+        """The beginning of a layer's title, where there is little room: "Layer 1: conv 3×3"."""
+        return _layer_outputs.short_title(self.layer_titles[layer])
 
     @property
     def device(self) -> torch.device:

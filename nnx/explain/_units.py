@@ -20,7 +20,7 @@ from nnx.explain import Subject, _draw
 from nnx.models import _layer_outputs
 from nnx.preprocessing.spec import Spec
 
-INPUT = "input"
+INPUT = _layer_outputs.INPUT
 MAX_LAYERS = 12
 MAX_FEATURES = 4096  # numbers of a layer for a sample, where thousands of samples are in memory
 

@@ -123,7 +123,7 @@ def _draw_layers(subject: Subject, outputs: dict[str, NDArray[Any]], n: int) -> 
     for part, (name, sheet, signed, content) in zip(parts[1:], sheets, strict=True):
         axes = _draw.hide_axes(part.add_subplot())
         _draw.show(axes, sheet, signed=signed)
-        axes.set_title(f"{name}: {content}", loc="left")
+        axes.set_title(f"{subject.layer_titles[name]}: {content}", loc="left")
     has_signs = [signed for *_, signed, _ in sheets]
     colours = [] if all(has_signs) else ["dark is zero, bright is large"]
     colours += ["blue is negative, red is positive"] if any(has_signs) else []
@@ -174,7 +174,7 @@ def _draw_steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDAr
     for axes, (name, state) in zip(middle, states.items(), strict=True):
         limit = float(np.abs(state).max())
         _draw.show(axes, state[n][:, _sort_by_time(state)], signed=True, limit=limit, aspect="auto")
-        axes.set(title=f"{name}: state of {state.shape[2]} units", xticks=[], yticks=[])
+        axes.set(title=f"state of {subject.layer_titles[name]}", xticks=[], yticks=[])
         axes.set_xlabel("unit, sorted by when it changes most")
     many = len(subject.classes) > 20
     classes = np.unique(belief.argsort(axis=1)[:, -3:]) if many else np.arange(len(subject.classes))
@@ -219,11 +219,11 @@ def _draw_tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: in
                 limit=float(norms[:, others:].max()),
                 aspect="equal" if patches else "auto",
             )
-            axes.set_title(name if n == 0 else "")
+            axes.set_title(subject.short_title(name).replace(": ", "\n") if n == 0 else "")
             if others:
                 axes.set_xlabel(f"class token\n{norms[n, 0]:.1f}", fontsize=8)
         _draw.draw_prediction(row[-1], subject.classes, subject.probabilities[n], limit=3)
-    longest = ", ".join(f"{name} {norms.max():.1f}" for name, norms in lengths.items())
+    longest = ", ".join(f"{subject.layer_titles[name]} {norms.max():.1f}" for name, norms in lengths.items())
     caption = (
         "The length of each token after each block. Each column has one colour scale, from zero (dark) to its longest "
         f"token (bright): {longest}."

@@ -71,7 +71,7 @@ def explain(subject: Subject) -> Explanation:
     elif images is None:
         pictures = [_draw_matrix(weight)]
     else:
-        pictures = [_draw_images(images, name, figures)]
+        pictures = [_draw_images(subject, images, name, figures)]
         _, control = first_layer(subject.untrained, subject.inputs()[:1])
         random_images = as_images(input_weights(control), control, subject.spec)[1]
         assert random_images is not None
@@ -98,7 +98,7 @@ def _strongest(weight: NDArray[Any]) -> NDArray[np.int64]:
     return chosen
 
 
-def _draw_images(images: NDArray[Any], name: str, figures: dict[str, Any]) -> Picture:
+def _draw_images(subject: Subject, images: NDArray[Any], name: str, figures: dict[str, Any]) -> Picture:
     shown = _strongest(images)
     figures["shown"] = len(shown)
     limit = float(np.quantile(np.abs(images[shown]), 0.998))
@@ -110,7 +110,8 @@ def _draw_images(images: NDArray[Any], name: str, figures: dict[str, Any]) -> Pi
     which = f"the {len(shown)} largest of {len(images)}" if len(shown) < len(images) else f"all {len(images)}"
     height, width = images.shape[2:]
     colours = "gray is zero, each colour channel is shown in its own colour" if is_rgb else "white is zero"
-    caption = f"The filters of {name} ({which}) with their numbers. Each covers {height}×{width} pixels; {colours}."
+    title = next((title for layer, title in subject.layer_titles.items() if f"{name}.".startswith(f"{layer}.")), name)
+    caption = f"{title}: the filters ({which}) with their numbers. Each covers {height}×{width} pixels; {colours}."
     return Picture("filters", caption, _draw.to_png(figure))
 
 

@@ -179,10 +179,12 @@ def _draw_layer(
     axes[0].set_ylabel("class" if is_logits else "unit")
     axes[0].set_title("optimised")
     axes[1].set_title("test images with the highest activation, highest first")
-    return Picture(f"patterns-{layer.name}", _caption(layer, statistics), _draw.to_png(figure))
+    title = subject.layer_titles[layer.name]
+    figure.suptitle(title, x=0, ha="left", fontsize=10)
+    return Picture(f"patterns-{layer.name}", _caption(title, layer, statistics), _draw.to_png(figure))
 
 
-def _caption(layer: LayerPatterns, statistics: dict[str, Any]) -> str:
+def _caption(title: str, layer: LayerPatterns, statistics: dict[str, Any]) -> str:
     shown = len(layer.units)
     total = statistics["units"]
     noun = "classes" if layer.name == _layer_outputs.LOGITS else "units"
@@ -198,7 +200,7 @@ def _caption(layer: LayerPatterns, statistics: dict[str, Any]) -> str:
     ):
         note = " at most: early states have not read the later rows"
     return (
-        f"{layer.name}: {which}. The receptive field is {height}×{width} pixels{note}. On average, "
+        f"{title}: {which}. The receptive field is {height}×{width} pixels{note}. On average, "
         f"{100 * statistics['same_class']:.0f} % of a unit's nine images belong to one class "
         f"({100 * statistics['same_class_untrained']:.0f} % with random weights)."
     )

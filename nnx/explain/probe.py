@@ -60,7 +60,8 @@ def explain(subject: Subject) -> Explanation:
         },
         "class_with_depth": _compare_depths(class_results, untrained, properties[0]),
     }
-    picture = Picture("probe", _caption(figures), _draw_scores(trained, untrained, properties))
+    titled = {subject.short_title(name): results for name, results in trained.items()}
+    picture = Picture("probe", _caption(subject, figures), _draw_scores(titled, untrained, properties))
     return Explanation(READING, (picture,), figures)
 
 
@@ -139,7 +140,7 @@ def _compare_depths(
     }
 
 
-def _caption(figures: dict[str, Any]) -> str:
+def _caption(subject: Subject, figures: dict[str, Any]) -> str:
     comparison = figures["class_with_depth"]
     scores = figures["properties"]["class"]["layers"]
     last = comparison["last"]
@@ -152,8 +153,9 @@ def _caption(figures: dict[str, Any]) -> str:
             trend = f"grows with depth {steps}"
     return (
         f"The probe accuracy for the class {trend}: {100 * scores[_units.INPUT]['trained']:.1f} % in the input, "
-        f"{100 * scores[last]['trained']:.1f} % in {last} ({100 * scores[last]['untrained']:.1f} % with random "
-        f"weights). Fitted to {figures['fitted_to']['samples']:,} samples, scored on "
+        f"{100 * scores[last]['trained']:.1f} % in {subject.layer_titles[last]} "
+        f"({100 * scores[last]['untrained']:.1f} % with random weights). "
+        f"Fitted to {figures['fitted_to']['samples']:,} samples, scored on "
         f"{figures['scored_on']['samples']:,} others. {figures['missing']}"
     ).strip()
 

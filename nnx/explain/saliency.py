@@ -71,11 +71,11 @@ def explain(subject: Subject) -> Explanation:
     if subject.spec.shape[0] > 1:  # from black, integrated gradients credit dark colours with nothing
         drops = [occlusion(network, x, targets) for network in networks]
         methods["occlusion"] = drops
-        figures["occlusion"] = _agreement(*drops, np.ones_like(drops[0], dtype=bool))
+        figures["occlusion"] = _agreement(drops[0], drops[1], np.ones_like(drops[0], dtype=bool))
     if any(output.ndim == 4 for output in _layer_outputs.layer_outputs(subject.network, x[:1]).values()):
         cams = [grad_cam(network, x, targets) for network in networks]
         methods["Grad-CAM"] = cams
-        figures["grad_cam"] = _agreement(*cams, np.ones_like(cams[0], dtype=bool))
+        figures["grad_cam"] = _agreement(cams[0], cams[1], np.ones_like(cams[0], dtype=bool))
         figures["grad_cam"]["blank"] = [(~maps.any((1, 2))).tolist() for maps in cams]
     picture = Picture("saliency", _caption(subject, figures), _draw_maps(subject, methods, figures))
     return Explanation(READING_IMAGES, (picture,), figures)

@@ -11,6 +11,7 @@ from nnx.preprocessing.spec import Spec
 
 MAX_SAMPLES = 500  # in a batch, fewer for large samples
 MAX_VALUES = 2_000_000  # in a batch
+INPUT = "input"
 LOGITS = "logits"
 
 
@@ -40,6 +41,46 @@ def layer_modules(network: nn.Module, x: Tensor) -> dict[str, nn.Module]:
     modules = dict(network.named_modules())
     with torch.no_grad():
         return {name: modules[row] for name, row in _last_rows(network, *_row_outputs(network, x)).items()}
+
+
+def layer_titles(network: nn.Module, x: Tensor) -> dict[str, str]:
+    """{name: title} of the input, each output of `layer_outputs` and the logits, for captions: "Layer 1: conv 3×3, 16
+    filters (stages.0)". `x` is a batch of one or more samples."""
+    modules = dict(network.named_modules())
+    with torch.no_grad():
+        outputs, logits = _row_outputs(network, x)
+    layers = _last_rows(network, outputs, logits)
+    titles = {
+        name: f"Layer {n}: {_describe(modules[name], outputs[row])} ({name})"
+        for n, (name, row) in enumerate(layers.items(), 1)
+    }
+    return {INPUT: "Input", **titles, LOGITS: f"Output: {logits.shape[1]} logits"}
+
+
+def short_title(title: str) -> str:
+    """The beginning of a layer's title, where there is little room: "Layer 1: conv 3×3"."""
+    return "Output" if title.startswith("Output") else title.partition(",")[0]
+
+
+def _describe(module: nn.Module, output: Tensor) -> str:
+    """The kind and the size of a layer, by its first part with weights: "conv 3×3, 16 filters"."""
+    if isinstance(module, models.AttentionBlock):
+        return f"attention block, {module.heads} heads, {output.shape[2]} numbers per token"
+    weighted = next(m for m in module.modules() if any(p.ndim > 1 for p in m.parameters(recurse=False)))
+    if isinstance(weighted, nn.Conv2d):
+        height, width = weighted.kernel_size
+        return f"conv {height}×{width}, {output.shape[1]} filters"
+    if isinstance(weighted, nn.RNNBase):
+        layers = f", {weighted.num_layers} layers" if weighted.num_layers > 1 else ""
+        both = ", both directions" if weighted.bidirectional else ""
+        return f"{weighted.mode.partition('_')[0]}, {weighted.hidden_size} units{layers}{both}"
+    if isinstance(weighted, nn.Linear):
+        return (
+            f"embedding, {output.shape[2]} numbers per token"
+            if output.ndim == 3
+            else f"linear, {output.shape[1]} units"
+        )
+    return f"{type(module).__name__}, {output.shape[-1 if output.ndim == 3 else 1]} units"
 
 
 def patch_grid(spec: Spec, tokens: int) -> tuple[int, int, int] | None:

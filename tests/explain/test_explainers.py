@@ -193,3 +193,15 @@ def test_the_page_contains_all_and_escapes_all_texts(subject):
     )
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page), "nothing from elsewhere"
     assert "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.parametrize("name", ["activations", "filters", "patterns", "probe"])
+def test_all_captions_name_a_layer_alike(subject, name):
+    [(_, found)] = explain.explain(subject("cnn"), [name])
+    captions = " ".join(picture.caption for picture in found.pictures)
+    if name == "activations":  # its layers are named in the picture
+        assert subject("cnn").layer_titles["stages.0"] == "Layer 1: conv 3×3, 6 filters (stages.0)"
+        assert "stages." not in captions
+    else:
+        assert re.search(r"Layer \d: (conv 3×3, \d filters|linear, 16 units) \((stages\.\d|head\.\d)\)", captions)
+        assert not re.search(r"(?<!\()(stages|head)\.\d", captions), "never the name alone"

@@ -108,3 +108,48 @@ def test_an_unknown_architecture():
 )
 def test_patch_grid(shape, tokens, places):
     assert _layer_outputs.patch_grid(Spec(shape, ("a", "b"), (0.0,) * shape[0], (1.0,) * shape[0]), tokens) == places
+
+
+# ---------------------------------------------------------------- issue 15, number 28: one naming of layers
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "titles"),
+    [
+        ("mlp", {"hidden": [12, 6]}, ["Layer 1: linear, 12 units (layers.1)", "Layer 2: linear, 6 units (layers.3)"]),
+        (
+            "cnn",
+            {"channels": [4, 6], "hidden": [5], "kernel": [5, 3], "residual": True},
+            [
+                "Layer 1: conv 5×5, 4 filters (stages.0)",
+                "Layer 2: conv 3×3, 6 filters (stages.1)",
+                "Layer 3: linear, 5 units (head.1)",
+            ],
+        ),
+        ("rnn", {"hidden": 9, "cell": "gru"}, ["Layer 1: GRU, 9 units (recurrent)"]),
+        (
+            "rnn",
+            {"hidden": 9, "cell": "rnn", "layers": 2, "bidirectional": True},
+            ["Layer 1: RNN, 9 units, 2 layers, both directions (recurrent)"],
+        ),
+        (
+            "transformer",
+            {"patch": 4, "width": 8, "depth": 1, "heads": 2},
+            [
+                "Layer 1: embedding, 8 numbers per token (embed)",
+                "Layer 2: attention block, 2 heads, 8 numbers per token (blocks.0)",
+            ],
+        ),
+    ],
+)
+def test_titles_number_the_layers_and_say_what_they_are(name, settings, titles):
+    network, x = build(name, **settings)
+    titled = _layer_outputs.layer_titles(network, x[:1])
+    assert list(titled.values()) == ["Input", *titles, "Output: 10 logits"]
+    assert list(titled) == ["input", *_layer_outputs.layer_outputs(network, x)]
+
+
+def test_short_titles_keep_the_number_and_the_kind():
+    titles = ["Input", "Layer 1: conv 3×3, 16 filters (stages.0)", "Layer 2: GRU, 9 units (r)", "Output: 10 logits"]
+    short = [_layer_outputs.short_title(title) for title in titles]
+    assert short == ["Input", "Layer 1: conv 3×3", "Layer 2: GRU", "Output"]
