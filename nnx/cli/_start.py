@@ -1,6 +1,7 @@
 """Process-wide changes with which the command line starts and ends quickly. As a library, nnx makes none of them.
 
-- `import_torch`: puts a stub in place of one torch module, lets waiting threads sleep, avoids importing torch._dynamo
+- `import_torch`: puts a stub in place of one torch module, lets waiting threads sleep, avoids importing torch._dynamo,
+  and handles SIGBUS, the signal of a memory-mapped file that was shortened
 - `import_help`: puts stubs in place of two modules of rich
 - `keep_freed_memory`: makes glibc keep freed memory
 - `exit_quickly`: ends the process without unloading torch's libraries
@@ -11,6 +12,7 @@ import ctypes
 import gc
 import importlib
 import os
+import signal
 import sys
 from types import ModuleType
 from typing import NoReturn
@@ -19,6 +21,7 @@ from typing import NoReturn
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
+_handlers: list[object] = []  # kept alive for C
 DEFERRED = "torch._meta_registrations"
 TESTED = ("2.14.",)  # versions of torch tested without the deferred module; others are imported completely
 
@@ -59,6 +62,29 @@ def import_torch() -> None:
             importlib.import_module("torch._prims.rng_prims")
         sys.meta_path.insert(0, _DeferredImport())
     _avoid_dynamo()
+    _exit_on_bus_error()
+
+
+def _exit_on_bus_error() -> None:
+    """Print an error and exit with 3 where reading a memory-mapped file that was shortened would kill the process.
+
+    A handler in Python can't: it would run only after the instruction that failed, which is repeated for ever.
+    """
+    if not hasattr(signal, "SIGBUS"):
+        return
+
+    def exit_with_message(number: int) -> None:
+        mapped = sys.modules.get("nnx.datasets._mapped")
+        if mapped and (path := mapped.find_shortened()):
+            os.write(2, os.fsencode(f"error: {path}: {mapped.SHORTENED}\n"))
+            os._exit(3)
+        os.write(2, b"error: the memory or the disk failed (SIGBUS)\n")
+        os._exit(3)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(exit_with_message)
+    _handlers.append(handler)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).signal(signal.SIGBUS, handler)
 
 
 def _avoid_dynamo() -> None:

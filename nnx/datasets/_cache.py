@@ -25,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.datasets._mapped import note_mapped
 from nnx.errors import MachineError
 from nnx.events import Choice
 from nnx.system import locks
@@ -271,6 +272,7 @@ def _open_entry(place: Path, key: CacheKey, forms: Forms, fact_types: Mapping[st
         try:
             if file.stat().st_size != size * np.dtype(dtype).itemsize:
                 return None
+            note_mapped(file)
             arrays[name] = np.memmap(file, dtype, "r", shape=tuple(shape)) if size else np.zeros(shape, dtype)
         except (OSError, ValueError, OverflowError):
             return None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nnx.datasets import Source, Split, check_split
 from nnx.datasets._ensure_files import ensure_files
+from nnx.datasets._mapped import note_mapped
 from nnx.errors import DataError, MachineError
 
 TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
@@ -124,6 +125,7 @@ def read_mapped(path: Path, dtype: type[np.generic], *, dimensions: int = 1, cur
         if path.stat().st_size < end:
             raise _cut_short(path, end - start, path.stat().st_size - start, cure)
         file.seek(end)
+        note_mapped(path)
         array: NDArray[Any] = np.memmap(path, stored, "r", start, shape)
         return array
 

@@ -1,5 +1,6 @@
 """Samples that are larger than memory: they stay in their file and are read when they are indexed."""
 
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.errors import MachineError
+
+SHORTENED = "became shorter while it was in use; restore the file, then run the command again or resume the run"
 SHARE = 0.5  # of the free memory that data may take; the network and its activations need the rest
 
 
@@ -37,6 +41,32 @@ class Mapped:
         """The samples at `index`, in that order. Reads nothing."""
         assert axis == 0
         return Mapped(self.whole, self.rows[index])
+
+
+_opened: dict[Path, os.stat_result] = {}  # the mapped files, as they were when they were opened
+
+
+def note_mapped(path: Path) -> None:
+    """Remember the size of a file that is being memory-mapped, for `check_mapped_files`."""
+    _opened[path] = path.stat()
+
+
+def find_shortened() -> Path | None:
+    """A mapped file that has become shorter since it was opened: reading beyond its end is a bus error."""
+    for path, before in _opened.items():
+        try:
+            now = os.stat(path)
+        except OSError:  # removed: its content stays readable
+            continue
+        if os.path.samestat(now, before) and now.st_size < before.st_size:  # else replaced: the same holds
+            return path
+    return None
+
+
+def check_mapped_files() -> None:
+    """Raises MachineError if a mapped file has become shorter since it was opened."""
+    if path := find_shortened():
+        raise MachineError(f"{path}: {SHORTENED}")
 
 
 def is_mapped(array: Any) -> bool:

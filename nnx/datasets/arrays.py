@@ -15,7 +15,7 @@ from pydantic import Field
 
 from nnx import formatting
 from nnx.datasets import DatasetConfig, Source, Split, _cache, _user_data
-from nnx.datasets._mapped import fits
+from nnx.datasets._mapped import fits, note_mapped
 from nnx.errors import ConfigError, DataError, MachineError
 from nnx.events import Choice
 
@@ -115,6 +115,7 @@ def open_npy(path: Path) -> StoredArray:
             return np.zeros(shape, dtype)
         if math.prod(shape) * dtype.itemsize > path.stat().st_size:
             raise ValueError("cut short")
+        note_mapped(path)
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         return array
 

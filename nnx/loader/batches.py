@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from nnx import formatting
 from nnx.config import Train
 from nnx.datasets import Mapped, Split
+from nnx.datasets._mapped import check_mapped_files
 from nnx.events import Choice
 from nnx.loader.augment import augment, mixup
 from nnx.preprocessing.normalise import Normalise
@@ -59,6 +60,7 @@ class BatchLoader:
         The order is a function of (seed, epoch), drawn on the CPU so that it is the same for every device. Augmentation
         is a function of (seed, epoch, batch). Therefore any batch can be computed without the earlier ones.
         """
+        check_mapped_files()
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix_seed(seed, epoch)))
         indices = self._input_indices(order)
         labels = self.labels.index_select(0, order.to(self.labels.device))
@@ -78,6 +80,7 @@ class BatchLoader:
 
     def in_order(self, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
         """The samples of `part`, each once and in order, in large batches without augmentation or mixup."""
+        check_mapped_files()
         begin, end, _ = part.indices(len(self))
         for start in range(begin, max(end, begin + 1), EVALUATION_BATCH):
             batch = slice(start, min(start + EVALUATION_BATCH, end))
