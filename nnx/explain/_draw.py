@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
     from nnx.explain import Subject
 
@@ -158,7 +158,7 @@ def grid(
     """
     columns = columns or min(len(images), 16)
     title_room = 0.19 * columns / width if any(titles) else 0.0  # 0.19 inches for a title
-    sheet, corners = _arrange(images, columns, title_room)
+    sheet, corners = arrange(images, columns, title_room)
     figure = new_figure(width, width * sheet.shape[0] / sheet.shape[1] + (0.1 if scale else 0))
     axes = figure.add_subplot()
     hide_axes(axes)
@@ -172,10 +172,10 @@ def grid(
 
 def tile(images: Sequence[NDArray[Any]] | NDArray[Any], columns: int) -> NDArray[Any]:
     """(H, W) or (H, W, 3) images of one size side by side in rows as one image for `show`, with transparent gaps."""
-    return _arrange(images, columns, 0.0)[0]
+    return arrange(images, columns, 0.0)[0]
 
 
-def _arrange(
+def arrange(
     images: Sequence[NDArray[Any]] | NDArray[Any], columns: int, title_room: float
 ) -> tuple[NDArray[Any], list[tuple[int, float]]]:
     """All images in one, with room for a title above each, in widths of an image; and the top and the horizontal middle
@@ -229,7 +229,7 @@ def draw_prediction(axes: "Axes", classes: Sequence[str], probabilities: NDArray
     top = int(probabilities.argmax())
     axes.barh(range(len(shown)), probabilities[shown], color=[COLOURS[0] if k == top else INK for k in shown])
     axes.set_yticks(range(len(shown)), [shorten(classes[k]) for k in shown])
-    axes.set(xlim=(0, 1), ylim=(max(4, len(shown)) - 0.5, -0.5), xticks=[0, 0.5, 1])
+    axes.set(xlim=(0, 1), ylim=(max(4, len(shown)) - 0.5, -0.5), xticks=[0, 0.5, 1], xlabel="probability")
     axes.set_title(f"predicted {shorten(classes[top])}\n{100 * probabilities[top]:.1f} %")
 
 
@@ -275,14 +275,23 @@ def draw_heatmap(axes: "Axes", heat: NDArray[Any], image: NDArray[Any]) -> None:
     axes.imshow(np.dstack([np.ones((*ink.shape, 3)), 0.55 * ink]))
 
 
-def colour_bar(figure: "Figure", drawn: Any, axes: Any, label: str) -> None:
-    """A slim colour bar below one or several `axes`."""
+def colour_bar(figure: "Figure", drawn: Any, axes: Any, label: str, *, ticks: int = 5) -> None:
+    """A slim colour bar below one or several `axes`, with at most `ticks` steps."""
     from matplotlib.ticker import MaxNLocator
 
     options: dict[str, Any] = {"fraction": 0.03, "aspect": 60, "pad": 0.04, "shrink": 0.6}
-    bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", ticks=MaxNLocator(5), **options)
+    bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", ticks=MaxNLocator(ticks), **options)
     bar.outline.set_visible(False)
     bar.set_label(label)
+
+
+def side_bar(figure: "Figure | SubFigure", drawn: Any, axes: Any) -> None:
+    """A slim colour bar to the right of `axes`, with few ticks, for an image of little height."""
+    from matplotlib.ticker import MaxNLocator
+
+    bar = figure.colorbar(drawn, ax=axes, location="right", ticks=MaxNLocator(3), fraction=0.015, aspect=8, pad=0.01)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7)
 
 
 def relative_bar(figure: "Figure", axes: Any, label: str, *, signed: bool = False) -> None:

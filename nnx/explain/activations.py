@@ -1,5 +1,6 @@
 """Activations: the output of each layer for a sample, and of an RNN also the prediction after each row."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nnx.explain import Explanation, Picture, Subject, _draw
 from nnx.models import _layer_outputs
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 SAMPLES = 4  # with a picture of their own
@@ -22,10 +24,13 @@ STEPS = 64  # of an RNN after which the prediction is computed
 MAPS = 32  # of a layer in a picture
 UNITS = 512  # of a layer in a picture
 ROW_LENGTH = 64  # units in a row of the picture
+MAPS_ACROSS = 16
+TOP = 2.2  # inches: the sample and the prediction
+LINE = _draw.COLOURS[3]  # pink, distinct from the colours of probabilities
 READING = {
-    "maps": "Read from top to bottom. Each square is one feature map: the activation of one filter at each position of "
-    "the image, bright where the filter responds. Early layers respond to edges and strokes; deeper maps are coarser "
-    "and pick out parts. Layers after the feature maps have neurons, one cell each.",
+    "maps": "Read from top to bottom. Each square is one feature map, with its number: the activation of one filter at "
+    "each position of the image, bright where the filter responds. Early layers respond to edges and strokes; deeper "
+    "maps are coarser and pick out parts. Layers after the feature maps have neurons, one cell each.",
     "units": "Read from top to bottom. Each cell is the activation of one neuron, brighter where it is larger. Compare "
     "the samples: different classes activate different neurons, the more so the deeper the layer.",
     "steps": "Read from top to bottom, as the network does. Each line shows the state after one row of the image, or "
@@ -115,39 +120,68 @@ def _draw_layers(subject: Subject, outputs: dict[str, NDArray[Any]], n: int) -> 
     """One sample at the top, and the activations of each layer below it."""
     names = list(outputs)
     chosen = [names[index] for index in _draw.evenly_spaced(len(names), LAYERS)]
-    sheets = [(name, *_sheet(outputs[name], n)) for name in chosen]
-    heights = [8 * sheet.shape[0] / sheet.shape[1] + 0.25 for _, sheet, *_ in sheets]
-    figure = _draw.new_figure(8, 1.9 + sum(heights))
-    parts = figure.subfigures(1 + len(sheets), 1, height_ratios=[1.9, *heights], squeeze=False)[:, 0]
+    sheets = {name: _sheet(outputs[name], n) for name in chosen}
+    heights = [8 * sheet.image.shape[0] / sheet.image.shape[1] + 0.45 for sheet in sheets.values()]
+    figure = _draw.new_figure(8, TOP + sum(heights))
+    parts = figure.subfigures(1 + len(sheets), 1, height_ratios=[TOP, *heights], squeeze=False)[:, 0]
     _draw_sample_and_prediction(parts[0], subject, n)
-    for part, (name, sheet, signed, content) in zip(parts[1:], sheets, strict=True):
-        axes = _draw.hide_axes(part.add_subplot())
-        _draw.show(axes, sheet, signed=signed)
-        axes.set_title(f"{subject.layer_titles[name]}: {content}", loc="left")
-    has_signs = [signed for *_, signed, _ in sheets]
+    for part, (name, sheet) in zip(parts[1:], sheets.items(), strict=True):
+        axes = part.add_subplot()
+        sheet.draw(axes)
+        axes.set_title(f"{subject.layer_titles[name]}: {sheet.content}", loc="left")
+        _draw.side_bar(part, axes.images[0], axes)
+    has_signs = [sheet.is_signed for sheet in sheets.values()]
     colours = [] if all(has_signs) else ["dark is zero, bright is large"]
     colours += ["blue is negative, red is positive"] if any(has_signs) else []
     which = f"{len(chosen)} of {len(names)} layers" if len(chosen) < len(names) else "each layer"
     caption = (
         f"{subject.names[n]}: the prediction, and the activations of {which}. Each layer has its own colour scale: "
     )
-    return Picture(f"activations-{n + 1}", f"{caption}{'; '.join(colours)}.", _draw.to_png(figure))
+    numbers = (
+        "" if all(sheet.labels for sheet in sheets.values()) else " A neuron's number is its row's plus its column's."
+    )
+    return Picture(f"activations-{n + 1}", f"{caption}{'; '.join(colours)}.{numbers}", _draw.to_png(figure))
 
 
-def _sheet(output: NDArray[Any], n: int) -> tuple[NDArray[Any], bool, str]:
-    """A layer's activations for sample `n` as one image, whether they have signs, and what the image contains."""
-    signed = bool(output.min() < -0.1 * output.max())
+@dataclass(frozen=True)
+class Sheet:
+    """A layer's activations for a sample as one image. Feature maps have `labels`: x, y and number of each; neurons are
+    in rows of ROW_LENGTH."""
+
+    image: NDArray[Any]
+    is_signed: bool
+    content: str
+    labels: list[tuple[float, float, int]] = field(default_factory=list)
+
+    def draw(self, axes: "Axes") -> None:
+        _draw.show(axes, self.image, signed=self.is_signed)
+        axes.spines[:].set_visible(False)
+        rows, columns = self.image.shape
+        axes.set_xticks([] if self.labels else range(0, columns, 8))
+        axes.set_yticks([] if self.labels else range(rows))
+        axes.set_yticklabels([] if self.labels else [f"{row * columns}" for row in range(rows)])
+        axes.tick_params(length=0, labelsize=7)
+        for x, y, number in self.labels:
+            axes.text(x, y - 1, f"{number}", ha="center", va="bottom", fontsize=6)
+
+
+def _sheet(output: NDArray[Any], n: int) -> Sheet:
+    """The activations of a layer (N, ...) for sample `n`."""
+    is_signed = bool(output.min() < -0.1 * output.max())
     if output.ndim == 4:
         # by their largest activation for any sample, so that all pictures show the same maps
         strongest = np.sort(np.argsort(-np.abs(output).max((0, 2, 3)), kind="stable")[:MAPS])
         _, C, H, W = output.shape
         content = f"the {len(strongest)} strongest of {C} feature maps" if len(strongest) < C else f"{C} feature maps"
-        return _draw.tile(output[n][strongest], min(16, len(strongest))), signed, f"{content}, {H}×{W} each"
+        across = min(MAPS_ACROSS, len(strongest))
+        image, corners = _draw.arrange(output[n][strongest], across, title_room=0.02 * across)
+        labels = [(x, float(y), number) for (y, x), number in zip(corners, strongest.tolist(), strict=True)]
+        return Sheet(image, is_signed, f"{content}, {H}×{W} each", labels)
     row = output[n].reshape(-1)
     content = f"the first {UNITS} of {len(row)} neurons" if len(row) > UNITS else f"{len(row)} neurons"
     row = row[:UNITS].astype(float)
-    sheet = np.pad(row, (0, -len(row) % ROW_LENGTH), constant_values=np.nan).reshape(-1, ROW_LENGTH)
-    return sheet, signed, content
+    image = np.pad(row, (0, -len(row) % ROW_LENGTH), constant_values=np.nan).reshape(-1, ROW_LENGTH)
+    return Sheet(image, is_signed, content)
 
 
 def _draw_sample_and_prediction(part: "Figure | SubFigure", subject: Subject, n: int) -> None:
@@ -162,7 +196,7 @@ def _draw_steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDAr
     states = {name: output for name, output in outputs.items() if output.ndim == 3}
     T = len(belief)
     is_image = subject.spec.is_image
-    figure = _draw.new_figure(8, 0.6 + 2.6 * max(0.8, _draw.aspect_ratio(subject)))
+    figure = _draw.new_figure(8, 1.3 + 2.6 * max(0.8, _draw.aspect_ratio(subject)))
     left, *middle, right = figure.subplots(1, 2 + len(states), width_ratios=[1, *[1.3] * len(states), 0.6])
     if is_image:
         _draw.draw_sample(left, subject, n, aspect="auto")
@@ -173,21 +207,25 @@ def _draw_steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDAr
         left.set(ylim=(T - 0.5, -0.5), title=title, xlabel="standardised value", ylabel="feature")
     for axes, (name, state) in zip(middle, states.items(), strict=True):
         limit = float(np.abs(state).max())
-        _draw.show(axes, state[n][:, _sort_by_time(state)], signed=True, limit=limit, aspect="auto")
-        axes.set(title=f"state of {subject.layer_titles[name]}", xticks=[], yticks=[])
+        drawn = _draw.show(axes, state[n][:, _sort_by_time(state)], signed=True, limit=limit, aspect="auto")
+        _draw.colour_bar(figure, drawn, axes, "state")
+        axes.set(title=subject.layer_titles[name].replace(", ", "\n", 1), xticks=[], yticks=[])
         axes.set_xlabel("unit, sorted by when it changes most")
     many = len(subject.classes) > 20
     classes = np.unique(belief.argsort(axis=1)[:, -3:]) if many else np.arange(len(subject.classes))
-    _draw.show(right, belief[:, classes], limit=1, aspect="auto")
+    drawn = _draw.show(right, belief[:, classes], limit=1, aspect="auto")
+    _draw.colour_bar(figure, drawn, right, "probability", ticks=2)
     row = decision_step(belief)
-    right.axhline(row - 1.5, color="white", linewidth=1)
+    unit = "row" if is_image else "feature"
+    predicted = subject.classes[int(belief[-1].argmax())]
+    line = right.axhline(row - 1.5, color=LINE, linewidth=2)
+    settles = f"from {unit} {row} on, the prediction is {_draw.shorten(predicted)}"
+    figure.legend([line], [settles], loc="outside lower right")
     right.set(title="prediction\nso far", xlabel="class", yticks=[])
     names = [_draw.shorten(subject.classes[k]) for k in classes]
     right.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 90)
-    unit = "row" if is_image else "feature"
-    predicted = subject.classes[int(belief[-1].argmax())]
     caption = (
-        f"{subject.names[n]}: from {unit} {row} of {T} on (white line) the prediction is {predicted}. In the states, "
+        f"{subject.names[n]}: from {unit} {row} of {T} on (pink line) the prediction is {predicted}. In the states, "
         "blue is negative and red positive; in the prediction, brighter is more probable."
     )
     return Picture(f"activations-{n + 1}", caption, _draw.to_png(figure))

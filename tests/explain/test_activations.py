@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from nnx import explain, models
 from nnx.checkpoint import Checkpoint
@@ -57,9 +58,62 @@ def test_the_decision_step_is_when_the_prediction_no_longer_changes(predicted, r
 def test_what_is_too_much_to_show_is_counted():
     maps = np.zeros((2, 40, 3, 3))
     maps[:, 5:] = np.arange(1, 36)[:, None, None]
-    sheet, signed, words = activations._sheet(maps, 0)
-    assert words == "the 32 strongest of 40 feature maps, 3×3 each"
-    assert not signed
-    assert np.nanmin(sheet) == 4, "the five silent maps and the three weakest are left out"
-    assert activations._sheet(np.ones((2, 600)), 1)[2] == "the first 512 of 600 neurons"
-    assert activations._sheet(-np.ones((2, 6)), 1)[1]
+    sheet = activations._sheet(maps, 0)
+    assert sheet.content == "the 32 strongest of 40 feature maps, 3×3 each"
+    assert not sheet.is_signed
+    assert np.nanmin(sheet.image) == 4, "the five silent maps and the three weakest are left out"
+    assert [number for *_, number in sheet.labels] == list(range(8, 40)), "each map has its own number"
+    assert activations._sheet(np.ones((2, 600)), 1).content == "the first 512 of 600 neurons"
+    assert activations._sheet(-np.ones((2, 6)), 1).is_signed
+
+
+# ---------------------------------------------------------------- issue 15, number 28: numbers, axes, colour bars
+
+
+def test_a_neuron_has_a_number_by_row_and_column():
+    sheet = activations._sheet(np.arange(2 * 130.0).reshape(2, 130), 0)
+    axes = Figure().subplots()
+    sheet.draw(axes)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["0", "64", "128"]
+    assert axes.get_xticks().tolist() == list(range(0, 64, 8))
+    assert sheet.image[1, 8] == 64 + 8
+
+
+def test_the_number_stands_above_its_map():
+    sheet = activations._sheet(np.ones((1, 20, 4, 4)), 0)
+    axes = Figure().subplots()
+    sheet.draw(axes)
+    assert [text.get_text() for text in axes.texts] == [f"{n}" for n in range(20)]
+    for x, y, _ in sheet.labels:
+        assert sheet.image[int(y), int(x)] == 1, "the first line of the map"
+        assert np.isnan(sheet.image[int(y) - 3 : int(y), int(x)]).all(), "room for the number"
+
+
+def drawn(explained, monkeypatch):
+    figures = []
+    monkeypatch.setattr(activations._draw, "to_png", lambda figure: figures.append(figure) or b"")
+    list(explain.explain(explained, ["activations"]))
+    return figures[0]
+
+
+def labels(figure, axis):
+    return [getattr(axes, f"get_{axis}label")() for axes in figure.get_axes()]
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_each_layer_has_a_colour_bar_and_the_prediction_an_axis(subject, model, monkeypatch):
+    figure = drawn(subject(model), monkeypatch)
+    layers = len(subject(model).layer_titles) - 2  # without input and output
+    assert len(figure.get_axes()) == 2 + 2 * layers, "sample, prediction, then each layer with its bar"
+    assert "probability" in labels(figure, "x")
+
+
+def test_states_and_prediction_have_colour_bars_and_the_line_a_legend(subject, monkeypatch):
+    figure = drawn(subject("rnn"), monkeypatch)
+    assert {"state", "probability"} <= set(labels(figure, "x"))
+    [legend] = figure.legends
+    [text] = legend.get_texts()
+    row = activations.decision_step(activations.step_predictions(subject("rnn"))[0])
+    assert text.get_text() == f"from row {row} on, the prediction is {subject('rnn').predicted[0]}"
+    line = next(line for axes in figure.get_axes() for line in axes.get_lines())
+    assert line.get_color() == legend.get_lines()[0].get_color() == activations.LINE
