@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SAMPLES = 4  # with a picture of their own
 LAYERS = 12  # in a picture
 BLOCKS = 6
+POSITIONS = 8  # of tokens with a label in a small map
 STEPS = 64  # of an RNN after which the prediction is computed
 MAPS = 32  # of a layer in a picture
 UNITS = 512  # of a layer in a picture
@@ -244,26 +245,41 @@ def _draw_tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: in
     blocks = [name for name, output in outputs.items() if output.ndim == 3]
     chosen = [blocks[index] for index in _draw.evenly_spaced(len(blocks), BLOCKS)]
     lengths = {name: np.linalg.norm(outputs[name], axis=2) for name in chosen}
-    figure = _draw.new_figure(8, 0.3 + samples * max(1.35, 1.35 * _draw.aspect_ratio(subject)))
+    figure = _draw.new_figure(8, 0.9 + samples * max(1.5, 1.5 * _draw.aspect_ratio(subject)))
     table = figure.subplots(samples, 2 + len(lengths), squeeze=False)
     for n, row in enumerate(table):
         _draw.draw_sample(_draw.hide_axes(row[0]), subject, n)
         for axes, (name, norms) in zip(row[1:], lengths.items(), strict=False):
+            axes.spines[:].set_visible(False)
             patches = _layer_outputs.patch_grid(subject.spec, norms.shape[1])
             rows, columns, others = patches or (1, norms.shape[1], 0)
             _draw.show(
-                _draw.hide_axes(axes),
+                axes,
                 norms[n, others:].reshape(rows, columns),
                 limit=float(norms[:, others:].max()),
                 aspect="equal" if patches else "auto",
             )
             axes.set_title(subject.short_title(name).replace(": ", "\n") if n == 0 else "")
-            if others:
-                axes.set_xlabel(f"class token\n{norms[n, 0]:.1f}", fontsize=8)
+            _label_positions(axes, subject, columns, rows, f"class token: {norms[n, 0]:.1f}" if others else "")
+        row[1].set_ylabel("patch row" if subject.spec.is_image else "")
         _draw.draw_prediction(row[-1], subject.classes, subject.probabilities[n], limit=3)
+    for axes in table.T[1 : 1 + len(lengths)]:
+        _draw.colour_bar(figure, axes[0].images[0], axes.tolist(), "token length", ticks=2)
     longest = ", ".join(f"{subject.layer_titles[name]} {norms.max():.1f}" for name, norms in lengths.items())
     caption = (
         "The length of each token after each block. Each column has one colour scale, from zero (dark) to its longest "
         f"token (bright): {longest}."
     )
     return Picture("activations", caption, _draw.to_png(figure))
+
+
+def _label_positions(axes: "Axes", subject: Subject, columns: int, rows: int, class_token: str) -> None:
+    """The rows and columns of the patches, or the names of a table's features."""
+    axes.tick_params(length=0, labelsize=6)
+    axes.set_xticks(_draw.evenly_spaced(columns, POSITIONS))
+    axes.set_yticks(_draw.evenly_spaced(rows, POSITIONS) if subject.spec.is_image else [])
+    if not subject.spec.is_image and columns == subject.spec.size:
+        shown = _draw.evenly_spaced(columns, POSITIONS)
+        axes.set_xticklabels([_draw.shorten(subject.features[k]) for k in shown], rotation=90)
+    kind = "patch column" if subject.spec.is_image else ""
+    axes.set_xlabel("\n".join(filter(None, [kind, class_token])), fontsize=8)

@@ -16,6 +16,7 @@ SAMPLES = 10  # with a rollout
 PICTURES = 3  # samples with a picture of all heads
 BLOCKS, HEADS = 6, 8  # in such a picture
 COLUMNS = 5
+NAMES = 8  # of a table's features below a small chart
 READING = (
     "A bright patch, or a long bar, receives much attention: from one head, or, in the rollout, from the prediction "
     "through all blocks. Look for bright patches on what matters, such as strokes, and for heads that attend to "
@@ -113,16 +114,18 @@ def _draw_rollouts(subject: Subject, rolled_out: NDArray[Any]) -> Picture:
     N = min(SAMPLES, len(subject.images))
     columns = min(COLUMNS, N)
     rows = -(-N // columns)
-    figure = _draw.new_figure(1.6 * columns, 2 * rows * (0.25 + 1.5 * _draw.aspect_ratio(subject)))
+    figure = _draw.new_figure(1.6 * columns + 0.6, 2 * rows * (0.25 + 1.5 * _draw.aspect_ratio(subject)))
     table = figure.subplots(2 * rows, columns, squeeze=False)
     for axes in table.ravel():
         _draw.hide_axes(axes)
     for n in range(N):
         top, below = table[n // columns * 2 : n // columns * 2 + 2, n % columns]
         _draw.draw_sample(top, subject, n)
-        _draw_weights(below, subject, rolled_out[n], n)
+        _draw_weights(below, subject, rolled_out[n], n, has_names=True)
         predicted = _draw.shorten(subject.classes[subject.predicted[n]])
         below.set_title(f"predicted {predicted}", fontsize=8 if len(predicted) > 5 else None)
+    if subject.spec.is_image:
+        _draw.relative_bar(figure, table.ravel().tolist(), "attention rollout", aspect=40)
     caption = (
         "Each sample, and below it the attention rollout: how much of each patch, or feature, reaches the prediction "
         "through all blocks. Each map has its own scale from zero."
@@ -133,18 +136,22 @@ def _draw_rollouts(subject: Subject, rolled_out: NDArray[Any]) -> Picture:
 def _draw_heads(subject: Subject, received: list[NDArray[Any]], n: int) -> Picture:
     """One sample: a row per block, a column per head."""
     blocks = _draw.evenly_spaced(len(received), BLOCKS)
+    titles = _block_titles(subject, len(received))
     heads = _draw.evenly_spaced(received[0].shape[1], HEADS)
     size = min(1.5, 8 / (1 + len(heads)))  # inches
-    figure = _draw.new_figure(size * (1 + len(heads)), 0.3 + size * _draw.aspect_ratio(subject) * len(blocks))
+    figure = _draw.new_figure(size * (1 + len(heads)) + 0.6, 0.3 + size * _draw.aspect_ratio(subject) * len(blocks))
     table = figure.subplots(len(blocks), 1 + len(heads), squeeze=False)
     for block, (left, *row) in zip(blocks, table, strict=True):
         _draw.hide_axes(left)
         if block == 0:
             _draw.draw_sample(left, subject, n)
         for head, axes in zip(heads, row, strict=True):
-            _draw_weights(_draw.hide_axes(axes), subject, received[block][n, head], n)
+            is_last = block == blocks[-1]
+            _draw_weights(_draw.hide_axes(axes), subject, received[block][n, head], n, has_names=is_last)
             axes.set_title(f"head {head}" if block == 0 else "")
-        row[0].set_ylabel(f"block {block}")
+        row[0].set_ylabel(titles[block])
+    if subject.spec.is_image:
+        _draw.relative_bar(figure, table.ravel().tolist(), "attention", aspect=30)
     source = "the class token" if _reads_class_token(subject) else "all tokens together"
     limits = [f"{len(blocks)} of {len(received)} blocks"] if len(blocks) < len(received) else []
     limits += [f"{len(heads)} of {received[0].shape[1]} heads"] if len(heads) < received[0].shape[1] else []
@@ -156,14 +163,27 @@ def _draw_heads(subject: Subject, received: list[NDArray[Any]], n: int) -> Pictu
     return Picture(f"attention-{n + 1}", caption, _draw.to_png(figure))
 
 
-def _draw_weights(axes: Any, subject: Subject, weights: NDArray[Any], n: int) -> None:
-    """(T,) weights over the image to which they belong, or as bars for a table."""
+def _block_titles(subject: Subject, blocks: int) -> list[str]:
+    """The short title of the layer of each block, on two lines."""
+    layers = _layer_outputs.layer_modules(subject.network, subject.inputs(subject.images[:1]))
+    titles = [subject.short_title(name) for name, module in layers.items() if isinstance(module, AttentionBlock)]
+    if len(titles) != blocks:  # a network of its own kind, whose blocks are parts of layers
+        return [f"block {n}" for n in range(blocks)]
+    return [title.replace(": ", "\n") for title in titles]
+
+
+def _draw_weights(axes: Any, subject: Subject, weights: NDArray[Any], n: int, *, has_names: bool) -> None:
+    """(T,) weights over the image to which they belong, or as bars for a table, with the names of its features."""
     patches = _layer_outputs.patch_grid(subject.spec, len(weights))
     assert patches
     rows, columns, others = patches
     grid = weights[others:].reshape(rows, columns)
     if not subject.spec.is_image:
         axes.bar(range(columns), grid[0])
+        axes.set_yticks([0, float(grid.max())], ["0", f"{grid.max():.2g}"], fontsize=6)
+        if has_names:
+            shown = _draw.evenly_spaced(columns, NAMES)
+            axes.set_xticks(shown, [_draw.shorten(subject.features[k]) for k in shown], rotation=90, fontsize=6)
         return
     _, H, W = subject.spec.shape
     _draw.draw_heatmap(axes, grid.repeat(H // rows, 0).repeat(W // columns, 1), subject.images[n])

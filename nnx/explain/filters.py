@@ -244,12 +244,19 @@ def _draw_positions(subject: Subject, patch: int) -> Picture:
     vectors = cast(Tensor, subject.network.positions).detach().cpu()[0, -rows * columns :]
     unit = nn.functional.normalize(vectors, dim=1)
     maps = (unit @ unit.T).reshape(-1, rows, columns).numpy()
+    titles = [f"{row}, {column}" for row in range(rows) for column in range(columns)]
     figure = _draw.grid(
-        maps, columns=columns, signed=True, limit=1, scale="cosine similarity", width=min(6, 0.6 * columns + 1.5)
+        maps,
+        titles,
+        columns=columns,
+        signed=True,
+        limit=1,
+        scale="cosine similarity",
+        width=min(6, 0.6 * columns + 1.5),
     )
     caption = (
-        "The learned position embeddings. The map at a position shows the cosine similarity of its vector to that of "
-        "every position. The network is not told about rows and columns: where neighbours are red, it has learned "
-        "which patches lie side by side."
+        "The learned position embeddings, each titled by the row and column of its patch. The map at a position shows "
+        "the cosine similarity of its vector to that of every position. The network is not told about rows and "
+        "columns: where neighbours are red, it has learned which patches lie side by side."
     )
     return Picture("filters-positions", caption, _draw.to_png(figure))

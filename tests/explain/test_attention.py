@@ -6,7 +6,7 @@ import torch
 
 from nnx import explain, models
 from nnx.config import registry
-from nnx.explain import attention
+from nnx.explain import activations, attention, filters
 from nnx.preprocessing.spec import Spec
 
 SPEC = Spec((1, 8, 8), tuple("0123456789"), (0.0,), (1.0,))
@@ -86,3 +86,55 @@ def test_figures_of_heads_whose_answer_is_known(subject):
     y, x = np.divmod(np.arange(16), 4)
     apart = np.hypot(y[:, None] - y, x[:, None] - x).mean() * 2
     assert attention._statistics(all_alike, explained) == pytest.approx({"entropy": 1, "distance": apart})
+
+
+# ---------------------------------------------------------------- issue 15, number 28: labels and scales
+
+
+def drawn(explained, module, name, monkeypatch):
+    figures = []
+    monkeypatch.setattr(module._draw, "to_png", lambda figure: figures.append(figure) or b"")
+    list(explain.explain(explained, [name]))
+    return figures
+
+
+def texts(figure, axis):
+    return [text.get_text() for axes in figure.get_axes() for text in getattr(axes, f"get_{axis}ticklabels")()]
+
+
+def labels(figure, axis):
+    return [getattr(axes, f"get_{axis}label")() for axes in figure.get_axes()]
+
+
+def test_maps_of_attention_have_a_scale_and_the_names_of_their_layers(subject, monkeypatch):
+    *_, heads, rolled = drawn(subject("transformer"), attention, "attention", monkeypatch)
+    assert "attention rollout" in labels(rolled, "y")
+    assert "attention" in labels(heads, "y")
+    assert {"0", "max"} <= set(texts(heads, "y"))
+    assert [label for label in labels(heads, "y") if "Layer" in label] == [
+        "Layer 2\nattention block",
+        "Layer 3\nattention block",
+    ]
+
+
+def test_bars_of_a_table_have_names_and_numbers(table_subject, monkeypatch):
+    explained = table_subject("transformer")
+    *_, heads, rolled = drawn(explained, attention, "attention", monkeypatch)
+    for figure in (rolled, heads):
+        assert set(explained.features) <= set(texts(figure, "x"))
+        assert any(text.startswith("0.") for text in texts(figure, "y"))
+
+
+def test_token_activations_have_positions_and_a_scale_for_each_block(subject, table_subject, monkeypatch):
+    [image] = drawn(subject("transformer"), activations, "activations", monkeypatch)
+    assert labels(image, "x").count("token length") == 3, "the embedding and two blocks"
+    assert any(label.startswith("patch column") for label in labels(image, "x"))
+    assert "patch row" in labels(image, "y")
+    [table] = drawn(table_subject("transformer"), activations, "activations", monkeypatch)
+    assert set(table_subject("transformer").features) <= set(texts(table, "x"))
+
+
+def test_positions_are_titled_by_row_and_column(subject, monkeypatch):
+    figures = drawn(subject("transformer"), filters, "filters", monkeypatch)
+    titles = [text.get_text() for text in figures[-1].get_axes()[0].texts]
+    assert titles == [f"{row}, {column}" for row in range(4) for column in range(4)]
