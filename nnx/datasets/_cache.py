@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx.datasets._mapped import note_mapped
+from nnx.datasets._mapped import check_in_background, note_mapped
 from nnx.errors import MachineError
 from nnx.events import Choice
 from nnx.system import locks
 
-FORMAT = 2  # of an entry; entries of other formats are decoded again
+FORMAT = 3  # of an entry; entries of other formats are decoded again
+LARGE = 2**28  # bytes of an array: one that is larger is checked in the background, 0.3 s and more
 MAX_META = 2**26  # bytes of a meta.json: that of a table with 100,000 categories of 200 characters has 20 MB
 ENTRY_NAME = re.compile(r"[a-z]+-[0-9a-f]{32}")
 CURE = "free some space, or set NNX_CACHE_DIR to another folder"
@@ -78,6 +80,7 @@ class Writer:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.checksums: dict[str, int] = {}  # CRC-32 of each file
         self._pieces: dict[str, list[NDArray[Any]]] = {}
         self._files: dict[str, IO[bytes]] = {}
 
@@ -92,12 +95,15 @@ class Writer:
             return
         if name not in self._files:
             self._files[name] = (self.folder / f"{name}.bin").open("wb")
-        self._files[name].write(piece.data.cast("B") if piece.size else b"")
+        data = piece.data.cast("B") if piece.size else b""
+        self.checksums[name] = zlib.crc32(data, self.checksums.get(name, 0))
+        self._files[name].write(data)
 
     def restart(self) -> None:
         """Discard everything added so far."""
         self.close()
         self.shapes.clear()
+        self.checksums.clear()
         self._pieces.clear()
 
     def close(self, *, durably: bool = False) -> None:
@@ -136,7 +142,10 @@ def hash_file_stats(files: Iterable[Path]) -> str:
         stats = [file.stat() for file in files]
     except OSError as error:
         raise MachineError(f"{error.filename}: can't be read ({error.strerror}); check its permissions") from None
-    return hash_stats(map(str, files), (number for status in stats for number in (status.st_size, status.st_mtime_ns)))
+    return hash_stats(
+        map(str, files),
+        (number for status in stats for number in (status.st_size, status.st_mtime_ns, status.st_ctime_ns)),
+    )
 
 
 def load_or_decode(
@@ -224,6 +233,7 @@ def _make_entry(place: Path, key: CacheKey, decode: Callable[[Writer], dict[str,
             "source": key.source,
             "options": key.options,
             "shapes": writer.shapes,
+            "checksums": writer.checksums,
             "facts": facts,
         }
         with (unfinished / "meta.json").open("w") as file:
@@ -240,6 +250,20 @@ def _make_entry(place: Path, key: CacheKey, decode: Callable[[Writer], dict[str,
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _is_intact(file: Path, array: NDArray[Any], checksum: Any) -> bool:
+    """Whether the content of `file` has this CRC-32. A large file is checked in the background: a failure is then an
+    error at the end of the first epoch."""
+
+    def matches() -> bool:
+        data = array.reshape(-1).view(np.uint8).data if array.size else b""
+        return bool(zlib.crc32(data) == checksum)
+
+    if array.nbytes <= LARGE:
+        return matches()
+    check_in_background(file, matches)
+    return True
+
+
 def _read_meta(path: Path) -> dict[str, Any] | None:
     """The content of a meta.json; None if it is unreadable, malformed or of another format."""
     try:
@@ -247,7 +271,7 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
             meta = json.loads(file.read(MAX_META))
     except (OSError, ValueError, RecursionError):
         return None
-    types = {"format": int, "source": str, "options": dict, "shapes": dict, "facts": dict}
+    types = {"format": int, "source": str, "options": dict, "shapes": dict, "checksums": dict, "facts": dict}
     valid = isinstance(meta, dict) and all(type(meta.get(name)) is kind for name, kind in types.items())
     return meta if valid and meta["format"] == FORMAT else None
 
@@ -274,6 +298,8 @@ def _open_entry(place: Path, key: CacheKey, forms: Forms, fact_types: Mapping[st
                 return None
             note_mapped(file)
             arrays[name] = np.memmap(file, dtype, "r", shape=tuple(shape)) if size else np.zeros(shape, dtype)
+            if not _is_intact(file, arrays[name], meta["checksums"].get(name)):
+                return None
         except (OSError, ValueError, OverflowError):
             return None
     with contextlib.suppress(OSError):

@@ -2,6 +2,8 @@
 
 import os
 import resource
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Mapped:
         return Mapped(self.whole, self.rows[index])
 
 
+_checks: list[tuple[Path, threading.Thread, list[bool]]] = []
 _opened: dict[Path, os.stat_result] = {}  # the mapped files, as they were when they were opened
 
 
@@ -63,10 +66,27 @@ def find_shortened() -> Path | None:
     return None
 
 
-def check_mapped_files() -> None:
-    """Raises MachineError if a mapped file has become shorter since it was opened."""
+def check_in_background(path: Path, is_intact: Callable[[], bool]) -> None:
+    """Run `is_intact` in a thread; `check_mapped_files` raises what it finds."""
+    damaged: list[bool] = []
+    thread = threading.Thread(target=lambda: damaged.append(not is_intact()), daemon=True)
+    thread.start()
+    _checks.append((path, thread, damaged))
+
+
+def check_mapped_files(*, wait: bool = True) -> None:
+    """Raises MachineError if a mapped file has become shorter since it was opened, or if a check in the background
+    failed. Waits for those checks, unless told not to."""
     if path := find_shortened():
         raise MachineError(f"{path}: {SHORTENED}")
+    for path, thread, damaged in _checks[:]:
+        if wait:
+            thread.join()
+        if not thread.is_alive():
+            _checks.remove((path, thread, damaged))
+            if damaged != [False]:
+                cure = "delete its folder, then run the command again"
+                raise MachineError(f"{path}: is damaged, its content does not match its checksum; {cure}")
 
 
 def is_mapped(array: Any) -> bool:

@@ -259,7 +259,8 @@ def _file_stats(name: str, folder: int | None = None) -> tuple[int, int, bool]:
     """
     try:
         status = os.stat(name, dir_fd=folder)
-        return status.st_size, status.st_mtime_ns, stat.S_ISDIR(status.st_mode)
+        # the time of change, too: unlike that of modification, it can't be set back
+        return status.st_size, status.st_mtime_ns + status.st_ctime_ns, stat.S_ISDIR(status.st_mode)
     except (OSError, ValueError):  # ValueError: a NUL in a name
         return -1, 0, False
 

@@ -60,7 +60,7 @@ class BatchLoader:
         The order is a function of (seed, epoch), drawn on the CPU so that it is the same for every device. Augmentation
         is a function of (seed, epoch, batch). Therefore any batch can be computed without the earlier ones.
         """
-        check_mapped_files()
+        check_mapped_files(wait=False)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix_seed(seed, epoch)))
         indices = self._input_indices(order)
         labels = self.labels.index_select(0, order.to(self.labels.device))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import expected, listed, pixels, save, tree
 
-from nnx.datasets import _cache, folder
+from nnx.datasets import _cache, _mapped, folder
 from nnx.errors import DataError, MachineError
 from nnx.preprocessing import images
 
@@ -113,8 +114,8 @@ CHANGES = {
 def test_a_change_is_noticed_and_the_old_entry_goes(change, tmp_path, decoded, cache):
     root = tree(tmp_path / "p", COUNTS)
     first = source(root)
-    for path in root.glob("*/*.png"):  # a control: what is not about the content does not matter
-        os.utime(path, ns=(10**18, path.stat().st_mtime_ns))
+    for path in root.glob("*/*.png"):  # a control: reading does not matter
+        path.read_bytes()
     assert note(root).value == "used"
     decoded.clear()
     CHANGES[change](root)
@@ -266,9 +267,44 @@ def test_labels_of_an_entry_are_checked(tmp_path, cache):
 
     root = tree(tmp_path / "p", COUNTS)
     source(root)
-    (only(cache) / "all-labels.bin").write_bytes(np.full(12, 7).tobytes())
+    labels = np.full(12, 7).tobytes()
+    entry = only(cache)
+    (entry / "all-labels.bin").write_bytes(labels)
+    checksums = json.loads((entry / "meta.json").read_text())["checksums"]
+    meta(entry, checksums={**checksums, "all-labels": zlib.crc32(labels)})  # else it would be decoded again
     with pytest.raises((DataError, Exception), match="labels from 7 to 7, outside 0 to 1"):
         datasets.load(folder.Config(path=str(root), size=8, test=2), seed=0)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_an_entry_of_other_bytes_is_not_used(tmp_path, cache, decoded, monkeypatch, large):
+    root = tree(tmp_path / "p", COUNTS)
+    source(root)
+    source(root)
+    assert len(decoded) == 12, "the control: an intact entry is used"
+    images = only(cache) / "all-inputs.bin"
+    images.write_bytes(bytes(images.stat().st_size))  # zeros of the right length
+    if not large:
+        source(root)
+        assert len(decoded) == 24, "a small one is checked when it is opened, and decoded again"
+        return
+    monkeypatch.setattr(_cache, "LARGE", 0)
+    source(root)
+    assert len(decoded) == 12
+    with pytest.raises(MachineError, match=r"inputs\.bin: is damaged, its content does not match its checksum"):
+        _mapped.check_mapped_files()
+    _mapped.check_mapped_files()
+
+
+def test_a_source_changed_within_its_size_and_time_stamp_is_decoded_again(tmp_path, cache, decoded):
+    root = tree(tmp_path / "p", COUNTS)
+    source(root)
+    image = sorted(root.rglob("*.png"))[0]
+    before = image.stat()
+    image.write_bytes(image.read_bytes())
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    source(root)
+    assert len(decoded) == 24
 
 
 # ---------------------------------------------------------------- where it can't be written
@@ -328,7 +364,7 @@ def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(call, cache, monke
 def run(code, *arguments):
     head = (
         "import sys, os, numpy as np\nfrom pathlib import Path\n"
-        "from nnx.datasets import _cache, folder\nfrom nnx.errors import NnxError\n"
+        "from nnx.datasets import _cache, _mapped, folder\nfrom nnx.errors import NnxError\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", head + code, *map(str, arguments)],
