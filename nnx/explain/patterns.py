@@ -14,7 +14,11 @@ from nnx.models import _layer_outputs
 IMAGES = 5000  # of the test split
 UNITS = 8  # of a layer in a picture
 BEST = 9  # images of a unit
-BLUR = 0.15  # of the square root of a field's side: 0.8 pixels for 28, 0.5 for 10, almost none for 4
+BLUR = 0.25  # of the square root of a field's side: 1.3 pixels for 28, 0.8 for 10, 0.5 for 4
+COLOUR_BLUR = 1.6  # times as wide in colour, where each channel brings noise of its own
+JITTER = 6  # the image shifts by at most a sixth of its field's side,
+TOKEN_JITTER = 10  # or by a tenth for tokens and states, which tell the patches and rows of an image apart,
+TOKEN_BLUR = 0.2  # and whose patches meet in sharp edges
 MAGNIFICATION = 3  # so that a frame is thinner than a pixel
 FRAME = (0.9, 0.62, 0.0)  # orange
 READING = (
@@ -84,6 +88,8 @@ class LayerPatterns:
         positions = np.unique(np.append(self.positions, self.own_positions)).tolist()
         fields = _units.receptive_field(subject.network, subject.spec, self.name, positions)
         self.fields = dict(zip(positions, fields, strict=True))
+        is_tokens = len(self.shape) == 2
+        self.blur = (TOKEN_BLUR if is_tokens else BLUR) * (COLOUR_BLUR if subject.spec.shape[0] > 1 else 1)
         boxes = [_box(field) for field in fields]
         self.size = tuple(max(box[axis].stop - box[axis].start for box in boxes) for axis in (0, 1))
         self.patches: dict[int, NDArray[np.bool_]] = {}
@@ -97,8 +103,9 @@ class LayerPatterns:
     @property
     def targets(self) -> list[_ascent.Target]:
         side = min(self.size)
+        shift = side // (TOKEN_JITTER if len(self.shape) == 2 else JITTER)
         # a field of few pixels leaves no room for noise
-        regularisation = {"shift": side // 10, "blur": BLUR * side**0.5, "pull": min(1, side / 28)}
+        regularisation = {"shift": shift, "blur": self.blur * side**0.5, "pull": min(1, side / 28)}
         pairs = zip(self.units.tolist(), self.own_positions.tolist(), strict=True)
         return [_ascent.Target(self.name, unit, position, **regularisation) for unit, position in pairs]
 
@@ -199,11 +206,20 @@ def _caption(title: str, layer: LayerPatterns, statistics: dict[str, Any]) -> st
         field.shape == layer.size and not field.all() for field in layer.fields.values()
     ):
         note = " at most: early states have not read the later rows"
+    gray = "Gray between and beside the images is no part of them"
+    if any(field.shape != layer.size and not _is_whole(field, layer.size) for field in layer.fields.values()):
+        gray += ", such as the part of a field that extends beyond the edge of its image"
     return (
         f"{title}: {which}. The receptive field is {height}×{width} pixels{note}. On average, "
         f"{100 * statistics['same_class']:.0f} % of a unit's nine images belong to one class "
-        f"({100 * statistics['same_class_untrained']:.0f} % with random weights)."
+        f"({100 * statistics['same_class_untrained']:.0f} % with random weights). {gray}. In an optimised image, "
+        "pixels that hardly matter stay at the mean of the images."
     )
+
+
+def _is_whole(field: NDArray[np.bool_], size: tuple[int, ...]) -> bool:
+    """Whether the field of a position has the size of the layer's largest: the edge of the image does not cut it."""
+    return tuple(span.stop - span.start for span in _box(field)) == size
 
 
 def _box(field: NDArray[np.bool_]) -> tuple[slice, slice]:

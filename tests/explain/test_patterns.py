@@ -228,6 +228,58 @@ def test_it_explains(subject, model):
         assert again == found
 
 
+# ---------------------------------------------------------------- issue 15, number 28: no checkerboards, gray, layers
+
+
+def neighbour_correlation(images):
+    """Of (N, C, H, W) images, between pixels and their neighbours to the right and below: below 0 for a
+    checkerboard."""
+    images = images - images.mean(0)
+    pairs = [(images[..., 1:], images[..., :-1]), (images[..., 1:, :], images[..., :-1, :])]
+    return np.mean([(a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()) for a, b in pairs])
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_optimised_images_are_no_checkerboards(subject, model, monkeypatch):
+    explained = subject(model)
+    images = explained.data("test").inputs
+
+    def smoothness():
+        layer = patterns.find_activations(explained.network, explained, images)[-1]
+        layer.find_fields(explained, layer)
+        mean = images.mean(0) / 255
+        return neighbour_correlation(
+            _ascent.maximise(explained.network, explained.prepare, mean, layer.targets, seed=0)
+        )
+
+    smooth = smoothness()
+    monkeypatch.setattr(patterns, "BLUR", 0)
+    monkeypatch.setattr(patterns, "JITTER", 1000)
+    assert smooth > 0.4
+    assert smooth > smoothness() + 0.2, "the control: without blur and jitter"
+
+
+def test_colour_images_are_blurred_more(subject, colour_subject):
+    blurs = []
+    for explained in (subject("cnn"), colour_subject("cnn")):
+        layer = patterns.find_activations(explained.network, explained, explained.data("test").inputs)[0]
+        layer.find_fields(explained, layer)
+        blurs.append(layer.targets[0].blur)
+    assert blurs[1] == pytest.approx(patterns.COLOUR_BLUR * blurs[0])
+
+
+def test_a_picture_names_its_layer_and_its_caption_explains_the_gray(subject, monkeypatch):
+    titles = []
+    monkeypatch.setattr(patterns._draw, "to_png", lambda figure: titles.append(figure.get_suptitle()) or b"")
+    monkeypatch.setattr(_ascent, "STEPS", 2)
+    [(_, found)] = explain.explain(subject("cnn"), ["patterns"])
+    assert titles == [subject("cnn").layer_titles[name] for name in found.figures["layers"]]
+    assert all("Gray between and beside the images is no part of them" in each.caption for each in found.pictures)
+    cut = ["beyond the edge of its image" in each.caption for each in found.pictures]
+    assert cut[0], "the units of the first layer see few pixels"
+    assert not cut[-1], "a class sees the whole image"
+
+
 def test_it_is_for_images(table_subject):
     assert "rows of numbers" in patterns.applies(table_subject("mlp").checkpoint)
     assert isinstance(table_subject("mlp").network, nn.Module)
