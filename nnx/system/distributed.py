@@ -32,6 +32,7 @@ from nnx.errors import InputError, MachineError, NnxError, Stopped
 # Seconds between two exchanges of `any_rank_signalled`. One takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two
 # cores)
 POLL_INTERVAL = 0.1
+ANNOUNCE_WAIT = 5.0  # seconds of waiting for other ranks before this is printed
 GRACE_PERIOD = 5.0  # seconds for a rank to notice by itself that another one has failed
 STARTUP_TIMEOUT = 20.0  # seconds for rank 0 to watch for failures: it may still be importing torch
 # A rank that hangs must end the run eventually. A rank that saves to a slow disk or evaluates on a slower machine must
@@ -108,7 +109,8 @@ def connect(device: torch.device) -> None:
     if _current.world == 1:
         return
     _store.set(f"ready {_current.rank}", "")
-    _wait(f"ready {rank}" for rank in range(_current.world))
+    with _announce_wait("the other ranks to get ready"):
+        _wait(f"ready {rank}" for rank in range(_current.world))
     if device.type == "cuda":  # Not tested yet: no GPU was available
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -400,16 +402,46 @@ def _environment() -> RankInfo:
         raise InputError(f"{invalid[0]}: must be a number if WORLD_SIZE is set; start the run with torchrun or --nproc")
     if not os.environ.get("MASTER_ADDR"):
         raise InputError("MASTER_ADDR: is missing, but WORLD_SIZE is set; start the run with torchrun or --nproc")
-    return RankInfo(*map(int, values[:4]))
+    info = RankInfo(*map(int, values[:4]))
+    start = "start the run with torchrun or --nproc"
+    places = (
+        ("RANK", info.rank, "WORLD_SIZE", info.world),
+        ("LOCAL_RANK", info.local_rank, "LOCAL_WORLD_SIZE", info.local_world),
+    )
+    for number, rank, size, world in places:
+        if rank >= world:
+            raise InputError(f"{number}={rank} and {size}={world}: do not fit, ranks count from 0; {start}")
+    if info.local_world > info.world:
+        raise InputError(f"LOCAL_WORLD_SIZE={info.local_world} and WORLD_SIZE={info.world}: do not fit; {start}")
+    return info
+
+
+@contextmanager
+def _announce_wait(what: str) -> Iterator[None]:
+    """Print what this rank waits for inside, once that has taken ANNOUNCE_WAIT seconds."""
+
+    def announce() -> None:
+        message = f"rank {_current.rank} of {_current.world}: waiting for {what}"
+        print(message, file=sys.__stderr__, flush=True)
+
+    timer = threading.Timer(ANNOUNCE_WAIT, announce)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _rendezvous() -> Any:
     """The store that torchrun, or rank 0, serves to all ranks. Raises MachineError if it can't be reached."""
     prefix = f"nnx {next(_rendezvous_count)}"
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    others = f"the other processes at {address}" if _current.rank == 0 else f"rank 0 at {address}"
     try:
-        store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+        with _announce_wait(others):
+            store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
     except (RuntimeError, ValueError) as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise MachineError(f"{address}: can't reach the other processes of this run ({reason})") from None
     return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]

@@ -160,6 +160,43 @@ def test_all_ranks_see_a_signal_to_one_of_them_at_the_same_call():
     assert results[0][1] < 2000
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"RANK": "2"}, "RANK=2 and WORLD_SIZE=2: do not fit"),
+        ({"LOCAL_RANK": "5"}, "LOCAL_RANK=5 and LOCAL_WORLD_SIZE=2: do not fit"),
+        ({"LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE=3 and WORLD_SIZE=2: do not fit"),
+    ],
+)
+def test_ranks_that_can_not_be_are_refused_at_once(monkeypatch, names, message):
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "1"}
+    for name, value in {**environment, "MASTER_ADDR": "localhost", **names}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message), distributed.join():
+        pass
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_waits_for_others_prints_it(tmp_path, rank):
+    """Nobody else is at MASTER_PORT."""
+    code = (
+        "from nnx.system import distributed\n"
+        "distributed.ANNOUNCE_WAIT = 0.2\n"
+        "with distributed.join():\n"
+        "    distributed.connect(__import__('torch').device('cpu'))\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    names = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in names.items()}}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stderr.readline()
+        process.kill()
+    other = "the other processes" if rank == 0 else "rank 0"
+    assert line == f"rank {rank} of 2: waiting for {other} at 127.0.0.1:{port}\n"
+
+
 @pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
 def test_an_incomplete_environment_is_the_users_mistake(monkeypatch, missing):
     complete = {
