@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from html import escape
 
-from nnx.explain import Explanation, Picture, Subject, _draw, module
+from nnx.explain import Explanation, Picture, Subject, _draw, _titles, module
 
 MAX_JSON = 10_000  # characters of an explanation's numbers on the page
 STYLE = """
@@ -36,8 +36,7 @@ pre { overflow-x: auto; font-size: .78rem; line-height: 1.35; max-height: 24rem;
 
 def render(subject: Subject, results: Mapping[str, Explanation | str]) -> str:
     """The page: each explanation with its reading, pictures and numbers, then the explainers without one and why."""
-    config = subject.checkpoint.config
-    title = f"What the network learned: {config.model.name} on {config.dataset.name}"
+    title = f"What the network learned: {_titles.page_title(subject.checkpoint.config)}"
     explanations = {name: result for name, result in results.items() if isinstance(result, Explanation)}
     left_out = {name: result for name, result in results.items() if isinstance(result, str)}
     links = "".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in explanations)

@@ -20,7 +20,9 @@ from markupsafe import Markup
 
 from nnx import datasets, formatting, models
 from nnx.checkpoint import Checkpoint, build_network
+from nnx.config import Config
 from nnx.events import Choice
+from nnx.explain import _titles
 from nnx.inference.metrics import Predictions, calibration, compute_metrics
 from nnx.report import _charts, _film, _pictures, _samples, _sheet
 from nnx.report._charts import Line
@@ -34,6 +36,8 @@ MAX_ROWS = 2000  # rows of a table on the page; a row can be there more than onc
 MAX_VALUES = 12  # values of such a row
 MAX_MAP_CLASSES = 1000  # classes whose confusion matrix is drawn as an image
 MAX_JSON_CLASSES = 100  # classes whose confusion matrix is in the page's JSON
+SHORT_NAME = 4  # characters of a class name that fit above a column of the confusion matrix; longer ones are turned
+MAX_NAME = 20  # characters of a class name beside the confusion matrix; longer ones end in an ellipsis
 MAX_EPOCHS = 200  # epochs in the table and the curves; of more, every n-th
 
 
@@ -43,7 +47,8 @@ class ReportContent:
 
     `records` are the lines of metrics.jsonl, if known. `run` is the summary of the run, empty for an evaluation. `film`
     is the recording of the training by nnx.training.film, if there is one. `duplicates` is the number of samples of a
-    test split that are also in the training data.
+    test split that are also in the training data. `config` is that of the run, named after its recipe;
+    that of the checkpoint has no name.
     """
 
     checkpoint: Checkpoint
@@ -55,10 +60,16 @@ class ReportContent:
     run: dict[str, Any] = field(default_factory=dict)
     film: Frame | None = None
     duplicates: int | None = None
+    config: Config | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.checkpoint.spec.classes
+
+    @property
+    def title(self) -> str:
+        """The recipe and the data: "mnist_cnn on MNIST"."""
+        return _titles.page_title(self.config or self.checkpoint.config)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -198,7 +209,7 @@ def _sample_views(content: ReportContent) -> dict[str, Any]:
     samples = [*mistakes, *hits, *(sample for cell in cells for sample in cell.samples)]
     unique = dict.fromkeys(samples)
     matrix: dict[tuple[int, int], Cell] = {(cell.true, cell.predicted): cell for cell in cells}
-    short = max(map(len, content.classes)) <= 4
+    longest_name = max(map(len, content.classes))
     classes = len(content.classes)
     return {
         "mistakes": mistakes,
@@ -206,8 +217,8 @@ def _sample_views(content: ReportContent) -> dict[str, Any]:
         "cells": cells,
         "confusions": [cell for cell in cells if not cell.is_correct],
         "matrix": matrix if classes <= _samples.MAX_MATRIX_CLASSES else None,
-        "heads": content.classes if short else [f"{n}" for n in range(classes)],
-        "short": short,
+        "longest_name": min(longest_name, MAX_NAME),
+        "short": longest_name <= SHORT_NAME,
         "map": _confusion_map(content) if _samples.MAX_MATRIX_CLASSES < classes <= MAX_MAP_CLASSES else "",
         "most_mistakes": max((cell.count for cell in cells if not cell.is_correct), default=1),
         "sheet": _sheet.build(content.samples.inputs, samples, longest) if spec.is_image else None,

@@ -108,7 +108,9 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     seconds = time.perf_counter() - begun
     summary = _summary(saver, best, predictions, test_data=hashed, duplicates=duplicates, seconds=seconds)
     frames = film.read_or_none(folder)
-    return ReportContent(best, "test", test, predictions, choices, saver.metrics, summary, frames, duplicates)
+    return ReportContent(
+        best, "test", test, predictions, choices, saver.metrics, summary, frames, duplicates, setup.config
+    )
 
 
 def _best_saved(state: State, folder: Path) -> Checkpoint:

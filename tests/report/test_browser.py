@@ -262,6 +262,26 @@ def test_a_phone_needs_no_scrolling_sideways(visit, made, options):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_class_names_stay_on_one_line_on_a_phone(visit, made):
+    classes = ("T-shirt/top", "Trouser", "Ankle boot", "Sandal")
+    tab = visit(made(classes=classes), width=390)
+    heights = tab.evaluate(
+        "[...document.querySelectorAll('#per-class td.name')].map((cell) => cell.getBoundingClientRect().height)"
+    )
+    assert max(heights) - min(heights) < 2
+    width = tab.evaluate("document.querySelector('#per-class').scrollWidth")
+    assert width <= tab.evaluate("document.querySelector('#per-class').parentElement.clientWidth"), (
+        "all columns visible"
+    )
+
+
+def test_names_of_classes_stand_upright_above_the_matrix(visit, made):
+    tab = visit(made(classes=("T-shirt/top", "Trouser", "Ankle boot")), width=390)
+    assert tab.locator(".matrix thead th").all_inner_texts()[1:] == ["T-shirt/top", "Trouser", "Ankle boot"]
+    box = tab.locator(".matrix thead .turned span").first.bounding_box()
+    assert box["height"] > 2 * box["width"]
+
+
 def test_a_run_with_its_film_fits_a_phone_too(visit, filmed):
     tab = visit(filmed, width=390)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390

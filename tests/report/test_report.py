@@ -13,8 +13,9 @@ from PIL import Image
 from scipy import stats
 from sklearn import metrics as sk
 
-from nnx import report
+from nnx import config, report
 from nnx.errors import MachineError
+from nnx.explain import _titles
 from nnx.report import _charts, _samples, _sheet
 from nnx.training import film
 
@@ -364,3 +365,54 @@ def test_a_film_that_is_long_is_thinned_for_the_page():
     assert chosen[0] == 0
     assert chosen[-1] == S - 1
     assert 30 < len(chosen) < S
+
+
+# ---------------------------------------------------------------- issue 15, number 28: titles and class names
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "title"),
+    [
+        ("mnist_cnn", [], "mnist_cnn on MNIST"),
+        ("digits_mlp", [], "digits_mlp on Digits"),
+        ("iris_mlp", [], "iris_mlp on Iris"),
+        ("spirals_mlp", [], "spirals_mlp on spirals"),
+        ("digits_cnn", ["dataset={name: folder, path: pets/cats and dogs}"], "digits_cnn on cats and dogs"),
+        ("digits_mlp", ["dataset={name: table, path: people.csv, target: sex}"], "digits_mlp on people.csv"),
+        ("digits_mlp", ["dataset={name: fashion_mnist}"], "digits_mlp on Fashion-MNIST"),
+        ("digits_mlp", ["dataset={name: emnist, split: letters}"], "digits_mlp on EMNIST"),
+    ],
+)
+def test_a_page_is_titled_by_recipe_and_data(name, settings, title):
+    assert _titles.page_title(config.load(name, settings)) == title
+
+
+@pytest.mark.parametrize(
+    ("path", "recipe"),
+    [
+        ("runs/mnist_cnn-20261128-171251/checkpoint.pt", "mnist_cnn"),
+        ("runs/mnist_cnn-20261128-171251-2/last.pt", "mnist_cnn"),
+        ("runs/my own-20261128-171251/config.yaml", "my own"),
+        ("r/checkpoint.pt", "mlp"),
+        ("checkpoint.pt", "mlp"),
+        ("my_recipe.yaml", "my_recipe"),
+    ],
+)
+def test_a_config_of_a_run_is_named_after_its_folder_or_architecture(path, recipe):
+    values = config.load("digits_mlp").to_dict()
+    assert _titles.recipe_name(config.from_dict(values, path)) == recipe
+
+
+def test_the_heading_is_the_title(make, page):
+    settings = config.load("digits_mlp")
+    html = report.render(make(config=settings))
+    assert "<h1>digits_mlp on Digits</h1>" in html
+    assert "<title>digits_mlp on Digits: " in html
+    assert " · mlp</p>" in html, "the architecture above it"
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("Ankle boot", "T-shirt/top", "Bag")])
+def test_the_confusion_matrix_has_the_names_of_the_classes(make, page, classes):
+    head, *rows = page(report.render(make(classes=classes))).table("matrix")
+    assert tuple(head[1:]) == classes
+    assert tuple(row[0] for row in rows) == classes
