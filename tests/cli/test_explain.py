@@ -88,6 +88,8 @@ def test_a_file_is_explained_as_the_sample_that_it_shows(nnx, checkpoint, tmp_pa
     assert of_samples["samples"] == ["test 0", "test 5"]
     one, other = (output["explainers"]["saliency"]["figures"] for output in (of_files, of_samples))
     assert one.pop("samples") != other.pop("samples")
+    assert one.pop("labels") is None, "a file has no label"
+    assert len(other.pop("labels")) == 2
     assert one == other
 
 
