@@ -230,7 +230,7 @@ def _describe_missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
         return ()
     total = sum(counts.values())
     listed = _join_names([f"{name} {count:,}" for name, count in counts.items()])
-    treatment = "missing numbers become the training median, marked in an extra feature; missing categories a category"
+    treatment = "numbers become the training median plus an indicator feature, categories a category of their own"
     return (Choice("missing", f"{total:,} value{'s' * (total > 1)}", f"{listed}; {treatment}"),)
 
 

@@ -57,9 +57,9 @@ def trained(tmp_path, inputs=GRAY, labels=LABELS, **settings):
 def wrong(kind, path, **settings):
     with pytest.raises(kind) as caught:
         load(path, **settings)
-    said = str(caught.value)
-    assert said.isprintable()
-    return said
+    message = str(caught.value)
+    assert message.isprintable()
+    return message
 
 
 def pair(path, inputs, labels):
@@ -123,7 +123,7 @@ def test_one_lot_is_split_and_the_test_part_is_the_same_whatever_the_seed(names,
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (
             ["arr_0", "arr_1"],
@@ -138,9 +138,9 @@ def test_one_lot_is_split_and_the_test_part_is_the_same_whatever_the_seed(names,
         ([], "contains nothing; name the train arrays"),
     ],
 )
-def test_names_that_say_nothing(names, said, tmp_path):
+def test_names_that_say_nothing(names, message, tmp_path):
     path = npz(tmp_path / "a.npz", **{name: GRAY if "x" in name or name == "arr_0" else LABELS for name in names})
-    assert wrong(DataError, path).startswith(f"{path}: {said}")
+    assert wrong(DataError, path).startswith(f"{path}: {message}")
 
 
 def test_test_data_by_its_path(tmp_path):
@@ -241,7 +241,7 @@ def test_each_type_of_row_becomes_float32(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (
             GRAY - 200.0,
@@ -272,10 +272,10 @@ def test_each_type_of_row_becomes_float32(kind, tmp_path):
         (GRAY[:29], "train inputs have shape 29 x 6 x 5, but labels 30; give one label per sample"),
     ],
 )
-def test_what_is_no_image(values, said, tmp_path):
+def test_what_is_no_image(values, message, tmp_path):
     path = pair(tmp_path / "a.npz", values, LABELS)
     with np.errstate(all="raise"):
-        assert said in wrong(DataError, path)
+        assert message in wrong(DataError, path)
 
 
 def test_no_samples(tmp_path):
@@ -283,8 +283,8 @@ def test_no_samples(tmp_path):
     assert wrong(DataError, path) == f"{path}: images.npy: contains no samples; add some train samples"
     np.save(tmp_path / "x.npy", np.zeros((0, 3, 3), np.uint8))
     np.save(tmp_path / "y.npy", np.zeros(0, int))
-    said = wrong(DataError, tmp_path / "x.npy", labels=str(tmp_path / "y.npy"))
-    assert said == f"{tmp_path / 'x.npy'}: contains no samples; add some train samples"
+    message = wrong(DataError, tmp_path / "x.npy", labels=str(tmp_path / "y.npy"))
+    assert message == f"{tmp_path / 'x.npy'}: contains no samples; add some train samples"
 
 
 @pytest.mark.parametrize("form", ["npz", "npy"])
@@ -354,7 +354,7 @@ def test_labels(labels, classes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (
             np.eye(3)[LABELS],
@@ -386,8 +386,8 @@ def test_labels(labels, classes, tmp_path):
         ),
     ],
 )
-def test_what_are_no_labels(labels, said, tmp_path):
-    assert said in wrong(DataError, pair(tmp_path / "a.npz", GRAY, labels))
+def test_what_are_no_labels(labels, message, tmp_path):
+    assert message in wrong(DataError, pair(tmp_path / "a.npz", GRAY, labels))
 
 
 def test_too_many_labels_are_none(tmp_path):
@@ -411,7 +411,7 @@ def test_names_of_the_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (LABELS + 1, "row 2 has the label '3', which is not one of the classes (0, 1, 2); correct it, or drop the row"),
         (LABELS - 1, "row 0 has the label '-1', which is not one of the classes"),
@@ -421,8 +421,8 @@ def test_names_of_the_classes(tmp_path):
         ),
     ],
 )
-def test_labels_beyond_the_names(labels, said, tmp_path):
-    assert said in wrong(DataError, pair(tmp_path / "a.npz", GRAY, labels), classes=["cat", "dog", "owl"])
+def test_labels_beyond_the_names(labels, message, tmp_path):
+    assert message in wrong(DataError, pair(tmp_path / "a.npz", GRAY, labels), classes=["cat", "dog", "owl"])
 
 
 def test_names_twice():
@@ -472,10 +472,10 @@ def test_objects_are_refused_not_unpickled(form, tmp_path):
     proof.rmdir()
     inputs, labels = (GRAY, objects) if form.startswith("labels") else (objects.reshape(30, 1), LABELS)
     if form.endswith("npz"):
-        said = wrong(DataError, pair(tmp_path / "a.npz", inputs, labels))
+        message = wrong(DataError, pair(tmp_path / "a.npz", inputs, labels))
     else:
-        said = wrong(DataError, _saved(tmp_path / "x.npy", inputs), labels=str(_saved(tmp_path / "y.npy", labels)))
-    assert said.endswith("contains Python objects, which nnx never loads; save plain numbers")
+        message = wrong(DataError, _saved(tmp_path / "x.npy", inputs), labels=str(_saved(tmp_path / "y.npy", labels)))
+    assert message.endswith("contains Python objects, which nnx never loads; save plain numbers")
     assert not proof.exists()
 
 
@@ -490,9 +490,9 @@ def test_what_is_no_array(data, ending, tmp_path):
     path = tmp_path / f"a.{ending}"
     path.write_bytes(data)
     np.save(tmp_path / "y.npy", LABELS)
-    said = wrong(DataError, path, labels=str(tmp_path / "y.npy"))
-    assert said.startswith(f"{path}: is ")
-    assert "; save " in said
+    message = wrong(DataError, path, labels=str(tmp_path / "y.npy"))
+    assert message.startswith(f"{path}: is ")
+    assert "; save " in message
 
 
 def test_an_archive_called_npy_an_empty_folder_and_a_pipe(tmp_path):
@@ -592,11 +592,12 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
         archive.writestr("labels.npy", _bytes(LABELS))
     monkeypatch.setattr(arrays, "fits", lambda size: size < 2**20)
     tracemalloc.start()
-    said = wrong(MachineError, tmp_path / "a.npz")
+    message = wrong(MachineError, tmp_path / "a.npz")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (
-        "images.npy: needs 31.5 MB, more than half of the free memory; save it as .npy, which is memory-mapped" in said
+        "images.npy: needs 31.5 MB, more than half of the free memory; save it as .npy, which is memory-mapped"
+        in message
     )
     assert peak < 2**22
     monkeypatch.undo()

@@ -194,7 +194,7 @@ def test_a_list_keeps_its_order_and_is_relative_to_where_it_lies(delimiter, enco
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("name,kind\na.png,x\n", "list.csv:1: has the columns name, kind; it needs file and label"),
         ("", "list.csv:1: has the columns ; it needs file and label"),
@@ -208,9 +208,9 @@ def test_a_list_keeps_its_order_and_is_relative_to_where_it_lies(delimiter, enco
         ('file,label\n"a\nb.png",x\n,y\n', "list.csv:4: has no file, no label"),
     ],
 )
-def test_a_wrong_list_names_its_line(text, said, tmp_path):
+def test_a_wrong_list_names_its_line(text, message, tmp_path):
     (tmp_path / "list.csv").write_text(text)
-    assert said in wrong(DataError, tmp_path / "list.csv")
+    assert message in wrong(DataError, tmp_path / "list.csv")
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ def test_a_missing_file_of_a_list_is_named(tmp_path):
         ("x/no.png", "a"),
         ("nu\0l.png", "b"),
     ]
-    said = wrong(DataError, listed(tmp_path / "list.csv", rows)).splitlines()
-    assert said[0] == f"{tmp_path / 'x/no.png'}: no such file; check the name"
-    assert said[-1] == "error: 2 of 8 images can't be used; set dataset.skip_bad: true to leave them out"
+    lines = wrong(DataError, listed(tmp_path / "list.csv", rows)).splitlines()
+    assert lines[0] == f"{tmp_path / 'x/no.png'}: no such file; check the name"
+    assert lines[-1] == "error: 2 of 8 images can't be used; set dataset.skip_bad: true to leave them out"
     assert len(source(tmp_path / "list.csv", skip_bad=True, test=2).train) == 4
 
 
@@ -341,12 +341,12 @@ def test_sizes(size, tmp_path):
 def test_without_a_size_all_must_have_that_of_the_first(tmp_path):
     tree(tmp_path, COUNTS)
     save(tmp_path / "dog/100.png", pixels(1, size=(7, 9)))
-    said = wrong(DataError, tmp_path).splitlines()
-    assert said[0] == (
+    lines = wrong(DataError, tmp_path).splitlines()
+    assert lines[0] == (
         f"{tmp_path / 'dog/100.png'}: is 9 wide and 7 high, but the first image is 5 by 6; "
         "set dataset.size: 6 to resize all images"
     )
-    assert said[1] == "error: 1 of 31 images can't be used; set dataset.skip_bad: true to leave them out"
+    assert lines[1] == "error: 1 of 31 images can't be used; set dataset.skip_bad: true to leave them out"
     assert load(tmp_path, size=6).spec.shape == (1, 6, 6)
 
 
@@ -375,12 +375,12 @@ def test_bad_files_are_listed_with_reasons_counted_and_refused_unless_they_may_b
     (tmp_path / "owl/folder.png").mkdir()
     (tmp_path / "owl/gone.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "owl/pipe.png")
-    said = wrong(DataError, tmp_path).splitlines()
-    for line, what in zip(said, ("is empty", "is not an image", "is damaged", "is a Git LFS pointer"), strict=False):
+    lines = wrong(DataError, tmp_path).splitlines()
+    for line, what in zip(lines, ("is empty", "is not an image", "is damaged", "is a Git LFS pointer"), strict=False):
         assert f".png: {what}" in line
-    assert any(line.endswith("pipe.png: is not a regular file; name an image file") for line in said)
-    assert any(line.endswith("gone.png: no such file; check the name") for line in said)
-    assert said[-1] == "error: 6 of 32 images can't be used; set dataset.skip_bad: true to leave them out"
+    assert any(line.endswith("pipe.png: is not a regular file; name an image file") for line in lines)
+    assert any(line.endswith("gone.png: no such file; check the name") for line in lines)
+    assert lines[-1] == "error: 6 of 32 images can't be used; set dataset.skip_bad: true to leave them out"
     data = load(tmp_path, skip_bad=True)
     assert len(data.train) + len(data.validation) + len(data.test()) == SUM - 4
     note = next(note for note in data.notes if note.what == "left out")
@@ -392,10 +392,10 @@ def test_a_long_list_of_bad_files_is_cut(tmp_path):
     tree(tmp_path, COUNTS)
     for path in tmp_path.glob("cat/*"):
         path.write_bytes(b"bad")
-    said = wrong(DataError, tmp_path).splitlines()
-    assert len(said) == 10
-    assert said[-2] == "error: ... and 4 more"
-    assert said[-1] == "error: 12 of 30 images can't be used; set dataset.skip_bad: true to leave them out"
+    lines = wrong(DataError, tmp_path).splitlines()
+    assert len(lines) == 10
+    assert lines[-2] == "error: ... and 4 more"
+    assert lines[-1] == "error: 12 of 30 images can't be used; set dataset.skip_bad: true to leave them out"
     assert wrong(DataError, tmp_path, skip_bad=True).endswith("(none of the images of the class 'cat' can be read)")
 
 
@@ -417,11 +417,11 @@ def test_an_image_of_a_thousand_million_pixels_is_refused_undecoded(width, heigh
     (tmp_path / "cat/100.png").write_bytes(claiming(width, height))
     (tmp_path / "cat/101.tif").write_bytes(claiming_tiff(width, height))
     began = time.process_time()
-    said = wrong(DataError, tmp_path).splitlines()
+    lines = wrong(DataError, tmp_path).splitlines()
     assert time.process_time() - began < 2
-    assert "100.png: has " in said[0]
-    assert "more than 16 megapixels; save a smaller image" in said[0]
-    assert "101.tif: has " in said[1]
+    assert "100.png: has " in lines[0]
+    assert "more than 16 megapixels; save a smaller image" in lines[0]
+    assert "101.tif: has " in lines[1]
 
 
 def test_a_decompression_bomb_is_refused(tmp_path):
@@ -434,9 +434,9 @@ def test_a_decompression_bomb_is_refused(tmp_path):
     text.add_text("Comment", "0" * 2**26, zip=True)
     Image.fromarray(pixels(1)).save(tmp_path / "cat/101.png", pnginfo=text)
     assert os.path.getsize(tmp_path / "cat/101.png") < 10**6
-    said = wrong(DataError, tmp_path).splitlines()
-    assert "100.png: has 5,000 x 5,000 pixels" in said[0]
-    assert "101.png: is damaged" in said[1]
+    lines = wrong(DataError, tmp_path).splitlines()
+    assert "100.png: has 5,000 x 5,000 pixels" in lines[0]
+    assert "101.png: is damaged" in lines[1]
 
 
 def test_a_class_folder_without_images(tmp_path):
@@ -452,8 +452,10 @@ def test_a_class_folder_without_images(tmp_path):
 @pytest.mark.parametrize("grow", [lambda root: tree(root, {"cat": 9}), lambda root: tree(root / "train", {"cat": 9})])
 def test_one_class(grow, tmp_path):
     grow(tmp_path)
-    said = wrong(DataError, tmp_path)
-    assert said == f"{tmp_path}: all samples have the class 'cat'; a classifier needs samples of at least two classes"
+    message = wrong(DataError, tmp_path)
+    assert (
+        message == f"{tmp_path}: all samples have the class 'cat'; a classifier needs samples of at least two classes"
+    )
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -507,9 +509,11 @@ def test_no_more_can_be_set_aside_than_there_is(test, tmp_path):
 def test_a_class_whose_name_can_not_be_shown(name, tmp_path):
     """It would go into terminals, JSON, HTML and the names of files."""
     tree(tmp_path, {"cat": 5, name: 5})
-    said = wrong(DataError, tmp_path)
-    assert said == f"{tmp_path}: the class name {name!r} is blank or contains unprintable characters; rename the class"
-    assert said.isprintable()
+    message = wrong(DataError, tmp_path)
+    assert (
+        message == f"{tmp_path}: the class name {name!r} is blank or contains unprintable characters; rename the class"
+    )
+    assert message.isprintable()
 
 
 def test_a_class_of_other_scripts(tmp_path):

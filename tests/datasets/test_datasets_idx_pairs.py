@@ -133,7 +133,7 @@ def test_a_test_set_with_an_unknown_class(tmp_path, write_idx):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("images", b"", "not an IDX file of 3-dimensional uint8"),
         (
@@ -151,10 +151,10 @@ def test_a_test_set_with_an_unknown_class(tmp_path, write_idx):
         ("labels", idx(np.zeros(30, np.uint8)), "all samples have the class '0'"),
     ],
 )
-def test_what_is_wrong_with_a_file(file, content, said, pair):
+def test_what_is_wrong_with_a_file(file, content, message, pair):
     (pair if file == "images" else pair.with_name("digits-labels-idx1-ubyte")).write_bytes(content)
     found = wrong(DataError, pair)
-    assert said in found
+    assert message in found
     assert found.startswith(f"{pair.parent}/digits-")
     assert found.isprintable()
 
@@ -177,8 +177,8 @@ def test_what_is_no_file(pair, tmp_path):
             == f"{tmp_path / other}: is not a file; give an IDX file, plain or .gz"
         )
     assert "is not a file" in wrong(DataError, tmp_path / "pipe", labels=str(pair))
-    said = wrong(DataError, tmp_path / "folder")
-    assert said == (
+    message = wrong(DataError, tmp_path / "folder")
+    assert message == (
         f"{tmp_path / 'folder'}: contains no train data; "
         "add train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz"
     )

@@ -223,8 +223,8 @@ def kept(monkeypatch, tmp_path):
 
 def everything(dataset):
     splits = [dataset.split(name) for name in ("train", "validation", "test")]
-    said = [note for note in dataset.notes if note.what != "cache"]
-    return dataset.spec, said, [array.tobytes() for split in splits for array in (split.inputs, split.labels)]
+    message = [note for note in dataset.notes if note.what != "cache"]
+    return dataset.spec, message, [array.tobytes() for split in splits for array in (split.inputs, split.labels)]
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
