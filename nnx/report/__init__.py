@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from markupsafe import Markup
 
 from nnx import datasets, formatting, models
@@ -24,6 +25,7 @@ from nnx.config import Config
 from nnx.events import Choice
 from nnx.explain import _titles
 from nnx.inference.metrics import Predictions, calibration, compute_metrics
+from nnx.models import _layer_outputs
 from nnx.report import _charts, _film, _pictures, _samples, _sheet
 from nnx.report._charts import Line
 from nnx.report._samples import Cell
@@ -161,7 +163,9 @@ def _film_data(content: ReportContent) -> dict[str, Any] | None:
     if labels.min() < 0 or labels.max() >= len(content.classes):
         return None
     steps_per_epoch = content.records[0]["step"] / content.records[0]["epoch"] if content.records else None
-    return _film.for_page(content.film, content.checkpoint.spec, steps_per_epoch)
+    spec = content.checkpoint.spec
+    titles = _layer_outputs.layer_titles(build_network(content.checkpoint).eval(), torch.zeros(1, *spec.shape))
+    return _film.for_page(content.film, spec, steps_per_epoch, titles)
 
 
 def _curves(content: ReportContent) -> dict[str, Any]:

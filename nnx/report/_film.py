@@ -1,6 +1,7 @@
 """The film of a training for the page: bytes for its script to draw, within a budget that keeps the page small."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from nnx.training.film import Frame
 BUDGET = 1_000_000  # bytes of all frames together; base64 adds a third
 
 
-def for_page(recording: Frame, spec: Spec, steps_per_epoch: float | None) -> dict[str, Any]:
-    """The data that page.js draws.
+def for_page(
+    recording: Frame, spec: Spec, steps_per_epoch: float | None, titles: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The data that page.js draws. `titles` are those of the layers.
 
     Pixels are bytes: 1 to 255 with 128 for zero where values have signs, else 0 to 255 from zero up. Each kind of
     picture has one scale over all frames.
@@ -35,7 +38,10 @@ def for_page(recording: Frame, spec: Spec, steps_per_epoch: float | None) -> dic
         "predicted": _encode(predicted.astype("<u2")),
         "embedding": _encode(_as_integers(film.align_frames(recording["embedding"][frames]))),
         "filters": _picture_data(recording["filters"][frames], "filters"),
-        "layers": [_picture_data(recording[key][frames], key.removeprefix(film.LAYER)) for key in layers],
+        "layers": [
+            _picture_data(recording[key][frames], (titles or {}).get(name := key.removeprefix(film.LAYER), name))
+            for key in layers
+        ],
     }
     if spec.is_image:
         sample = recording["sample"][None, None].astype(np.float32)

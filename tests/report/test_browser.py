@@ -229,6 +229,13 @@ def test_classes_shown_as_numbers_are_named_beside_them(visit, filmed, tmp_path)
     assert tab.evaluate("texts")[:6] == ["0", "0", "1", "1", "2", "2"]
 
 
+def test_the_films_layers_have_the_same_titles_as_elsewhere(visit, filmed):
+    titles = visit(filmed).evaluate(
+        "[...document.querySelectorAll('#film-layers canvas[title]')].map((canvas) => canvas.title)"
+    )
+    assert titles[0] == "Layer 1: conv 3×3, 8 filters (stages.0)"
+
+
 def test_light_and_dark(visit, filmed):
     colours = {}
     for scheme in ("light", "dark"):
