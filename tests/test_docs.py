@@ -221,3 +221,12 @@ def test_the_example_of_an_explainer_draws(tmp_path, add_file, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["nnx", "explain", "run", "--only", "weights", "--out", "pictures"])
     assert run_command() == 0
     assert (tmp_path / "pictures/weights.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "configs/README.md", "scripts/README.md", "scripts/demo"]
+)
+def test_every_example_can_be_typed_in_zsh(name):
+    """zsh expands brackets and braces that are not quoted, and stops where no file matches."""
+    options = re.findall(r"(?<!error: )--set (\S+)", text_of(name))
+    assert [option for option in options if set(option) & set("[]{}*?") and option[0] not in "'\""] == []
