@@ -36,7 +36,7 @@ NAMES = {
     "cache",
     "terminal",
 }
-EXTRAS = {"nnx[explain]", "nnx[export]", "nnx[serve]", "nnx[sweep]", "nnx[track]"}
+EXTRAS = {"nnx[explain]"}
 
 
 def run_checks(nnx):
@@ -72,15 +72,15 @@ def test_a_missing_package_is_reported_with_its_cure(nnx, monkeypatch):
     monkeypatch.setattr(
         machine.importlib.util,
         "find_spec",
-        lambda name: None if name == "uvicorn" else object() if name == "fastapi" else real(name),
+        lambda name: None if name == "captum" else real(name),
     )
     monkeypatch.setattr(
         metadata, "version", lambda name, real=metadata.version: "0.0.1" if name == "numpy" else real(name)
     )
     checks = run_checks(nnx)
-    assert (checks["nnx[serve]"]["found"], checks["nnx[serve]"]["cure"]) == (
-        "uvicorn not installed",
-        "pip install 'nnx[serve]'",
+    assert (checks["nnx[explain]"]["found"], checks["nnx[explain]"]["cure"]) == (
+        "captum not installed",
+        "pip install 'nnx[explain]'",
     )
     assert checks["packages"]["state"] == "error"
     assert "numpy 0.0.1 is older than" in checks["packages"]["found"]
