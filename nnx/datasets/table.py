@@ -46,6 +46,12 @@ class Config(DatasetConfig):
     target: str = Field(examples=["species"], description="the column with the class")
     drop: list[str] = Field([], description="columns to ignore")
     categorical: list[str] = Field([], description="columns of numbers that are categories, such as zip codes")
+    missing: list[str] = Field(
+        [],
+        max_length=columns.MAX_WORDS,
+        examples=[["-999", "unknown"]],
+        description="further words for a missing value; in the target, only an empty cell is missing",
+    )
     test: _user_data.TestData = Field(0.2, description="test rows: another file, a count or a fraction")
 
 
@@ -91,7 +97,7 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         notes = [[note.what, note.value, note.reason] for note in table.notes]
         return {"classes": list(table.classes), "columns": table.columns.to_dict(), "notes": notes}
 
-    options = config.model_dump(include={"target", "drop", "categorical"})
+    options = config.model_dump(include={"target", "drop", "categorical", "missing"})
     options |= {"test": test_path and os.path.abspath(test_path)}
     arrays = {
         f"{split}-{kind}": form
@@ -118,15 +124,19 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
 
 def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTable:
     """The table in the file `path`, and the test table in `test_path`, if given. Raises ConfigError, DataError."""
-    frame = tables.read(path)
+    frame = tables.read(path, target=config.target)
     _check_columns(config, frame, path)
     targets = frame[config.target]
-    rows = frame.drop({config.target, *config.drop})
+    rows = tables.replace_missing(frame.drop({config.target, *config.drop}), config.missing)
     if not rows.width:
         raise DataError(f"{path}: has no columns other than the target {config.target!r}; drop fewer")
     classes = _find_classes(targets, path)
-    table_columns = columns.infer(rows, path, config.categorical)
-    notes = (_describe_columns(table_columns, config.drop), *_describe_missing(rows))
+    table_columns = columns.infer(rows, path, config.categorical, config.missing)
+    notes = (
+        _describe_columns(table_columns, config.drop),
+        *_describe_missing(rows),
+        *_describe_class_words(targets, classes),
+    )
     test = None
     if test_path:
         test_frame = _read_test(config, path, test_path)
@@ -151,7 +161,7 @@ def _check_columns(config: Config, frame: "pl.DataFrame", path: str) -> None:
 
 def _read_test(config: Config, path: str, test_path: str) -> "pl.DataFrame":
     """The table in the test file. Raises ConfigError, DataError."""
-    frame = tables.read(test_path)
+    frame = tables.read(test_path, target=config.target)
     if os.path.samefile(path, test_path):
         raise ConfigError.at(
             "dataset.test", f"{test_path} is also the training file; give another file, or a fraction of it (0.2)"
@@ -171,7 +181,7 @@ def _find_classes(targets: "pl.Series", path: str) -> tuple[str, ...]:
     if missing := texts.is_null().arg_true().to_list():
         raise _missing_target(name, missing, path)
     classes = sort_naturally(texts.unique().to_list())
-    numbers = texts.cast(pl.Float64, strict=False)
+    numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)  # nan may be a class
     regression = "looks like a regression target; choose another column, or group its values into classes"
     if not numbers.has_nulls() and (fractions := (numbers % 1 != 0).arg_true().to_list()):
         problem = f"the target column {name!r} contains {texts[fractions[0]]}, which {regression}"
@@ -232,6 +242,16 @@ def _describe_missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
     listed = _join_names([f"{name} {count:,}" for name, count in counts.items()])
     treatment = "numbers become the training median plus an indicator feature, categories a category of their own"
     return (Choice("missing", f"{total:,} value{'s' * (total > 1)}", f"{listed}; {treatment}"),)
+
+
+def _describe_class_words(targets: "pl.Series", classes: tuple[str, ...]) -> tuple[Choice, ...]:
+    """Which classes have a name that means a missing value in other columns, if any."""
+    words = [name for name in classes if name in tables.MISSING]
+    if not words:
+        return ()
+    quoted = _join_names([f"{word!r} ({(targets == word).sum():,} rows)" for word in words])
+    reason = f"only an empty cell is missing in {targets.name!r}; delete these rows if they have no class"
+    return (Choice("class", quoted, reason),)
 
 
 def _join_names(names: Sequence[str]) -> str:

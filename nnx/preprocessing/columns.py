@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nnx.config.registry import suggest
 from nnx.errors import DataError
-from nnx.preprocessing.tables import locate_row, parse_number
+from nnx.preprocessing.tables import locate_row, parse_number, replace_missing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,6 +30,7 @@ MAX_COLUMNS = 10_000
 MAX_CATEGORIES = 1000  # of one column
 MAX_CATEGORIES_IN_ALL = 100_000
 MAX_LENGTH = 200  # characters of a name
+MAX_WORDS = 100  # further words for missing values
 LARGEST = 1e100  # the sum of squares of a column of larger numbers may be infinite
 MOSTLY = 0.9  # from this share of numbers on, the other values of a column count as mistakes
 # Features are clipped to this many standard deviations from the mean. In fewer than 10^12 training rows no value is
@@ -156,9 +157,13 @@ class CategoryColumn:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that a network sees, in its order. The checkpoint contains the fitted columns."""
+    """The columns of a table that a network sees, in its order. The checkpoint contains the fitted columns.
+
+    `missing` are further words for missing values, besides those that `tables.read` knows.
+    """
 
     columns: tuple[NumberColumn | CategoryColumn, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -192,6 +197,7 @@ class Columns:
         for column in self.columns:
             if column.name not in frame.columns:
                 raise DataError(f"{where}: {missing_column_message(column.name, frame.columns)}")
+        frame = replace_missing(frame.select(column.name for column in self.columns), self.missing)
         return np.stack([column.encode(frame[column.name], where) for column in self.columns], axis=1)
 
     def describe_missing_and_unseen(self, encoded: NDArray[np.float64], frame: "pl.DataFrame") -> list[str]:
@@ -212,7 +218,8 @@ class Columns:
 
     def fit(self, encoded: NDArray[np.float64]) -> "Columns":
         """These columns, fitted on (N, columns) training rows that they encoded."""
-        return Columns(tuple(column.fit(values) for column, values in zip(self.columns, encoded.T, strict=True)))
+        fitted = tuple(column.fit(values) for column, values in zip(self.columns, encoded.T, strict=True))
+        return replace(self, columns=fitted)
 
     def apply(self, encoded: NDArray[np.float64], source: "Columns") -> NDArray[np.float32]:
         """(N, columns) rows that the columns `source` encoded -> (N, F) features.
@@ -235,31 +242,36 @@ class Columns:
 
     def with_categories_of(self, frame: "pl.DataFrame") -> "Columns":
         """These columns, not fitted yet, with the additional categories of `frame`, if it contains the column."""
+        frame = replace_missing(frame, self.missing)
         columns = [
             replace(column, categories=sort_naturally({*column.categories, *_categories(frame[column.name])}))
             if isinstance(column, CategoryColumn) and column.name in frame.columns
             else column
             for column in self.columns
         ]
-        return Columns(tuple(columns))
+        return replace(self, columns=tuple(columns))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the checkpoint's JSON."""
+        """Plain values, for the checkpoint's JSON. Keys that older versions do not know are left out where unused."""
         dicts = [{"kind": column.kind, **asdict(column)} for column in self.columns]
         return {
             "columns": [
                 {key: list(value) if isinstance(value, tuple) else value for key, value in column.items()}
                 for column in dicts
-            ]
+            ],
+            **({"missing": list(self.missing)} if self.missing else {}),
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Columns":
         """Inverse of `to_dict`. Raises ValueError, KeyError or TypeError if `data` is not valid."""
         dicts = data["columns"]
-        if data.keys() != {"columns"} or type(dicts) is not list or not 1 <= len(dicts) <= MAX_COLUMNS:
+        words = data.get("missing", [])
+        valid = data.keys() <= {"columns", "missing"} and type(dicts) is list and 1 <= len(dicts) <= MAX_COLUMNS
+        valid = valid and type(words) is list and len(words) <= MAX_WORDS
+        if not valid or not all(type(word) is str and len(word) <= MAX_LENGTH for word in words):
             raise ValueError("not columns")
-        columns = cls(tuple(_column_from_dict(column) for column in dicts))
+        columns = cls(tuple(_column_from_dict(column) for column in dicts), tuple(words))
         names = [column.name for column in columns.columns]
         categories = sum(len(column.categories) for column in columns.columns if isinstance(column, CategoryColumn))
         if len(set(names)) != len(names) or categories > MAX_CATEGORIES_IN_ALL or not columns.features:
@@ -267,21 +279,22 @@ class Columns:
         return columns
 
 
-def infer(frame: "pl.DataFrame", where: str, categorical: Sequence[str] = ()) -> Columns:
+def infer(frame: "pl.DataFrame", where: str, categorical: Sequence[str] = (), missing: Sequence[str] = ()) -> Columns:
     """The columns of `frame`, read from the table `where`. Those named in `categorical` and those of text are
-    categories, the others are numbers.
+    categories, the others are numbers. `missing` are further words for missing values.
 
     Raises DataError for a column that is neither, with the line if there is one to name.
     """
     if frame.width > MAX_COLUMNS:
         problem = f"has {frame.width:,} columns, at most {MAX_COLUMNS:,} can be used"
         raise DataError(f"{where}: {problem}; list the others under drop")
-    columns = Columns(tuple(_infer_column(frame[name], where, name in categorical) for name in frame.columns))
-    count = sum(len(column.categories) for column in columns.columns if isinstance(column, CategoryColumn))
+    frame = replace_missing(frame, missing)
+    columns = tuple(_infer_column(frame[name], where, name in categorical) for name in frame.columns)
+    count = sum(len(column.categories) for column in columns if isinstance(column, CategoryColumn))
     if count > MAX_CATEGORIES_IN_ALL:
         problem = f"has {count:,} categories in all, at most {MAX_CATEGORIES_IN_ALL:,} can be used"
         raise DataError(f"{where}: {problem}; list columns under drop")
-    return columns
+    return Columns(columns, tuple(missing))
 
 
 def category_names(series: "pl.Series") -> "pl.Series":
@@ -294,7 +307,7 @@ def category_names(series: "pl.Series") -> "pl.Series":
 def sort_naturally(names: Iterable[str]) -> tuple[str, ...]:
     """Sorted as people sort: numbers by value, and numbers within text by value too, "a2" before "a10"."""
     names = list(names)
-    if all(parse_number(name) is not None for name in names):
+    if all((number := parse_number(name)) is not None and not math.isnan(number) for name in names):
         return tuple(sorted(names, key=lambda name: (parse_number(name), name)))
     return tuple(
         sorted(names, key=lambda name: ([(text, int(digits or 0)) for text, digits in _PIECES.findall(name)], name))

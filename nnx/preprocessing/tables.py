@@ -15,7 +15,7 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -47,22 +47,38 @@ polars.read_parquet(io.BytesIO(data)).write_ipc_stream(sys.stdout.buffer)
 """
 
 
-def read(file: str | Path | bytes, name: str = "") -> "pl.DataFrame":
+def read(file: str | Path | bytes, name: str = "", target: str = "") -> "pl.DataFrame":
     """A table file, or the bytes of one called `name` -> a frame with the same rows in the same order.
 
     From text, which may be gzipped, every column is text without surrounding spaces. The separator is detected; .tsv
     files have tabs. In files with semicolons, 1,5 means 1.5. From Parquet, numbers stay numbers; booleans, times and
-    categories become text as in CSV. MISSING values become null.
+    categories become text as in CSV. MISSING values become null; in the column `target`, where a class may be called
+    None, only empty ones do.
 
     Raises DataError with the file and the line for a file that is empty, not text, ragged or without rows, or that has
     two columns of the same name.
     """
     name = name or (str(file) if not isinstance(file, bytes) else "table")
     data = file if isinstance(file, bytes) else _read_bytes(Path(file), name)
-    frame = _read_parquet(data, name) if data.startswith(b"PAR1") else _read_csv(_unpack_text(data, name), name)
+    is_parquet = data.startswith(b"PAR1")
+    frame = _read_parquet(data, name) if is_parquet else _read_csv(_unpack_text(data, name), name)
     if not frame.height:
         raise DataError(f"{name}: has a header, but no rows; add some")
-    return frame
+    words = replace_missing(frame.drop(target, strict=False), MISSING)
+    return frame.with_columns(words.get_columns())
+
+
+def replace_missing(frame: "pl.DataFrame", words: Sequence[str]) -> "pl.DataFrame":
+    """`frame` with null for each value that is one of `words`: in columns of numbers, for each equal number."""
+    import polars as pl
+
+    numbers = [number for word in words if (number := parse_number(word)) is not None]
+    texts = [column for column, kind in frame.schema.items() if kind == pl.String]
+    numeric = [column for column, kind in frame.schema.items() if kind.is_numeric()] if numbers else []
+    return frame.with_columns(
+        pl.col(texts).replace(dict.fromkeys(words)),
+        *(pl.when(~pl.col(column).cast(pl.Float64).is_in(numbers)).then(pl.col(column)) for column in numeric),
+    )
 
 
 def locate_row(name: str | Path, row: int) -> str:
@@ -143,14 +159,14 @@ def _read_parquet(data: bytes, name: str) -> "pl.DataFrame":
         if not kind.is_numeric() and not kind.is_nested() and kind != pl.Binary
     ]
     floats = [column for column, kind in frame.schema.items() if kind.is_float()]
-    return _replace_missing(frame.with_columns(pl.col(texts).cast(pl.String), pl.col(floats).fill_nan(None)), texts)
+    return _strip(frame.with_columns(pl.col(texts).cast(pl.String), pl.col(floats).fill_nan(None)), texts)
 
 
-def _replace_missing(frame: "pl.DataFrame", texts: list[str]) -> "pl.DataFrame":
-    """`frame` with spaces stripped from its columns `texts`, and MISSING values in them replaced by null."""
+def _strip(frame: "pl.DataFrame", texts: list[str]) -> "pl.DataFrame":
+    """`frame` with spaces stripped from its columns `texts`, and empty values in them replaced by null."""
     import polars as pl
 
-    return frame.with_columns(pl.col(texts).str.strip_chars().replace(dict.fromkeys(MISSING)))
+    return frame.with_columns(pl.col(texts).str.strip_chars().replace("", None))
 
 
 # ---------------------------------------------------------------- text
@@ -207,7 +223,7 @@ def _read_csv(data: bytes, name: str) -> "pl.DataFrame":
     frame.columns = names
     if separator == ";":
         frame = frame.with_columns(pl.all().str.strip_chars().str.replace(_DECIMAL_COMMA, "$1.$2"))
-    return _replace_missing(frame, names)
+    return _strip(frame, names)
 
 
 def _check_names(names: list[str], where: str) -> None:

@@ -87,7 +87,7 @@ CASES = {  # name: (content of data.csv, dataset settings, what the error says)
     "a quote never closed": (table('"1,red,a', at=7), {}, ["data.csv:7: the quotes don't match"]),
     "a quote inside": (table('1"0,"red,a', at=7), {}, ["data.csv", "quote"]),
     "no value in the target": (
-        table("1,red,", "2,red,NA", at=4),
+        table("1,red,", "2,red, ", at=4),
         {},
         ["data.csv:4 (and 1 more row): no value in the target column 'kind'", "(and 1 more row)", "drop the row"],
     ),
@@ -223,7 +223,7 @@ TEST_CASES = {  # of a test file: (its content, what the error says)
         table("?,red,a", "x,red,a", at=6),
         ["test.csv:7: column 'size' contains 'x', which is not a number"],
     ),
-    "no value in the target": (table("1,red,-"), ["test.csv:62: no value in the target column 'kind'"]),
+    "no value in the target": (table("1,red,"), ["test.csv:62: no value in the target column 'kind'"]),
     "no rows": ("size,colour,kind\n", ["test.csv: has a header, but no rows"]),
 }
 
@@ -239,6 +239,15 @@ def test_a_bad_test_file_is_found_before_anything_is_trained(nnx, tmp_path, name
     assert result.err.startswith("error: ")
     assert all(word in result.err for word in words), result.err
     assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture
+def cases():
+    """The folder of small inputs that users reported."""
+    folder = Path(__file__).parents[3] / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return folder
 
 
 def accuracy(nnx, *words):
@@ -369,6 +378,41 @@ def test_predictions_do_not_depend_on_the_process(trained, tmp_path, nnx):
     right = np.array([classifier.classes.index(kind) for kind in frame["kind"]]) == predicted
     (tmp_path / "copy.csv").write_text((tmp_path / "data.csv").read_text())
     assert accuracy(nnx, "--set", "dataset.test=copy.csv")["accuracy"] == pytest.approx(right.mean())
+
+
+def train_and_eval(nnx, path, target, **dataset):
+    """A run on the table, by an MLP of 16 units in 200 epochs: its output, and the metrics on its test rows."""
+    settings = json.loads(config(path=str(path), target=target, **dataset))
+    settings |= {"model": {"name": "mlp", "hidden": [16]}, "train": {"epochs": 200, "batch_size": 16}}
+    Path("a.yaml").write_text(json.dumps(settings))
+    result = nnx("train", "a.yaml", "--out", "r", "--force")
+    assert result.code == 0, result.err
+    return " ".join(result.err.split()), accuracy(nnx)
+
+
+def test_a_class_may_be_called_none(nnx, tmp_path, cases):
+    """Issue 15, number 6. In the target, only an empty cell is missing."""
+    message, metrics = train_and_eval(nnx, cases / "class_none.csv", "fault")
+    assert "class 'None' (50 rows) only an empty cell is missing in 'fault'" in message
+    assert [each["label"] for each in metrics["per_class"]] == ["None", "bearing", "belt"]
+    assert metrics["accuracy"] > 0.8
+    (tmp_path / "rows.csv").write_text("\n".join((cases / "class_none.csv").read_text().splitlines()[:4]))
+    result = nnx("predict", "r/checkpoint.pt", "rows.csv", "--csv")
+    assert [line.split(",")[1] for line in result.out.splitlines()[1:]] == ["None"] * 3
+
+
+def test_further_words_for_missing_values_hold_in_predictions_too(nnx, tmp_path):
+    """Issue 15, number 6. The words are in the checkpoint."""
+    (tmp_path / "data.csv").write_text(table("-999,unknown,a", "-999.0,red,b"))
+    (tmp_path / "a.yaml").write_text(config(missing=["-999", "-999.0", "unknown"]))
+    result = nnx("train", "a.yaml", "--out", "r")
+    assert result.code == 0, result.err
+    assert "missing 3 values size 2, colour 1;" in " ".join(result.err.split())
+    (tmp_path / "rows.csv").write_text("size,colour\n-999,unknown\n,\n")
+    result = nnx("predict", "r/checkpoint.pt", "rows.csv", "--csv")
+    first, second = result.out.splitlines()[1:]
+    assert first.split(",")[1:] == second.split(",")[1:]
+    assert "rows.csv: missing values are filled in as in training: size 2, colour 2\n" in result.err
 
 
 def test_home_is_expanded(nnx, tmp_path, monkeypatch):

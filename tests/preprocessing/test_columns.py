@@ -240,10 +240,24 @@ def test_too_many_columns_and_categories_are_refused():
         (["class 10", "class 9", "class", "b"], ["b", "class", "class 9", "class 10"]),
         (["10b", "9b", "a", "b"], ["9b", "10b", "a", "b"]),
         (["7" * 30, "x", "é"], ["7" * 30, "x", "é"]),
+        (["0", "1", "nan"], ["0", "1", "nan"]),
     ],
 )
 def test_natural_order(names, expected):
     assert columns.sort_naturally(reversed(names)) == columns.sort_naturally(names) == tuple(expected)
+
+
+def test_further_words_for_missing_values_survive_the_json():
+    """Issue 15, number 6. A checkpoint without such words has no key for them, as before."""
+    frame = pl.DataFrame({"x": ["1", "-999", "3"], "c": ["a", "unknown", "b"]})
+    unfitted = columns.infer(frame, "data", missing=["-999", "unknown"])
+    assert unfitted.columns == (NumberColumn("x"), CategoryColumn("c", ("a", "b")))
+    fitted = unfitted.fit(unfitted.encode(frame, "data"))
+    again = Columns.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    assert again == fitted
+    features = again.apply(again.encode(pl.DataFrame({"x": [-999], "c": ["unknown"]}), "data"), again)
+    assert features.tolist() == [[0, 1, 0, 0, 1]]
+    assert columns.infer(frame, "data", ["x"]).to_dict().keys() == {"columns"}
 
 
 GOOD = Columns((NumberColumn("n", 1.5, 2.0, 1.0, True), CategoryColumn("c", ("a", "b"), False))).to_dict()
@@ -266,6 +280,9 @@ def changed(*path, to):
         {"columns": {}},
         {"columns": [1]},
         {**GOOD, "more": 1},
+        {**GOOD, "missing": "x"},
+        {**GOOD, "missing": [1]},
+        {**GOOD, "missing": ["x"] * 101},
         changed("columns", 0, "mean", to=math.nan),
         changed("columns", 0, "mean", to=math.inf),
         changed("columns", 0, "mean", to="1"),

@@ -57,6 +57,22 @@ def test_missing_values():
     assert tables.read(written(rows))["a"].to_list() == [None] * 9 + ["0"]
 
 
+def test_in_the_target_only_an_empty_cell_is_missing(tmp_path):
+    """Issue 15, number 6: a class may be called None."""
+    rows = [["a", "b"], *([marker, marker] for marker in tables.MISSING), ["0", "none"]]
+    expected = [None, *tables.MISSING[1:], "none"]
+    assert tables.read(written(rows), target="b")["b"].to_list() == expected
+    assert tables.read(written(rows), target="b")["a"].to_list() == [None] * 9 + ["0"]
+    pl.DataFrame({"a": ["None", None], "b": ["None", None]}).write_parquet(tmp_path / "a.parquet")
+    assert tables.read(tmp_path / "a.parquet", target="b").rows() == [(None, "None"), (None, None)]
+
+
+def test_further_words_for_missing_values():
+    frame = pl.DataFrame({"n": [-999.0, 1.0, None], "i": [-999, 1, 2], "t": ["-999", "x", "y"]})
+    assert tables.replace_missing(frame, ["-999", "x"]).rows() == [(None, None, None), (1, 1, None), (None, 2, "y")]
+    assert tables.replace_missing(frame, ["x"]).rows()[0] == (-999, -999, "-999")
+
+
 def test_blank_lines_are_no_rows_and_lines_are_counted_all_the_same(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('a,b\n\n1,"two\nlines"\n   \n2,\n\n3,x\n')
