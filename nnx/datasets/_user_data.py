@@ -16,6 +16,14 @@ from nnx.events import Choice
 from nnx.preprocessing.columns import sort_naturally
 
 MAX_CLASSES = 10_000
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+"""What people call a split, in lower case -> its name, in the order of training, validation and test data."""
 
 
 def _validate_test_data(value: Any) -> int | float | str:
@@ -51,6 +59,15 @@ def resolve_path(path: str, key: str = "dataset.path") -> Path:
     where = "" if resolved.is_absolute() else f" in {Path.cwd()}"
     cure = "give the file or folder of the data, absolute or relative to the current folder"
     raise ConfigError.at(key, f"there is no {path}{where}; {cure}")
+
+
+def parse_split(text: str) -> str:
+    """A value of a column `split`, in any case -> train, validation or test. Raises ValueError with what is wrong."""
+    try:
+        return SPLIT_NAMES[text.strip().lower()]
+    except KeyError:
+        problem = f"has the split {text.strip()!r}, which is not one of train, validation (val, valid) and test"
+        raise ValueError(f"{problem}; correct it, or rename the column") from None
 
 
 def split_off_test(samples: Split, test: int | float, classes: tuple[str, ...], where: object, **fields: Any) -> Source:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,18 +22,12 @@ from nnx.preprocessing import images
 from nnx.preprocessing.columns import sort_naturally
 from nnx.preprocessing.spec import Fit
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 ALL = "all"  # the name of the only split of data that is not divided into train, validation and test
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 MAX_HEADER = 100_000  # characters of a CSV file's first line
 FILE_COLUMNS = ("file", "filename", "path", "image")
 LABEL_COLUMNS = ("label", "class")
+SPLIT_COLUMN = "split"
 
 
 def _validate_size(value: Any) -> int | list[int]:
@@ -52,7 +47,7 @@ class Config(DatasetConfig):
     name: Literal["folder"] = "folder"
     path: str = Field(examples=["pictures"], description="the folder, or the CSV file")
     test: _user_data.TestData = Field(
-        0.2, description="test data if path has no folder test/: another folder or CSV file, a count or a fraction"
+        0.2, description="test data if path contains none: another folder or CSV file, a count or a fraction"
     )
     size: Size | None = Field(
         None, description="resize images to this height and width, 28 or [28, 32]; by default all must have one size"
@@ -101,8 +96,8 @@ def load(config: Config, folder: Path) -> Source:
     path = _user_data.resolve_path(config.path)
     splits, notes = _find_splits(path)
     if isinstance(config.test, str):
-        test_splits, _ = _find_splits(_user_data.resolve_path(config.test, "dataset.test"), required="test")
-        splits["test"] = test_splits.get("test") or next(iter(test_splits.values()))
+        splits["test"], test_notes = _find_test(_user_data.resolve_path(config.test, "dataset.test"))
+        notes = (*notes, *test_notes)
     classes = _find_classes(splits, path)
     arrays = {
         f"{name}-{kind}": form for name in splits for kind, form in (("inputs", ("uint8", 4)), ("labels", ("int64", 1)))
@@ -160,22 +155,30 @@ def _cache_key(config: Config, path: Path, splits: dict[str, ImageFiles]) -> _ca
 # ---------------------------------------------------------------- finding the files
 
 
+def _find_test(path: Path) -> tuple[ImageFiles, tuple[Choice, ...]]:
+    """The files of the test split in `path`, or of its only split. Raises DataError if it has several others."""
+    splits, notes = _find_splits(path, required="test")
+    if "test" not in splits and len(splits) > 1:
+        raise DataError(f"{path}: contains {' and '.join(splits)} data, but no test data; add it, or name other data")
+    return splits.get("test") or next(iter(splits.values())), notes
+
+
 def _find_splits(path: Path, required: str = "train") -> tuple[dict[str, ImageFiles], tuple[Choice, ...]]:
     """The files of the train, validation and test splits that are present, or of ALL; and notes on ignored folders.
 
     Raises DataError if there is nothing to train on and `required` is train.
     """
     if not path.is_dir():
-        return {ALL: _list_csv(path)}, ()
+        return _list_csv(path, required)
     folders = _list_folders(path)
-    split_folders = [name for name in folders if name.lower() in SPLIT_FOLDERS]
-    others = [name for name in folders if name.lower() not in SPLIT_FOLDERS]
+    split_folders = [name for name in folders if name.lower() in _user_data.SPLIT_NAMES]
+    others = [name for name in folders if name.lower() not in _user_data.SPLIT_NAMES]
     # Classes, too, may be called train and test: their folders have no class folders inside
     if not split_folders or (others and not any(_list_folders(path / name) for name in split_folders)):
         return {ALL: _list_classes(path, folders)}, ()
     folder_of: dict[str, str] = {}
     for name in split_folders:
-        split = SPLIT_FOLDERS[name.lower()]
+        split = _user_data.SPLIT_NAMES[name.lower()]
         if split in folder_of:
             problem = f"has two folders of {split} data, {folder_of[split]} and {name}"
             raise DataError(f"{path}: {problem}; put their files into one")
@@ -187,8 +190,7 @@ def _find_splits(path: Path, required: str = "train") -> tuple[dict[str, ImageFi
     }
     if not others:
         return splits, ()
-    listed = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
-    return splits, (Choice("not looked at", listed, "the classes are in train, not beside it"),)
+    return splits, (Choice("not looked at", _shorten(others), "the classes are in train, not beside it"),)
 
 
 def _list_folders(path: Path) -> list[str]:
@@ -269,38 +271,93 @@ def _unreadable(path: Path, error: OSError) -> MachineError:
     return MachineError(f"{path}: can't be read ({error.strerror}); check its permissions")
 
 
-def _list_csv(path: Path) -> ImageFiles:
-    """The images that a CSV file of files and labels lists, relative to its folder, in its order.
+class ListedImages(NamedTuple):
+    """What a CSV file lists: the files, their labels, their splits if it has a column of them, and unused columns."""
 
-    Raises DataError, naming the line.
+    names: list[str]
+    labels: list[str]
+    splits: list[str]
+    unused: list[str]
+
+
+def _list_csv(path: Path, required: str) -> tuple[dict[str, ImageFiles], tuple[Choice, ...]]:
+    """The images that a CSV file of files and labels lists, relative to its folder, in its order, by their split.
+
+    They are the split ALL if the file has no column for it. Raises DataError, naming the line.
     """
     problem = "is neither a folder nor a UTF-8 CSV file of images and labels; give one of these"
     if not path.is_file():  # opening a FIFO would wait for a writer
         raise DataError(f"{path}: {problem}")
     try:
-        names, labels = _read_csv(path)
+        listed = _read_csv(path)
     except (UnicodeDecodeError, csv.Error):
         raise DataError(f"{path}: {problem}") from None
     except OSError as error:
         raise _unreadable(path, error) from None
-    if not names:
+    if not listed.names:
         raise DataError(f"{path}: lists no images; add lines with a file and a label")
+    if listed.splits and required == "train" and "train" not in listed.splits:
+        raise DataError(f"{path}: its column {SPLIT_COLUMN} has no line with train; add training images")
     root = str(path.parent)
+    names = listed.names
     sizes, modified, _ = zip(*(_file_stats(os.path.join(root, name)) for name in names), strict=True)
-    return ImageFiles(root, True, names, [*sizes], [*modified], labels)
+    everything = ImageFiles(root, True, names, [*sizes], [*modified], listed.labels)
+    return _split_list(everything, listed.splits), _list_notes(listed, path)
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[str]]:
-    """The files and the labels that a CSV file lists. Raises DataError, UnicodeDecodeError, csv.Error, OSError."""
-    names, labels = [], []
+def _split_list(files: ImageFiles, splits: list[str]) -> dict[str, ImageFiles]:
+    """The listed files by their split, or ALL of them if no splits are given."""
+    if not splits:
+        return {ALL: files}
+    parts = {}
+    for split in ("train", "validation", "test"):
+        if any(chosen := [name == split for name in splits]):
+            parts[split] = ImageFiles(
+                files.root,
+                True,
+                [*compress(files.names, chosen)],
+                [*compress(files.sizes, chosen)],
+                [*compress(files.modified, chosen)],
+                [*compress(files.labels, chosen)],
+            )
+    return parts
+
+
+def _list_notes(listed: ListedImages, path: Path) -> tuple[Choice, ...]:
+    """What the columns of a list are used for, where that is not only the files and the labels."""
+    notes = []
+    if listed.splits:
+        sizes = ", ".join(
+            f"{count:,} {split}"
+            for split in dict.fromkeys(_user_data.SPLIT_NAMES.values())
+            if (count := listed.splits.count(split))
+        )
+        notes.append(Choice("splits", sizes, f"as the column {SPLIT_COLUMN} of {path} says"))
+    if listed.unused:
+        names = _shorten(listed.unused)
+        notes.append(Choice("not used", f"column{'s' * (len(listed.unused) > 1)} {names}", f"of the list {path}"))
+    return tuple(notes)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+
+
+def _read_csv(path: Path) -> ListedImages:
+    """What a CSV file lists. Raises DataError, UnicodeDecodeError, csv.Error, OSError."""
+    listed = ListedImages([], [], [], [])
     with path.open(newline="", encoding="utf-8-sig") as file:
         first_line = file.readline(MAX_HEADER)
         delimiter = max(",;\t", key=first_line.count)
-        header = [name.strip().lower() for name in next(csv.reader([first_line], delimiter=delimiter), [])]
+        columns = next(csv.reader([first_line], delimiter=delimiter), [])
+        header = [name.strip().lower() for name in columns]
         file_column = next((header.index(name) for name in FILE_COLUMNS if name in header), None)
         label_column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
+        split_column = header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None
         if file_column is None or label_column is None:
             raise DataError(f"{path}:1: has the columns {', '.join(header)[:200]}; it needs file and label")
+        used = (file_column, label_column, split_column)
+        listed.unused.extend(name.strip()[:40] for k, name in enumerate(columns) if k not in used)
         reader = csv.reader(file, delimiter=delimiter)
         for row in reader:
             if not row:
@@ -308,9 +365,14 @@ def _read_csv(path: Path) -> tuple[list[str], list[str]]:
             if len(row) != len(header) or not (row[file_column].strip() and row[label_column].strip()):
                 problem = "has no file, no label or too many values"
                 raise DataError(f"{path}:{reader.line_num + 1}: {problem}; correct or remove the line")
-            names.append(row[file_column].strip())
-            labels.append(row[label_column].strip())
-    return names, labels
+            listed.names.append(row[file_column].strip())
+            listed.labels.append(row[label_column].strip())
+            if split_column is not None:
+                try:
+                    listed.splits.append(_user_data.parse_split(row[split_column]))
+                except ValueError as error:
+                    raise DataError(f"{path}:{reader.line_num + 1}: {error}") from None
+    return listed
 
 
 # ---------------------------------------------------------------- decoding them

@@ -243,6 +243,58 @@ def test_a_missing_file_of_a_list_is_named(tmp_path):
     assert len(source(tmp_path / "list.csv", skip_bad=True, test=2).train) == 4
 
 
+SPLITS = ["Train", "test", "TRAIN", "val", "train", " train ", "valid", "Test", "train", "Validation", "train", "train"]
+
+
+def with_splits(root, splits=SPLITS):
+    """A list of 12 images of two classes with a column Split, before a column that is not used."""
+    tree(root / "p", {"x": 12})
+    rows = [(f"p/x/{n:03}.png", "ab"[n // 2 % 2], split, "7") for n, split in enumerate(splits)]
+    return listed(root / "list.csv", [("file", "label", "Split", "Age"), *rows])
+
+
+def test_the_split_column_of_a_list_says_what_is_tested_on(tmp_path):
+    """Its test images were trained on."""
+    data = load(with_splits(tmp_path))
+    images = {pixels(n).tobytes(): n for n in range(12)}
+    numbers = {
+        name: [images[image] for image in held(split)]
+        for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test()))
+    }
+    assert numbers == {"train": [0, 2, 4, 5, 8, 10, 11], "validation": [3, 6, 9], "test": [1, 7]}
+    assert data.test().labels.tolist() == [0, 1]
+    notes = {note.what: (note.value, note.reason) for note in data.notes}
+    path = tmp_path / "list.csv"
+    assert notes["splits"] == ("7 train, 3 validation, 2 test", f"as the column split of {path} says")
+    assert notes["not used"] == ("column Age", f"of the list {path}")
+
+
+def test_a_list_of_training_images_only_has_test_data_set_aside(tmp_path):
+    found = source(with_splits(tmp_path, ["train"] * 12), test=4)
+    assert (len(found.train), len(found.test()), found.validation) == (8, 4, None)
+
+
+def test_test_data_may_be_the_test_lines_of_a_list(tmp_path):
+    path = with_splits(tmp_path)
+    tree(tmp_path / "own", {"a": 6, "b": 6}, first=100)
+    assert held(source(tmp_path / "own", test=str(path)).test()) == [pixels(n).tobytes() for n in (1, 7)]
+    with_splits(tmp_path, ["train", "val"] * 6)
+    message = f"{path}: contains train and validation data, but no test data; add it, or name other data"
+    assert wrong(DataError, tmp_path / "own", test=str(path)) == message
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["test"] * 12, ": its column split has no line with train; add training images"),
+        (["train", "3"], ":3: has the split '3', which is not one of train, validation (val, valid) and test; correct"),
+        (["train", "train", ""], ":4: has the split '', which is not one of"),
+    ],
+)
+def test_wrong_values_in_a_split_column(splits, message, tmp_path):
+    assert f"list.csv{message}" in wrong(DataError, with_splits(tmp_path, splits))
+
+
 # ---------------------------------------------------------------- pixels
 
 GRAYS = {
