@@ -48,7 +48,7 @@ def predict(
 ) -> None:
     """Classify images, or the rows of a table or an array.
 
-    Reads PNG, JPEG, BMP, WebP and TIFF images.
+    Reads PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF and PPM images.
 
     Example: nnx predict runs/digits/checkpoint.pt seven.png photographs/
     """

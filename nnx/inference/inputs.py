@@ -9,6 +9,7 @@ import glob
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -23,7 +24,6 @@ from nnx.preprocessing import handwriting, images, tables
 from nnx.preprocessing.spec import Spec
 from nnx.system import workers
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAY_EXTENSIONS = (".npy", ".npz")
 BATCH, BATCH_BYTES = 500, 2**26  # maximum number of samples in a batch, and of their bytes
 CHUNK = 16  # number of files that a worker process receives at a time
@@ -92,19 +92,20 @@ class InputSet:
     def _list_images(self, folder: str) -> Iterator[str]:
         """The image files in a folder and its subfolders, sorted by name, without hidden ones."""
         image_files = []
-        others = 0
+        others: Counter[str] = Counter()
         for place, folders, files in os.walk(folder, onerror=lambda error: self.mistakes.append(_unreadable(error))):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(name for name in files if not name.startswith(".")):
-                if name.lower().endswith(EXTENSIONS) and os.path.isfile(os.path.join(place, name)):
+                if name.lower().endswith(images.EXTENSIONS) and os.path.isfile(os.path.join(place, name)):
                     image_files.append(os.path.join(place, name))
                 else:
-                    others += 1
+                    others[images.extension(name)] += 1
         if others:
-            skipped = f"{others:,} files that are not images" if others > 1 else "1 file that is not an image"
-            self.notes.append(f"{folder}: skipped {skipped}")
+            count = others.total()
+            skipped = f"{count:,} files that are not images" if count > 1 else "1 file that is not an image"
+            self.notes.append(f"{folder}: skipped {skipped} ({images.count_extensions(others)})")
         if not image_files:
-            self.mistakes.append(f"{folder}: is a folder without images ({' '.join(EXTENSIONS)}); name another")
+            self.mistakes.append(f"{folder}: is a folder without images ({' '.join(images.EXTENSIONS)}); name another")
         yield from image_files
 
     def _read_samples(self, progress: Callable[[int, int], None]) -> Iterator[Sample]:
@@ -138,7 +139,7 @@ class InputSet:
             raise DataError(f"{path}: {problem}; give it a .csv")
         name = "standard input" if path == STDIN else path
         table = _read_standard_input(MAX_TABLE) if path == STDIN else path
-        frame = tables.read(table, name)
+        frame = tables.read(table, name, literal=columns.notated)
         encoded = columns.encode(frame, name)
         rows = columns.apply(encoded, columns)
         self.notes += [f"{name}: {note}" for note in columns.describe_missing_and_unseen(encoded, frame)]

@@ -4,8 +4,12 @@ pixels = decode("seven.png")  # (H, W, 1) gray or (H, W, 3) colour, uint8
 """
 
 import io
+import os
 import stat
 import warnings
+from collections import Counter
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +22,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Not all 43 formats that Pillow supports: each one is a parser in C that a malicious file can attack.
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "AVIF")
+NAMED_FORMATS = "PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF or PPM"
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+MAX_PPM_HEADER = 4096  # bytes: Pillow reads it byte by byte, 10 MB of comments in 2 s
+MAX_SLOW_PPM = 2**18  # bytes of numbers as text, or of an unusual white: Pillow's Python code takes 99 s for 10 MB
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 16_000_000
 PHOTOMETRIC = 262  # TIFF tag; 0 means that the value 0 is white, which Pillow applies to 1 and 8 bits but not to 16
@@ -31,8 +42,8 @@ def decode(file: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
     from 0 to 1: black stays black, white stays white. Transparent pixels become white. The EXIF orientation is applied.
     Of several pictures, the first is decoded.
 
-    Raises DataError with the file's name unless it is a complete PNG, JPEG, BMP, WebP or TIFF of at most 10 MiB and 16
-    megapixels.
+    Raises DataError with the file's name unless it is a complete PNG, JPEG, GIF, BMP, WebP, TIFF, PPM (PGM, PBM) or,
+    if Pillow supports it, AVIF of at most 10 MiB and 16 megapixels.
     """
     try:
         data = file if isinstance(file, bytes) else _read_bytes(Path(file))
@@ -45,6 +56,18 @@ def decode(file: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
         return _decode_pixels(data)
     except DataError as error:
         raise DataError(f"{name or (file if not isinstance(file, bytes) else 'image')}: {error}") from None
+
+
+def extension(name: str) -> str:
+    """The ending of a file's name, in lower case, fit to print."""
+    ending = os.path.splitext(name)[1].lower()
+    return ending[:12] if ending.isprintable() and ending else "no ending"
+
+
+def count_extensions(counts: Counter[str]) -> str:
+    """The most frequent endings: "12 .heic, 1 .txt"."""
+    listed = [f"{count:,} {ending}" for ending, count in counts.most_common(3)]
+    return ", ".join(listed) + ", ..." * (len(counts) > 3)
 
 
 def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
@@ -120,7 +143,8 @@ def _decode_pixels(data: bytes) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unusual metadata is no reason to refuse an image
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_ppm(data)
+            image = Image.open(io.BytesIO(data), formats=_supported_formats())
             if image.width * image.height > MAX_PIXELS:  # nothing is decoded yet
                 raise DataError(_too_large_message(f"{image.width:,} x {image.height:,}"))
             inverted = image.mode.startswith("I;16") and image.getexif().get(PHOTOMETRIC) == 0
@@ -130,13 +154,31 @@ def _decode_pixels(data: bytes) -> NDArray[np.uint8]:
     except DataError:
         raise
     except UnidentifiedImageError:
-        formats = "PNG, JPEG, BMP, WebP or TIFF"
-        raise DataError(f"is not an image that can be read ({formats}), or is damaged; save it as PNG") from None
+        raise DataError(f"is not an image that can be read ({NAMED_FORMATS}), or is damaged; save it as PNG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(_too_large_message("too many")) from None
     # Pillow's parsers raise errors of any kind: struct.error, zlib.error, KeyError, SyntaxError, MemoryError...
     except Exception:
         raise DataError("is damaged or cut short; get the file again, or save it as PNG") from None
+
+
+@cache
+def _supported_formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow has: AVIF came with 11.3."""
+    has_avif = find_spec("PIL.AvifImagePlugin") is not None
+    return tuple(name for name in FORMATS if name != "AVIF" or has_avif)
+
+
+def _check_ppm(data: bytes) -> None:
+    """Raises DataError for a large PPM, PGM or PBM that Pillow would decode slowly. Reads its header only."""
+    from PIL import Image
+
+    if data[:1] != b"P" or len(data) <= MAX_SLOW_PPM:
+        return
+    header = Image.open(io.BytesIO(data[:MAX_PPM_HEADER]), formats=("PPM",))
+    if header.tile[0].codec_name != "raw":
+        problem = "is a PPM of more than 256 KiB with numbers as text, or with another white than 255 and 65535"
+        raise DataError(f"{problem}; save it as PNG")
 
 
 def _too_large_message(pixels: str) -> str:

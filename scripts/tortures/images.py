@@ -136,7 +136,10 @@ def _good() -> dict[str, bytes]:
         ),
         *(("TIFF", "RGB", {"compression": how}) for how in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
         *(("TIFF", "1", {"compression": how}) for how in ("group3", "group4", "tiff_ccitt")),
-        *((form, "RGB", frames) for form in ("PNG", "WEBP", "TIFF", "MPO")),
+        *((form, "RGB", frames) for form in ("PNG", "WEBP", "TIFF", "MPO", "GIF")),
+        *(("GIF", mode, {}) for mode in ("1", "L", "P", "RGB", "RGBA")),
+        *(("PPM", mode, {}) for mode in ("1", "L", "RGB", "I;16")),
+        *(("AVIF", mode, {"exif": exif}) for mode in ("L", "RGB", "RGBA")),
     ]
     return {
         f"{n} {form} {mode}": _encoded(kinds[mode], form, **options) for n, (form, mode, options) in enumerate(ways)
@@ -273,6 +276,13 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "WebP of 2,000 frames": lambda: _frames("WEBP", 200, 2000),
     "APNG of 2,000 frames": lambda: _frames("PNG", 50, 2000),
     "GIF of 2,000 frames": lambda: _frames("GIF", 50, 2000),
+    "GIF of 16 megapixels, transparent": lambda: _encoded(Image.new("P", (4000, 4000)), "GIF", transparency=0),
+    "GIF with 2 million comments": lambda: b"GIF89a\1\0\1\0\0\0\0" + b"!\xfe\1a\0" * 2_000_000,
+    "PGM of 10 MB of comments": lambda: b"P2 22 22 255\n" + b"#\n" * 5_000_000,
+    "PGM with a long header": lambda: b"P5 " + b"#\n" * 5_000_000 + b"22 22 255\n" + bytes(484),
+    "PGM of 60,000 x 60,000": lambda: b"P5 60000 60000 255\n",
+    "PGM with white at 100": lambda: b"P5 3200 3200 100\n" + bytes(3200 * 3200),
+    "AVIF of 16 megapixels": lambda: _encoded(Image.new("RGBA", (4000, 4000)), "AVIF", speed=10),
     "TIFF of 500 pictures": lambda: _frames("TIFF", 10, 500),
     "TIFF of 60,000 x 60,000": lambda: _tiff(*_basic(60_000, 60_000, 1, 1, 100)),
     "TIFF with a billion strips": lambda: _tiff(*_basic(100, 100, 1, 2**30, 8)),

@@ -173,6 +173,34 @@ def test_test_data_by_its_path(test, tmp_path, monkeypatch):
     assert len(data.train) + len(data.validation) == SUM
 
 
+@pytest.mark.parametrize("ending", ["jfif", "jpe", "GIF", "ppm", "pgm", "pnm", "avif"])
+def test_images_of_all_usual_endings_are_used(ending, tmp_path):
+    """They were left out without a message."""
+    tree(tmp_path, COUNTS)
+    form = {"jfif": "JPEG", "jpe": "JPEG", "gif": "GIF", "avif": "AVIF"}.get(ending.lower(), "PPM")
+    save(tmp_path / "cat" / f"1000.{ending}", pixels(1), format=form)
+    found = source(tmp_path, test=6)
+    assert len(found.train) + len(found.test()) == SUM + 1
+    assert "left out" not in {note.what for note in found.notes}
+
+
+def test_files_that_are_left_out_are_counted_by_class_and_ending(tmp_path):
+    tree(tmp_path, COUNTS)
+    for name in ("cat/a.txt", "dog/b.HEIC", "dog/c.heic", "dog/README"):
+        (tmp_path / name).write_bytes(b"")
+    note = source(tmp_path).notes[1]
+    assert (note.what, note.value) == ("warning", "4 files left out"), "the class dog loses more than a tenth"
+    assert note.reason == (
+        "their endings are not those of images: dog 3 of 13 (2 .heic, 1 no ending); cat 1 of 13 (1 .txt); "
+        "save them as PNG if they are images"
+    )
+    for path in (tmp_path / "dog").glob("[!0-9]*"):
+        path.unlink()
+    note = source(tmp_path).notes[1]
+    assert (note.what, note.value) == ("left out", "1 file")
+    assert note.reason == "their endings are not those of images: cat 1 of 13 (1 .txt)"
+
+
 # ---------------------------------------------------------------- a list of files and labels
 
 
@@ -494,9 +522,10 @@ def test_a_decompression_bomb_is_refused(tmp_path):
 def test_a_class_folder_without_images(tmp_path):
     tree(tmp_path, COUNTS)
     (tmp_path / "bat/deeper").mkdir(parents=True)
-    (tmp_path / "bat/deeper/a.gif").write_bytes(b"GIF89a")
+    (tmp_path / "bat/deeper/a.heic").write_bytes(b"")
     assert wrong(DataError, tmp_path) == (
-        f"{tmp_path / 'bat'}: contains no images (.png .jpg .jpeg .bmp .webp .tif .tiff); "
+        f"{tmp_path / 'bat'}: contains no images (.png .jpg .jpeg .jpe .jfif .gif .bmp .webp "
+        ".tif .tiff .avif .ppm .pgm .pbm .pnm), but 1 .heic; "
         "add some for the class 'bat', or remove the folder"
     )
 

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -193,12 +194,40 @@ def test_cmyk_jpeg():
     assert abs(decoded[13, 13].astype(int) - 255).max() <= 3
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "MPO"])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "MPO", "GIF"])
 def test_the_first_picture_of_several(form):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black", "red")]
     decoded = images.decode(encoded(frames[0], form, save_all=True, append_images=frames[1:]))
     assert decoded.shape == (8, 8, 3)
     assert (decoded == 255).all()
+
+
+def test_gif_ppm_pgm_pbm_and_avif_are_decoded():
+    """Files of these formats were left out."""
+    palette = Image.fromarray(GRAY).convert("P")
+    assert np.array_equal(images.decode(encoded(palette, "GIF")).max(2), GRAY)
+    for values in (GRAY, COLOUR):
+        assert np.array_equal(images.decode(encoded(values, "PPM")), values.reshape(6, 5, -1))
+    assert np.array_equal(images.decode(encoded(DEEP, "PPM"))[:, :, 0], np.rint(DEEP / 65535 * 255))
+    assert np.array_equal(images.decode(encoded(Image.fromarray(GRAY > 100), "PPM"))[:, :, 0], (GRAY > 100) * 255)
+    assert images.decode(b"P2 # text\n3 1 15\n0 15 5\n").ravel().tolist() == [0, 255, 85]
+    smooth = np.linspace(0, 255, 32 * 32).astype(np.uint8).reshape(32, 32)[:, :, None].repeat(3, 2)
+    assert abs(images.decode(encoded(smooth, "AVIF", quality=95)).astype(int) - smooth).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"P2 22 22 255\n" + b"#\n" * 5_000_000, "with numbers as text"),
+        (b"P5 3200 3200 100\n" + bytes(3200 * 3200), "with another white than 255 and 65535; save it as PNG"),
+        (b"P5 " + b"#\n" * 5_000_000 + b"22 22 255\n" + bytes(484), "is damaged"),
+    ],
+)
+def test_a_slow_ppm_is_refused_at_once(data, message):
+    """Pillow would take up to 99 s."""
+    begun = time.process_time()
+    assert message in wrong(data)
+    assert time.process_time() - begun < 0.5
 
 
 # ---------------------------------------------------------------- channels
@@ -287,9 +316,9 @@ def test_files_that_are_not_images(tmp_path):
     for content, words in {
         b"": "is empty",
         b"# a text\n"
-        * 100: "is not an image that can be read (PNG, JPEG, BMP, WebP or TIFF), or is damaged; save it as PNG",
+        * 100: "is not an image that can be read (PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF or PPM), or is damaged",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n": "run `git lfs pull`",
-        b"GIF89a" + bytes(100): "is not an image",
+        b"GIF89a" + bytes(100): "damaged",
         b"\x89PNG\r\n\x1a\n": "damaged",
         b"BM" + bytes(100): "damaged",
         bytes(images.MAX_BYTES + 1): "larger than 10 MiB",
@@ -303,7 +332,7 @@ def test_files_that_are_not_images(tmp_path):
 
 
 def test_formats_beyond_those_named_are_not_even_tried():
-    for form in ("GIF", "PPM", "TGA", "ICO", "PCX", "JPEG2000"):
+    for form in ("TGA", "ICO", "PCX", "JPEG2000"):
         assert "is not an image that can be read" in wrong(encoded(Image.fromarray(COLOUR), form))
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     assert "is not an image that can be read" in wrong(postscript), "Pillow would start Ghostscript"
@@ -331,7 +360,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
         assert "megapixels" in wrong(png(side, side, 8, 6, b""))
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP", "TIFF"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "AVIF"])
 def test_half_a_file_is_an_error(form):
     noise = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     data = encoded(noise, form)
