@@ -135,11 +135,12 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
     notes = (
         _describe_columns(table_columns, config.drop),
         *_describe_missing(rows),
+        *_describe_notations(rows, table_columns, config.categorical),
         *_describe_class_words(targets, classes),
     )
     test = None
     if test_path:
-        test_frame = _read_test(config, path, test_path)
+        test_frame = _read_test(config, path, test_path, table_columns)
         table_columns = table_columns.with_categories_of(test_frame)
         test_labels = _encode_target(test_frame[config.target], classes, test_path)
         test = Split(table_columns.encode(test_frame, test_path), test_labels)
@@ -159,9 +160,9 @@ def _check_columns(config: Config, frame: "pl.DataFrame", path: str) -> None:
                 raise ConfigError.at(f"dataset.{key}", f"{name!r} is the target, not an input; remove it from {key}")
 
 
-def _read_test(config: Config, path: str, test_path: str) -> "pl.DataFrame":
+def _read_test(config: Config, path: str, test_path: str, table_columns: Columns) -> "pl.DataFrame":
     """The table in the test file. Raises ConfigError, DataError."""
-    frame = tables.read(test_path, target=config.target)
+    frame = tables.read(test_path, target=config.target, literal=table_columns.notated)
     if os.path.samefile(path, test_path):
         raise ConfigError.at(
             "dataset.test", f"{test_path} is also the training file; give another file, or a fraction of it (0.2)"
@@ -174,14 +175,13 @@ def _read_test(config: Config, path: str, test_path: str) -> "pl.DataFrame":
 
 def _find_classes(targets: "pl.Series", path: str) -> tuple[str, ...]:
     """The classes of a target column, sorted: numbers by value. Raises DataError if it does not contain classes."""
-    import polars as pl
 
     name = targets.name
     texts = category_names(targets)
     if missing := texts.is_null().arg_true().to_list():
         raise _missing_target(name, missing, path)
     classes = sort_naturally(texts.unique().to_list())
-    numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)  # nan may be a class
+    numbers = columns.parse_notated(texts).fill_nan(None)  # nan may be a class
     regression = "looks like a regression target; choose another column, or group its values into classes"
     if not numbers.has_nulls() and (fractions := (numbers % 1 != 0).arg_true().to_list()):
         problem = f"the target column {name!r} contains {texts[fractions[0]]}, which {regression}"
@@ -244,6 +244,15 @@ def _describe_missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
     return (Choice("missing", f"{total:,} value{'s' * (total > 1)}", f"{listed}; {treatment}"),)
 
 
+def _describe_notations(rows: "pl.DataFrame", table_columns: Columns, categorical: Sequence[str]) -> tuple[Choice, ...]:
+    """How numbers that are not written as 1234.5 are read, and a warning of columns where that is not clear."""
+    read, doubts = columns.describe_notations(rows, table_columns, categorical)
+    notes = (
+        [Choice("notation", f"of {len(read)} column{'s' * (len(read) > 1)}", _join_names(read, "; "))] if read else []
+    )
+    return (*notes, *(Choice("warning", "numbers are categories", doubt) for doubt in doubts[:MAX_NAMES]))
+
+
 def _describe_class_words(targets: "pl.Series", classes: tuple[str, ...]) -> tuple[Choice, ...]:
     """Which classes have a name that means a missing value in other columns, if any."""
     words = [name for name in classes if name in tables.MISSING]
@@ -254,5 +263,7 @@ def _describe_class_words(targets: "pl.Series", classes: tuple[str, ...]) -> tup
     return (Choice("class", quoted, reason),)
 
 
-def _join_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else "")
+def _join_names(names: Sequence[str], separator: str = ", ") -> str:
+    return separator.join(names[:MAX_NAMES]) + (
+        f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nnx.config.registry import suggest
 from nnx.errors import DataError
+from nnx.preprocessing.notations import MOSTLY, Doubt, Notation, detect, parse
 from nnx.preprocessing.tables import locate_row, parse_number, replace_missing
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ MAX_CATEGORIES_IN_ALL = 100_000
 MAX_LENGTH = 200  # characters of a name
 MAX_WORDS = 100  # further words for missing values
 LARGEST = 1e100  # the sum of squares of a column of larger numbers may be infinite
-MOSTLY = 0.9  # from this share of numbers on, the other values of a column count as mistakes
 # Features are clipped to this many standard deviations from the mean. In fewer than 10^12 training rows no value is
 # that far from it, as |x - mean| <= sqrt(N) * std.
 CLIP = 1e6
@@ -43,7 +43,8 @@ UNSEEN = -1  # encodes a category that the column does not list
 class NumberColumn:
     """A column of numbers.
 
-    Fitting learns the median, which replaces missing values, and then the mean and the standard deviation.
+    Fitting learns the median, which replaces missing values, and then the mean and the standard deviation. `notation`
+    is how the training data writes the numbers, if not as 1234.5.
     """
 
     name: str
@@ -51,6 +52,7 @@ class NumberColumn:
     std: float = 1.0  # 0 for a constant column: its feature is always 0, as no weight could be learned for it
     missing: float = 0.0  # replaces a missing value: the median
     indicator: bool = False  # whether training values were missing: if so, a second feature is 1 for a missing value
+    notation: Notation | None = None
 
     kind: ClassVar[str] = "number"
 
@@ -60,9 +62,10 @@ class NumberColumn:
 
     def encode(self, series: "pl.Series", where: str) -> NDArray[np.float64]:
         """(N,) the numbers, NaN for missing ones. Raises DataError for text and for numbers that are too large."""
-        numbers = _as_numbers(series)
+        numbers = _as_numbers(series, self.notation)
         if wrong := (numbers.is_null() & series.is_not_null()).arg_true().to_list():
             problem = f"column {self.name!r} contains {_quote(series[wrong[0]])}, which is not a number"
+            problem += f" in its notation ({self.notation})" if self.notation else ""
             raise DataError(f"{locate_first_row(where, wrong)}: {problem}; correct it, or leave it empty")
         values: NDArray[np.float64] = np.asarray(numbers.to_numpy(), np.float64)
         if len(large := np.flatnonzero(np.abs(values) > LARGEST)):
@@ -86,10 +89,16 @@ class NumberColumn:
     def recode(self, values: NDArray[np.float64], source: "NumberColumn | CategoryColumn") -> NDArray[np.float64]:
         """Values that `source`, a column of the same name, encoded -> as this column encodes them. Raises DataError."""
         if isinstance(source, NumberColumn):
+            unit = source.notation.unit if source.notation else ""
+            own_unit = self.notation.unit if self.notation else ""
+            if unit not in ("", own_unit):
+                training = f"in {own_unit!r}" if own_unit else "without a unit"
+                problem = f"column {self.name!r} is in {unit!r}, but was {training} in the training data"
+                raise DataError(f"{problem}; convert it")
             return values
         numbers = []
         for text in source.categories:
-            value = parse_number(text)
+            value = _parse_text(text, self.notation)
             if value is None or abs(value) > LARGEST:
                 problem = f"column {self.name!r} contains {_quote(text)}, but contained numbers in the training data"
                 raise DataError(f"{problem}; correct it")
@@ -139,6 +148,10 @@ class CategoryColumn:
         """Values that `source`, a column of the same name, encoded -> as this column encodes them."""
         index = {category: float(n) for n, category in enumerate(self.categories)}
         if isinstance(source, NumberColumn):
+            if source.notation:  # the training data did not show the notation, or an older nnx did not know it
+                parsed = [(category, _parse_text(category, source.notation)) for category in self.categories]
+                index |= {repr(value): index[category] for category, value in parsed if value is not None}
+                index |= {_WHOLE.sub(r"\1", name): n for name, n in index.items()}
             numbers, inverse = np.unique(values, return_inverse=True)
             codes = [
                 math.nan if np.isnan(number) else index.get(_WHOLE.sub(r"\1", repr(float(number))), UNSEEN)
@@ -169,6 +182,11 @@ class Columns:
     def feature_names(self) -> tuple[str, ...]:
         """The name of each of the F features."""
         return tuple(name for column in self.columns for name in column.feature_names)
+
+    @property
+    def notated(self) -> list[str]:
+        """The columns of numbers that are not written as 1234.5: `tables.read` must not change their text."""
+        return [column.name for column in self.columns if isinstance(column, NumberColumn) and column.notation]
 
     @property
     def units(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -254,6 +272,7 @@ class Columns:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the checkpoint's JSON. Keys that older versions do not know are left out where unused."""
         dicts = [{"kind": column.kind, **asdict(column)} for column in self.columns]
+        dicts = [{key: value for key, value in column.items() if value is not None} for column in dicts]
         return {
             "columns": [
                 {key: list(value) if isinstance(value, tuple) else value for key, value in column.items()}
@@ -295,6 +314,32 @@ def infer(frame: "pl.DataFrame", where: str, categorical: Sequence[str] = (), mi
         problem = f"has {count:,} categories in all, at most {MAX_CATEGORIES_IN_ALL:,} can be used"
         raise DataError(f"{where}: {problem}; list columns under drop")
     return Columns(columns, tuple(missing))
+
+
+def parse_notated(series: "pl.Series") -> "pl.Series":
+    """The numbers in a column in the notation that it shows, float64. Null for missing values and text."""
+    notation = _detect_notation(series)
+    return _as_numbers(series, notation if isinstance(notation, Notation) else None)
+
+
+def describe_notations(
+    frame: "pl.DataFrame", columns: Columns, categorical: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Of the rows `frame` that `columns` were inferred from: how each column with a notation is read, and each column
+    of categories, not listed in `categorical`, whose values may be numbers, with the cure."""
+    read = []
+    doubts = []
+    for column in columns.columns:
+        if isinstance(column, NumberColumn) and column.notation:
+            texts = frame[column.name].drop_nulls()
+            parsed = parse(texts, column.notation)
+            row = int(parsed.is_not_null().arg_true()[0])
+            read.append(f"{column.name} has {column.notation}, {_quote(texts[row])} is {parsed[row]:.15g}")
+        elif column.name in categorical or isinstance(column, NumberColumn):
+            continue
+        elif isinstance(doubt := _detect_notation(frame[column.name]), Doubt):
+            doubts.append(_describe_doubt(column.name, doubt))
+    return read, doubts
 
 
 def category_names(series: "pl.Series") -> "pl.Series":
@@ -351,6 +396,10 @@ def _infer_column(series: "pl.Series", where: str, categorical: bool) -> NumberC
         count = len(numbers.drop_nulls())
         if count == known:
             return NumberColumn(name)
+        notation = _detect_notation(series)
+        if isinstance(notation, Notation) and len(parse(series, notation).drop_nulls()) > count:
+            _check_notation(series, notation, where)
+            return NumberColumn(name, notation=notation)
         if count >= MOSTLY * known:
             wrong = (numbers.is_null() & series.is_not_null()).arg_true().to_list()
             problem = f"column {name!r} contains {_quote(series[wrong[0]])} but is otherwise numeric"
@@ -358,6 +407,8 @@ def _infer_column(series: "pl.Series", where: str, categorical: bool) -> NumberC
             raise DataError(f"{locate_first_row(where, wrong)}: {problem}; {cure}")
     categories = _categories(series)
     if len(categories) > MAX_CATEGORIES or (len(categories) == known >= 20 and not categorical):
+        if not categorical and isinstance(doubt := _detect_notation(series), Doubt):
+            raise DataError(f"{where}: column {_describe_doubt(name, doubt)}")
         problem = f"column {name!r} has {len(categories):,} different values in {known:,} rows"
         raise DataError(f"{where}: {problem}, so it identifies rows rather than describing them; list it under drop")
     if long := next((text for text in categories if len(text) > MAX_LENGTH), None):
@@ -379,11 +430,42 @@ def _categories(series: "pl.Series") -> tuple[str, ...]:
     return sort_naturally(category_names(series).drop_nulls().unique().to_list())
 
 
-def _as_numbers(series: "pl.Series") -> "pl.Series":
+def _as_numbers(series: "pl.Series", notation: Notation | None = None) -> "pl.Series":
     """float64, null for missing values and for text."""
     import polars as pl
 
+    if notation and series.dtype == pl.String:
+        return parse(series, notation)
     return series.cast(pl.Float64, strict=False)
+
+
+def _parse_text(text: str, notation: Notation | None) -> float | None:
+    """The number in `text`, None if it is not one."""
+    import polars as pl
+
+    return parse(pl.Series([text]), notation)[0] if notation else parse_number(text)
+
+
+def _detect_notation(series: "pl.Series") -> Notation | Doubt | None:
+    """The notation of a column of text that contains other than plain numbers."""
+    import polars as pl
+
+    return detect(series) if series.dtype == pl.String else None
+
+
+def _describe_doubt(name: str, doubt: Doubt) -> str:
+    first, second = map(_quote, doubt.examples)
+    examples = first if first == second else f"{first} and {second}"
+    cure = "write its numbers as 1234.5, in one unit, or list it under categorical"
+    return f"{name!r} contains numbers that {doubt.problem} ({examples}); {cure}"
+
+
+def _check_notation(series: "pl.Series", notation: Notation, where: str) -> None:
+    """Raises DataError for a value that is not a number in `notation`."""
+    if wrong := (parse(series, notation).is_null() & series.is_not_null()).arg_true().to_list():
+        problem = f"column {series.name!r} contains {_quote(series[wrong[0]])} but otherwise numbers ({notation})"
+        cure = "correct it, leave it empty, or list the column under categorical"
+        raise DataError(f"{locate_first_row(where, wrong)}: {problem}; {cure}")
 
 
 def _look_up(codes: Sequence[float], indices: NDArray[np.float64], *, unseen: float) -> NDArray[np.float64]:
@@ -405,15 +487,17 @@ def _column_from_dict(data: dict[str, Any]) -> NumberColumn | CategoryColumn:
     column: NumberColumn | CategoryColumn
     if kind == NumberColumn.kind:
         mean, std, missing = (data[key] for key in ("mean", "std", "missing"))
+        notation = Notation.from_dict(data["notation"]) if "notation" in data else None
         numbers = (mean, std, missing)
         valid = valid and all(type(value) in (int, float) and abs(value) <= LARGEST for value in numbers) and std >= 0
-        column = NumberColumn(name, mean, std, missing, indicator)
+        column = NumberColumn(name, mean, std, missing, indicator, notation)
     else:
         texts = data["categories"]
         valid = valid and kind == CategoryColumn.kind and type(texts) is list and len(texts) <= MAX_CATEGORIES
         valid = valid and all(type(text) is str and 0 < len(text) <= MAX_LENGTH for text in texts)
         valid = valid and len(set(texts)) == len(texts)
         column = CategoryColumn(name, tuple(texts), indicator)
-    if not valid or data.keys() != {"kind", *asdict(column)}:
+    optional = set() if "notation" in data else {"notation"}
+    if not valid or data.keys() != {"kind", *asdict(column)} - optional:
         raise ValueError("not a column")
     return column

@@ -31,6 +31,7 @@ MAX_VALUES = 2**29  # of a Parquet file, which stores a column of equal values i
 MISSING = ("", "NA", "N/A", "nan", "NaN", "null", "None", "?", "-")
 SEPARATORS = (",", ";", "\t", "|")
 _DECIMAL_COMMA = r"^([+-]?\d+),(\d+)$"
+_TWO_SEPARATORS = r"^[+-]?\d{1,3}([.,]\d{3})+[.,]\d+$"  # such as 1.234,5: its column is parsed as a whole
 _UNSUPPORTED = {  # the first bytes of other files that people pass as tables
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
     b"PK\x03\x04": "is a zip file, such as a spreadsheet; save it as CSV",
@@ -47,13 +48,13 @@ polars.read_parquet(io.BytesIO(data)).write_ipc_stream(sys.stdout.buffer)
 """
 
 
-def read(file: str | Path | bytes, name: str = "", target: str = "") -> "pl.DataFrame":
+def read(file: str | Path | bytes, name: str = "", target: str = "", literal: Sequence[str] = ()) -> "pl.DataFrame":
     """A table file, or the bytes of one called `name` -> a frame with the same rows in the same order.
 
     From text, which may be gzipped, every column is text without surrounding spaces. The separator is detected; .tsv
-    files have tabs. In files with semicolons, 1,5 means 1.5. From Parquet, numbers stay numbers; booleans, times and
-    categories become text as in CSV. MISSING values become null; in the column `target`, where a class may be called
-    None, only empty ones do.
+    files have tabs. In files with semicolons, 1,5 means 1.5, except in the columns `literal`. From Parquet, numbers
+    stay numbers; booleans, times and categories become text as in CSV. MISSING values become null; in the column
+    `target`, where a class may be called None, only empty ones do.
 
     Raises DataError with the file and the line for a file that is empty, not text, ragged or without rows, or that has
     two columns of the same name.
@@ -61,7 +62,7 @@ def read(file: str | Path | bytes, name: str = "", target: str = "") -> "pl.Data
     name = name or (str(file) if not isinstance(file, bytes) else "table")
     data = file if isinstance(file, bytes) else _read_bytes(Path(file), name)
     is_parquet = data.startswith(b"PAR1")
-    frame = _read_parquet(data, name) if is_parquet else _read_csv(_unpack_text(data, name), name)
+    frame = _read_parquet(data, name) if is_parquet else _read_csv(_unpack_text(data, name), name, literal)
     if not frame.height:
         raise DataError(f"{name}: has a header, but no rows; add some")
     words = replace_missing(frame.drop(target, strict=False), MISSING)
@@ -195,7 +196,7 @@ def _unpack_text(data: bytes, name: str) -> bytes:
     return data.rstrip(b"\r\n") + b"\n"  # polars ignores a separator at the very end of the file
 
 
-def _read_csv(data: bytes, name: str) -> "pl.DataFrame":
+def _read_csv(data: bytes, name: str, literal: Sequence[str] = ()) -> "pl.DataFrame":
     import polars as pl
 
     if data[:1] in b"\r\n":
@@ -222,7 +223,9 @@ def _read_csv(data: bytes, name: str) -> "pl.DataFrame":
     frame = frame.slice(1)
     frame.columns = names
     if separator == ";":
-        frame = frame.with_columns(pl.all().str.strip_chars().str.replace(_DECIMAL_COMMA, "$1.$2"))
+        texts = [column.str.strip_chars() for column in frame.get_columns() if column.name not in literal]
+        simple = [column for column in texts if not column.str.contains(_TWO_SEPARATORS).any()]
+        frame = frame.with_columns(column.str.replace(_DECIMAL_COMMA, "$1.$2") for column in simple)
     return _strip(frame, names)
 
 

@@ -260,6 +260,44 @@ def test_further_words_for_missing_values_survive_the_json():
     assert columns.infer(frame, "data", ["x"]).to_dict().keys() == {"columns"}
 
 
+def test_a_notation_is_in_the_checkpoint_only_where_there_is_one():
+    """Issue 15, number 4. Predictions read numbers as training did."""
+    frame = pl.DataFrame({"x": ["5,1", "1.000,5", "3"], "n": [1, 2, 3]})
+    unfitted = columns.infer(frame, "data")
+    fitted = unfitted.fit(unfitted.encode(frame, "data"))
+    assert fitted.notated == ["x"]
+    assert fitted.columns[0].missing == 5.1
+    data = json.loads(json.dumps(fitted.to_dict()))
+    assert ["notation" in column for column in data["columns"]] == [True, False]
+    again = Columns.from_dict(data)
+    assert again == fitted
+    np.testing.assert_array_equal(again.encode(frame, "data"), [[5.1, 1], [1000.5, 2], [3, 3]])
+    np.testing.assert_array_equal(again.encode(pl.DataFrame({"x": [5.1], "n": [1]}), "data"), [[5.1, 1]])
+    with pytest.raises(DataError, match=r"contains '5.1 kg', which is not a number in its notation \(decimal comma, "):
+        again.encode(pl.DataFrame({"x": ["5.1 kg"], "n": [1]}), "data")
+
+
+def test_notations_meet_categories_and_other_units():
+    frame = pl.DataFrame({"x": ["5,1", "6,2"]})
+    notated = columns.infer(frame, "data")
+    named = columns.infer(frame, "data", ["x"])
+    assert isinstance(named.columns[0], CategoryColumn)
+    encoded = notated.encode(frame, "data")
+    assert named.apply(encoded, notated).tolist() == [[1, 0], [0, 1]], "as of a checkpoint from before notations"
+    fitted = notated.fit(encoded)
+    np.testing.assert_array_equal(fitted.apply(named.encode(frame, "data"), named), fitted.apply(encoded, notated))
+    measured = pl.DataFrame({"x": ["5,1 cm", "6,2 cm"]})
+    by = columns.infer(measured, "data")
+    with pytest.raises(DataError, match="column 'x' is in 'cm', but was without a unit in the training data"):
+        fitted.apply(by.encode(measured, "data"), by)
+
+
+def test_a_mistake_among_numbers_in_a_notation_is_named():
+    frame = pl.DataFrame({"x": [*(f"{i},5" for i in range(20)), "abc"]})
+    with pytest.raises(DataError, match=r"row 21: column 'x' contains 'abc' but otherwise numbers \(decimal comma\)"):
+        columns.infer(frame, "data")
+
+
 GOOD = Columns((NumberColumn("n", 1.5, 2.0, 1.0, True), CategoryColumn("c", ("a", "b"), False))).to_dict()
 
 
@@ -296,6 +334,9 @@ def changed(*path, to):
         changed("columns", 0, "name", to="c"),
         changed("columns", 0, "kind", to="category"),
         changed("columns", 0, "other", to=1),
+        changed("columns", 0, "notation", to={}),
+        changed("columns", 0, "notation", to=None),
+        changed("columns", 1, "notation", to={"decimal": ",", "grouped": False, "unit": ""}),
         changed("columns", 1, "kind", to="number"),
         changed("columns", 1, "kind", to="text"),
         changed("columns", 1, "categories", to="ab"),

@@ -46,6 +46,12 @@ def test_files_of_office_programs():
     assert tables.read(b'a,b\n"1,5",2\n').rows() == [("1,5", "2")], "not without semicolons: it may group thousands"
 
 
+def test_columns_with_two_separators_keep_their_text():
+    """Issue 15, number 4: 1.234,5 and 12,5 are in one notation, which the whole column shows."""
+    data = b"a;b;c\n1.234,5;1,5;1,5\n12,5;2;2\n"
+    assert tables.read(data, literal=["c"]).rows() == [("1.234,5", "1.5", "1,5"), ("12,5", "2", "2")]
+
+
 def test_text_that_begins_like_compressed_data_is_read_as_text():
     assert tables.read(b"x^2,kind\n1,a\n").to_dict(as_series=False) == {"x^2": ["1"], "kind": ["a"]}
     with pytest.raises(DataError):

@@ -1,0 +1,83 @@
+"""Numbers with decimal commas, separated thousands and units: read where a column shows one notation."""
+
+import polars as pl
+import pytest
+
+from nnx.preprocessing.notations import Doubt, Notation, detect, parse
+
+READ = {  # values: (their notation, the numbers)
+    ("5,1", "3", "1,234"): (Notation(","), [5.1, 3, 1.234]),
+    ("0,512", "0,123"): (Notation(","), [0.512, 0.123]),
+    ("1234,567", "1,000"): (Notation(","), [1234.567, 1]),
+    ("−5,5", "1e3", ",5"): (Notation(","), [-5.5, 1000, 0.5]),
+    ("1.234,5", "1.234"): (Notation(",", grouped=True), [1234.5, 1234]),
+    ("1.234.567", "5"): (Notation(",", grouped=True), [1234567, 5]),
+    ("1,234.5", "1,234", "7"): (Notation(".", grouped=True), [1234.5, 1234, 7]),
+    ("12,34,567", "2,345"): (Notation(".", grouped=True), [1234567, 2345]),
+    ("1 234", "5"): (Notation(), [1234, 5]),
+    ("1\u202f234,5", "5"): (Notation(","), [1234.5, 5]),
+    ("$1,234.50", "-$3", "$-4"): (Notation(".", grouped=True, unit="$"), [1234.5, -3, -4]),
+    ("1.234,5 €", "12,0 €"): (Notation(",", grouped=True, unit="€"), [1234.5, 12]),
+    ("CHF 1'234.50", "CHF 2"): (Notation(unit="CHF"), [1234.5, 2]),
+    ("12 %", "13,5%"): (Notation(",", unit="%"), [12, 13.5]),
+    ("5.1cm", "6 cm", "0"): (Notation(unit="cm"), [5.1, 6, 0]),
+    ("5 kg/m3", "7.5 kg/m3"): (Notation(unit="kg/m3"), [5, 7.5]),
+}
+
+
+@pytest.mark.parametrize("texts", READ)
+def test_clear_notations_are_read(texts):
+    notation, numbers = READ[texts]
+    assert detect(pl.Series(texts)) == notation
+    assert parse(pl.Series([*texts, None]), notation).to_list() == [*map(pytest.approx, numbers), None]
+    nested = {"decimal": notation.decimal, "grouped": notation.grouped, "unit": notation.unit}
+    assert Notation.from_dict(nested) == notation
+
+
+DOUBTS = {
+    ("1,234", "2,345", "5"): ("1,234", "2,345"),
+    ("1.234 kg", "2.345 kg"): ("1.234 kg", "2.345 kg"),
+    ("5,1", "5.2"): ("5.2", "5,1"),
+    tuple(f"{i} {unit}" for i in range(9) for unit in ("g", "kg")): ("0 g", "0 kg"),
+}
+
+
+@pytest.mark.parametrize("texts", DOUBTS)
+def test_what_is_not_clear_is_a_doubt_with_two_examples(texts):
+    doubt = detect(pl.Series(texts))
+    assert isinstance(doubt, Doubt)
+    assert doubt.examples == DOUBTS[texts]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("a", "b"),
+        ("1st", "2nd", "3rd"),
+        ("2020-01-01", "2020-01-02"),
+        ("31.12.2024", "01.02.2024"),
+        ("12:30", "13:30"),
+        ("10-20", "20-30"),
+        ("ID1", "ID2"),
+        ("1.2.3.4",),
+        ("5,1", "x", "y"),
+        (),
+    ],
+)
+def test_what_is_not_numbers_has_no_notation(texts):
+    assert detect(pl.Series(texts, dtype=pl.String)) is None
+
+
+def test_values_that_do_not_follow_the_notation_are_refused():
+    """5.1 can't be mistaken for a grouped number, 5.123 can; other units are others."""
+    texts = pl.Series(["5.1", "5.123", "1.234,5", "7,1 cm", None, "x"])
+    assert parse(texts, Notation(",")).to_list() == [5.1, None, None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"decimal": ";", "grouped": False, "unit": ""}, {"decimal": ".", "grouped": 1, "unit": ""},
+             {"decimal": ".", "grouped": False, "unit": "x" * 21}, {"decimal": ".", "unit": ""}]
+)  # fmt: skip
+def test_invalid_notations_are_refused(data):
+    with pytest.raises((ValueError, TypeError)):
+        Notation.from_dict(data)
