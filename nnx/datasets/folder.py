@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from nnx.config.registry import suggest
 from nnx.datasets import DatasetConfig, Source, Split, _cache, _decode, _user_data
-from nnx.errors import DataError, MachineError
+from nnx.errors import ConfigError, DataError, MachineError
 from nnx.events import Choice
 from nnx.preprocessing import images
 from nnx.preprocessing.columns import sort_naturally
@@ -55,6 +55,12 @@ class Config(DatasetConfig):
     )
     fit: Fit = Field("pad", description="pad: keep the aspect ratio, fill with the border colour; stretch: do not")
     grayscale: Literal["auto"] | bool = Field("auto", description="auto: true if no image is coloured")
+    folder: str | None = Field(
+        None, description="folder of the files that a CSV file lists; by default its own", examples=["pictures/train"]
+    )
+    suffix: str | None = Field(
+        None, description="ending to add to the names that a CSV file lists without it", examples=[".jpg"]
+    )
     skip_bad: bool = Field(False, description="leave out files that can't be read, instead of stopping")
 
 
@@ -96,10 +102,16 @@ def load(config: Config, folder: Path) -> Source:
     `folder` is not used. Raises ConfigError, DataError, MachineError.
     """
     path = _user_data.resolve_path(config.path)
-    splits, notes = _find_splits(path)
+    place = ListPlace(config.folder and str(_user_data.resolve_path(config.folder, "dataset.folder")), config.suffix)
+    splits, notes = _find_splits(path, place)
     if isinstance(config.test, str):
-        splits["test"], test_notes = _find_test(_user_data.resolve_path(config.test, "dataset.test"))
+        splits["test"], test_notes = _find_test(_user_data.resolve_path(config.test, "dataset.test"), place)
         notes = (*notes, *test_notes)
+    if any(place) and not any(files.listed for files in splits.values()):
+        key = "folder" if place.folder else "suffix"
+        raise ConfigError.at(
+            f"dataset.{key}", "applies only to a CSV file of images, but the data is a folder; remove it"
+        )
     notes = (*notes, *_left_out_note(splits))
     classes = _find_classes(splits, path)
     arrays = {
@@ -158,21 +170,30 @@ def _cache_key(config: Config, path: Path, splits: dict[str, ImageFiles]) -> _ca
 # ---------------------------------------------------------------- finding the files
 
 
-def _find_test(path: Path) -> tuple[ImageFiles, tuple[Choice, ...]]:
+class ListPlace(NamedTuple):
+    """Where the files are that a list names: in which folder, by default that of the list, and with which ending."""
+
+    folder: str | None
+    suffix: str | None
+
+
+def _find_test(path: Path, place: ListPlace) -> tuple[ImageFiles, tuple[Choice, ...]]:
     """The files of the test split in `path`, or of its only split. Raises DataError if it has several others."""
-    splits, notes = _find_splits(path, required="test")
+    splits, notes = _find_splits(path, place, required="test")
     if "test" not in splits and len(splits) > 1:
         raise DataError(f"{path}: contains {' and '.join(splits)} data, but no test data; add it, or name other data")
     return splits.get("test") or next(iter(splits.values())), notes
 
 
-def _find_splits(path: Path, required: str = "train") -> tuple[dict[str, ImageFiles], tuple[Choice, ...]]:
+def _find_splits(
+    path: Path, place: ListPlace, required: str = "train"
+) -> tuple[dict[str, ImageFiles], tuple[Choice, ...]]:
     """The files of the train, validation and test splits that are present, or of ALL; and notes on ignored folders.
 
     Raises DataError if there is nothing to train on and `required` is train.
     """
     if not path.is_dir():
-        return _list_csv(path, required)
+        return _list_csv(path, place, required)
     folders = _list_folders(path)
     split_folders = [name for name in folders if name.lower() in _user_data.SPLIT_NAMES]
     others = [name for name in folders if name.lower() not in _user_data.SPLIT_NAMES]
@@ -313,8 +334,8 @@ class ListedImages(NamedTuple):
     unused: list[str]
 
 
-def _list_csv(path: Path, required: str) -> tuple[dict[str, ImageFiles], tuple[Choice, ...]]:
-    """The images that a CSV file of files and labels lists, relative to its folder, in its order, by their split.
+def _list_csv(path: Path, place: ListPlace, required: str) -> tuple[dict[str, ImageFiles], tuple[Choice, ...]]:
+    """The images that a CSV file of files and labels lists, relative to `place`, in its order, by their split.
 
     They are the split ALL if the file has no column for it. Raises DataError, naming the line.
     """
@@ -331,11 +352,26 @@ def _list_csv(path: Path, required: str) -> tuple[dict[str, ImageFiles], tuple[C
         raise DataError(f"{path}: lists no images; add lines with a file and a label")
     if listed.splits and required == "train" and "train" not in listed.splits:
         raise DataError(f"{path}: its column {SPLIT_COLUMN} has no line with train; add training images")
-    root = str(path.parent)
-    names = listed.names
-    sizes, modified, _ = zip(*(_file_stats(os.path.join(root, name)) for name in names), strict=True)
-    everything = ImageFiles(root, True, names, [*sizes], [*modified], listed.labels, {})
+    everything = ImageFiles(place.folder or str(path.parent), True, [], [], [], listed.labels, {})
+    for name in listed.names:
+        _add_listed(name if name.endswith(suffix := place.suffix or "") else name + suffix, everything)
+    if max(everything.sizes) < 0:
+        problem = f"no such file, nor any other of the {len(listed.names):,} that {path} lists"
+        cure = "correct the names, or set dataset.folder to their folder or dataset.suffix to their ending"
+        raise DataError(f"{everything.path(0)}: {problem}; {cure}")
     return _split_list(everything, listed.splits), _list_notes(listed, path)
+
+
+def _add_listed(name: str, files: ImageFiles) -> None:
+    r"""Add a listed file to `files`. If there is none of this name, `\` is read as `/`, as Windows writes it."""
+    size, modified, _ = _file_stats(os.path.join(files.root, name))
+    if size < 0 and "\\" in name:
+        from_windows = name.replace("\\", "/")
+        size, modified, _ = _file_stats(os.path.join(files.root, from_windows))
+        name = from_windows if size >= 0 else name
+    files.names.append(name)
+    files.sizes.append(size)
+    files.modified.append(modified)
 
 
 def _split_list(files: ImageFiles, splits: list[str]) -> dict[str, ImageFiles]:
@@ -475,8 +511,12 @@ def _write_splits(
 
 def _first_size(files: ImageFiles) -> tuple[int, int]:
     """(H, W) of the first image that can be read. Raises DataError if none of the first 1000 can."""
+    errors = []
     for index in files.order()[:1000]:
-        with suppress(DataError):
+        try:
             height, width, _ = images.decode(files.path(index)).shape
             return height, width
-    raise DataError(f"{files.path(0)}: none of the first images can be read; check that they are images")
+        except DataError as error:
+            errors.append(str(error))
+    cure = "none of the first images can be read; check that they are images"
+    raise _user_data.combine_errors(errors[:3], cure)

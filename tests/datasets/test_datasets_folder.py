@@ -323,6 +323,42 @@ def test_wrong_values_in_a_split_column(splits, message, tmp_path):
     assert f"list.csv{message}" in wrong(DataError, with_splits(tmp_path, splits))
 
 
+def test_a_list_with_the_separators_of_windows(tmp_path):
+    tree(tmp_path / "p", {"x": 12})
+    save(tmp_path / "odd\\name.png", pixels(50))
+    rows = [(f"p\\x\\{n:03}.png", "ab"[n % 2]) for n in range(12)]
+    path = listed(tmp_path / "list.csv", [("file", "label"), *rows, ("odd\\name.png", "a")])
+    found = source(path, test=2)
+    everything = sorted([*held(found.train), *held(found.test())])
+    assert everything == sorted(pixels(n).tobytes() for n in (*range(12), 50)), "and names that contain one"
+
+
+def test_a_list_of_names_in_another_folder_without_their_ending(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree(tmp_path / "p", {"x": 12})
+    rows = [(f"{n:03}" + ".png" * (n == 3), "ab"[n % 2]) for n in range(12)]
+    path = listed(tmp_path / "list.csv", [("file", "label"), *rows])
+    found = source(path, folder="p/x", suffix=".png", test=2)
+    assert len(found.train) + len(found.test()) == 12
+    message = wrong(DataError, path, suffix=".png")
+    assert message == (
+        f"{tmp_path / '000.png'}: no such file, nor any other of the 12 that {path} lists; "
+        "correct the names, or set dataset.folder to their folder or dataset.suffix to their ending"
+    )
+
+
+@pytest.mark.parametrize("options", [{"folder": "p"}, {"suffix": ".png"}])
+def test_folder_and_suffix_apply_to_lists_only(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree(tmp_path / "p", COUNTS)
+    assert f"dataset.{next(iter(options))}: applies only to a CSV file" in wrong(ConfigError, "p", **options)
+
+
+def test_the_folder_of_a_list_must_exist(tmp_path):
+    path = listed(tmp_path / "list.csv", [("file", "label"), ("a.png", "a")])
+    assert "dataset.folder: there is no nowhere" in wrong(ConfigError, path, folder="nowhere")
+
+
 # ---------------------------------------------------------------- pixels
 
 GRAYS = {
