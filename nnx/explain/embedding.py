@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nnx.checkpoint import Checkpoint
 from nnx.errors import DataError
 from nnx.explain import Explanation, Picture, Subject, _draw, _units
+from nnx.models import _layer_outputs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +22,11 @@ NEIGHBOURS = 10
 PCA_MAPS = 9  # layers in the PCA picture
 TSNE_MAPS = 4  # layers in the t-SNE picture: the input, the last before the logits, two between; 3 s of a core for each
 TSNE_COMPONENTS = 30
+MIN_TSNE_SAMPLES = 100  # of fewer, t-SNE makes islands by chance
 TSNE_STEPS = 500  # twice as many take twice the time and lower the divergence, 0.8 to 1.3, by 0.1
 TSNE_ANGLE = 0.8  # 0.5 takes a third longer and lowers it by 0.015 at most
 NAMED_CLASSES = 20  # at most this many get their names on the map
+MIN_NAMED_SAMPLES = 100  # names on the map would hide fewer; the legend has them
 MARKERS = "o^sDv"  # for more classes than colours
 READING = (
     "Each dot is one test sample in the colour of its class; samples with similar activations are close together. Look "
@@ -45,10 +48,10 @@ def explain(subject: Subject) -> Explanation:
             f"embedding: needs {MIN_SAMPLES} test samples of two classes, found {len(chosen)} samples and "
             f"{len(np.unique(labels))} classes; use a larger test set"
         )
-    layers, untrained = (
-        principal_components(_units.layer_features(network, subject, test.inputs[chosen]))
-        for network in (subject.network, subject.untrained)
+    features, untrained_features = (
+        _units.layer_features(network, subject, test.inputs[chosen]) for network in (subject.network, subject.untrained)
     )
+    layers, untrained = (principal_components(outputs) for outputs in (features, untrained_features))
     separations: dict[str, Any] = {}
     for name, points in layers.items():
         control = separation(untrained[name], labels)
@@ -56,25 +59,36 @@ def explain(subject: Subject) -> Explanation:
     most_frequent = float(np.bincount(labels).max() / len(labels))
     figures = {"samples": len(chosen), "most_frequent": most_frequent, "layers": separations}
     names = list(layers)
-    tsne_layers = [names[n] for n in _draw.evenly_spaced(len(names) - 1, TSNE_MAPS)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        coordinates = pool.map(lambda name: tsne(layers[name], subject.seed), tsne_layers)
-        tsne_maps = dict(zip(tsne_layers, coordinates, strict=True))
+    tsne_layers, missing = _choose_tsne_layers(features, subject.layer_titles)
     pca_maps = {names[n]: layers[names[n]][:, :2] for n in _draw.evenly_spaced(len(names), PCA_MAPS)}
-    columns = 3 if len(tsne_maps) == 3 else 2
-    pictures = (
-        Picture(
-            "embedding-tsne",
-            f"t-SNE maps, which keep near neighbours together. {_describe(separations, len(chosen))}",
-            _draw_maps(tsne_maps, labels, subject.classes, separations, columns),
-        ),
-        Picture(
-            "embedding-pca",
-            f"PCA maps: the two directions in which the activations vary most. {NEIGHBOURS}-NN accuracy as for t-SNE.",
-            _draw_maps(pca_maps, labels, subject.classes, separations, 3),
-        ),
-    )
-    return Explanation(READING, pictures, figures)
+    summary = _describe(subject, separations, len(chosen))
+    pictures: list[Picture] = []
+    if tsne_layers:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            coordinates = pool.map(lambda name: tsne(layers[name], subject.seed), tsne_layers)
+            tsne_maps = dict(zip(tsne_layers, coordinates, strict=True))
+        columns = 3 if len(tsne_maps) == 3 else 2
+        caption = f"t-SNE maps, which keep near neighbours together. {summary} {missing}".rstrip()
+        pictures.append(
+            Picture("embedding-tsne", caption, _draw_maps(subject, tsne_maps, labels, separations, columns))
+        )
+        summary = f"{NEIGHBOURS}-NN accuracy as for t-SNE."
+        missing = ""
+    caption = f"PCA maps: the two directions in which the activations vary most. {summary} {missing}".rstrip()
+    pictures.append(Picture("embedding-pca", caption, _draw_maps(subject, pca_maps, labels, separations, 3)))
+    return Explanation(READING, tuple(pictures), figures)
+
+
+def _choose_tsne_layers(features: dict[str, NDArray[np.float32]], titles: dict[str, str]) -> tuple[list[str], str]:
+    """The layers with a t-SNE map, of (N, D) features, and why others have none, "" if that needs no mention."""
+    samples = len(features[_units.INPUT])
+    if samples < MIN_TSNE_SAMPLES:
+        return [], f"There is no t-SNE map: it needs {MIN_TSNE_SAMPLES} samples, found {samples}."
+    hidden = [name for name in features if name != _layer_outputs.LOGITS]
+    layers = [name for name in hidden if features[name].shape[1] > 2]
+    flat = [titles[name] for name in hidden if name not in layers]
+    reason = f"There is no t-SNE map of {'; '.join(flat)}, as two numbers are a map already." if flat else ""
+    return [layers[n] for n in _draw.evenly_spaced(len(layers), TSNE_MAPS)] if layers else [], reason
 
 
 def principal_components(features: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
@@ -134,7 +148,7 @@ def tsne(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     return coordinates
 
 
-def _describe(separations: dict[str, Any], samples: int) -> str:
+def _describe(subject: Subject, separations: dict[str, Any], samples: int) -> str:
     names = list(separations)
     last = names[-2] if len(names) > 2 else names[-1]  # before the logits
     before = separations[_units.INPUT]["neighbours"]
@@ -142,7 +156,7 @@ def _describe(separations: dict[str, Any], samples: int) -> str:
     control = separations[last]["neighbours_untrained"]
     return (
         f"The {NEIGHBOURS}-NN accuracy, of a vote of the {NEIGHBOURS} nearest neighbours, is {100 * before:.1f} % on "
-        f"{samples:,} samples in the {_units.INPUT} and {100 * after:.1f} % in {last} ({100 * control:.1f} % with "
+        f"{samples:,} samples in the {_units.INPUT} and {100 * after:.1f} % in {subject.layer_titles[last]} ({100 * control:.1f} % with "
         "random weights)."
     )
 
@@ -151,9 +165,9 @@ def _describe(separations: dict[str, Any], samples: int) -> str:
 
 
 def _draw_maps(
+    subject: Subject,
     maps: dict[str, NDArray[np.float32]],
     labels: NDArray[np.int64],
-    classes: tuple[str, ...],
     separations: dict[str, Any],
     columns: int,
 ) -> bytes:
@@ -165,8 +179,10 @@ def _draw_maps(
     for axes in table[len(maps) :]:
         axes.set_visible(False)
     for axes, (name, points) in zip(table, maps.items(), strict=False):
-        _scatter(axes, points, labels, classes, min_distance=0.05 * columns)
-        axes.set_title(f"{name}: {NEIGHBOURS}-NN accuracy {100 * separations[name]['neighbours']:.1f} %")
+        _scatter(axes, points, labels, subject.classes, min_distance=0.05 * columns)
+        axes.set_title(
+            f"{subject.short_title(name)}\n{NEIGHBOURS}-NN accuracy {100 * separations[name]['neighbours']:.1f} %"
+        )
     handles, names = table[0].get_legend_handles_labels()
     if len(names) <= 40:
         across = max(2, 64 // (4 + max(map(len, names))))
@@ -185,8 +201,8 @@ def _draw_maps(
 def _scatter(
     axes: "Axes", points: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], min_distance: float
 ) -> None:
-    """The points in the colours of their classes. Of few classes, each has its name in the middle of its points, at
-    least `min_distance` from other names, as a share of half of the map."""
+    """The points in the colours of their classes. Of few classes and many points, each class has its name in the middle
+    of its points, at least `min_distance` from other names, as a share of half of the map."""
     _draw.hide_axes(axes)
     low, high = points.min(0), points.max(0)
     middle = (low + high) / 2
@@ -198,7 +214,7 @@ def _scatter(
         colour = _draw.COLOURS[k % len(_draw.COLOURS)]
         marker = MARKERS[k // len(_draw.COLOURS) % len(MARKERS)]
         axes.scatter(x, y, s=7, color=colour, marker=marker, alpha=0.7, linewidths=0, label=_draw.shorten(classes[k]))
-    if len(present) > NAMED_CLASSES:
+    if len(present) > NAMED_CLASSES or len(points) < MIN_NAMED_SAMPLES:
         return
     names = [_draw.shorten(classes[k], 10) for k in present]
     wide = np.array([max(1, 0.45 * max(map(len, names))), 1])  # width over height of a name

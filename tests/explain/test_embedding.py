@@ -103,3 +103,34 @@ def test_too_few_samples_are_an_error(subject):
         )
         with pytest.raises(DataError, match="embedding: needs 20 test samples of two classes"):
             embedding.explain(few)
+
+
+def test_tsne_is_left_out_for_two_numbers_and_for_fewer_than_100_samples(table_subject, monkeypatch):
+    monkeypatch.setattr(embedding, "tsne", lambda points, seed: points[:, :2])
+    plane = {"input": np.zeros((100, 2)), "layer 1": np.zeros((100, 8)), "logits": np.zeros((100, 3))}
+    titles = {name: name.capitalize() for name in plane}
+    layers, reason = embedding._choose_tsne_layers(plane, titles)
+    assert layers == ["layer 1"]
+    assert reason == "There is no t-SNE map of Input, as two numbers are a map already."
+    assert embedding._choose_tsne_layers(dict.fromkeys(plane, plane["input"]), titles)[0] == []
+    few, reason = embedding._choose_tsne_layers({name: layer[:99] for name, layer in plane.items()}, titles)
+    assert few == []
+    assert reason == "There is no t-SNE map: it needs 100 samples, found 99."
+
+    explained = table_subject("mlp")
+    assert [picture.name for picture in embedding.explain(explained).pictures] == ["embedding-tsne", "embedding-pca"]
+    rows = explained.data("test").take(np.arange(60))
+    small = explain.build_subject(explained.checkpoint, lambda _: rows, explained.images, explained.names)
+    [picture] = embedding.explain(small).pictures
+    assert picture.name == "embedding-pca"
+    assert "10-NN accuracy, of a vote" in picture.caption
+    assert "needs 100 samples, found 60" in picture.caption
+
+
+@pytest.mark.parametrize(("samples", "names"), [(99, 0), (100, 3)])
+def test_names_hide_no_small_sample(samples, names):
+    axes = embedding._draw.new_figure(3, 3).add_subplot()
+    labels = np.arange(samples) % 3
+    points = np.random.default_rng(0).normal(size=(samples, 2)).astype(np.float32)
+    embedding._scatter(axes, points, labels, ("a", "b", "c"), 0.1)
+    assert len(axes.texts) == names
