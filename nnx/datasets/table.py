@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 MAX_CLASSES = 1000
+SPLITS = ("train", "validation", "test")
+SPLIT_COLUMN = "split"
 MAX_NAMES = 10  # columns or classes that a message lists
 CACHED_FROM = 2**23  # bytes of a table: larger ones load faster from the cache, 0.1 s for a CSV of this size
 
@@ -52,23 +54,38 @@ class Config(DatasetConfig):
         examples=[["-999", "unknown"]],
         description="further words for a missing value; in the target, only an empty cell is missing",
     )
-    test: _user_data.TestData = Field(0.2, description="test rows: another file, a count or a fraction")
+    test: _user_data.TestData = Field(
+        0.2, description="test rows if path marks none: another file, a count or a fraction"
+    )
 
 
 def load(config: Config, folder: Path) -> Source:
-    """The table at `config.path`. Its test rows are the same for every seed. `folder` is not used.
+    """The table at `config.path`. If no column called split divides it, its test rows are the same for every seed.
+    `folder` is not used.
 
     Raises ConfigError for columns that do not exist, DataError, with the line, for a table without classes to learn.
     """
     path = str(_user_data.resolve_path(config.path))
     test_path = str(_user_data.resolve_path(config.test, "dataset.test")) if isinstance(config.test, str) else None
     table = _load_cached(config, path, test_path) or _encode_table(config, path, test_path)
-    test = table.test
+    train, validation, test = _divide(table)
+    test = table.test or test
+    fields: dict[str, Any] = {"columns": table.columns, "notes": table.notes, "validation": validation}
     if test:
-        return Source(table.train, lambda: test, table.classes, columns=table.columns, notes=table.notes)
+        return Source(train, lambda: test, table.classes, **fields)
     assert not isinstance(config.test, str)
-    return _user_data.split_off_test(
-        table.train, config.test, table.classes, path, columns=table.columns, notes=table.notes
+    return _user_data.split_off_test(train, config.test, table.classes, path, **fields)
+
+
+def _divide(table: "EncodedTable") -> tuple[Split, Split | None, Split | None]:
+    """The training, validation and test rows of a table, by its column split: without one, all are training rows."""
+    if not len(table.splits):
+        return table.train, None, None
+    train, validation, test = (np.flatnonzero(table.splits == split) for split in range(len(SPLITS)))
+    return (
+        table.train.take(train),
+        table.train.take(validation) if len(validation) else None,
+        table.train.take(test) if len(test) else None,
     )
 
 
@@ -78,6 +95,7 @@ class EncodedTable:
 
     train: Split
     test: Split | None
+    splits: NDArray[np.int64]  # (N,) indices into SPLITS of the rows in `train`; empty without a column called split
     classes: tuple[str, ...]
     columns: Columns  # not fitted yet
     notes: tuple[Choice, ...]
@@ -94,6 +112,7 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         for name, split in (("train", table.train), ("test", table.test)):
             writer.add(f"{name}-rows", np.asarray(split.inputs if split else table.train.inputs[:0]))
             writer.add(f"{name}-labels", split.labels if split else table.train.labels[:0])
+        writer.add("splits", table.splits)
         notes = [[note.what, note.value, note.reason] for note in table.notes]
         return {"classes": list(table.classes), "columns": table.columns.to_dict(), "notes": notes}
 
@@ -103,7 +122,7 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         f"{split}-{kind}": form
         for split in ("train", "test")
         for kind, form in (("rows", ("float64", 2)), ("labels", ("int64", 1)))
-    }
+    } | {"splits": ("int64", 1)}
     key = _cache.CacheKey(os.path.abspath(path), options, _cache.hash_file_stats(files))
     cached = _cache.load_or_decode("table", key, encode, arrays, {"classes": list, "columns": dict, "notes": list})
     train, test = (
@@ -114,6 +133,7 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         return EncodedTable(
             train,
             test if test_path else None,
+            np.array(cached.arrays["splits"]),
             tuple(cached.facts["classes"]),
             Columns.from_dict(cached.facts["columns"]),
             (*notes, cached.note),
@@ -127,7 +147,8 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
     frame = tables.read(path, target=config.target)
     _check_columns(config, frame, path)
     targets = frame[config.target]
-    rows = tables.replace_missing(frame.drop({config.target, *config.drop}), config.missing)
+    split_column = _find_split_column(frame, config)
+    rows = tables.replace_missing(frame.drop({config.target, *config.drop, *split_column}), config.missing)
     if not rows.width:
         raise DataError(f"{path}: has no columns other than the target {config.target!r}; drop fewer")
     classes = _find_classes(targets, path)
@@ -138,16 +159,92 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
         *_describe_notations(rows, table_columns, config.categorical),
         *_describe_class_words(targets, classes),
     )
+    splits = _encode_splits(frame, split_column, path)
+    if split_column:
+        notes = (*notes, _describe_splits(splits, split_column[0], path))
     test = None
     if test_path:
         test_frame = _read_test(config, path, test_path, table_columns)
         table_columns = table_columns.with_categories_of(test_frame)
         test_labels = _encode_target(test_frame[config.target], classes, test_path)
         test = Split(table_columns.encode(test_frame, test_path), test_labels)
+        test = test.take(_find_test_rows(config, test_frame, test_path))
+        notes = (*notes, *_describe_unused(config, table_columns, test_frame, test_path))
     train = Split(table_columns.encode(rows, path), _encode_target(targets, classes, path))
-    if not test:
+    if split_column:
+        _check_splits(train.labels, splits, classes, path)
+    elif not test:
         _check_class_sizes(train.labels, classes, path)
-    return EncodedTable(train, test, classes, table_columns, notes)
+    return EncodedTable(train, test, splits, classes, table_columns, notes)
+
+
+def _find_split_column(frame: "pl.DataFrame", config: Config) -> list[str]:
+    """The column called split, in any case, if the config does not give it another use and it has the name of a
+    split."""
+    other_use = {config.target, *config.drop, *config.categorical}
+    return [
+        name
+        for name in frame.columns
+        if name.strip().lower() == SPLIT_COLUMN
+        and name not in other_use
+        and any(str(value).strip().lower() in _user_data.SPLIT_NAMES for value in frame[name].unique())
+    ][:1]
+
+
+def _encode_splits(frame: "pl.DataFrame", split_column: list[str], path: str) -> NDArray[np.int64]:
+    """(N,) the split of each row, as an index into SPLITS; empty without a column. Raises DataError."""
+    if not split_column:
+        return np.zeros(0, np.int64)
+    values = frame[split_column[0]]
+    indices = {}
+    for value in values.unique(maintain_order=True):
+        try:
+            indices[value] = SPLITS.index(_user_data.parse_split(str(value or "")))
+        except ValueError as error:
+            rows = (values.is_null() if value is None else values == value).arg_true().to_list()
+            raise DataError(f"{locate_first_row(path, rows)}: {error}") from None
+    return np.array([indices[value] for value in values], np.int64)
+
+
+def _find_test_rows(config: Config, frame: "pl.DataFrame", path: str) -> NDArray[np.int64]:
+    """The rows of a test file that are test data: those that its column split says, else all. Raises DataError."""
+    splits = _encode_splits(frame, _find_split_column(frame, config), path)
+    test = SPLITS.index("test")
+    present = np.unique(splits)
+    if len(present) > 1 and test not in present:
+        raise DataError(f"{path}: its column {SPLIT_COLUMN} has no row with test; add test rows, or drop the column")
+    return np.flatnonzero(splits == test) if test in present else np.arange(frame.height)
+
+
+def _check_splits(labels: NDArray[np.int64], splits: NDArray[np.int64], classes: tuple[str, ...], path: str) -> None:
+    """Raises DataError for a table without training rows, and for a class that has none."""
+    train = splits == SPLITS.index("train")
+    if not train.any():
+        raise DataError(f"{path}: its column {SPLIT_COLUMN} has no row with train; add training rows")
+    untrained = np.flatnonzero(~np.isin(labels, labels[train])).tolist()
+    if untrained:
+        problem = f"class {classes[labels[untrained[0]]]!r} has no training row"
+        raise DataError(f"{locate_first_row(path, untrained)}: {problem}; add some, or drop the row")
+
+
+def _describe_splits(splits: NDArray[np.int64], column: str, path: str) -> Choice:
+    counts = zip(SPLITS, np.bincount(splits, minlength=len(SPLITS)), strict=True)
+    sizes = ", ".join(f"{count:,} {split}" for split, count in counts if count)
+    return Choice("splits", sizes, f"as the column {column} of {path} says")
+
+
+def _describe_unused(
+    config: Config, table_columns: Columns, test_frame: "pl.DataFrame", test_path: str
+) -> tuple[Choice, ...]:
+    """The columns of the test file that the training file does not have, if any."""
+    used = {config.target, *config.drop, *(column.name for column in table_columns.columns)}
+    unused = [name for name in test_frame.columns if name not in used and name.lower() != SPLIT_COLUMN]
+    if not unused:
+        return ()
+    names = _join_names([repr(name) for name in unused])
+    return (
+        Choice("not used", f"column{'s' * (len(unused) > 1)} {names}", f"of {test_path}, not in the training data"),
+    )
 
 
 def _check_columns(config: Config, frame: "pl.DataFrame", path: str) -> None:

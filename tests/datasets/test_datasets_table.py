@@ -104,6 +104,67 @@ def test_features_are_standardised_over_the_training_rows(data):
     assert (dataset.train.inputs[:, 1:5].sum(1) == 1).all()
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_split_column_is_honoured(data, tmp_path, monkeypatch, cached):
+    """Issue 15, number 1. In any case, with the short names; it is not a feature."""
+    if cached:
+        monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.setattr(table, "CACHED_FROM", 0)
+    path, rows = data
+    names = ["Train", "test", "VALID", "train", "val"]
+    marked = [[*row, names[n % 5]] for n, row in enumerate(rows)]
+    columns = ("size", "colour", "row", "kind", "Split")
+    write(path, marked, columns)
+    for _ in range(2):
+        dataset = load(path)
+        assert "Split" not in {column.name for column in dataset.spec.columns.columns}
+        splits = {name: rows_of(dataset.split(name), dataset) for name in ("train", "validation", "test")}
+        assert splits["train"] == {n for n in range(N) if n % 5 in (0, 3)}
+        assert splits["validation"] == {n for n in range(N) if n % 5 in (2, 4)}
+        assert splits["test"] == set(range(1, N, 5))
+        reasons = {note.what: f"{note.value}, {note.reason}" for note in dataset.notes}
+        assert reasons["splits"] == f"80 train, 80 validation, 40 test, as the column Split of {path} says"
+    assert "Split" in {column.name for column in load(path, categorical=["Split"]).spec.columns.columns}
+    write(path, [[*row[:-1], "train" if row[-1].lower() == "train" else "val"] for row in marked], columns)
+    assert len(load(path, test=30).test()) == 30, "without test rows, they are set aside from the training rows"
+    write(tmp_path / "test.csv", [[*row, "9"] for row in marked], (*columns, "extra"))
+    dataset = load(path, test=str(tmp_path / "test.csv"))
+    assert len(dataset.test()) == 40
+    assert "columns 'extra'" in {note.value.replace("column ", "columns ") for note in dataset.notes}
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ("dev", r"data\.csv:3 .*has the split 'dev', which is not one of train, validation"),
+        ("", r"data\.csv:3 .*has the split ''"),
+        ("7", r"data\.csv:3 .*has the split '7'"),
+    ],
+)
+def test_other_values_in_a_split_column_are_named(data, split, words):
+    path, rows = data
+    write(
+        path,
+        [[*row, ["train", split][n % 2]] for n, row in enumerate(rows)],
+        ("size", "colour", "row", "kind", "split"),
+    )
+    with pytest.raises(DataError, match=words):
+        load(path)
+
+
+def test_a_split_column_needs_training_rows_of_every_class(data):
+    path, rows = data
+    columns = ("size", "colour", "row", "kind", "split")
+    write(path, [[*row, "test"] for row in rows], columns)
+    with pytest.raises(DataError, match="its column split has no row with train; add training rows"):
+        load(path)
+    write(path, [[*row, "test" if row[3] == "class 9" else "train"] for row in rows], columns)
+    with pytest.raises(DataError, match=r"data\.csv:\d+ .*: class 'class 9' has no training row"):
+        load(path)
+    write(path, [[*row, str(n % 7)] for n, row in enumerate(rows)], columns)
+    assert load(path).spec.columns.columns[-1].name == "split", "numbers are a feature"
+
+
 def test_csv_tsv_and_parquet_are_the_same(data, tmp_path):
     path, rows = data
     (tmp_path / "data.tsv").write_text("\n".join("\t".join(row) for row in [["size", "colour", "row", "kind"], *rows]))
