@@ -16,7 +16,7 @@ from pydantic import Field
 from nnx.datasets import DatasetConfig, Source, Split, _cache, _user_data
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
-from nnx.preprocessing import columns, tables
+from nnx.preprocessing import columns, suspects, tables
 from nnx.preprocessing.columns import (
     UNSEEN,
     CategoryColumn,
@@ -171,6 +171,7 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
         test = test.take(_find_test_rows(config, test_frame, test_path))
         notes = (*notes, *_describe_unused(config, table_columns, test_frame, test_path))
     train = Split(table_columns.encode(rows, path), _encode_target(targets, classes, path))
+    notes = (*notes, *_warn_of_columns(table_columns, np.asarray(train.inputs), rows, config.categorical))
     if split_column:
         _check_splits(train.labels, splits, classes, path)
     elif not test:
@@ -348,6 +349,38 @@ def _describe_notations(rows: "pl.DataFrame", table_columns: Columns, categorica
         [Choice("notation", f"of {len(read)} column{'s' * (len(read) > 1)}", _join_names(read, "; "))] if read else []
     )
     return (*notes, *(Choice("warning", "numbers are categories", doubt) for doubt in doubts[:MAX_NAMES]))
+
+
+def _warn_of_columns(
+    table_columns: Columns, encoded: NDArray[Any], rows: "pl.DataFrame", categorical: Sequence[str]
+) -> tuple[Choice, ...]:
+    """Warnings of columns that identify rows or dates rather than describe them, with the `drop` that leaves them
+    out."""
+    numbers = {
+        column.name: values
+        for column, values in zip(table_columns.columns, encoded.T, strict=True)
+        if not isinstance(column, CategoryColumn)
+    }
+    texts = {
+        column.name: category_names(rows[column.name])
+        for column in table_columns.columns
+        if isinstance(column, CategoryColumn) and column.name not in categorical
+    }
+    return tuple(
+        Choice(
+            "warning",
+            f"column{'s' * (len(names) > 1)} {_join_names(names)}",
+            f"{_WARNINGS[problem]}; if so, leave out with dataset.drop: [{_join_names([repr(n) for n in names])}]",
+        )
+        for problem, names in suspects.find(numbers, texts).items()
+    )
+
+
+_WARNINGS = {
+    suspects.ORDER: "values follow the row order: an id or a time lets the network learn the order of the file",
+    suspects.DISTINCT: "another value in every row: an id does not help with new rows",
+    suspects.DATES: "dates: as numbers or categories they do not help with new dates",
+}
 
 
 def _describe_class_words(targets: "pl.Series", classes: tuple[str, ...]) -> tuple[Choice, ...]:

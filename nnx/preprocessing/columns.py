@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from nnx.config.registry import suggest
 from nnx.errors import DataError
 from nnx.preprocessing.notations import MOSTLY, Doubt, Notation, detect, parse
+from nnx.preprocessing.suspects import are_dates
 from nnx.preprocessing.tables import locate_row, parse_number, replace_missing
 
 if TYPE_CHECKING:
@@ -409,6 +410,10 @@ def _infer_column(series: "pl.Series", where: str, categorical: bool) -> NumberC
     if len(categories) > MAX_CATEGORIES or (len(categories) == known >= 20 and not categorical):
         if not categorical and isinstance(doubt := _detect_notation(series), Doubt):
             raise DataError(f"{where}: column {_describe_doubt(name, doubt)}")
+        if series.dtype == pl.String and are_dates(series):
+            example = _quote(series.drop_nulls()[0])
+            cure = "list it under drop, or replace it by numbers such as the month"
+            raise DataError(f"{where}: column {name!r} contains dates, such as {example}; {cure}")
         problem = f"column {name!r} has {len(categories):,} different values in {known:,} rows"
         raise DataError(f"{where}: {problem}, so it identifies rows rather than describing them; list it under drop")
     if long := next((text for text in categories if len(text) > MAX_LENGTH), None):

@@ -1,0 +1,58 @@
+"""Columns that identify rows or dates rather than describe them (issue 15, number 8)."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nnx.preprocessing import suspects
+
+N = 60
+RNG = np.random.default_rng(0)
+NUMBERS = {  # values: what is suspicious about them
+    "row numbers": (np.arange(N), suspects.ORDER),
+    "from the last": (-np.arange(N), suspects.ORDER),
+    "times": (1.7e9 + np.cumsum(RNG.uniform(0, 60, N)), suspects.ORDER),
+    "row numbers, two swapped": (np.r_[1, 0, np.arange(2, N)], suspects.ORDER),
+    "row numbers, some missing": (np.where(np.arange(N) % 7, np.arange(N), np.nan), suspects.ORDER),
+    "ids": (RNG.permutation(N), suspects.DISTINCT),
+    "dates": (20240100 + RNG.integers(1, 31, N), suspects.DATES),
+    "measurements": (RNG.normal(size=N), None),
+    "counts": (RNG.integers(0, 9, N), None),
+    "groups in order": (np.arange(N) // 20, None),
+    "few rows": (np.arange(10), None),
+    "a constant": (np.zeros(N), None),
+    "nothing": (np.full(N, np.nan), None),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers(name):
+    values, problem = NUMBERS[name]
+    assert suspects.find({"x": values.astype(float)}, {}) == ({problem: ["x"]} if problem else {})
+
+
+TEXTS = {
+    "2024-01-{:02}": suspects.DATES,
+    "{}.1.2024": suspects.DATES,
+    "1/{}/24 12:30": suspects.DATES,
+    "2024-01-{:02}T12:30:00Z": suspects.DATES,
+    "1.{}": None,
+    "a{}": None,
+}
+
+
+@pytest.mark.parametrize("pattern", TEXTS)
+def test_texts(pattern):
+    series = pl.Series([pattern.format(n % 28 + 1) for n in range(N)])
+    problem = TEXTS[pattern]
+    assert suspects.find({}, {"x": series}) == ({problem: ["x"]} if problem else {})
+
+
+def test_names_of_rows():
+    names = [f"name {n}" for n in range(N)]
+    assert suspects.find({}, {"x": pl.Series([*names, names[0]])}) == {suspects.DISTINCT: ["x"]}
+
+
+def test_large_tables_are_checked_quickly():
+    values = np.arange(1e6)
+    assert suspects.find({"x": values, "y": values % 1000}, {}) == {suspects.ORDER: ["x"]}
