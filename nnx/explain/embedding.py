@@ -75,7 +75,8 @@ def explain(subject: Subject) -> Explanation:
         summary = f"{NEIGHBOURS}-NN accuracy as for t-SNE."
         missing = ""
     caption = f"PCA maps: the two directions in which the activations vary most. {summary} {missing}".rstrip()
-    pictures.append(Picture("embedding-pca", caption, _draw_maps(subject, pca_maps, labels, separations, 3)))
+    png = _draw_maps(subject, pca_maps, labels, separations, 2 if len(pca_maps) == 4 else 3)
+    pictures.append(Picture("embedding-pca", caption, png))
     return Explanation(READING, tuple(pictures), figures)
 
 
@@ -156,8 +157,8 @@ def _describe(subject: Subject, separations: dict[str, Any], samples: int) -> st
     control = separations[last]["neighbours_untrained"]
     return (
         f"The {NEIGHBOURS}-NN accuracy, of a vote of the {NEIGHBOURS} nearest neighbours, is {100 * before:.1f} % on "
-        f"{samples:,} samples in the {_units.INPUT} and {100 * after:.1f} % in {subject.layer_titles[last]} ({100 * control:.1f} % with "
-        "random weights)."
+        f"{samples:,} samples in the {_units.INPUT} and {100 * after:.1f} % in {subject.layer_titles[last]} "
+        f"({100 * control:.1f} % with random weights)."
     )
 
 
@@ -180,9 +181,8 @@ def _draw_maps(
         axes.set_visible(False)
     for axes, (name, points) in zip(table, maps.items(), strict=False):
         _scatter(axes, points, labels, subject.classes, min_distance=0.05 * columns)
-        axes.set_title(
-            f"{subject.short_title(name)}\n{NEIGHBOURS}-NN accuracy {100 * separations[name]['neighbours']:.1f} %"
-        )
+        accuracy = f"{NEIGHBOURS}-NN accuracy {100 * separations[name]['neighbours']:.1f} %"
+        axes.set_title(f"{subject.short_title(name)}\n{accuracy}")
     handles, names = table[0].get_legend_handles_labels()
     if len(names) <= 40:
         across = max(2, 64 // (4 + max(map(len, names))))
