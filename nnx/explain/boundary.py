@@ -11,7 +11,8 @@ from torch import nn
 from nnx import losses
 from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
-from nnx.explain import Explanation, Picture, Subject, _draw
+from nnx.explain import Explanation, Picture, Subject, _draw, _units
+from nnx.models import _layer_outputs
 from nnx.preprocessing.normalise import Normalise
 
 if TYPE_CHECKING:
@@ -22,13 +23,18 @@ Extent = tuple[float, float, float, float]  # of the plane: first feature from, 
 SIDE = 240  # points of the grid along each axis
 MARGIN = 0.15  # of the data's range, around it: shows what the network predicts where it has seen no data
 POINTS = 600  # samples drawn
+UNIT_SIDE = 60  # points along each axis of the small map of a unit
+MAX_UNITS = 32  # of a layer with such a map
+MAX_LAYERS = 4
+UNIT_COLUMNS = 8
 CONFIDENT = 0.95
 PALE = 0.95  # grey where all classes are equally probable
 READING = (
     "The axes are the two features. The background colour is the predicted class at each point, paler where the "
-    "confidence is lower, and the line is the decision boundary. Dots are test samples in the colour of their true "
-    "class; a cross marks a misclassified one. Look at regions far from all dots: the network is often confident "
-    "there, too."
+    "confidence is lower, and the line is the decision boundary. Dots are samples in the colour of their true class; a "
+    "cross marks a misclassified one. Look at regions far from all dots: the network is often confident there, too. "
+    "The small maps show the activation of each hidden unit over the same plane. The contours of a unit of the first "
+    "layer are straight lines; units of later layers combine such lines into shapes that separate the classes."
 )
 
 
@@ -54,11 +60,17 @@ def explain(subject: Subject) -> Explanation:
         "sure": confident,
     }
     caption = (
-        f"Test accuracy {100 * accuracy:.1f} % on {len(test):,} samples. On {100 * confident:.0f} % of this plane the "
+        f"Accuracy {100 * accuracy:.1f} % on {len(test):,} samples. On {100 * confident:.0f} % of this plane the "
         f"confidence is above {100 * CONFIDENT:.0f} %."
     )
     png = draw_regions(probabilities, plane, test, subject.classes, predicted, subject.features)
-    return Explanation(READING, (Picture("boundary", caption, png),), figures)
+    activations = unit_activations(subject, plane)
+    layers = list(activations)
+    shown = [layers[n] for n in _draw.evenly_spaced(len(layers), MAX_LAYERS)]
+    units = tuple(
+        _draw_units(n, subject.layer_titles[name], activations[name]) for n, name in enumerate(shown, start=1)
+    )
+    return Explanation(READING, (Picture("boundary", caption, png), *units), figures)
 
 
 def extent(rows: NDArray[Any]) -> Extent:
@@ -83,10 +95,27 @@ def predict(network: nn.Module, prepare: Normalise, rows: NDArray[Any]) -> NDArr
 def regions(network: nn.Module, prepare: Normalise, plane: Extent, side: int = SIDE) -> NDArray[np.float32]:
     """(side, side, K): the probabilities at the centres of side x side cells. The first feature grows with the column,
     the second with the row."""
+    return predict(network, prepare, _centres(plane, side)).reshape(side, side, -1)
+
+
+def unit_activations(subject: Subject, plane: Extent, side: int = UNIT_SIDE) -> dict[str, NDArray[np.float32]]:
+    """(units, side, side) of each hidden layer: the activations at the centres of cells, as in `regions`. A unit with
+    values at several steps or tokens has their mean."""
+    x = subject.inputs(_centres(plane, side).astype(np.float32))
+    outputs = _layer_outputs.layer_outputs(subject.network, x)
+    return {
+        name: _units.by_position(output).mean(2).T.reshape(-1, side, side).numpy()
+        for name, output in outputs.items()
+        if name != _layer_outputs.LOGITS
+    }
+
+
+def _centres(plane: Extent, side: int) -> NDArray[np.float64]:
+    """(side * side, 2): the centres of the cells of the plane, row by row."""
     x0, x1, y0, y1 = plane
     centres = (np.arange(side) + 0.5) / side
     y, x = np.meshgrid(y0 + (y1 - y0) * centres, x0 + (x1 - x0) * centres, indexing="ij")
-    return predict(network, prepare, np.stack([x.ravel(), y.ravel()], 1)).reshape(side, side, -1)
+    return np.stack([x.ravel(), y.ravel()], 1)
 
 
 def film(
@@ -141,6 +170,33 @@ def draw_regions(
         if len(classes) <= 20:
             figure.legend(loc="outside lower center", ncols=min(len(classes), 5))
         return _draw.to_png(figure)
+
+
+def _draw_units(n: int, title: str, activations: NDArray[np.float32]) -> Picture:
+    """A small map for each of the at most 32 units of layer n that vary most over the plane."""
+    spread = activations.std((1, 2))
+    units = np.sort(np.argsort(-spread, kind="stable")[:MAX_UNITS])
+    magnitudes = np.abs(activations[units])
+    limit = float(np.quantile(magnitudes[magnitudes > 0], 0.9)) if magnitudes.any() else 1.0
+    maps = activations[units, ::-1]  # the second feature grows upwards
+    columns = min(UNIT_COLUMNS, len(units))
+    figure = _draw.grid(
+        maps,
+        [f"{unit}" for unit in units],
+        columns=columns,
+        signed=True,
+        scale="activation",
+        limit=limit,
+        width=max(2.5, 0.8 * columns),
+    )
+    if activations.min() >= 0:
+        figure.axes[-1].set_xlim(0, limit)  # the half of the colour bar that is used
+    count = len(activations)
+    constant = int((spread == 0).sum())
+    note = f" {constant} {'are' if constant > 1 else 'is'} the same everywhere." if constant else ""
+    which = f"the {len(units)} of {count:,} units that vary most" if len(units) < count else f"all {count} units"
+    caption = f"{title}: the activation of {which} over the plane above.{note}"
+    return Picture(f"boundary-units-{n}", caption, _draw.to_png(figure))
 
 
 def _draw_boundaries(axes: "Axes", probabilities: NDArray[np.float32], plane: Extent) -> None:

@@ -238,7 +238,7 @@ def _layer_panels(content: ReportContent) -> list[_pictures.Panel]:
     correct = np.flatnonzero(content.predictions.predicted == content.predictions.labels)
     chosen = [*correct[:1].tolist(), *_samples.most_confident_mistakes(content.predictions, 1)]
     names = [f"{content.split} {sample}" for sample in chosen]
-    return _pictures.layer_panels(content.checkpoint, content.samples.take(np.array(chosen)), names)
+    return _pictures.layer_panels(content.checkpoint, content.samples, chosen, names)
 
 
 def _verdict(content: ReportContent, sample: int) -> Verdict:

@@ -11,9 +11,9 @@ from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
 from nnx.explain import _page
 
-# The other explainers take too long for every run, or need an optional package. These two take about a second on a CPU,
-# nearly all of it in matplotlib: 0.3 s for its import, 0.2 s for each picture.
-FAST_EXPLAINERS = ("filters", "activations")
+# The other explainers take too long for every run, or need an optional package. These take about a second on a CPU,
+# nearly all of it in matplotlib: 0.3 s for its import, 0.2 s for each picture. The boundary is for two features only.
+FAST_EXPLAINERS = ("boundary", "filters", "activations")
 
 
 class Panel(NamedTuple):
@@ -24,9 +24,11 @@ class Panel(NamedTuple):
     pictures: list[Markup]
 
 
-def layer_panels(checkpoint: Checkpoint, samples: Split, names: Sequence[str]) -> list[Panel]:
-    """The filters of the network, and its activations for a few samples with these names."""
-    subject = explain.build_subject(checkpoint, lambda _: samples, np.asarray(samples.inputs), names, samples.labels)
+def layer_panels(checkpoint: Checkpoint, data: Split, chosen: Sequence[int], names: Sequence[str]) -> list[Panel]:
+    """The decision boundary over two features, the filters of the network, and its activations for the chosen samples
+    of the data, which have these names."""
+    samples = data.take(np.array(chosen, dtype=np.int64))
+    subject = explain.build_subject(checkpoint, lambda _: data, np.asarray(samples.inputs), names, samples.labels)
     panels = []
     for name in FAST_EXPLAINERS:
         if explain.module(name).applies(checkpoint) is None:

@@ -127,3 +127,54 @@ def test_rows_that_are_all_alike_have_a_plane_too():
     x0, x1, y0, y1 = boundary.extent(np.full((3, 2), 7.0))
     assert x0 < 7 < x1
     assert y0 < 7 < y1
+
+
+# ---------------------------------------------------------------- units
+
+
+def hidden(units):
+    """A subject whose network has a hidden layer of ReLU units: n divides the plane at y = 20 + n."""
+    made = config.load("digits_mlp", [f"model={{name: mlp, hidden: [{units}]}}"])
+    network = models.build(made.model, SPEC, losses.outputs(made.loss, 2))
+    state = {name: torch.zeros_like(values) for name, values in network.state_dict().items()}
+    state["layers.1.weight"][:, 1] = 1
+    state["layers.1.bias"][:] = -torch.arange(units) / 5  # a standard deviation of y is 5
+    rows = np.random.default_rng(0).uniform([-2, 10], [8, 30], (50, 2)).astype(np.float32)
+    data = Split(rows, (rows[:, 1] > 20).astype(np.int64))
+    return explain.build_subject(Checkpoint(made, SPEC, state, {}), lambda _: data, rows[:2], ["a", "b"])
+
+
+def test_the_activation_of_each_hidden_unit_over_the_plane():
+    _, y = centres(30)
+    [(name, activations)] = boundary.unit_activations(hidden(4), SHOWN, side=30).items()
+    assert name == "layers.1"
+    assert activations.shape == (4, 30, 30)
+    for n, unit in enumerate(activations):
+        np.testing.assert_allclose(unit, np.broadcast_to(np.maximum((y - 20 - n) / 5, 0), (30, 30)), atol=1e-5)
+
+
+def test_at_most_32_units_that_vary_most_have_a_map_with_large_values_at_the_top(monkeypatch):
+    grids = []
+    draw = _draw.grid
+    monkeypatch.setattr(_draw, "grid", lambda *given, **options: grids.append(given) or draw(*given, **options))
+    plane, picture = boundary.explain(hidden(40)).pictures
+    assert (plane.name, picture.name) == ("boundary", "boundary-units-1")
+    [(maps, titles)] = grids
+    assert titles == [str(n) for n in range(32)]
+    assert maps[0][0].mean() > maps[0][-1].mean()
+    assert picture.caption.startswith("Layer 1: linear, 40 units (layers.1): ")
+    assert "the 32 of 40 units that vary most" in picture.caption
+    assert "are the same everywhere" in picture.caption  # those that divide the plane above its upper end
+
+
+@pytest.mark.parametrize("model", ["{name: transformer, width: 8, depth: 1, heads: 2}", "{name: rnn, hidden: 6}"])
+def test_units_of_tokens_and_states_have_a_map_too(model):
+    made = config.load("digits_mlp", [f"model={model}"])
+    network = models.build(made.model, SPEC, losses.outputs(made.loss, 2))
+    data = hidden(1).data("test")
+    explained = explain.build_subject(
+        Checkpoint(made, SPEC, network.state_dict(), {}), lambda _: data, data.inputs[:2], ["a", "b"]
+    )
+    for activations in boundary.unit_activations(explained, SHOWN, side=10).values():
+        assert activations.shape[1:] == (10, 10)
+    assert len(boundary.explain(explained).pictures) > 1

@@ -279,6 +279,7 @@ CASES = {
     "one sample": {"samples": 1},
     "a table": {"shape": (5,), "classes": names(3)},
     "a wide table": {"shape": (300,), "classes": names(3)},
+    "two features": {"shape": (2,), "classes": names(3), "model": "{name: mlp, hidden: [32, 32]}"},
     "colour": {"shape": (3, 32, 32), "model": "{name: cnn, channels: [4]}"},
     "large images": {"shape": (3, 200, 300), "samples": 150, "model": "{name: cnn, channels: [4, 4]}"},
     "rows read by a transformer": {"shape": (1, 8, 8), "model": "{name: transformer, patch: 2, width: 16, depth: 1}"},
@@ -312,6 +313,23 @@ def test_all_kinds_of_data_make_a_small_page_in_little_time(make, page, case, pi
         assert shown
         for row in shown:
             assert row[4:] == [f"{value:.4g}" for value in content.samples.inputs[int(row[0])][:12]]
+
+
+def test_two_features_have_a_decision_boundary_and_maps_of_units_without_a_film(make, page, pictured):
+    content = make(shape=(2,), classes=names(3), model="{name: mlp, hidden: [8, 6]}")
+    assert content.film is None
+    text = report.render(content)
+    captions = [image["alt"] for image in page(text).all("img")]
+    assert "Decision boundary, filters and activations" in text
+    assert [caption for caption in captions if "On" in caption and "of this plane" in caption]
+    assert len([caption for caption in captions if "units over the plane" in caption]) == 2
+    other = report.render(make(shape=(3,), classes=names(3)))
+    assert "Filters and activations" in other
+    assert "of this plane" not in other
+
+
+def test_the_influence_of_columns_is_measured_on_all_samples(make, pictured):
+    assert "measured on 300 rows" in report.render(make(shape=(3,), classes=names(3)))
 
 
 def test_the_largest_page_is_under_5_mb(make, pictured):
