@@ -82,7 +82,7 @@ def join() -> Iterator[None]:
         yield
         return
     if _current.rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process exits
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - open until the process exits
         sys.stderr = sys.stderr if os.environ.get("NNX_DEBUG") == "1" else sys.stdout
     finished = threading.Event()
     try:

@@ -1,0 +1,123 @@
+"""Standard streams that never end a command.
+
+A closed stream, or one whose reader has gone, loses output. A character that the encoding of a stream can't show is
+replaced.
+"""
+
+import codecs
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+LOST = 141  # exit code of a command whose result could not be printed: 128 + SIGPIPE, as in a shell
+_GONE = (errno.EPIPE, errno.EBADF, errno.EIO)  # no reader, not open for writing, terminal closed
+
+# what stands for marks of nnx where the encoding has none of them; anything else becomes a question mark
+_SIMILAR = {
+    "×": "x",
+    "→": ">",
+    "━": "=",
+    "─": "-",
+    "│": "|",
+    "…": ".",
+    "√": "v",
+    "²": "2",
+    "±": "~",
+    "≥": ">",
+    "·": ".",
+}
+_REPLACE = "nnx.replace"  # name of the handler of encoding errors
+_DEFAULTS = ("strict", "surrogateescape", "backslashreplace")  # Python's own; PYTHONIOENCODING can set another
+
+
+class _Output(io.FileIO):
+    """A file descriptor whose writes never fail. Keeps the first error, and drops what can't be written."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        if not self.error:
+            try:
+                return super().write(data) or 0
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+
+def install() -> Callable[[], OSError | None]:
+    """Replace stdout and stderr by streams that never raise an OSError, and open what the parent process closed.
+
+    Returns a function that gives the error with which stdout failed, or None if all of it was printed.
+    """
+    _open_closed()
+    codecs.register_error(_REPLACE, _replace)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open until the process exits
+    out = _Output(1, "wb", closefd=False)
+    sys.stdout = _text(out, sys.stdout)
+    sys.stderr = sys.__stderr__ = _text(_Output(2, "wb", closefd=False), sys.stderr, line_buffering=True)  # type: ignore[misc]
+
+    def find_error() -> OSError | None:
+        sys.stdout.flush()
+        return out.error
+
+    return find_error
+
+
+def is_lost(error: OSError) -> bool:
+    """Whether the stream was closed or its reader has gone. Otherwise the machine failed: a full disk."""
+    return error.errno in _GONE
+
+
+def _open_closed() -> None:
+    """Open each closed standard descriptor: otherwise the next file opened would get its number, and the output.
+
+    stdin and stderr become the null device. stdout becomes a pipe without a reader, so that child processes notice.
+    """
+    for number, mode in ((0, os.O_RDONLY), (2, os.O_WRONLY)):
+        if not _is_open(number):
+            _move(os.open(os.devnull, mode), number)
+    if not _is_open(1):
+        reader, writer = os.pipe()
+        _move(writer, 1)
+        if reader != 1:
+            os.close(reader)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _move(descriptor: int, number: int) -> None:
+    """Give an open descriptor this number, and let child processes inherit it."""
+    if descriptor == number:
+        os.set_inheritable(number, True)
+        return
+    os.dup2(descriptor, number)
+    os.close(descriptor)
+
+
+def _text(raw: _Output, stream: TextIO | None, *, line_buffering: bool = False) -> io.TextIOWrapper:
+    """A text stream on `raw` with the settings of the stream that it replaces, if that was open."""
+    chosen = stream.errors if stream else None
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding if stream else None,
+        errors=chosen if chosen and chosen not in _DEFAULTS else _REPLACE,
+        line_buffering=line_buffering or raw.isatty(),
+        write_through=getattr(stream, "write_through", False),
+    )
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Replace each character that can't be encoded by one that can. See codecs.register_error."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_SIMILAR.get(c, "?") for c in error.object[error.start : error.end]), error.end
