@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nnx.cli import check, doctor, explain, init, predict, schema
+from nnx.cli import _streams, check, doctor, explain, init, predict, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import list as list_command
 from nnx.cli import show as show_command
@@ -20,22 +20,10 @@ from nnx.cli._start import exit_quickly, import_help
 from nnx.errors import NnxError, Stopped, printable
 
 
-class _BrokenOutput(Exception):
-    """The reader of stdout closed the pipe. Not an OSError, which typer would turn into exit code 1."""
-
-
 class _Commands(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         import_help()
         super().format_help(ctx, formatter)
-
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except BrokenPipeError:
-            raise _BrokenOutput from None
 
 
 app = typer.Typer(
@@ -81,18 +69,18 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and exit with its exit code."""
-    exit_quickly(run_command())
+    """Run the command line and exit with its exit code; with 141 if its result could not be printed."""
+    find_output_error = _streams.install()
+    code = run_command()
+    if (error := find_output_error()) and not code:
+        code = _streams.LOST if _streams.is_lost(error) else _report(error)
+    exit_quickly(code)
 
 
 def run_command() -> int:
     """Run the command line and return its exit code (see nnx.errors)."""
     try:
         code = app(_fill_in_resume(sys.argv[1:] or ["--help"]), standalone_mode=False)
-    except _BrokenOutput:
-        # or Python reports the broken pipe again when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
     except KeyboardInterrupt:
         code = 130
     except Exception as error:

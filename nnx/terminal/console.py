@@ -211,14 +211,9 @@ class _FirstThatFits:
 # ---------------------------------------------------------------- formats
 
 
-class _Stdout(Console):
-    def on_broken_pipe(self) -> None:
-        raise  # re-raise BrokenPipeError: rich would exit with 1, the command line exits with 141
-
-
 def stdout_console() -> Console:
     """A console for stdout that wraps no lines if stdout is not a terminal."""
-    return _Stdout(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def choice_rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
