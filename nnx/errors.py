@@ -22,6 +22,7 @@ class NnxError(Exception):
     """Base of all errors that nnx raises on purpose."""
 
     exit_code = 1
+    has_lines = False  # whether the message has several lines, each printable; else a newline in it is part of a name
 
 
 class InputError(NnxError):
@@ -86,17 +87,32 @@ class Problem:
         if not self.line.strip():
             return []
         start = max(0, self.column - 60)  # cut a very long line around the column
-        text = printable(self.line[start : start + 100].rstrip())
+        # one character for each, so that the caret stays below its column
+        text = "".join(c if c.isprintable() else " " for c in self.line[start : start + 100].rstrip())
         return [f"    {text}", f"    {' ' * (self.column - 1 - start)}^"]
 
 
 def printable(text: str) -> str:
-    """Replace each tab by a space, and each other control character, which could move the cursor or change colours."""
-    return "".join(c if c.isprintable() else " " if c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Escape control characters, which could move the cursor, change colours or forge a line, as in Python: \\x1b, \\n.
+
+    A byte of a file name that is not UTF-8 becomes \\xff. A tab becomes a space.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if character == "\t":
+        return " "
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's form of an undecodable byte
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 class ConfigError(InputError):
     """One or more mistakes in a config, in the order of the file."""
+
+    has_lines = True
 
     def __init__(self, problems: Sequence[Problem] | Problem) -> None:
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)

@@ -124,7 +124,7 @@ def _report(error: Exception) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, Stopped):  # on request: not an error
-        print(error, file=sys.stderr)  # noqa: T201
+        print(printable(str(error)), file=sys.stderr)  # noqa: T201
         return error.exit_code
     if isinstance(error, NnxError):
         message, code = str(error), error.exit_code
@@ -132,11 +132,12 @@ def _report(error: Exception) -> int:
         message, code = f"{resource}; free some, or use another machine", 3
     elif isinstance(error, OSError) and error.filename and error.errno in PATH_ERRORS:
         cure, code = PATH_ERRORS[error.errno]
-        message = f"{printable(str(error.filename))}: {error.strerror}; {cure}"
+        message = f"{error.filename}: {error.strerror}; {cure}"
     elif hasattr(error, "format_message"):  # typer's own: an unknown flag, a missing argument
         message, code = f"{error.format_message().rstrip('.')}. See nnx --help", 2
     else:
         message, code = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows the traceback", 1
-    lines = map(printable, message.split("\n"))  # names of files may contain control characters
+    # names of files may contain control characters; a newline in one is no new line
+    lines = map(printable, message.split("\n") if getattr(error, "has_lines", False) else [message])
     print("error:", "\n".join(lines), file=sys.stderr)  # noqa: T201
     return code

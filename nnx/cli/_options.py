@@ -7,6 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
+from nnx.errors import InputError
+
+
+def check_utf8(path: Path | None, option: str = "--out") -> Path | None:
+    """`path` itself. Raises InputError if it contains bytes that are not UTF-8, which no JSON or YAML file can name."""
+    if path is not None and any("\ud800" <= c <= "\udfff" for c in str(path)):
+        raise InputError(f"{option} {path}: not a UTF-8 name; rename it, or name another")
+    return path
+
+
+def check_out(out: Path | None) -> Path | None:
+    """typer's callback for --out: `check_utf8`."""
+    return check_utf8(out)
+
+
 Set = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set optimizer.lr=0.01. Repeatable."),
@@ -21,7 +36,7 @@ DataDir = Annotated[
     str | None,
     typer.Option("--data-dir", help="Folder of the datasets.", show_default="NNX_DATA_DIR, or the user's cache"),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", callback=check_out, help="Folder to write to.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress or notes.")]
 

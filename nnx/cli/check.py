@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from nnx.cli._options import Set
+from nnx.errors import printable
 
 
 def check(
@@ -22,7 +23,7 @@ def check(
     for name in configs:
         try:
             config.load(name, overrides)
-            print(f"{name}: ok")  # noqa: T201
+            print(f"{printable(name)}: ok")  # noqa: T201
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nnx.cli._options import Device, Json, print_json
+from nnx.cli._options import Device, Json, check_out, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import DataError, InputError, MachineError, printable
 from nnx.system import signals
@@ -24,7 +24,10 @@ def doctor(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Image file to write the steps to (FILE.png).", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", callback=check_out, help="Image file to write the steps to (FILE.png).", show_default=False
+        ),
     ] = None,
     device: Device = None,
     json: Json = False,

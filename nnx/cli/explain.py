@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Quiet, Set, print_json
+from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Quiet, Set, check_out, print_json
 from nnx.cli._start import import_torch
 from nnx.cli.eval import SplitName
-from nnx.errors import DataError, InputError
+from nnx.errors import DataError, InputError, printable
 from nnx.system import signals
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ def explain(
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to.", show_default="explain/ next to the checkpoint")
+        Path | None,
+        typer.Option(
+            "--out", callback=check_out, help="Folder to write to.", show_default="explain/ next to the checkpoint"
+        ),
     ] = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -163,7 +166,7 @@ def _print_progress(
     for name, result in results:
         if not quiet:
             outcome = result if isinstance(result, str) else f"{time.perf_counter() - begun:.1f} s"
-            print(f"{name:<12}", outcome, file=sys.stderr)  # noqa: T201
+            print(f"{name:<12}", printable(outcome), file=sys.stderr)  # noqa: T201
         yield name, result
         begun = time.perf_counter()
 
@@ -204,8 +207,8 @@ def _print_table(document: dict[str, Any]) -> None:
     table.add_column("pictures", justify="right")
     table.add_column("how to read them", overflow="fold")
     for name, explanation in document["explainers"].items():
-        table.add_row(Text(name), str(len(explanation["pictures"])), Text(explanation["reading"]))
+        table.add_row(Text(name), str(len(explanation["pictures"])), Text(printable(explanation["reading"])))
     for name, reason in document["left_out"].items():
-        table.add_row(Text(name), "-", Text(reason, "dim"))
+        table.add_row(Text(name), "-", Text(printable(reason), "dim"))
     console.print_table(table)
-    console.print_lines([Text(), Text(str(Path(document["folder"]) / document["page"]))])
+    console.print_lines([Text(), Text(printable(str(Path(document["folder"]) / document["page"])))])

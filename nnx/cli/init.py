@@ -15,7 +15,7 @@ def init(
     """Copy a recipe into the current folder, as a starting point."""
     from nnx import config
     from nnx.config import registry
-    from nnx.errors import InputError
+    from nnx.errors import InputError, printable
     from nnx.system import files
 
     recipes = config.recipes()
@@ -25,4 +25,5 @@ def init(
     if path.exists():
         raise InputError(f"{path}: already exists; name another folder with --out, or delete the file")
     files.write(path, recipes[recipe].read_text(encoding="utf-8"))
-    print(f"wrote {path}. Train with: nnx train {path}")  # noqa: T201
+    written = printable(str(path))
+    print(f"wrote {written}. Train with: nnx train {written}")  # noqa: T201

@@ -42,7 +42,12 @@ def predict(
     device: Device = None,
     json: Json = False,
     csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV, one line per input: input,label,probability,label_2,...")
+        bool,
+        typer.Option(
+            "--csv",
+            help="Print CSV, one line per input: input,label,probability,label_2,... A text that starts with =, +, - "
+            "or @ gets a leading apostrophe, as a spreadsheet would run it as a formula.",
+        ),
     ] = False,
     quiet: Quiet = False,
 ) -> None:

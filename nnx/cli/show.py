@@ -8,6 +8,7 @@ import typer
 
 from nnx.cli._options import DataDir, Device, Json, Quiet, Set, print_json
 from nnx.cli._start import import_torch
+from nnx.errors import printable
 from nnx.system import signals
 
 SECONDS = 2
@@ -47,7 +48,7 @@ def show(
         with datasets.silent(quiet):
             preview = preview_config(resolved, data_dir=data_dir, seconds=seconds, begun=begun, trying=announce_trial)
     for warning in preview.warnings:
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+        print(f"warning: {printable(warning)}", file=sys.stderr)  # noqa: T201
     if json:
         print_json(preview.to_dict())
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from nnx.cli._options import DataDir, Device, Json, Out, Quiet, Set, print_json
+from nnx.cli._options import DataDir, Device, Json, Out, Quiet, Set, check_utf8, print_json
 from nnx.cli._start import import_torch, keep_freed_memory
 from nnx.errors import InputError
 from nnx.system import signals
@@ -73,6 +73,8 @@ def train(
     from nnx.terminal import console
     from nnx.terminal.train import follow
 
+    check_utf8(Path(config) if config and out is None and not resume else None, "CONFIG")  # a run folder has its name
+    check_utf8(Path(resume) if resume else None, "--resume")
     with distributed.join(), signals.catch_signals() as signal, datasets.silent(quiet):
         if config is None and resume and _is_config(resume, configs.recipes()):
             config = resume  # `--resume CONFIG --out RUN`: the argument after --resume is the config

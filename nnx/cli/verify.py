@@ -7,7 +7,7 @@ import typer
 
 from nnx.cli._options import DataDir, Device, Json, print_json
 from nnx.cli._start import import_torch
-from nnx.errors import CheckFailed
+from nnx.errors import CheckFailed, printable
 from nnx.system import signals
 
 
@@ -37,7 +37,7 @@ def verify(
     if json:
         print_json(asdict(result) | {"run": str(result.run), "bitwise_equal": result.difference is None})
     elif result.difference is None:
-        print(f"{run}: the losses of the first {result.steps} steps are bitwise equal; {changes}")  # noqa: T201
+        print(f"{printable(str(run))}: the losses of the first {result.steps} steps are bitwise equal; {changes}")  # noqa: T201
     if difference := result.difference:
         relative = abs(difference.now - difference.recorded) / max(abs(difference.recorded), 1e-30)
         raise CheckFailed(

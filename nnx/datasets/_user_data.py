@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from nnx.datasets import Source, Split, stratified_sample
-from nnx.errors import MAX_LINES, ConfigError, DataError
+from nnx.errors import MAX_LINES, ConfigError, DataError, printable
 from nnx.events import Choice
 from nnx.preprocessing.columns import sort_naturally
 
@@ -96,10 +96,12 @@ def split_off_test(samples: Split, test: int | float, classes: tuple[str, ...], 
 def combine_errors(messages: Sequence[str], cure: str = "") -> DataError:
     """One DataError for all `messages`, of which it shows the first MAX_LINES, followed by a `cure` for all of them."""
     lines = MAX_LINES - bool(cure)
-    shown = list(messages)
+    shown = [printable(message) for message in messages]
     if len(messages) > lines:
-        shown = [*messages[: lines - 1], f"... and {len(messages) - lines + 1:,} more"]
-    return DataError("\nerror: ".join(shown) + (f"\nerror: {cure}" if cure else ""))
+        shown = [*shown[: lines - 1], f"... and {len(messages) - lines + 1:,} more"]
+    error = DataError("\nerror: ".join([*shown, printable(cure)] if cure else shown))
+    error.has_lines = True
+    return error
 
 
 def encode_labels(

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nnx.errors import InputError, MachineError, NnxError, Stopped
+from nnx.errors import InputError, MachineError, NnxError, Stopped, printable
 
 # Seconds between two exchanges of `any_rank_signalled`. One takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two
 # cores)
@@ -474,6 +474,7 @@ def _root_cause(error: Exception) -> Exception:
         return MachineError(f"{failure}. {RESUME_HINT}")
     is_bug = not isinstance(error, NnxError)
     text = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows the traceback" if is_bug else str(error)
+    text = text if getattr(error, "has_lines", False) else printable(text)
     _report_failure(f"{getattr(error, 'exit_code', 1)} rank {_current.rank}: {text}")
     return error
 
@@ -484,6 +485,7 @@ def _remote_error(report: str) -> NnxError:
     if int(code) > 128:
         return Stopped(text.partition(": ")[2], signal=int(code) - 128)
     error = NnxError(text)
+    error.has_lines = True  # the reporting rank has escaped names
     error.exit_code = int(code)
     return error
 

@@ -113,9 +113,9 @@ def result_table(summary: dict[str, Any]) -> Text:
     duplicates = summary.get("test_duplicates")
     return align(
         [
-            ("run", str(summary["run"]), ""),
-            ("checkpoint", str(summary["checkpoint"]), ""),
-            *([("report", str(summary["report"]), "")] if summary["report"] else []),
+            ("run", printable(str(summary["run"])), ""),
+            ("checkpoint", printable(str(summary["checkpoint"])), ""),
+            *([("report", printable(str(summary["report"])), "")] if summary["report"] else []),
             ("epochs", f"{summary['epochs']}, best {summary['best_epoch']}", ""),
             ("val accuracy", _percent(summary["val_accuracy"]), ""),
             (
@@ -145,7 +145,7 @@ def duplicates_warning(count: int, samples: int) -> str:
 def metrics_table(metrics: dict[str, Any]) -> Group:
     """Accuracy, loss and calibration error; metrics of each class; the confusion matrix, or the most frequent
     confusions if it is too wide."""
-    labels = [str(row["label"]) for row in metrics["per_class"]]
+    labels = [printable(str(row["label"])) for row in metrics["per_class"]]
     matrix = metrics["confusion_matrix"]
     speed = f"{_seconds(metrics['seconds'])}, {metrics['samples_per_second']:,.0f} samples/s"
     head = Text(f"{metrics['split']}: {metrics['samples']:,} samples in {speed}")

@@ -18,7 +18,7 @@ LISTED = 10  # images, at most, whose preparation is listed one by one; for more
 
 def as_csv(predictions: Sequence[dict[str, Any]]) -> str:
     """One line per prediction: input, label, probability, label_2, probability_2 and so on; for images, their
-    preparation."""
+    preparation. Texts are made safe for a terminal and a spreadsheet, see `_csv_text`."""
     columns = [
         f"{name}{'' if n == 1 else f'_{n}'}"
         for n in range(1, len(predictions[0]["top"]) + 1)
@@ -29,9 +29,20 @@ def as_csv(predictions: Sequence[dict[str, Any]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["input", *columns, *(["prepared"] if with_images else [])])
     for prediction in predictions:
-        ranked = [value for entry in prediction["top"] for value in (entry["label"], entry["probability"])]
-        writer.writerow([prediction["input"], *ranked, *(["; ".join(prediction["prepared"])] if with_images else [])])
+        ranked = [value for entry in prediction["top"] for value in (_csv_text(entry["label"]), entry["probability"])]
+        prepared = [_csv_text("; ".join(prediction["prepared"]))] if with_images else []
+        writer.writerow([_csv_text(prediction["input"]), *ranked, *prepared])
     return text.getvalue()
+
+
+def _csv_text(text: str) -> str:
+    """The text on one line, with an apostrophe before a leading = + - @ that a spreadsheet would take for a formula.
+    Numbers stay as they are."""
+    line = printable(text)
+    is_formula = line.lstrip().startswith(("=", "+", "-", "@")) and not re.fullmatch(
+        r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", line
+    )
+    return f"'{line}" if is_formula else line
 
 
 def as_table(predictions: Sequence[dict[str, Any]], heading: str = "input") -> "Table":

@@ -13,9 +13,18 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from nnx.errors import printable
 from nnx.formatting import size
 from nnx.terminal import pixels as pixel_art
-from nnx.terminal.console import PIPE_WIDTH, align, describe_duplicates, model_table, plain_table, stdout_console
+from nnx.terminal.console import (
+    PIPE_WIDTH,
+    align,
+    choice_rows,
+    describe_duplicates,
+    model_table,
+    plain_table,
+    stdout_console,
+)
 
 if TYPE_CHECKING:  # imports torch
     from nnx.run.preview import Data, Example, Forecast, Preview
@@ -37,11 +46,11 @@ def print_preview(preview: "Preview") -> None:
 
 def sections(preview: "Preview", console: Console, width: int | None) -> list[RenderableType]:
     """The parts to print on a terminal of `width` columns, or in a pipe (None)."""
-    choices = [(choice.what, choice.value, choice.reason) for choice in preview.choices]
+    choices = choice_rows(preview.choices)
     # the YAML writer breaks a line only after the setting that exceeds the width, hence the margin
     settings = preview.config.to_yaml(width - 24) if width else preview.config.to_yaml()
     parts: list[RenderableType] = [
-        Text(f"# all settings of {preview.config.recipe}; this config gives the same run", "dim"),
+        Text(f"# all settings of {printable(preview.config.recipe)}; this config gives the same run", "dim"),
         Text(settings),
         _title("data"),
         align(_data(preview.data), width),
@@ -73,7 +82,7 @@ def _data(data: "Data") -> Rows:
     axes = "channels × height × width" if is_image else "features"
     return [
         ("dataset", data.name, ""),
-        *([("path", data.path, "")] if data.path else []),
+        *([("path", printable(data.path), "")] if data.path else []),
         ("samples", samples, ""),
         ("shape", f"{' × '.join(map(str, data.shape))}, {data.dtype}", axes),
         ("memory", ", ".join(f"{size(count)} {split}" for split, count in data.size.items()), ""),
@@ -83,7 +92,7 @@ def _data(data: "Data") -> Rows:
             else []
         ),
         ("duplicates", *_duplicates(data)),
-        *((note.what, note.value, note.reason) for note in data.notes),
+        *choice_rows(data.notes),
     ]
 
 
@@ -105,14 +114,18 @@ def _classes(data: "Data") -> list[RenderableType]:
     if len(counts) > BARS:
         smallest = counts.index(min(counts))
         largest = counts.index(max(counts))
-        spread = f"{counts[smallest]:,} ({data.classes[smallest]}) to {counts[largest]:,} ({data.classes[largest]})"
+        names = [printable(data.classes[index]) for index in (smallest, largest)]
+        spread = f"{counts[smallest]:,} ({names[0]}) to {counts[largest]:,} ({names[1]})"
         median = f"{statistics.median(counts):,.0f}"
         return [Text(f"{len(counts)} classes with {spread} training samples each, median {median}"), ""]
     table = plain_table(["class"], ["train", "validation"])
     table.add_column("", no_wrap=True)
     for label, train, validation in zip(data.classes, counts, data.counts["validation"], strict=True):
         table.add_row(
-            Text(label), f"{train:,}", f"{validation:,}", Text("━" * round(BAR * train / max(counts)), "cyan")
+            Text(printable(label)),
+            f"{train:,}",
+            f"{validation:,}",
+            Text("━" * round(BAR * train / max(counts)), "cyan"),
         )
     return [table, ""]
 

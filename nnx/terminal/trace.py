@@ -49,7 +49,7 @@ def print_trace(trace: Trace) -> None:
     console = Console(width=None if sys.stdout.isatty() else PIPE)
     label = printable(trace.sample.label)  # names may contain control characters
     classes = tuple(map(printable, trace.classes))
-    trace = replace(trace, classes=classes, sample=replace(trace.sample, label=label))
+    trace = replace(trace, source=printable(trace.source), classes=classes, sample=replace(trace.sample, label=label))
     with console.capture() as captured:
         for section in sections(trace, console):
             console.print(section)

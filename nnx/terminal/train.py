@@ -18,6 +18,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from nnx.errors import printable
 from nnx.events import Epoch, Event, Finished, Health, Started, Step
 from nnx.formatting import loss as _loss
 from nnx.formatting import percent as _percent
@@ -51,7 +52,7 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
     if quiet:
         for event in events:
             for warning in _warnings(event):
-                print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+                print(f"warning: {printable(warning)}", file=sys.stderr)  # noqa: T201
             yield event
         return
     # With FORCE_COLOR, rich treats a pipe as a terminal; a pipe should get colours, but no moving bars
@@ -81,7 +82,7 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
                 if warnings := _warnings(event):
                     draw()  # the lines before the warnings
                 for warning in warnings:
-                    console.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
+                    console.print(Text(f"warning: {printable(warning)}", "yellow"), soft_wrap=True)
                 if isinstance(event, Started):
                     console.print(header(event), soft_wrap=True)
                     if live:
@@ -108,7 +109,7 @@ def header(event: Started) -> Text:
     samples = ", ".join(f"{count:,} {split}" for split, count in event.samples.items())
     model = f"{event.parameters:,} parameters in {len(event.layers)} layer{'s' * (len(event.layers) != 1)}"
     choices = choice_rows(event.choices)
-    return align([("run", str(event.run), ""), *choices, ("samples", samples, ""), ("model", model, "")])
+    return align([("run", printable(str(event.run)), ""), *choices, ("samples", samples, ""), ("model", model, "")])
 
 
 def epoch_lines(event: Epoch, epochs: int) -> list[Text]:

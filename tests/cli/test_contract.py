@@ -130,7 +130,7 @@ def test_a_folder_that_may_not_be_read_is_3_and_named(nnx, monkeypatch):
     monkeypatch.setattr("nnx.config.load", refused)
     result = nnx("check", "digits_mlp")
     assert result.code == 3
-    assert result.err == "error: private/\N{REPLACEMENT CHARACTER}run: Permission denied; check its permissions\n"
+    assert result.err == "error: private/\\nrun: Permission denied; check its permissions\n"
 
 
 def test_weights_that_do_not_fit_and_half_a_checkpoint_are_2(nnx, tmp_path):
