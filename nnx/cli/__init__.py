@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -98,6 +99,22 @@ def _fill_in_resume(arguments: Sequence[str]) -> Sequence[str]:
     ]
 
 
+SETTINGS = {  # option that people expect -> the setting that does it
+    "--epochs": "train.epochs",
+    "--epoch": "train.epochs",
+    "--batch-size": "train.batch_size",
+    "--batch_size": "train.batch_size",
+    "--batch": "train.batch_size",
+    "--lr": "optimizer.lr",
+    "--learning-rate": "optimizer.lr",
+    "--learning_rate": "optimizer.lr",
+    "--patience": "train.patience",
+    "--hidden": "model.hidden",
+    "--dropout": "model.dropout",
+    "--optimizer": "optimizer",
+    "--model": "model",
+    "--dataset": "dataset",
+}
 PATH_ERRORS = {  # errno of a path that can't be used -> what to do, exit code
     errno.ENAMETOOLONG: ("use a shorter name", 2),
     errno.ELOOP: ("fix the symbolic links", 2),
@@ -117,6 +134,17 @@ def _missing_resource(error: Exception) -> str:
     return str(error.strerror) if isinstance(error, OSError) and error.errno in RESOURCE_ERRORS else ""
 
 
+def _describe_usage_error(error: Any) -> str:
+    """typer's error about the command line, with the --set that does what an unknown option says, or the help."""
+    option = getattr(error, "option_name", "")
+    if not (key := SETTINGS.get(option)):
+        return f"{error.format_message().rstrip('.')}. See nnx --help"
+    following = [word for name, word in zip(sys.argv, [*sys.argv[1:], "-"], strict=True) if name == option]
+    inline = [word.partition("=")[2] for word in sys.argv if word.startswith(f"{option}=")]
+    value = next((word for word in (*inline, *following) if word and not word.startswith("-")), "VALUE")
+    return f"No such option: {option}. Use --set {shlex.quote(f'{key}={value}')}"
+
+
 def _report(error: Exception) -> int:
     """Print the error on stderr and return its exit code."""
     if os.environ.get("NNX_DEBUG") == "1":
@@ -134,7 +162,7 @@ def _report(error: Exception) -> int:
         cure, code = PATH_ERRORS[error.errno]
         message = f"{error.filename}: {error.strerror}; {cure}"
     elif hasattr(error, "format_message"):  # typer's own: an unknown flag, a missing argument
-        message, code = f"{error.format_message().rstrip('.')}. See nnx --help", 2
+        message, code = _describe_usage_error(error), 2
     else:
         message, code = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows the traceback", 1
     # names of files may contain control characters; a newline in one is no new line

@@ -1,6 +1,7 @@
 """Options and output that several commands share."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,12 +23,22 @@ def check_out(out: Path | None) -> Path | None:
     return check_utf8(out)
 
 
+def suggest_ending(checkpoint: Path) -> Path:
+    """`checkpoint` itself. Raises InputError if only its ending is missing."""
+    if not os.path.exists(checkpoint) and os.path.isfile(f"{checkpoint}.pt"):
+        raise InputError(f"{checkpoint}: no such file, did you mean {str(checkpoint) + '.pt'!r}?")
+    return checkpoint
+
+
 Set = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set optimizer.lr=0.01. Repeatable."),
 ]
 CheckpointPath = Annotated[
-    Path, typer.Argument(help="A run folder, or a checkpoint file (checkpoint.pt, last.pt).", show_default=False)
+    Path,
+    typer.Argument(
+        callback=suggest_ending, help="A run folder, or a checkpoint file (checkpoint.pt, last.pt).", show_default=False
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.", show_default=False)

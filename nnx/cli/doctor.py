@@ -1,5 +1,6 @@
 """nnx doctor [IMAGE]: check this machine, or how an image is prepared."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,10 @@ def doctor(
     image: Annotated[
         str | None,
         typer.Argument(help="Image whose prediction is wrong. Without it, check the machine.", show_default=False),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(help="Run folder or checkpoint, as with --checkpoint. Also before IMAGE.", show_default=False),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -47,7 +52,18 @@ def doctor(
             raise InputError(f"{misplaced[0]}: needs an image; name one: nnx doctor seven.png")
         _check_machine(json)
     else:
+        if run is not None:
+            if checkpoint:
+                raise InputError(f"{run}: the checkpoint is named twice; remove it, or --checkpoint")
+            if _is_run(image):
+                image, run = run, image
+            checkpoint = Path(run)
         _check_image(image, checkpoint, out, device, json)
+
+
+def _is_run(name: str) -> bool:
+    """Whether `name` is a checkpoint file or a folder with one, not an image."""
+    return name.endswith(".pt") or os.path.isfile(os.path.join(name, "checkpoint.pt"))
 
 
 def _check_machine(json: bool) -> None:

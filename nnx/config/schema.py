@@ -215,6 +215,8 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
     path = Path(config)
     if not os.path.isfile(path):
         known = recipes()
+        if os.path.isfile(path / "last.pt"):
+            raise ConfigError(Problem("", f"is a run; resume it with: nnx train --resume {config}", str(config)))
         if os.path.exists(path):
             raise ConfigError(Problem("", "is not a file; name a config file or a recipe", str(config)))
         if str(config) not in known:
@@ -347,8 +349,27 @@ def _locate_errors(
         path = (*prefix, *details["loc"])
         unknown = details["type"] == "extra_forbidden"
         message = f"unknown key{_did_you_mean(details, model)}" if unknown else _message(details)
+        if details["type"] == "missing" and path == ("dataset", "target"):
+            message += _list_columns(details["input"])
         located.append((path, where.problem(path, message, key=unknown)))
     return located
+
+
+def _list_columns(section: Any) -> str:
+    """The columns of the table that a dataset names, one of which is the target; empty if it is no readable text."""
+    path = section.get("path") if isinstance(section, dict) else None
+    if not isinstance(path, str) or not path.lower().endswith((".csv", ".tsv", ".txt")):
+        return ""
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline(yaml_source.MAX_BYTES).strip()
+    except (OSError, ValueError):
+        return ""
+    delimiter = max("\t;,", key=header.count)
+    columns = [column.strip().strip('"') for column in header.split(delimiter)]
+    more = f" and {len(columns) - _COLUMNS} more" if len(columns) > _COLUMNS else ""
+    names = ", ".join(yaml_source.truncate(column, 40) for column in columns[:_COLUMNS])
+    return f"; name the column with the class, one of: {names}{more}"
 
 
 def _did_you_mean(details: ErrorDetails, model: type[BaseModel]) -> str:
@@ -356,9 +377,16 @@ def _did_you_mean(details: ErrorDetails, model: type[BaseModel]) -> str:
     for step in details["loc"][:-1]:
         annotation = model.model_fields[str(step)].annotation
         model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
-    return registry.suggest(yaml_source.truncate(str(details["loc"][-1])), model.model_fields)
+    name = yaml_source.truncate(str(details["loc"][-1]))
+    if model is Config and name in Train.model_fields:
+        return f", did you mean 'train.{name}'?"
+    if model is Config and name in _MOVED:
+        return f", did you mean {_MOVED[name]!r}?"
+    return registry.suggest(name, model.model_fields)
 
 
+_COLUMNS = 20  # of a table, at most, that a message lists
+_MOVED = {"lr": "optimizer.lr", "learning_rate": "optimizer.lr", "hidden": "model.hidden", "dropout": "model.dropout"}
 _BOUNDS = {
     "greater_than": ("gt", "must be more than"),
     "greater_than_equal": ("ge", "must be at least"),
