@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TextIO
 
 LOST = 141  # exit code of a command whose result could not be printed: 128 + SIGPIPE, as in a shell
 _GONE = (errno.EPIPE, errno.EBADF, errno.EIO)  # no reader, not open for writing, terminal closed
@@ -33,18 +33,36 @@ _REPLACE = "nnx.replace"  # name of the handler of encoding errors
 _DEFAULTS = ("strict", "surrogateescape", "backslashreplace")  # Python's own; PYTHONIOENCODING can set another
 
 
-class _Output(io.FileIO):
-    """A file descriptor whose writes never fail. Keeps the first error, and drops what can't be written."""
+class _Output(io.TextIOWrapper):
+    """A text stream whose writes never raise an OSError. Keeps the first error, and drops what can't be written.
+
+    The file below it is C's: a signal handler that raises in a Python `write`, after the bytes are out and before it
+    returns, would leave them in the buffer, and they would be printed twice.
+    """
 
     error: OSError | None = None
 
-    def write(self, data: Any, /) -> int:
+    def write(self, text: str, /) -> int:
         if not self.error:
             try:
-                return super().write(data) or 0
+                return super().write(text)
             except OSError as error:
-                self.error = error
-        return len(data)
+                self._drop(error)
+        return len(text)
+
+    def flush(self) -> None:
+        if not self.error:
+            try:
+                super().flush()
+            except OSError as error:
+                self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        """Keep `error`. What is still buffered goes to the null device, or each later flush would fail again."""
+        self.error = error
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
 
 
 def install() -> Callable[[], OSError | None]:
@@ -56,9 +74,8 @@ def install() -> Callable[[], OSError | None]:
     codecs.register_error(_REPLACE, _replace)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open until the process exits
-    out = _Output(1, "wb", closefd=False)
-    sys.stdout = _text(out, sys.stdout)
-    sys.stderr = sys.__stderr__ = _text(_Output(2, "wb", closefd=False), sys.stderr, line_buffering=True)  # type: ignore[misc]
+    out = sys.stdout = _open_output(1, sys.stdout)
+    sys.stderr = sys.__stderr__ = _open_output(2, sys.stderr, line_buffering=True)  # type: ignore[misc]
 
     def find_error() -> OSError | None:
         sys.stdout.flush()
@@ -104,10 +121,11 @@ def _move(descriptor: int, number: int) -> None:
     os.close(descriptor)
 
 
-def _text(raw: _Output, stream: TextIO | None, *, line_buffering: bool = False) -> io.TextIOWrapper:
-    """A text stream on `raw` with the settings of the stream that it replaces, if that was open."""
+def _open_output(number: int, stream: TextIO | None, *, line_buffering: bool = False) -> _Output:
+    """A stream on descriptor `number` with the settings of the stream that it replaces, if that was open."""
+    raw = io.FileIO(number, "wb", closefd=False)
     chosen = stream.errors if stream else None
-    return io.TextIOWrapper(
+    return _Output(
         io.BufferedWriter(raw),
         encoding=stream.encoding if stream else None,
         errors=chosen if chosen and chosen not in _DEFAULTS else _REPLACE,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from nnx.errors import ConfigError, Problem
+from nnx.errors import ConfigError, Problem, printable
 
 KeyPath = tuple[str | int, ...]
 
@@ -48,7 +48,8 @@ def parse_scalar(text: str) -> Any:
 
 
 def truncate(text: str, most: int = 80) -> str:
-    """`text`, cut to at most `most` characters for a message."""
+    """`text` for a message: escaped, then cut to at most `most` characters, as one escape takes up to ten of them."""
+    text = printable(text[: most + 1])
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -96,3 +97,42 @@ def test_what_the_encoding_of_the_output_can_not_show_is_replaced(shell, tmp_pat
     text = shell("predict r t.csv --csv -q", PYTHONIOENCODING=encoding)[1]
     assert "??" in text
     assert "8 x 8" in shell("show digits_mlp --no-trial", PYTHONIOENCODING="ascii")[1]
+
+
+INTERRUPTED = """
+import signal, sys
+from nnx.cli import _streams
+_streams.install()
+
+class Alarm(Exception):
+    pass
+
+writing = False
+
+def interrupt(*_):
+    global writing
+    if writing:
+        writing = False
+        raise Alarm
+
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+interrupts = 0
+for number in range(40000):
+    try:
+        writing = True
+        sys.stderr.write(f"{number}\\n")
+        writing = False
+    except Alarm:
+        interrupts += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(interrupts)
+"""
+
+
+def test_a_signal_during_a_write_prints_no_line_twice():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert int(done.stdout) > 50, "the control: writes were interrupted"
+    numbers = [int(line) for line in done.stderr.split()]
+    assert [second for first, second in pairwise(numbers) if second <= first] == []

@@ -317,3 +317,8 @@ def test_any_text_is_read_or_refused(text):
         assert isinstance(value, dict | list | str | int | float | bool | None)
         assert all(line >= 1 and column >= 1 for line, column in where.values.values())
     assert time.process_time() - begun < 1
+
+
+def test_a_message_cuts_a_text_after_escaping_it():
+    assert yaml_source.truncate("\U00036dd3" * 20, 60) == ("\\U00036dd3" * 6)[:57] + "..."
+    assert yaml_source.truncate("\x1b" * 15, 60) == "\\x1b" * 15
