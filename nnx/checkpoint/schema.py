@@ -16,7 +16,7 @@ from nnx.checkpoint.torch_archive import Outline
 from nnx.config import Config
 from nnx.errors import CheckpointError
 from nnx.optimizers import OptimizerConfig, fast_step
-from nnx.preprocessing.spec import Spec
+from nnx.preprocessing.spec import OPTIONAL, Spec
 
 FORMAT = 3  # 1 had no environment, data and losses; 2 had no fit, look and columns in its spec
 COUNTERS = ("epoch", "batch", "step", "samples", "history")  # of a state, as plain values
@@ -58,7 +58,7 @@ def parse(content: Any, name: str) -> Checkpoint:
     _require(texts.keys() == text_keys)
     config = configs.from_dict(texts["config"], name)
     spec = Spec.from_dict(texts["spec"])
-    _require(spec.size <= _MAX_INPUT and texts["spec"].keys() == spec_keys)
+    _require(spec.size <= _MAX_INPUT and texts["spec"].keys() - OPTIONAL == spec_keys)
     network = _build_network(config, spec, len(content["model"]))
     if content["model"] != _weights(network):
         raise CheckpointError(_mismatch(config))

@@ -117,6 +117,7 @@ class Source:
     validation: Split | None = None
     columns: Columns | None = None
     fit: Fit | None = None
+    white: int | None = None  # scaled to 255, if the images had more than 8 bits
     notes: tuple[Choice, ...] = ()
 
 
@@ -159,6 +160,7 @@ def load(
     nothing to train on; MachineError if reading or writing fails.
     """
     folder = find_folder(config, data_dir)
+    config = _with_white_of(config, like)
     with _progress.reporting(progress) if progress else nullcontext():
         source: Source = registry.module("dataset", config.name).load(config, folder)
     where = describe_location(config, folder)
@@ -201,6 +203,17 @@ def load(
         return to_features(_read_into_memory(split) if fits(split.inputs.nbytes) else _leave_in_file(split))
 
     return Dataset(spec, train, validation, test, folder, notes)
+
+
+def _with_white_of(config: DatasetConfig, like: Spec | None) -> DatasetConfig:
+    """`config` with the white that the network with the spec `like` was trained with. Raises ConfigError for another
+    value."""
+    if like is None or like.white is None or not hasattr(config, "white"):
+        return config
+    if config.white not in (None, "auto", like.white):
+        problem = f"is {config.white}, but the network was trained with {like.white}"
+        raise ConfigError.at("dataset.white", f"{problem}; remove it")
+    return config.model_copy(update={"white": like.white})
 
 
 def find_folder(config: DatasetConfig, data_dir: str | None = None) -> Path:
@@ -278,7 +291,15 @@ def _measure_spec(config: DatasetConfig, source: Source, train: Split, columns: 
         return Spec(shape, source.classes, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)
     mean, std = (config.mean, config.std) if config.mean and config.std else mean_std(train.inputs)
     statistics = ImageStatistics.measure(train.inputs) if len(shape) == 3 else None
-    return Spec(shape, source.classes, tuple(config.mean or mean), tuple(config.std or std), source.fit, statistics)
+    return Spec(
+        shape,
+        source.classes,
+        tuple(config.mean or mean),
+        tuple(config.std or std),
+        source.fit,
+        statistics,
+        white=source.white if len(shape) == 3 else None,
+    )
 
 
 def _read_into_memory(split: Split) -> Split:

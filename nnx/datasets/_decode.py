@@ -23,21 +23,33 @@ TINT = 2  # gray levels: channels that differ by no more are gray, as WebP retur
 class DecodeOptions(NamedTuple):
     """How to decode an image to `size`, (H, W), and `channels`; None: one channel, or three if it is coloured.
 
-    An image of another size is resized as `fit` says, or rejected if that is None.
+    An image of another size is resized as `fit` says, or rejected if that is None. Values of more than 8 bits become
+    white from `white` on.
     """
 
     size: tuple[int, int]
     fit: Fit | None
     channels: int | None
+    white: int = images.WHITE
 
 
-Chunk = tuple[NDArray[np.uint8], list[int], list[str]]
-"""(n, C, H, W) images, their indices in the list of files, and the error messages of the other files."""
+class Chunk(NamedTuple):
+    """(n, C, H, W) images, their indices in the list of files, and the error messages of the other files."""
+
+    pixels: NDArray[np.uint8]
+    indices: list[int]
+    errors: list[str]
+    highest: list[int]  # value of each image of more than 8 bits, before scaling; 0 for the others
 
 
-def decode(path: str, options: DecodeOptions) -> NDArray[np.uint8]:
+def decode(path: str, options: DecodeOptions) -> images.Decoded:
     """An image file -> (H, W, C) uint8. Raises DataError, naming it."""
-    pixels = images.decode(path)
+    pixels, highest = images.measure(path, white=options.white)
+    return images.Decoded(_fit(pixels, path, options), highest)
+
+
+def _fit(pixels: NDArray[np.uint8], path: str, options: DecodeOptions) -> NDArray[np.uint8]:
+    """(h, w, c) -> the size and the channels that `options` ask for. Raises DataError for a wrong size."""
     if options.channels:
         pixels = images.to_channels(pixels, options.channels)
     elif pixels.shape[2] == 3 and (np.ptp(pixels, axis=2) <= TINT).all():
@@ -64,18 +76,21 @@ def decode_all(paths: Sequence[str], options: DecodeOptions) -> Generator[Chunk,
     with count_progress("decoding", len(paths), "images") if many else nullcontext(lambda done: None) as progress:
         parallel = many and cores > 1
         chunks = workers.map_in_processes(_decode_chunk, tasks, cores) if parallel else starmap(_decode_chunk, tasks)
-        for pixels, indices, errors in chunks:
-            progress(len(indices) + len(errors))
-            yield pixels, indices, errors
+        for chunk in chunks:
+            progress(len(chunk.indices) + len(chunk.errors))
+            yield chunk
 
 
 def _decode_chunk(start: int, paths: Sequence[str], options: DecodeOptions) -> Chunk:
     decoded = []
+    highest = []
     indices = []
     errors = []
     for index, path in enumerate(paths, start):
         try:
-            decoded.append(decode(path, options))
+            image = decode(path, options)
+            decoded.append(image.pixels)
+            highest.append(image.highest)
             indices.append(index)
         except DataError as error:
             errors.append(str(error))
@@ -83,4 +98,4 @@ def _decode_chunk(start: int, paths: Sequence[str], options: DecodeOptions) -> C
     result = np.empty((len(decoded), channels, *options.size), np.uint8)
     for image, pixels in zip(result, decoded, strict=True):
         image[:] = pixels.transpose(2, 0, 1)  # repeats the channel of a gray image if others in the chunk are coloured
-    return result, indices, errors
+    return Chunk(result, indices, errors, highest)

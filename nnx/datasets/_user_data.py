@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from nnx.datasets import Source, Split, stratified_sample
 from nnx.errors import MAX_LINES, ConfigError, DataError, printable
 from nnx.events import Choice
+from nnx.preprocessing import images
 from nnx.preprocessing.columns import sort_naturally
 
 MAX_CLASSES = 10_000
@@ -36,6 +37,34 @@ def _validate_test_data(value: Any) -> int | float | str:
 
 TestData = Annotated[int | float | str, PlainValidator(_validate_test_data, json_schema_input_type=int | float | str)]
 """Test data: its path, or a count or fraction of the samples to set aside."""
+
+
+def _validate_white(value: Any) -> int | str:
+    if (type(value) is int and 1 <= value <= images.WHITE) or value == "auto":
+        white: int | str = value
+        return white
+    raise PydanticCustomError("nnx", "expected the value that is white, such as 255, 4095 or 65535, or auto")
+
+
+White = Annotated[int | Literal["auto"], PlainValidator(_validate_white, json_schema_input_type=int | Literal["auto"])]
+"""The value that is white in images of more than 8 bits, or auto."""
+
+
+def describe_white(white: int | str | None, used: int, highest: int) -> tuple[Choice, ...]:
+    """Which value becomes white in training images of more than 8 bits, whose `highest` value is above 0; a warning if
+    that leaves few gray levels. `white` is the value in the config."""
+    if white == "auto":
+        others = ", ".join(map(str, images.WHITES[:-1]))
+        reason = f"lowest of {others} and {images.WHITE} not below the training images' highest value, {highest:,}"
+    else:
+        reason = "dataset.white" if white else "white of 16 bits; dataset.white sets another"
+    notes = [Choice("white", str(used), reason)]
+    if highest < used / 4:
+        problem = f"{highest:,} is the highest value in the training images, so that {used:,} as white"
+        cure = "dataset.white: auto measures it"
+        levels = round(highest * 255 / used) + 1
+        notes.append(Choice("warning", "images are dark", f"{problem} leaves {levels} of 256 gray levels; {cure}"))
+    return tuple(notes)
 
 
 def _check_unique(names: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from nnx.datasets import DatasetConfig, Source, Split, _cache, _user_data
 from nnx.datasets._mapped import fits, note_mapped
 from nnx.errors import ConfigError, DataError, MachineError
 from nnx.events import Choice
+from nnx.preprocessing.images import DARK, WHITE, find_white
 
 # Names accepted for the inputs and the labels of a split: those of Keras and MedMNIST, and common ones
 INPUTS = ("x", "images", "data", "features", "inputs")
@@ -36,6 +37,12 @@ class Config(DatasetConfig):
         examples=["data.npz"], description="a .npz file, a .npy file of inputs, or a folder of .npy files"
     )
     labels: str | None = Field(None, description="the .npy file of the labels, if path is a .npy file")
+    white: _user_data.White | None = Field(
+        None,
+        examples=[4095],
+        description="value of white in images of more than 8 bits: 255, 4095, ..., or auto: as the training images "
+        "need; by default 255 or 65535, where that is clear",
+    )
     test: _user_data.TestData = Field(
         0.2, description="test data if path contains none: another such file, a count or a fraction"
     )
@@ -74,14 +81,14 @@ def load(config: Config, folder: Path) -> Source:
             raise DataError(f"{inputs.where}: contains no samples; add some {name} samples")
         labels[name], known = _user_data.encode_labels(stored.read(), stored.where, names=config.classes, known=known)
     classes = tuple(config.classes or known or ())
-    arrays, notes = _load_inputs({name: inputs for name, (inputs, _) in splits.items()}, path)
+    arrays, white, notes = _load_inputs({name: inputs for name, (inputs, _) in splits.items()}, path, config.white)
     loaded = {name: Split(arrays[name], labels[name]) for name in splits}
     train = loaded["train"]
-    validation = loaded.get("validation")
+    fields: dict[str, Any] = {"validation": loaded.get("validation"), "white": white, "notes": tuple(notes)}
     if "test" in loaded:
-        return Source(train, lambda: loaded["test"], classes, validation=validation, notes=tuple(notes))
+        return Source(train, lambda: loaded["test"], classes, **fields)
     assert not isinstance(config.test, str)
-    return _user_data.split_off_test(train, config.test, classes, path, validation=validation, notes=notes)
+    return _user_data.split_off_test(train, config.test, classes, path, **fields)
 
 
 # ---------------------------------------------------------------- finding the arrays
@@ -226,8 +233,11 @@ def _pair_splits(
 # ---------------------------------------------------------------- converting them to images or rows
 
 
-def _load_inputs(stored: dict[str, StoredArray], path: Path) -> tuple[dict[str, NDArray[Any]], list[Choice]]:
-    """The inputs of each split as (N, C, H, W) uint8 or (N, F) float32, memory-mapped or converted once; and notes."""
+def _load_inputs(
+    stored: dict[str, StoredArray], path: Path, white: int | str | None
+) -> tuple[dict[str, NDArray[Any]], int | None, list[Choice]]:
+    """The inputs of each split as (N, C, H, W) uint8 or (N, F) float32, memory-mapped or converted once; the value that
+    was white, if images had more than 8 bits and it is known; and notes. `white` is the value in the config."""
     _check_shapes(stored)
     shape = stored["train"].shape
     axis = 1
@@ -240,36 +250,46 @@ def _load_inputs(stored: dict[str, StoredArray], path: Path) -> tuple[dict[str, 
     dtype = np.dtype(np.float32 if is_rows else np.uint8)
     usable = all(array.file.suffix == ".npy" and array.dtype == dtype for array in stored.values())
     if usable and not is_rows:
-        return {split: channels_first(array.read(), axis) for split, array in stored.items()}, notes
+        return {split: channels_first(array.read(), axis) for split, array in stored.items()}, None, notes
 
     def convert(writer: _cache.Writer) -> dict[str, Any]:
         scale = 1.0 if is_rows else 0.0
-        for split, array in stored.items():
+        highest = 0.0
+        for split, array in stored.items():  # train first
             values = array.read()
-            scale = scale or pixel_scale(values, array.where)
+            if not scale:
+                scale = pixel_scale(values, array.where, white)
+                highest = float(values.max())
             rows = max(1, BLOCK // math.prod(shape[1:]))
             for start in range(0, len(values), rows):
                 block = channels_first(values[start : start + rows], axis)
                 converted = convert_block(block, scale, array.where, start)
                 if not usable:
                     writer.add(split, converted)
-        return {"scale": scale}
+        return {"scale": scale, "highest": highest}
 
     files = sorted({array.file for array in stored.values()})
     key = _cache.CacheKey(
-        os.path.abspath(path), {split: array.where for split, array in stored.items()}, _cache.hash_file_stats(files)
+        os.path.abspath(path),
+        {split: array.where for split, array in stored.items()} | {"white": None if is_rows else white},
+        _cache.hash_file_stats(files),
     )
     arrays = {} if usable else dict.fromkeys(stored, (dtype.name, 2 if is_rows else 4))
-    cached = _cache.load_or_decode("arrays", key, convert, arrays, {"scale": float})
+    cached = _cache.load_or_decode("arrays", key, convert, arrays, {"scale": float, "highest": float})
     if usable:  # convert() only checked the values, once, for infinite numbers and NaN
-        return {split: array.read() for split, array in stored.items()}, notes
+        return {split: array.read() for split, array in stored.items()}, None, notes
     scale = cached.facts["scale"]
+    highest = cached.facts["highest"]
     notes.append(cached.note)
     if scale != 1:
         notes.append(
             Choice("gray levels", f"times {scale:.4g}", f"values from 0 to {255 / scale:g} are scaled to 0 to 255")
         )
-    return cached.arrays, notes
+    if is_rows or has_own_white(stored["train"].dtype, highest) or (scale == 1 and white is None):
+        return cached.arrays, None, notes
+    used = round(255 / scale)
+    notes += _user_data.describe_white(white, used, round(highest))
+    return cached.arrays, used, notes
 
 
 def _check_shapes(stored: dict[str, StoredArray]) -> None:
@@ -290,8 +310,14 @@ def channels_first(array: NDArray[Any], axis: int) -> NDArray[Any]:
     return array.transpose(0, 3, 1, 2) if array.ndim == 4 and axis == 3 else array
 
 
-def pixel_scale(images: NDArray[Any], where: str) -> float:
-    """The factor that brings images to 0 to 255: 255 for floats from 0 to 1, 1/257 for 16 bits.
+def has_own_white(dtype: np.dtype[Any], highest: float) -> bool:
+    """Whether the values say themselves what is white: 255 in 8 bits, 1 in floats up to 1."""
+    return dtype.kind == "b" or (dtype.itemsize == 1 if dtype.kind in "ui" else highest <= 1)
+
+
+def pixel_scale(images: NDArray[Any], where: str, white: int | str | None = None) -> float:
+    """The factor that brings images to 0 to 255: 255 for floats from 0 to 1, else 255 / `white`, where "auto" means as
+    little as the images need; by default 1 for values up to 255, and 1/257 for 16 bits.
 
     Raises DataError for any other range, infinite numbers and NaN.
     """
@@ -301,15 +327,21 @@ def pixel_scale(images: NDArray[Any], where: str) -> float:
         row = next(row for row, image in enumerate(images) if not np.isfinite(image).all())
         raise DataError(f"{where}: row {row} contains an infinite number or NaN; correct it, or drop the row")
     problem = f"contains pixel values from {low:g} to {high:g}"
-    if not (low >= 0 and high <= (65535 if images.dtype.kind in "ui" else 255)):
+    is_integer = images.dtype.kind in "ui"
+    if not (low >= 0 and high <= (WHITE if is_integer or white else 255)):
         cure = "give uint8 from 0 to 255, or floats from 0 to 1; nnx normalises them itself"
         raise DataError(f"{where}: {problem}; {cure}")
-    if images.dtype.kind in "fb" and high <= 1:
-        return 255.0
-    if 255 < high < 4096:  # reducing 16 bits to 8 would leave only 16 levels
-        cure = "divide them by the value of white, so that they run from 0 to 1"
+    if has_own_white(images.dtype, high):
+        return 1.0 if is_integer else 255.0
+    if white is not None:
+        value = find_white(math.ceil(high)) if white == "auto" else int(white)
+        if high > value:
+            raise DataError(f"{where}: {problem}, above the white of {value:,}; train with a higher dataset.white")
+        return 255 / value
+    if 255 < high < DARK:  # reducing 16 bits to 8 would leave only 16 levels
+        cure = f"set dataset.white to the value that is white, such as {find_white(math.ceil(high))}, or to auto"
         raise DataError(f"{where}: {problem}, neither 8 nor 16 bits; {cure}")
-    return 1.0 if high <= 255 else 1 / 257
+    return 1.0 if high <= 255 else 255 / WHITE
 
 
 def convert_block(values: NDArray[Any], scale: float, where: str, start: int) -> NDArray[Any]:

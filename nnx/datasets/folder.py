@@ -5,13 +5,14 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
@@ -55,6 +56,12 @@ class Config(DatasetConfig):
     )
     fit: Fit = Field("pad", description="pad: keep the aspect ratio, fill with the border colour; stretch: do not")
     grayscale: Literal["auto"] | bool = Field("auto", description="auto: true if no image is coloured")
+    white: _user_data.White | None = Field(
+        None,
+        examples=[4095],
+        description="value of white in images of more than 8 bits: 255, 4095, ..., or auto: as the training images "
+        "need; by default 65535",
+    )
     folder: str | None = Field(
         None, description="folder of the files that a CSV file lists; by default its own", examples=["pictures/train"]
     )
@@ -119,7 +126,11 @@ def load(config: Config, folder: Path) -> Source:
     }
     decode = partial(_decode_splits, config, splits, classes)
     cached = _cache.load_or_decode(
-        "folder", _cache_key(config, path, splits), decode, arrays, {"bad": int, "skipped": str}
+        "folder",
+        _cache_key(config, path, splits),
+        decode,
+        arrays,
+        {"bad": int, "skipped": str, "white": int, "highest": int, "dark": int},
     )
 
     def split(name: str) -> Split:
@@ -129,13 +140,30 @@ def load(config: Config, folder: Path) -> Source:
     if bad := cached.facts["bad"]:
         reason = f"they can't be used (dataset.skip_bad): {cached.facts['skipped']}"
         notes = (*notes, Choice("left out", f"{bad:,} files", reason))
+    fields: dict[str, Any] = {
+        "validation": split("validation") if "validation" in splits else None,
+        "fit": config.fit if config.size else None,
+        "white": cached.facts["white"] or None,
+        "notes": (*notes, *_white_notes(config, cached.facts)),
+    }
     train = split(ALL if ALL in splits else "train")
-    validation = split("validation") if "validation" in splits else None
-    fit = config.fit if config.size else None
     if "test" in splits:
-        return Source(train, lambda: split("test"), classes, validation=validation, fit=fit, notes=notes)
+        return Source(train, lambda: split("test"), classes, **fields)
     assert not isinstance(config.test, str)
-    return _user_data.split_off_test(train, config.test, classes, path, validation=validation, fit=fit, notes=notes)
+    return _user_data.split_off_test(train, config.test, classes, path, **fields)
+
+
+def _white_notes(config: Config, facts: dict[str, Any]) -> tuple[Choice, ...]:
+    """Which value is white in images of more than 8 bits, if there are any, and a warning if it may not be the same in
+    all of them."""
+    if not facts["highest"]:
+        return ()
+    notes = _user_data.describe_white(config.white, facts["white"], facts["highest"])
+    if not facts["dark"]:
+        return notes
+    problem = f"no value in them reaches 1/16 of {facts['white']:,}, the white of the others"
+    cure = "check that all images have the same white"
+    return (*notes, Choice("warning", f"{facts['dark']:,} images are dark", f"{problem}; {cure}"))
 
 
 def _find_classes(splits: dict[str, ImageFiles], path: Path) -> tuple[str, ...]:
@@ -157,7 +185,7 @@ def _find_classes(splits: dict[str, ImageFiles], path: Path) -> tuple[str, ...]:
 
 def _cache_key(config: Config, path: Path, splits: dict[str, ImageFiles]) -> _cache.CacheKey:
     """Everything that the decoded images depend on."""
-    options = config.model_dump(include={"size", "fit", "grayscale", "skip_bad"})
+    options = config.model_dump(include={"size", "fit", "grayscale", "white", "skip_bad"})
     options |= {"parts": list(splits), "test": config.test if isinstance(config.test, str) else None}
     texts: list[str] = []
     numbers: list[int] = []
@@ -460,20 +488,27 @@ def _decode_splits(
     else:
         height, width = config.size or _first_size(next(iter(splits.values())))
     channels = {"auto": None, True: 1, False: 3}[config.grayscale]
-    options = _decode.DecodeOptions((height, width), config.fit if config.size else None, channels)
-    with suppress(_ColourFound):
-        return _write_splits(options, config.skip_bad, splits, classes, writer)
-    writer.restart()  # a colour image followed gray ones: decode all again, in colour
-    return _write_splits(options._replace(channels=3), config.skip_bad, splits, classes, writer)
+    white = images.WHITES[0] if config.white == "auto" else config.white or images.WHITE
+    options = _decode.DecodeOptions((height, width), config.fit if config.size else None, channels, white)
+    while True:
+        try:
+            return _write_splits(options, config, splits, classes, writer)
+        except _OtherOptions as error:
+            options = error.options
+            writer.restart()
 
 
-class _ColourFound(Exception):
-    """A colour image followed after gray ones had been written."""
+class _OtherOptions(Exception):
+    """An image needs other options than those with which the images before it have been decoded."""
+
+    def __init__(self, options: _decode.DecodeOptions) -> None:
+        super().__init__()
+        self.options = options
 
 
 def _write_splits(
     options: _decode.DecodeOptions,
-    skip_bad: bool,
+    config: Config,
     splits: dict[str, ImageFiles],
     classes: tuple[str, ...],
     writer: _cache.Writer,
@@ -482,23 +517,29 @@ def _write_splits(
     paths = [files.path(index) for name, files in splits.items() for index in orders[name]]
     ends = np.cumsum([len(order) for order in orders.values()])
     readable = np.zeros(len(paths), bool)
+    highest = np.zeros(len(paths), np.int64)
     errors: list[str] = []
     channels = options.channels
     with closing(_decode.decode_all(paths, options)) as chunks:
-        for pixels, indices, chunk_errors in chunks:
-            errors += chunk_errors
-            if not indices:
+        for chunk in chunks:
+            highest[chunk.indices] = chunk.highest
+            if config.white == "auto" and (top := int(highest[: ends[0]].max())) > options.white:  # training images
+                raise _OtherOptions(options._replace(white=images.find_white(top)))
+            chunk = _refuse_above_white(chunk, paths, options.white)
+            errors += chunk.errors
+            if not chunk.indices:
                 continue
-            channels = channels or pixels.shape[1]
-            if pixels.shape[1] > channels:
-                raise _ColourFound
-            readable[indices] = True
-            pixels = np.repeat(pixels, channels // pixels.shape[1], axis=1)
-            for name, piece in zip(splits, np.split(pixels, np.searchsorted(indices, ends[:-1])), strict=True):
+            channels = channels or chunk.pixels.shape[1]
+            if chunk.pixels.shape[1] > channels:  # a colour image after gray ones
+                raise _OtherOptions(options._replace(channels=3))
+            readable[chunk.indices] = True
+            pixels = np.repeat(chunk.pixels, channels // chunk.pixels.shape[1], axis=1)
+            for name, piece in zip(splits, np.split(pixels, np.searchsorted(chunk.indices, ends[:-1])), strict=True):
                 writer.add(f"{name}-inputs", piece)
-    if errors and not skip_bad:
+    if errors and not config.skip_bad:
         summary = f"{len(errors):,} of {len(paths):,} images can't be used"
         raise _user_data.combine_errors(errors, f"{summary}; set dataset.skip_bad: true to leave them out")
+    white_facts = _check_white(config, options.white, highest, int(ends[0]), paths)
     number = {name: k for k, name in enumerate(classes)}
     for name, usable in zip(splits, np.split(readable, ends[:-1]), strict=True):
         labels = np.array([number[splits[name].labels[index]] for index in orders[name]], np.int64)
@@ -506,7 +547,41 @@ def _write_splits(
             images_of = f"{'' if name == ALL else f'{name} '}images of the class {classes[lost[0]]!r}"
             raise DataError(f"{errors[0]} (none of the {images_of} can be read)")
         writer.add(f"{name}-labels", labels[usable])
-    return {"bad": len(errors), "skipped": "; ".join(errors[:2])}
+    return {"bad": len(errors), "skipped": "; ".join(errors[:2]), **white_facts}
+
+
+def _refuse_above_white(chunk: _decode.Chunk, paths: Sequence[str], white: int) -> _decode.Chunk:
+    """`chunk` without the images that have values above `white`, which become errors."""
+    usable = [top <= white for top in chunk.highest]
+    if all(usable):
+        return chunk
+    refused = [(index, top) for index, top in zip(chunk.indices, chunk.highest, strict=True) if top > white]
+    errors = [f"{paths[index]}: {images.above_white_message(top, white)}" for index, top in refused]
+    kept = [*compress(chunk.indices, usable)]
+    return _decode.Chunk(chunk.pixels[usable], kept, chunk.errors + errors, [*compress(chunk.highest, usable)])
+
+
+def _check_white(
+    config: Config, white: int, highest: NDArray[np.int64], train: int, paths: Sequence[str]
+) -> dict[str, int]:
+    """The white of the images of more than 8 bits and their highest value, both 0 if there are none, and how many of
+    them are dark although others are not. The first `train` images are the training images.
+
+    Raises DataError if 16-bit values are so low that another white is likely.
+    """
+    top = int(highest[:train].max(initial=0) or highest.max(initial=0))
+    deep = np.flatnonzero(highest)
+    if config.white is None and 0 < top < images.DARK:
+        first = paths[deep[0]]
+        files = first if len(deep) == 1 else f"{first} and {len(deep) - 1:,} more files"
+        problem = f"16-bit values of at most {top:,} leave {round(top / 257) + 1} of 256 gray levels"
+        cure = f"set dataset.white to the value that is white, such as {images.find_white(top)}, or to auto"
+        raise DataError(f"{files}: {problem}; {cure}")
+    dark = 0 if top * 16 <= white else int((highest[deep] * 16 <= white).sum())
+    if dark <= WORTH_WARNING * len(deep):
+        dark = 0
+    used = white if top or isinstance(config.white, int) else 0
+    return {"white": used, "highest": top, "dark": dark}
 
 
 def _first_size(files: ImageFiles) -> tuple[int, int]:
@@ -514,7 +589,7 @@ def _first_size(files: ImageFiles) -> tuple[int, int]:
     errors = []
     for index in files.order()[:1000]:
         try:
-            height, width, _ = images.decode(files.path(index)).shape
+            height, width, _ = images.measure(files.path(index)).pixels.shape
             return height, width
         except DataError as error:
             errors.append(str(error))

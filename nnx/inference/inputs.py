@@ -153,9 +153,9 @@ class InputSet:
         is_archive = path.suffix.lower() == ".npz"
         stored = self._choose_array(arrays.open_npz(path), path) if is_archive else arrays.open_npy(path)
         values = _arrange_samples(stored.read(), self.spec, stored.where)
-        scale = arrays.pixel_scale(values, stored.where) if self.spec.is_image else 1.0
-        if scale == 255:
-            self.notes.append(f"{stored.where}: values from 0 to 1 are scaled to 0 to 255")
+        scale = arrays.pixel_scale(values, stored.where, self.spec.white) if self.spec.is_image else 1.0
+        if scale != 1:
+            self.notes.append(f"{stored.where}: values from 0 to {255 / scale:g} are scaled to 0 to 255")
         for start in range(0, len(values), BATCH):
             block = arrays.convert_block(values[start : start + BATCH], scale, stored.where, start)
             for n, sample in enumerate(block, start):
@@ -203,9 +203,9 @@ def _read_images(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple
 def decode_image(file: str, spec: Spec) -> NDArray[np.uint8]:
     """An image file, or standard input -> (h, w, 1 or 3) pixels for a network of images. Raises DataError."""
     if file == STDIN:
-        pixels = images.decode(_read_standard_input(images.MAX_BYTES), "standard input")
+        pixels = images.decode(_read_standard_input(images.MAX_BYTES), "standard input", white=spec.white)
     else:
-        pixels = images.decode(file)
+        pixels = images.decode(file, white=spec.white)
     _check_channels(pixels, spec, file)
     return pixels
 

@@ -6,12 +6,13 @@ pixels = decode("seven.png")  # (H, W, 1) gray or (H, W, 3) colour, uint8
 import io
 import os
 import stat
+import sys
 import warnings
 from collections import Counter
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +33,43 @@ MAX_PPM_HEADER = 4096  # bytes: Pillow reads it byte by byte, 10 MB of comments 
 MAX_SLOW_PPM = 2**18  # bytes of numbers as text, or of an unusual white: Pillow's Python code takes 99 s for 10 MB
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 16_000_000
+WHITE = 65535  # of an image of 16 bits, unless something else is known
+WHITES = (255, 1023, 4095, 16383, WHITE)  # of 8, 10, 12, 14 and 16 bits
+DARK = 4096  # 16-bit values that are all below it would become 16 gray levels or fewer
 PHOTOMETRIC = 262  # TIFF tag; 0 means that the value 0 is white, which Pillow applies to 1 and 8 bits but not to 16
+BITS_PER_SAMPLE = 258  # TIFF tag
 
 
-def decode(file: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
+class Decoded(NamedTuple):
+    """An image, and its highest value before scaling if it has more than 8 bits and does not state its white, else
+    0."""
+
+    pixels: NDArray[np.uint8]  # (H, W, C)
+    highest: int
+
+
+def decode(file: str | Path | bytes, name: str = "", *, white: int | None = None) -> NDArray[np.uint8]:
     """An image file, or the bytes of one called `name` -> (H, W, C) uint8, as a viewer shows it on white paper.
 
-    C is 1 for gray or black and white, 3 for colours or a palette. 16-bit values are scaled to 8 bits, as are floats
-    from 0 to 1: black stays black, white stays white. Transparent pixels become white. The EXIF orientation is applied.
-    Of several pictures, the first is decoded.
+    C is 1 for gray or black and white, 3 for colours or a palette. Values of more than 8 bits are scaled from 0 to
+    `white`, by default WHITE, as are floats from 0 to 1: black stays black, white stays white. Transparent pixels
+    become white. The EXIF orientation is applied. Of several pictures, the first is decoded.
 
     Raises DataError with the file's name unless it is a complete PNG, JPEG, GIF, BMP, WebP, TIFF, PPM (PGM, PBM) or,
-    if Pillow supports it, AVIF of at most 10 MiB and 16 megapixels.
+    if Pillow supports it, AVIF of at most 10 MiB and 16 megapixels; for values above `white`; and without `white` for
+    values of more than 8 bits that are all below DARK.
     """
+    pixels, highest = measure(file, name, white=white or WHITE)
+    if white and highest > white:
+        raise DataError(f"{describe(file, name)}: {above_white_message(highest, white)}")
+    if not white and 0 < highest < DARK:
+        problem = f"has values of at most {highest:,} of {WHITE:,}, too dark for an image of 16 bits"
+        raise DataError(f"{describe(file, name)}: {problem}; save it with 8 bits")
+    return pixels
+
+
+def measure(file: str | Path | bytes, name: str = "", *, white: int = WHITE) -> Decoded:
+    """Like `decode`, but values above `white` become white, and the highest value is returned, too."""
     try:
         data = file if isinstance(file, bytes) else _read_bytes(Path(file))
         if not data:
@@ -53,9 +78,25 @@ def decode(file: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
             raise DataError(f"is larger than {MAX_BYTES // 2**20} MiB; save a smaller image")
         if data.startswith(b"version https://git-lfs"):
             raise DataError("is a Git LFS pointer, not the image itself; run `git lfs pull`")
-        return _decode_pixels(data)
+        return _decode_pixels(data, white)
     except DataError as error:
-        raise DataError(f"{name or (file if not isinstance(file, bytes) else 'image')}: {error}") from None
+        raise DataError(f"{describe(file, name)}: {error}") from None
+
+
+def describe(file: str | Path | bytes, name: str = "") -> str:
+    """What messages call an image file."""
+    return name or (str(file) if not isinstance(file, bytes) else "image")
+
+
+def above_white_message(highest: int, white: int) -> str:
+    """What is wrong with an image that has values above `white`."""
+    problem = f"has values up to {highest:,}, above the white of {white:,}"
+    return f"{problem}; save it with 8 bits, or train with a higher dataset.white"
+
+
+def find_white(highest: int) -> int:
+    """The lowest of WHITES that is not below the `highest` value of some images."""
+    return next(white for white in WHITES if white >= highest)
 
 
 def extension(name: str) -> str:
@@ -136,7 +177,7 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"can't be read ({reason}); check the name and its permissions") from None
 
 
-def _decode_pixels(data: bytes) -> NDArray[np.uint8]:
+def _decode_pixels(data: bytes, white: int) -> Decoded:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -147,10 +188,16 @@ def _decode_pixels(data: bytes) -> NDArray[np.uint8]:
             image = Image.open(io.BytesIO(data), formats=_supported_formats())
             if image.width * image.height > MAX_PIXELS:  # nothing is decoded yet
                 raise DataError(_too_large_message(f"{image.width:,} x {image.height:,}"))
+            if _raw_mode(image) in _DEEP_COLOURS:
+                return _decode_deep_colours(image, data, white)
             inverted = image.mode.startswith("I;16") and image.getexif().get(PHOTOMETRIC) == 0
+            stated_white = _stated_white(image)
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = _to_uint8(image)
-            return ~pixels if inverted else pixels
+            if image.mode.startswith("I"):
+                values = np.asarray(image)
+                pixels = _scale_integers(values, stated_white or white, image.info.get("transparency"))
+                return Decoded(~pixels if inverted else pixels, 0 if stated_white else int(values.max()))
+            return Decoded(_to_uint8(image), 0)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -186,12 +233,14 @@ def _too_large_message(pixels: str) -> str:
 
 
 def _to_uint8(image: "Image") -> NDArray[np.uint8]:
-    """(H, W, 1 or 3): gray stays gray, everything else becomes RGB, on white. Raises DataError if the range of values
-    does not say which value is white."""
+    """(H, W, 1 or 3): gray stays gray, everything else becomes RGB, on white. Raises DataError for floats that are not
+    from 0 to 1."""
     from PIL import ImageChops
 
-    if image.mode.startswith(("I", "F")):
-        return _scale_to_uint8(image)
+    if image.mode == "F":
+        values = np.asarray(image)
+        _check_range(values, 1)
+        return np.rint(values * np.float32(255)).astype(np.uint8)[:, :, None]
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     alpha_mode = "LA" if mode == "L" else "RGBA"
     alpha = _convert_mode(image, alpha_mode).getchannel("A") if image.has_transparency_data else None
@@ -206,15 +255,86 @@ def _convert_mode(image: "Image", mode: str) -> "Image":
     return image if image.mode == mode else image.convert(mode)
 
 
-def _scale_to_uint8(image: "Image") -> NDArray[np.uint8]:
-    """Gray of 16 bits or of floats -> (H, W, 1). Pillow's own convert("L") clips: 20000 of 65535 becomes 255."""
-    values = np.asarray(image)
-    white = 1.0 if image.mode == "F" else 65535
-    if not (values.min() >= 0 and values.max() <= white):  # also true for NaN
+def _check_range(values: NDArray[Any], white: int) -> None:
+    """Raises DataError for values outside 0 to `white`, and for NaN."""
+    if not (values.min() >= 0 and values.max() <= white):
         levels = f"{values.min():g} to {values.max():g}"
         raise DataError(f"contains gray levels from {levels}, not from 0 to {white:g}; save it with 8 or 16 bits")
-    scaled = values * np.float32(255 / white)
-    gray = np.rint(scaled, out=scaled).astype(np.uint8)
-    if "transparency" in image.info:
-        gray[values == image.info["transparency"]] = 255
+
+
+# ---------------------------------------------------------------- more than 8 bits
+
+
+# How 16-bit colours are stored, and how Pillow, which keeps only their high bytes, is made to read the low ones.
+# Grays with transparency are read as four channels: the high and the low byte of both.
+_DEEP_COLOURS = {
+    "RGB;16B": "RGB;16L",
+    "RGB;16L": "RGB;16B",
+    "RGB;16N": "RGB;16B" if sys.byteorder == "little" else "RGB;16L",
+    "RGBA;16B": "RGBA;16L",
+    "RGBA;16L": "RGBA;16B",
+    "RGBA;16N": "RGBA;16B" if sys.byteorder == "little" else "RGBA;16L",
+    "LA;16B": "RGBA",
+}
+
+
+def _raw_mode(image: Any) -> str:
+    """How an image that is not decoded yet stores its pixels, in Pillow's words; "" if that is not known."""
+    arguments = image.tile[0].args if image.tile else ""
+    mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return mode if isinstance(mode, str) else ""
+
+
+def _stated_white(image: Any) -> int | None:
+    """The value that is white in an image of more than 8 bits that is not decoded yet, if the file states it."""
+    if image.format == "PPM" and image.tile[0].codec_name != "raw":  # Pillow scales its values
+        return WHITE
+    if image.format == "TIFF" and image.tag_v2.get(BITS_PER_SAMPLE) == (12,):
+        return 4095
+    return None
+
+
+def _scale_integers(values: NDArray[Any], white: int, transparent: int | None = None) -> NDArray[np.uint8]:
+    """(H, W) of 0 to 65535 -> (H, W, 1), white from `white` on; Pillow's convert("L") makes 255 of 20000 of 65535.
+
+    `transparent` values become white. Raises DataError for values out of range.
+    """
+    _check_range(values, WHITE)
+    gray: NDArray[np.uint8] = _scale_table(white)[values]
+    if transparent is not None:
+        gray[values == transparent] = 255
     return gray[:, :, None]
+
+
+@cache
+def _scale_table(white: int) -> NDArray[np.uint8]:
+    """(65536,) the gray level of each value."""
+    return np.rint(np.minimum(np.arange(WHITE + 1), white) * (255 / white)).astype(np.uint8)
+
+
+def _decode_deep_colours(image: Any, data: bytes, white: int) -> Decoded:
+    """An image with colours, or gray and transparency, of 16 bits, of which `image` is not decoded yet."""
+    from PIL import Image, ImageOps
+
+    raw_mode = _raw_mode(image)
+    other: Any = Image.open(io.BytesIO(data), formats=(image.format,))
+    other.tile = [tile._replace(args=_replace_mode(tile.args, _DEEP_COLOURS[raw_mode])) for tile in other.tile]
+    transparent = image.info.get("transparency")
+    high, low = (np.asarray(ImageOps.exif_transpose(part)).astype(np.uint16) for part in (image, other))
+    if raw_mode == "LA;16B":
+        high, low = low[:, :, ::2], low[:, :, 1::2]
+    values = high << 8 | low
+    alpha = None
+    if values.shape[2] in (2, 4):
+        values, alpha = values[:, :, :-1], values[:, :, -1:]
+        alpha = _scale_table(white if alpha.max() <= white else WHITE)[alpha]
+    elif isinstance(transparent, tuple):
+        alpha = np.where((values == transparent).all(2, keepdims=True), 0, 255)
+    pixels = _scale_table(white)[values]
+    if alpha is not None:
+        pixels = np.rint(255 - (255.0 - pixels) * alpha / 255).astype(np.uint8)
+    return Decoded(pixels, int(values.max()))
+
+
+def _replace_mode(arguments: Any, mode: str) -> Any:
+    return (mode, *arguments[1:]) if isinstance(arguments, tuple) else mode

@@ -11,6 +11,7 @@ from nnx.preprocessing.columns import Columns
 from nnx.preprocessing.image_statistics import ImageStatistics
 
 Fit = Literal["pad", "stretch"]
+OPTIONAL = ("white",)  # keys that a checkpoint has only if they are set, so that older ones stay as they are
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Spec:
 
     `mean` and `std` are per channel, in units of [0, 1] for images, or per feature in the feature's own units. `fit` is
     set if the training images were files of any size: it says how they were resized, keeping the aspect ratio or not.
+    `white` is set if they had more than 8 bits: it is the value that was scaled to 255.
     """
 
     shape: tuple[int, ...]
@@ -28,6 +30,7 @@ class Spec:
     fit: Fit | None = None
     image_statistics: ImageStatistics | None = None  # images only: what the training images have in common
     columns: Columns | None = None  # tables only: how a row becomes features
+    white: int | None = None
 
     @property
     def is_image(self) -> bool:
@@ -39,10 +42,14 @@ class Spec:
         return math.prod(self.shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dicts and strings for the checkpoint's JSON, where the image statistics have the key "look"."""
+        """Plain lists, dicts and strings for the checkpoint's JSON, where the image statistics have the key "look".
+
+        The keys of OPTIONAL are there only if they are set.
+        """
         plain = {key: list(getattr(self, key)) for key in ("shape", "classes", "mean", "std")}
         look, columns = (part and part.to_dict() for part in (self.image_statistics, self.columns))
-        return {**plain, "fit": self.fit, "look": look, "columns": columns}
+        optional = {key: value for key in OPTIONAL if (value := getattr(self, key)) is not None}
+        return {**plain, "fit": self.fit, "look": look, "columns": columns, **optional}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Spec":
@@ -57,6 +64,7 @@ class Spec:
             fit=data.get("fit"),
             image_statistics=look and ImageStatistics.from_dict(look),
             columns=columns and Columns.from_dict(columns),
+            white=data.get("white"),
         )
         valid = (
             len(spec.shape) in (1, 3)
@@ -68,6 +76,7 @@ class Spec:
             and min(spec.std) > 0
             and spec.fit in (None, *get_args(Fit))
             and (spec.image_statistics is None or spec.is_image)
+            and (spec.white is None or (spec.is_image and type(spec.white) is int and 1 <= spec.white <= 65535))
             and (spec.columns is None or spec.shape == (spec.columns.features,))
         )
         if not valid:

@@ -252,7 +252,8 @@ def test_each_type_of_row_becomes_float32(kind, tmp_path):
         (GRAY.astype(np.int32) * 1000, "contains pixel values from 0 to 255000"),
         (
             GRAY.astype(np.uint16) * 16,
-            "contains pixel values from 0 to 4080, neither 8 nor 16 bits; divide them by the value of white",
+            "contains pixel values from 0 to 4080, neither 8 nor 16 bits; set dataset.white to the value that is "
+            "white, such as 4095, or to auto",
         ),
         (
             np.where(np.arange(30)[:, None, None] == 7, np.nan, GRAY / 255),

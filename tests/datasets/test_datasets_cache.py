@@ -36,8 +36,8 @@ def cache(tmp_path, monkeypatch):
 def decoded(monkeypatch):
     """How many files were decoded."""
     calls = []
-    real = images.decode
-    monkeypatch.setattr(images, "decode", lambda *arguments: calls.append(1) or real(*arguments))
+    real = images.measure
+    monkeypatch.setattr(images, "measure", lambda *given, **named: calls.append(1) or real(*given, **named))
     return calls
 
 

@@ -109,7 +109,9 @@ def test_no_more_is_decoded_ahead_than_is_taken(many, monkeypatch):
 def test_large_images_go_a_few_at_a_time(monkeypatch, tmp_path):
     sizes = []
     monkeypatch.setattr(
-        _decode, "_decode_chunk", lambda start, paths, how: sizes.append(len(paths)) or (np.zeros((0, 1, 1, 1)), [], [])
+        _decode,
+        "_decode_chunk",
+        lambda start, paths, how: sizes.append(len(paths)) or _decode.Chunk(np.zeros((0, 1, 1, 1)), [], [], []),
     )
     for side in (28, 224, 4096):
         list(_decode.decode_all(["x"] * 512, _decode.DecodeOptions((side, side), "pad", 3)))

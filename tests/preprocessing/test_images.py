@@ -103,6 +103,75 @@ def test_sixteen_bits_a_channel():
     assert np.array_equal(decoded[:, :, 0], [[78, 255]])
 
 
+def deep_tiff(values, order, white_is_zero=False):
+    """An uncompressed TIFF of (H, W, 3 or 4) 16-bit values, which Pillow can't write."""
+    H, W, C = values.shape
+    data = values.astype(f"{order}u2").tobytes()
+    tags = [(256, 3, 1, W), (257, 3, 1, H), (258, 3, C, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 200)]
+    tags += [(277, 3, 1, C), (278, 3, 1, H), (279, 4, 1, len(data)), *([(338, 3, 1, 2)] if C == 4 else [])]
+    head = (
+        (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 16) + struct.pack(f"{order}4H", *[16] * 4)
+    )
+    entries = b""
+    for tag, kind, count, value in tags:
+        packed = (
+            struct.pack(f"{order}{'HI'[kind == 4]}", value).ljust(4, b"\0")
+            if count == 1
+            else struct.pack(f"{order}I", 8)
+        )
+        entries += struct.pack(f"{order}HHI", tag, kind, count) + packed
+    return (head + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)).ljust(200, b"\0") + data
+
+
+@pytest.mark.parametrize("white", [255, 1000, 4095, 16383, 65535])
+def test_white_of_more_than_eight_bits(white):
+    """Gray and colours, PNG and TIFF, in both byte orders: the exact values, whatever is white."""
+    values = np.random.default_rng(0).integers(0, white + 1, (4, 6, 3)).astype(np.uint16)
+    values[0, 0] = white
+    gray = values[:, :, 0]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    expected = np.rint(values * (255 / white))
+    for data in (png(6, 4, 16, 2, rows), deep_tiff(values, "<"), deep_tiff(values, ">")):
+        assert np.array_equal(images.decode(data, white=white), expected)
+        assert images.measure(data, white=white).highest == values.max()
+    opaque = np.dstack([values, np.full((4, 6), 65535, np.uint16)])
+    for order in "<>":
+        assert np.array_equal(images.decode(deep_tiff(opaque, order), white=white), expected)
+    for data in (encoded(gray), encoded(gray, "TIFF"), encoded(gray.astype(np.int32), "TIFF")):
+        assert np.array_equal(images.decode(data, white=white), expected[:, :, :1])
+    rows = b"".join(b"\0" + np.dstack([row, row * 0 + 65535]).astype(">u2").tobytes() for row in gray)
+    assert np.array_equal(images.decode(png(6, 4, 16, 4, rows), white=white), expected[:, :, :1])
+
+
+@pytest.mark.parametrize("white", [255, 4095])
+def test_white_does_not_apply_to_eight_bits_and_floats(white):
+    assert np.array_equal(images.decode(encoded(GRAY), white=white)[:, :, 0], GRAY)
+    assert np.array_equal(images.decode(encoded((GRAY / 255).astype(np.float32), "TIFF"), white=white)[:, :, 0], GRAY)
+    twelve = b"P5 2 1 4095 " + struct.pack(">2H", 4095, 2048)  # states its white
+    assert images.decode(twelve, white=white).ravel().tolist() == [255, 128]
+    assert images.measure(twelve).highest == 0
+
+
+def test_values_above_white_and_values_too_dark_for_sixteen_bits_are_refused():
+    dark = np.full((2, 2), 4000, np.uint16)
+    with pytest.raises(DataError, match=r"a.png: has values up to 4,000, above the white of 255; save it with 8 bits"):
+        images.decode(encoded(dark), "a.png", white=255)
+    colours = png(1, 1, 16, 2, b"\0" + struct.pack(">3H", 1, 4000, 2))
+    for data in (encoded(dark), encoded(dark, "TIFF"), colours):
+        assert "has values of at most 4,000 of 65,535, too dark for an image of 16 bits; save it with" in wrong(data)
+        assert images.measure(data).highest == 4000
+        assert images.decode(data, white=65535).max() == 16
+    assert images.decode(encoded(dark * 0)).max() == 0, "black is no doubt"
+
+
+def test_colours_of_sixteen_bits_with_transparency():
+    rows = b"\0" + struct.pack(">8H", 4095, 0, 2048, 65535, 100, 100, 100, 0)
+    assert images.decode(png(2, 1, 16, 6, rows), white=4095).tolist() == [[[255, 0, 128], [255, 255, 255]]]
+    one = chunk(b"tRNS", struct.pack(">3H", 300, 301, 302))
+    rows = b"\0" + struct.pack(">6H", 300, 301, 302, 300, 301, 303)
+    assert images.decode(png(2, 1, 16, 2, rows, one), white=65535).tolist() == [[[255] * 3, [1] * 3]]
+
+
 def test_white_is_zero():
     """TIFF may count from white to black, in 8 bits and in 16."""
     tag = struct.pack("<HHI", images.PHOTOMETRIC, 3, 1)
