@@ -156,8 +156,8 @@ def load(
     (see `_progress.Progress`), which otherwise goes to stderr. `like`, the spec of a trained network, is applied as it
     is: its classes, columns, mean and deviation; nothing is measured.
 
-    Raises DataError if files are damaged, or missing and can't be downloaded; ConfigError if `validation` leaves
-    nothing to train on; MachineError if reading or writing fails.
+    Raises DataError if files are damaged, or missing while NNX_OFFLINE is set; ConfigError if `validation` leaves
+    nothing to train on; MachineError if downloading, reading or writing fails.
     """
     folder = find_folder(config, data_dir)
     config = _with_white_of(config, like)

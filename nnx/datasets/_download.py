@@ -14,7 +14,6 @@ from pathlib import Path
 
 from nnx.datasets._archives import Archive
 from nnx.datasets._progress import Progress
-from nnx.errors import DataError
 
 TIMEOUT = 20.0  # seconds, to connect and between any two pieces
 CHUNK = 1 << 18  # bytes, at most
@@ -25,7 +24,7 @@ def fetch(archive: Archive, part: Path, progress: Progress) -> None:
     """Download `archive` to `part`, from the first of its mirrors that has the right content.
 
     Resumes a download that `part` contains the beginning of, if the server can. Never writes more than the archive's
-    length. Raises DataError with each mirror's error if none has the content; `part` is then partial or missing.
+    length. Raises DownloadError with each mirror's error if none has the content; `part` is then partial or missing.
     """
     reasons = []
     for url in archive.urls:
@@ -41,7 +40,11 @@ def fetch(archive: Archive, part: Path, progress: Progress) -> None:
             if _length(part) == before:
                 break
         reasons.append(reason)
-    raise DataError("; ".join(reasons))
+    raise DownloadError("; ".join(reasons))
+
+
+class DownloadError(Exception):
+    """No mirror has the content of an archive."""
 
 
 class _NetworkError(Exception):

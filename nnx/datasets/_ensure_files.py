@@ -5,7 +5,8 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -24,8 +25,8 @@ def ensure_files(name: str, folder: Path, files: Sequence[str]) -> None:
     interrupted download stays there as NAME.part, and the next download resumes it. A second process waits for the
     first.
 
-    Raises DataError, naming the files and their folder, if NNX_OFFLINE is set or no mirror has them; MachineError if
-    `folder` can't be written, after removing all partial files.
+    Raises DataError, naming the files and their folder, if NNX_OFFLINE is set; MachineError if no mirror has them, or
+    `folder` can't be written, which also removes all partial files. Nothing else is left behind.
     """
     missing = _missing(folder, files)
     if not missing and not (folder / WORK).exists():  # it also exists if a process was killed while cleaning up
@@ -34,28 +35,51 @@ def ensure_files(name: str, folder: Path, files: Sequence[str]) -> None:
     if missing and os.environ.get("NNX_OFFLINE", "0") not in ("", "0"):
         cure = f"{_where_to_put(folder, files)}, or unset NNX_OFFLINE to download them"
         raise DataError(f"{absent} and NNX_OFFLINE is set. {cure}")
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock_path = folder / f"{WORK}.lock"
-        lock = locks.acquire(lock_path, wait=True)
-        assert lock
-        with lock:
+        with _locked(folder):
             try:
                 _download_missing(name, folder, files)
+                shutil.rmtree(folder / WORK, ignore_errors=True)
             except OSError:
                 shutil.rmtree(folder / WORK, ignore_errors=True)  # a full disk needs the space
                 raise
-            locks.release(lock_path, lock)
-            shutil.rmtree(folder / WORK, ignore_errors=True)
-    except DataError as error:
+    except _download.DownloadError as error:
         cure = f"{_where_to_put(folder, files)}, or try again with a network connection"
-        raise DataError(f"{absent} and can't be downloaded. {cure}. ({error})") from None
+        raise MachineError(f"{absent} and can't be downloaded. {cure}. ({error})") from None
     except OSError as error:
         if not missing:  # only the cleaning up failed, which is harmless
             return
         problem = f"{error.filename or folder}: can't be written ({error.strerror})"
         cure = "free some space, or set dataset.root to another folder"
         raise MachineError(f"{problem}. {absent} and must be downloaded: {cure}") from None
+    finally:
+        _remove_empty(new_folders)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of downloads to `folder`. At the end remove it, and WORK unless it has the beginning of a file."""
+    lock_path = folder / f"{WORK}.lock"
+    lock = locks.acquire(lock_path, wait=True)
+    assert lock
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for part in (folder / WORK).glob("*.part"):
+                if not part.stat().st_size:
+                    part.unlink()
+        _remove_empty([folder / WORK])
+        locks.release(lock_path, lock)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove these folders, in their order, if they are empty."""
+    with suppress(OSError):
+        for path in folders:
+            path.rmdir()
 
 
 def _missing(folder: Path, files: Sequence[str]) -> list[str]:

@@ -121,7 +121,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != ".download.lock"
+        if path.is_file() and path.name != ".download.lock"  # which a kill leaves
     }
 
 
@@ -291,8 +291,10 @@ def test_a_fault_leaves_nothing_half_done_and_the_next_try_heals(served, tmp_pat
     monkeypatch.setattr(_download, "TRIES", 1)
     served.faults = {f"/{name}.gz": fault}
     raw = tmp_path / "MNIST" / "raw"
-    with pytest.raises(DataError, match=reason) as caught:
+    with pytest.raises(MachineError, match=reason) as caught:
         load(tmp_path)
+    left = [] if fault in ("404", "wrong", "long", "short") else [".download"]  # what the next try resumes
+    assert sorted(os.listdir(raw) if raw.exists() else []) == sorted([*left, *MNIST[: MNIST.index(name)]])
     done = MNIST[: MNIST.index(name)]
     assert complete(raw) == {file: CONTENT[file] for file in done}
     message = str(caught.value)
@@ -310,17 +312,30 @@ def test_no_network(served, tmp_path, monkeypatch):
     urls = ("http://127.0.0.1:1/x", "http://localhost:1/x")
     monkeypatch.setitem(ARCHIVES, "mnist", (Archive(urls, "0" * 64),))
     with pytest.raises(
-        DataError, match=r"Put these files there: train-images.*http://127.0.0.1:1/x: .*refused.*; http://localhost:1/x"
+        MachineError,
+        match=r"Put these files there: train-images.*http://127.0.0.1:1/x: .*refused.*; http://localhost:1/x",
     ):
         load(tmp_path)
-    assert contents(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["404", "cut", "wrong", "stall"])
+def test_a_failed_download_leaves_only_what_the_next_one_resumes(served, tmp_path, fault):
+    served.faults = {f"/{name}.gz": fault for name in MNIST}
+    for _ in range(2):
+        with pytest.raises(MachineError, match=r"can't be downloaded. Put these files there: train-im") as caught:
+            load(tmp_path / "data")
+        assert caught.value.exit_code == 3
+        left = [path.name for path in (tmp_path / "data").rglob("*") if path.is_file()]
+        assert left == ([f"{MNIST[0]}.gz.part"] if fault in ("cut", "stall") else [])
+    assert (tmp_path / "data").exists() == bool(left)
 
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])
 def test_the_rest_of_a_cut_download_is_asked_for_at_once(served, tmp_path, fault):
     size = len(served.files[f"/{MNIST[0]}.gz"])
     served.faults = {f"/{MNIST[0]}.gz": fault}
-    with pytest.raises(DataError, match=FAULTS[fault]):
+    with pytest.raises(MachineError, match=FAULTS[fault]):
         load(tmp_path)
     starts = [0]
     while len(starts) <= _download.TRIES:
@@ -359,7 +374,9 @@ def test_whatever_a_killed_download_left_is_healed(server, tmp_path, fault, size
         _download.fetch(wanted, target, lambda *_: lengths.append(target.stat().st_size if target.exists() else 0))
 
     if not sized and fault in ("endless", "no length") and part not in ("a beginning", "all but a byte", "all of it"):
-        with pytest.raises(DataError, match="does not report the number of bytes"):  # it could fill the disk
+        with pytest.raises(
+            _download.DownloadError, match="does not report the number of bytes"
+        ):  # it could fill the disk
             fetch()
         assert not target.exists() or part == "nothing"
     else:
@@ -466,7 +483,7 @@ def test_a_full_disk(served, tmp_path, monkeypatch, when):
     monkeypatch.setattr(Path, "open", lambda path, mode="r": Full(path, mode) if mode == when else real(path, mode))
     with pytest.raises(MachineError, match=r"MNIST/raw: can't be written \(No space left on device\)"):
         load(tmp_path)
-    assert contents(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- archives
