@@ -35,6 +35,7 @@ from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing.columns import Columns
 from nnx.preprocessing.image_statistics import ImageStatistics
+from nnx.preprocessing.images import MAX_PIXELS
 from nnx.preprocessing.spec import Fit, Spec
 
 __all__ = [
@@ -118,6 +119,7 @@ class Source:
     columns: Columns | None = None
     fit: Fit | None = None
     white: int | None = None  # scaled to 255, if the images had more than 8 bits
+    max_pixels: int | None = None  # of an image file
     notes: tuple[Choice, ...] = ()
 
 
@@ -299,6 +301,7 @@ def _measure_spec(config: DatasetConfig, source: Source, train: Split, columns: 
         source.fit,
         statistics,
         white=source.white if len(shape) == 3 else None,
+        max_pixels=source.max_pixels if source.max_pixels != MAX_PIXELS else None,
     )
 
 

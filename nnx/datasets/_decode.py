@@ -24,13 +24,15 @@ class DecodeOptions(NamedTuple):
     """How to decode an image to `size`, (H, W), and `channels`; None: one channel, or three if it is coloured.
 
     An image of another size is resized as `fit` says, or rejected if that is None. Values of more than 8 bits become
-    white from `white` on.
+    white from `white` on. Files of more than `max_pixels` are errors, except JPEGs that are resized: they are decoded
+    smaller.
     """
 
     size: tuple[int, int]
     fit: Fit | None
     channels: int | None
     white: int = images.WHITE
+    max_pixels: int = images.MAX_PIXELS
 
 
 class Chunk(NamedTuple):
@@ -44,7 +46,9 @@ class Chunk(NamedTuple):
 
 def decode(path: str, options: DecodeOptions) -> images.Decoded:
     """An image file -> (H, W, C) uint8. Raises DataError, naming it."""
-    pixels, highest = images.measure(path, white=options.white)
+    pixels, highest = images.measure(
+        path, white=options.white, max_pixels=options.max_pixels, reduce=options.fit is not None
+    )
     return images.Decoded(_fit(pixels, path, options), highest)
 
 

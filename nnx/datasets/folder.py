@@ -62,6 +62,12 @@ class Config(DatasetConfig):
         description="value of white in images of more than 8 bits: 255, 4095, ..., or auto: as the training images "
         "need; by default 65535",
     )
+    max_pixels: int = Field(
+        images.MAX_PIXELS,
+        ge=1,
+        le=images.HIGHEST_MAX_PIXELS,
+        description="pixels of the largest image to decode; with size, a larger JPEG is decoded at 1/2, 1/4 or 1/8",
+    )
     folder: str | None = Field(
         None, description="folder of the files that a CSV file lists; by default its own", examples=["pictures/train"]
     )
@@ -144,6 +150,7 @@ def load(config: Config, folder: Path) -> Source:
         "validation": split("validation") if "validation" in splits else None,
         "fit": config.fit if config.size else None,
         "white": cached.facts["white"] or None,
+        "max_pixels": config.max_pixels,
         "notes": (*notes, *_white_notes(config, cached.facts)),
     }
     train = split(ALL if ALL in splits else "train")
@@ -185,7 +192,7 @@ def _find_classes(splits: dict[str, ImageFiles], path: Path) -> tuple[str, ...]:
 
 def _cache_key(config: Config, path: Path, splits: dict[str, ImageFiles]) -> _cache.CacheKey:
     """Everything that the decoded images depend on."""
-    options = config.model_dump(include={"size", "fit", "grayscale", "white", "skip_bad"})
+    options = config.model_dump(include={"size", "fit", "grayscale", "white", "max_pixels", "skip_bad"})
     options |= {"parts": list(splits), "test": config.test if isinstance(config.test, str) else None}
     texts: list[str] = []
     numbers: list[int] = []
@@ -486,10 +493,12 @@ def _decode_splits(
     if isinstance(config.size, int):
         height = width = config.size
     else:
-        height, width = config.size or _first_size(next(iter(splits.values())))
+        height, width = config.size or _first_size(next(iter(splits.values())), config.max_pixels)
     channels = {"auto": None, True: 1, False: 3}[config.grayscale]
     white = images.WHITES[0] if config.white == "auto" else config.white or images.WHITE
-    options = _decode.DecodeOptions((height, width), config.fit if config.size else None, channels, white)
+    options = _decode.DecodeOptions(
+        (height, width), config.fit if config.size else None, channels, white, config.max_pixels
+    )
     while True:
         try:
             return _write_splits(options, config, splits, classes, writer)
@@ -584,12 +593,12 @@ def _check_white(
     return {"white": used, "highest": top, "dark": dark}
 
 
-def _first_size(files: ImageFiles) -> tuple[int, int]:
+def _first_size(files: ImageFiles, max_pixels: int) -> tuple[int, int]:
     """(H, W) of the first image that can be read. Raises DataError if none of the first 1000 can."""
     errors = []
     for index in files.order()[:1000]:
         try:
-            height, width, _ = images.measure(files.path(index)).pixels.shape
+            height, width, _ = images.measure(files.path(index), max_pixels=max_pixels).pixels.shape
             return height, width
         except DataError as error:
             errors.append(str(error))

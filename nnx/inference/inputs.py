@@ -202,10 +202,10 @@ def _read_images(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple
 
 def decode_image(file: str, spec: Spec) -> NDArray[np.uint8]:
     """An image file, or standard input -> (h, w, 1 or 3) pixels for a network of images. Raises DataError."""
-    if file == STDIN:
-        pixels = images.decode(_read_standard_input(images.MAX_BYTES), "standard input", white=spec.white)
-    else:
-        pixels = images.decode(file, white=spec.white)
+    max_pixels = spec.max_pixels or images.MAX_PIXELS
+    data = _read_standard_input(max(images.MAX_JPEG_BYTES, 4 * max_pixels)) if file == STDIN else file
+    name = "standard input" if file == STDIN else file
+    pixels = images.decode(data, name, white=spec.white, max_pixels=max_pixels, reduce=True)
     _check_channels(pixels, spec, file)
     return pixels
 

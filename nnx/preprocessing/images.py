@@ -9,6 +9,7 @@ import stat
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,11 +32,18 @@ EXTENSIONS = (
 )
 MAX_PPM_HEADER = 4096  # bytes: Pillow reads it byte by byte, 10 MB of comments in 2 s
 MAX_SLOW_PPM = 2**18  # bytes of numbers as text, or of an unusual white: Pillow's Python code takes 99 s for 10 MB
-MAX_BYTES = 10 * 2**20
-MAX_PIXELS = 16_000_000
+MAX_BYTES = 10 * 2**20  # of a file, unless more pixels than MAX_PIXELS are allowed
+MAX_PIXELS = 16_000_000  # by default
+HIGHEST_MAX_PIXELS = 89_000_000  # about Pillow's own limit; colours with transparency then take 1 GB
+# A larger JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which takes little memory: 45 MB and 0.2 s for 169
+# megapixels in colour. If it has several scans, libjpeg keeps all of its coefficients: 440 MB for 64 megapixels.
+MAX_JPEG_BYTES = 32 * 2**20
+MAX_SCANNED_PIXELS = 50_000_000
+MAX_SCANS = 100 * MAX_PIXELS  # pixels in all scans together: a JPEG of 94 kB with 1,000 scans takes 9 s
 WHITE = 65535  # of an image of 16 bits, unless something else is known
 WHITES = (255, 1023, 4095, 16383, WHITE)  # of 8, 10, 12, 14 and 16 bits
 DARK = 4096  # 16-bit values that are all below it would become 16 gray levels or fewer
+_JPEG = b"\xff\xd8"  # the first bytes of a JPEG
 PHOTOMETRIC = 262  # TIFF tag; 0 means that the value 0 is white, which Pillow applies to 1 and 8 bits but not to 16
 BITS_PER_SAMPLE = 258  # TIFF tag
 
@@ -48,18 +56,26 @@ class Decoded(NamedTuple):
     highest: int
 
 
-def decode(file: str | Path | bytes, name: str = "", *, white: int | None = None) -> NDArray[np.uint8]:
+def decode(
+    file: str | Path | bytes,
+    name: str = "",
+    *,
+    white: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    reduce: bool = False,
+) -> NDArray[np.uint8]:
     """An image file, or the bytes of one called `name` -> (H, W, C) uint8, as a viewer shows it on white paper.
 
     C is 1 for gray or black and white, 3 for colours or a palette. Values of more than 8 bits are scaled from 0 to
     `white`, by default WHITE, as are floats from 0 to 1: black stays black, white stays white. Transparent pixels
-    become white. The EXIF orientation is applied. Of several pictures, the first is decoded.
+    become white. The EXIF orientation is applied. Of several pictures, the first is decoded. With `reduce`, a JPEG of
+    more than `max_pixels` is decoded at 1/2, 1/4 or 1/8 of its width and height.
 
     Raises DataError with the file's name unless it is a complete PNG, JPEG, GIF, BMP, WebP, TIFF, PPM (PGM, PBM) or,
-    if Pillow supports it, AVIF of at most 10 MiB and 16 megapixels; for values above `white`; and without `white` for
-    values of more than 8 bits that are all below DARK.
+    if Pillow supports it, AVIF of at most `max_pixels` and 10 MiB, or more if max_pixels is above MAX_PIXELS; for
+    values above `white`; and without `white` for values of more than 8 bits that are all below DARK.
     """
-    pixels, highest = measure(file, name, white=white or WHITE)
+    pixels, highest = measure(file, name, white=white or WHITE, max_pixels=max_pixels, reduce=reduce)
     if white and highest > white:
         raise DataError(f"{describe(file, name)}: {above_white_message(highest, white)}")
     if not white and 0 < highest < DARK:
@@ -68,17 +84,27 @@ def decode(file: str | Path | bytes, name: str = "", *, white: int | None = None
     return pixels
 
 
-def measure(file: str | Path | bytes, name: str = "", *, white: int = WHITE) -> Decoded:
+def measure(
+    file: str | Path | bytes,
+    name: str = "",
+    *,
+    white: int = WHITE,
+    max_pixels: int = MAX_PIXELS,
+    reduce: bool = False,
+) -> Decoded:
     """Like `decode`, but values above `white` become white, and the highest value is returned, too."""
     try:
-        data = file if isinstance(file, bytes) else _read_bytes(Path(file))
+        max_bytes = MAX_BYTES if max_pixels <= MAX_PIXELS else 4 * max_pixels
+        most = max(max_bytes, MAX_JPEG_BYTES) if reduce else max_bytes
+        data = file if isinstance(file, bytes) else _read_bytes(Path(file), most)
         if not data:
             raise DataError("is empty; get the file again")
-        if len(data) > MAX_BYTES:
-            raise DataError(f"is larger than {MAX_BYTES // 2**20} MiB; save a smaller image")
+        limit = most if data.startswith(_JPEG) else max_bytes
+        if len(data) > limit:
+            raise DataError(f"is larger than {limit // 2**20} MiB; save a smaller image")
         if data.startswith(b"version https://git-lfs"):
             raise DataError("is a Git LFS pointer, not the image itself; run `git lfs pull`")
-        return _decode_pixels(data, white)
+        return _decode_pixels(data, white, max_pixels, reduce)
     except DataError as error:
         raise DataError(f"{describe(file, name)}: {error}") from None
 
@@ -161,7 +187,8 @@ def _resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
     return np.dstack([np.asarray(channel.resize((width, height), Image.Resampling.BILINEAR)) for channel in channels])
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a file, at most one more than `most`. Raises DataError."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -169,7 +196,7 @@ def _read_bytes(path: Path) -> bytes:
         if not stat.S_ISREG(mode):  # opening a FIFO would wait for a writer
             raise DataError("is not a regular file; name an image file")
         with open(path, "rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(most + 1)
     except FileNotFoundError:
         raise DataError("no such file; check the name") from None
     except (OSError, ValueError) as error:
@@ -177,17 +204,23 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"can't be read ({reason}); check the name and its permissions") from None
 
 
-def _decode_pixels(data: bytes, white: int) -> Decoded:
+def _decode_pixels(data: bytes, white: int, max_pixels: int, reduce: bool) -> Decoded:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    is_jpeg = data.startswith(_JPEG)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unusual metadata is no reason to refuse an image
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if not is_jpeg:  # whose size is checked below
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
             _check_ppm(data)
             image = Image.open(io.BytesIO(data), formats=_supported_formats())
-            if image.width * image.height > MAX_PIXELS:  # nothing is decoded yet
-                raise DataError(_too_large_message(f"{image.width:,} x {image.height:,}"))
+            if is_jpeg:
+                _check_scans(image, data)
+            if image.width * image.height > max_pixels:  # nothing is decoded yet
+                size = f"{image.width:,} x {image.height:,}"
+                if not (is_jpeg and reduce and _reduce(image, data, max_pixels)):
+                    raise DataError(_too_large_message(size, max_pixels))
             if _raw_mode(image) in _DEEP_COLOURS:
                 return _decode_deep_colours(image, data, white)
             inverted = image.mode.startswith("I;16") and image.getexif().get(PHOTOMETRIC) == 0
@@ -203,7 +236,7 @@ def _decode_pixels(data: bytes, white: int) -> Decoded:
     except UnidentifiedImageError:
         raise DataError(f"is not an image that can be read ({NAMED_FORMATS}), or is damaged; save it as PNG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(_too_large_message("too many")) from None
+        raise DataError(_too_large_message("too many", max_pixels)) from None
     # Pillow's parsers raise errors of any kind: struct.error, zlib.error, KeyError, SyntaxError, MemoryError...
     except Exception:
         raise DataError("is damaged or cut short; get the file again, or save it as PNG") from None
@@ -228,8 +261,46 @@ def _check_ppm(data: bytes) -> None:
         raise DataError(f"{problem}; save it as PNG")
 
 
-def _too_large_message(pixels: str) -> str:
-    return f"has {pixels} pixels, more than {MAX_PIXELS // 10**6} megapixels; save a smaller image"
+def _check_scans(image: Any, data: bytes) -> None:
+    """Raises DataError for a JPEG with so many scans that decoding it takes seconds."""
+    scans = data.count(b"\xff\xda")  # compressed data never contains these bytes
+    if scans > 1 and scans * image.width * image.height > MAX_SCANS:
+        raise DataError(f"is a JPEG of {scans:,} scans; save it as a baseline JPEG")
+
+
+def _reduce(image: Any, data: bytes, max_pixels: int) -> bool:
+    """Have a JPEG that is not decoded yet decoded at 1/2, 1/4 or 1/8 of its size, to at most `max_pixels`. False if
+    that is too large, or takes much memory."""
+    has_more_scans = "progressive" in image.info or _components_in_first_scan(data) < image.layers
+    if has_more_scans and image.width * image.height > MAX_SCANNED_PIXELS:
+        return False
+    width, height = image.size
+    for scale in (2, 4, 8):
+        if -(-width // scale) * -(-height // scale) <= max_pixels:
+            image.draft(None, (width // scale, height // scale))
+            return bool(image.width * image.height <= max_pixels)
+    return False
+
+
+def _components_in_first_scan(data: bytes) -> int:
+    """How many components the first scan of a JPEG contains. Raises ValueError or IndexError if it has no scan."""
+    at = 2
+    while True:
+        at = data.index(b"\xff", at)
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return data[at + 4]
+        if marker in (0x00, 0xFF):  # not a marker, or filled up
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+
+
+def _too_large_message(pixels: str, max_pixels: int) -> str:
+    cure = "save a smaller image" + ", or train with a higher dataset.max_pixels" * (max_pixels < HIGHEST_MAX_PIXELS)
+    return f"has {pixels} pixels, more than {max_pixels / 10**6:g} megapixels; {cure}"
 
 
 def _to_uint8(image: "Image") -> NDArray[np.uint8]:
@@ -300,7 +371,9 @@ def _scale_integers(values: NDArray[Any], white: int, transparent: int | None = 
     `transparent` values become white. Raises DataError for values out of range.
     """
     _check_range(values, WHITE)
-    gray: NDArray[np.uint8] = _scale_table(white)[values]
+    gray = np.empty(values.shape, np.uint8)
+    for rows in _row_blocks(values):  # indices take 8 bytes each
+        gray[rows] = _scale_table(white)[values[rows]]
     if transparent is not None:
         gray[values == transparent] = 255
     return gray[:, :, None]
@@ -312,6 +385,12 @@ def _scale_table(white: int) -> NDArray[np.uint8]:
     return np.rint(np.minimum(np.arange(WHITE + 1), white) * (255 / white)).astype(np.uint8)
 
 
+def _row_blocks(values: NDArray[Any]) -> Iterator[slice]:
+    """Slices of rows with about a million values each."""
+    rows = max(1, 2**20 * len(values) // values.size)
+    return (slice(start, start + rows) for start in range(0, len(values), rows))
+
+
 def _decode_deep_colours(image: Any, data: bytes, white: int) -> Decoded:
     """An image with colours, or gray and transparency, of 16 bits, of which `image` is not decoded yet."""
     from PIL import Image, ImageOps
@@ -319,21 +398,36 @@ def _decode_deep_colours(image: Any, data: bytes, white: int) -> Decoded:
     raw_mode = _raw_mode(image)
     other: Any = Image.open(io.BytesIO(data), formats=(image.format,))
     other.tile = [tile._replace(args=_replace_mode(tile.args, _DEEP_COLOURS[raw_mode])) for tile in other.tile]
+    for part in (image, other):
+        ImageOps.exif_transpose(part, in_place=True)
     transparent = image.info.get("transparency")
-    high, low = (np.asarray(ImageOps.exif_transpose(part)).astype(np.uint16) for part in (image, other))
+    high, low = np.asarray(image), np.asarray(other)
     if raw_mode == "LA;16B":
         high, low = low[:, :, ::2], low[:, :, 1::2]
-    values = high << 8 | low
-    alpha = None
-    if values.shape[2] in (2, 4):
-        values, alpha = values[:, :, :-1], values[:, :, -1:]
-        alpha = _scale_table(white if alpha.max() <= white else WHITE)[alpha]
-    elif isinstance(transparent, tuple):
-        alpha = np.where((values == transparent).all(2, keepdims=True), 0, 255)
-    pixels = _scale_table(white)[values]
-    if alpha is not None:
-        pixels = np.rint(255 - (255.0 - pixels) * alpha / 255).astype(np.uint8)
-    return Decoded(pixels, int(values.max()))
+    C = high.shape[2]
+    has_alpha = C in (2, 4)
+    pixels = np.empty((*high.shape[:2], C - has_alpha), np.uint8)
+    highest = 0
+    alpha_white = WHITE
+    if has_alpha and high[:, :, -1].max() <= white >> 8:  # so is white, which the alpha of opaque pixels is, too
+        alpha_white = white
+    for rows in _row_blocks(high):
+        values = high[rows].astype(np.uint16) << 8 | low[rows]
+        colours = values[:, :, : C - has_alpha]
+        highest = max(highest, int(colours.max()))
+        pixels[rows] = _scale_table(white)[colours]
+        if has_alpha:
+            pixels[rows] = _on_white(pixels[rows], _scale_table(alpha_white)[values[:, :, -1:]])
+        elif isinstance(transparent, tuple):
+            pixels[rows][(colours == transparent).all(2)] = 255
+    return Decoded(pixels, highest)
+
+
+def _on_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(h, w, C) blended with white as (h, w, 1) `alpha` says, rounded."""
+    ink = (255 - pixels).astype(np.uint16) * alpha  # at most 255 * 255
+    blended: NDArray[np.uint8] = 255 - ((ink + 127) // 255).astype(np.uint8)
+    return blended
 
 
 def _replace_mode(arguments: Any, mode: str) -> Any:

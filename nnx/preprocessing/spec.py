@@ -7,11 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from nnx.preprocessing import images
 from nnx.preprocessing.columns import Columns
 from nnx.preprocessing.image_statistics import ImageStatistics
 
 Fit = Literal["pad", "stretch"]
-OPTIONAL = ("white",)  # keys that a checkpoint has only if they are set, so that older ones stay as they are
+OPTIONAL = (
+    "white",
+    "max_pixels",
+)  # keys that a checkpoint has only if they are set, so that older ones stay as they are
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Spec:
 
     `mean` and `std` are per channel, in units of [0, 1] for images, or per feature in the feature's own units. `fit` is
     set if the training images were files of any size: it says how they were resized, keeping the aspect ratio or not.
-    `white` is set if they had more than 8 bits: it is the value that was scaled to 255.
+    `white` is set if they had more than 8 bits: it is the value that was scaled to 255. `max_pixels` is set if it was
+    not the default (see `images`).
     """
 
     shape: tuple[int, ...]
@@ -31,6 +36,7 @@ class Spec:
     image_statistics: ImageStatistics | None = None  # images only: what the training images have in common
     columns: Columns | None = None  # tables only: how a row becomes features
     white: int | None = None
+    max_pixels: int | None = None
 
     @property
     def is_image(self) -> bool:
@@ -65,6 +71,7 @@ class Spec:
             image_statistics=look and ImageStatistics.from_dict(look),
             columns=columns and Columns.from_dict(columns),
             white=data.get("white"),
+            max_pixels=data.get("max_pixels"),
         )
         valid = (
             len(spec.shape) in (1, 3)
@@ -76,7 +83,10 @@ class Spec:
             and min(spec.std) > 0
             and spec.fit in (None, *get_args(Fit))
             and (spec.image_statistics is None or spec.is_image)
-            and (spec.white is None or (spec.is_image and type(spec.white) is int and 1 <= spec.white <= 65535))
+            and all(
+                value is None or (spec.is_image and type(value) is int and 1 <= value <= most)
+                for value, most in ((spec.white, images.WHITE), (spec.max_pixels, images.HIGHEST_MAX_PIXELS))
+            )
             and (spec.columns is None or spec.shape == (spec.columns.features,))
         )
         if not valid:

@@ -1,6 +1,6 @@
 """5,000 mutated image files, and bombs: each is decoded or refused by a DataError, within 2 s and 200 MB.
 
-The limit is 400 MB for images of 16 megapixels.
+The limit is 400 MB for images of 16 megapixels, and for a progressive JPEG of 49.
 """
 
 import io
@@ -26,7 +26,7 @@ from nnx.preprocessing import images
 
 CASES = 5_000
 SECONDS = 2.0  # limit of processor time for each image
-MEGABYTES, LARGEST = 200, 400  # limits beyond a small image; for a good one of 16 megapixels
+MEGABYTES, LARGEST = 200, 400  # limits beyond a small image; for a good large one
 
 Outcome = tuple[str, float, float]  # decoded, refused, or what went wrong; seconds; megabytes more than before
 
@@ -81,7 +81,7 @@ def _outcome(what: str, data: bytes) -> Outcome:
     before, begun = _peak(), time.process_time()
     words = "decoded"
     try:
-        pixels = images.decode(data, what)
+        pixels = images.decode(data, what, white=images.WHITE, reduce=True)
         H, W, C = pixels.shape
         if pixels.dtype != np.uint8 or C not in (1, 3) or not 1 <= H * W <= images.MAX_PIXELS:
             words = f"{what}: {pixels.dtype} of {pixels.shape}"
@@ -95,7 +95,8 @@ def _outcome(what: str, data: bytes) -> Outcome:
     except Exception as error:
         words = f"{what}: {type(error).__name__}: {error}"
     seconds, megabytes = time.process_time() - begun, _peak() - before
-    if seconds > SECONDS or megabytes > (LARGEST if "16 megapixels" in what else MEGABYTES):
+    large = any(f" {size} megapixels" in what for size in (16, 49))
+    if seconds > SECONDS or megabytes > (LARGEST if large else MEGABYTES):
         words = f"{what}: {seconds:.1f} s and {megabytes:.0f} MB"
     return words, seconds, megabytes
 
@@ -235,6 +236,18 @@ def _frames(form: str, side: int, count: int) -> bytes:
     return _encoded(frames[0], form, save_all=True, append_images=frames[1:])
 
 
+def _many_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    data = _encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + data[-2:]
+
+
+def _separate_scans(data: bytes) -> bytes:
+    """A JPEG whose first scan claims to contain only the first of the three components."""
+    scan = data.index(b"\xff\xda")
+    return data[:scan] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + data[scan + 14 :]
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     "PNG of 60,000 x 60,000": lambda: _png(60_000, 60_000, b""),
     "PNG of 2 billion x 2 billion": lambda: _png(2**31 - 1, 2**31 - 1, b""),
@@ -261,6 +274,21 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         b"\0\x08\0\x08\x01", b"\xfd\xe8\xfd\xe8\x01", 1
     ),
     "JPEG of 16 megapixels, progressive": lambda: _encoded(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True),
+    "JPEG of 144 megapixels": lambda: _encoded(Image.new("RGB", (12_000, 12_000)), "JPEG"),
+    "JPEG of 49 megapixels, progressive": lambda: _encoded(
+        Image.new("RGB", (7000, 7000)), "JPEG", progressive=True, subsampling=0
+    ),
+    "JPEG of 144 megapixels, progressive": lambda: _encoded(
+        Image.new("RGB", (12_000, 12_000)), "JPEG", progressive=True
+    ),
+    "JPEG of 144 megapixels, a component at a time": lambda: _separate_scans(
+        _encoded(Image.new("RGB", (12_000, 12_000)), "JPEG")
+    ),
+    **{f"JPEG of 16 megapixels, {count:,} scans": lambda count=count: _many_scans(count) for count in (50, 10_000)},
+    "PNG of 16 megapixels, 16-bit RGBA": lambda: _png(4000, 4000, bytes(4000 * (1 + 8 * 4000)), depth=16, kind=6),
+    "PNG of 16 megapixels, 16-bit gray and alpha": lambda: _png(
+        4000, 4000, bytes(4000 * (1 + 4 * 4000)), depth=16, kind=4
+    ),
     "BMP of 60,000 x 60,000": lambda: (
         b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0)
     ),

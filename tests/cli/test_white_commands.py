@@ -82,3 +82,15 @@ def test_predict_refuses_images_above_white(nnx):
     refused = nnx("predict", "r", "bright.png")
     assert refused.code == 2
     assert "error: bright.png: has values up to 60,000, above the white of 4,095; save it" in refused.err
+
+
+def test_predict_takes_large_photographs(nnx):
+    assert nnx("train", "a.yaml", "--out", "r", "--set", "dataset.size=6").code == 0
+    values = np.zeros((4200, 4200), np.uint8)
+    values[:, :2100] = 200
+    save(Path("large.jpg"), values)
+    save(Path("large.png"), values)
+    assert predictions(nnx, "large.jpg", "--prepare", "none")[0][0]["label"] == "l"
+    refused = nnx("predict", "r", "large.png")
+    assert refused.code == 2
+    assert "has 4,200 x 4,200 pixels, more than 16 megapixels; save a smaller image, or train with" in refused.err
