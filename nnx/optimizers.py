@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from nnx.config.registry import Component
+from nnx.system import accelerator
 
 Rate = Annotated[float, Field(gt=0, le=1000, description="learning rate")]
 Decay = Annotated[float, Field(ge=0, le=100, description="weight decay, not applied to biases and norms")]
@@ -162,7 +163,7 @@ def _trainable(model: nn.Module) -> list[Parameter]:
 
 def _fused(model: nn.Module) -> dict[str, Any]:
     """`fused=True` if torch has a kernel that updates all parameters at once: on CPU, CUDA and MPS."""
-    return {"fused": all(p.device.type in ("cpu", "cuda", "mps") for p in model.parameters())}
+    return {"fused": all(accelerator.fuses_optimizers(p.device) for p in model.parameters())}
 
 
 # ---------------------------------------------------------------- a step with less overhead
@@ -214,7 +215,7 @@ def _fused_groups(optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor
         groups = list(equal_decay)
         params = [p for group in groups for p in group["params"]]
         states = [optimizer.state[p] for p in params]
-        if len({float(state["step"]) for state in states}) == 1:
+        if len(set(torch.stack([state["step"] for state in states]).tolist())) == 1:  # one wait for the device
             for state in states:
                 state["step"] = states[0]["step"]
         means, squares, counts = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))

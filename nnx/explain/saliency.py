@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _draw
 from nnx.models import _layer_outputs
+from nnx.system import accelerator
 
 SAMPLES = 10
 STEPS, MAX_STEPS = 64, 8192  # of the integral from the baseline to the input
@@ -113,7 +114,7 @@ def attribute(
     with torch.no_grad():
         before = _target_logit(network, reference.expand_as(x), targets)
         difference = (_target_logit(network, x, targets) - before).double()
-    with torch.backends.cudnn.flags(enabled=False):  # cuDNN has no gradient of an RNN in evaluation mode
+    with accelerator.differentiable_rnn(x.device):
         for count in np.unique(steps):
             group = torch.from_numpy(np.flatnonzero(steps == count)).to(x.device)
             values[group] = method.attribute(

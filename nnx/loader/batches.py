@@ -19,6 +19,7 @@ from nnx.events import Choice
 from nnx.loader.augment import augment, mixup
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
+from nnx.system import accelerator
 from nnx.system.device import mix_seed
 
 EVALUATION_BATCH = 2000
@@ -43,9 +44,9 @@ class BatchLoader:
     def __init__(self, split: Split, spec: Spec, device: torch.device) -> None:
         self.inputs, self.rows = _tensor(split.inputs)
         self.gather: Gather = lambda inputs, index: inputs.index_select(0, index).to(device)
-        if self.rows is None and (device.type != "cuda" or fits_on_device(split.inputs.nbytes, device)):
+        if self.rows is None and fits_on_device(split.inputs.nbytes, device):
             self.inputs = self.inputs.to(device)
-        elif device.type == "cuda":
+        elif accelerator.is_cuda(device):
             self.gather = pinned_gather(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.classes = len(spec.classes)
@@ -103,13 +104,16 @@ def _tensor(inputs: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def fits_on_device(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes take less than half of the free memory of a CUDA device. The network needs the rest."""
-    return size < torch.cuda.mem_get_info(device)[0] / 2
+    """Whether `size` bytes take less than half of the device's free memory: the network needs the rest. True where the
+    device shares the computer's memory, in which they are already."""
+    free = accelerator.free_memory(device)
+    return free is None or size < free / 2
 
 
 def pinned_gather(device: torch.device) -> Gather:
     """A gather from the computer's memory to a CUDA device through two alternating pinned buffers: the next batch is
-    gathered while the device copies and processes the current one. Not tested yet: no GPU was available."""
+    gathered while the device copies and processes the current one. Run on a simulated device only: no GPU
+    was available."""
     buffers: list[Tensor] = []
     copied: list[Any] = [torch.cuda.Event(), torch.cuda.Event()]  # type: ignore[no-untyped-call]
 

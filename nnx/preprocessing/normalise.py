@@ -16,11 +16,12 @@ class Normalise:
         shape = (-1, 1, 1) if spec.is_image else (-1,)
         mean, std = (torch.tensor(values, dtype=torch.float64).view(shape) for values in (spec.mean, spec.std))
         unit = 255 if spec.is_image else 1  # mean and std of images are in units of [0, 1]
-        self.factor = (1 / (unit * std)).float().to(device)
+        factor = (1 / (unit * std)).float()
+        self.factor = factor.to(device)
         self.offset = (-mean / std).float().to(device)
         # One channel needs no broadcasting, which takes twice the time: 42 -> 21 us for a batch of 128 (two cores of an
         # AMD EPYC 7002).
-        self.scale = self.factor.item() if self.factor.numel() == 1 else None
+        self.scale = factor.item() if factor.numel() == 1 else None
 
     def __call__(self, x: Tensor) -> Tensor:
         raw = x.float()

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from nnx.errors import DivergedError
 from nnx.events import Step
 from nnx.inference.metrics import evaluate
 from nnx.loader.batches import EVALUATION_BATCH, BatchLoader
+from nnx.system import accelerator
 from nnx.training.loop import train
 from nnx.training.setup import TrainingSetup
 
@@ -80,6 +80,6 @@ def measure_throughput(setup: TrainingSetup, batches: BatchLoader, *, seconds: f
         once=max(0.0, warming - warm * took / steps),
         a_sample=predicted.seconds / len(samples),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        device_memory=accelerator.peak_memory(device),
         trouble=early or late,
     )

@@ -14,7 +14,7 @@ from torch import nn
 
 from nnx.errors import DeviceError, MachineError
 from nnx.events import Choice
-from nnx.system import distributed
+from nnx.system import accelerator, distributed
 
 # Multiply-adds of the forward pass of a step. Two threads instead of one changed the throughput by a factor of 0.94 at
 # 0.5 M, 0.98 at 7.1 M (digits_rnn), 1.06 at 10 M (digits_cnn), 1.15 at 6.7 M, 1.22 at 7.5 M and 1.49 at 30 M (MLPs).
@@ -67,8 +67,9 @@ def choose_runtime(
     """
     chosen, device_reason = _device(device)
     dtype, precision_reason = _precision(precision, chosen, bfloat16_speedup)
+    product = accelerator.product_name(chosen)
     choices = [
-        Choice("device", f"{chosen}{_device_name(chosen)}", device_reason),
+        Choice("device", f"{chosen} ({product})" if product else str(chosen), device_reason),
         Choice("precision", str(dtype).removeprefix("torch."), precision_reason),
     ]
     if channels_last:
@@ -120,17 +121,8 @@ def load_meta_kernels() -> None:
 
 
 def seed_step(seed: int, step: int, device: torch.device) -> None:
-    """Seed the device's generator for one step, so that its dropout depends on (seed, step) only.
-
-    `torch.manual_seed` would seed all devices, and would record the whole call stack if CUDA is available but not
-    initialised.
-    """
-    if device.type == "mps":
-        torch.mps.manual_seed(mix_seed(seed, step))
-        return
-    cuda = device.type == "cuda"
-    generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
-    generator.manual_seed(mix_seed(seed, step))
+    """Seed the device's generator for one step, so that its dropout depends on (seed, step) only."""
+    accelerator.seed_generator(device, mix_seed(seed, step))
 
 
 def mix_seed(seed: int, *counters: int) -> int:
@@ -211,17 +203,13 @@ def _device(name: str) -> tuple[torch.device, str]:
     if name != "auto":
         _check_device(name)
         return torch.device(name), "as requested"
-    if torch.cuda.is_available():
-        return torch.device("cuda"), "CUDA device found"
-    if torch.backends.mps.is_available():
-        return torch.device("mps"), "Apple GPU found"
-    return torch.device("cpu"), "no GPU found"
+    return accelerator.default_device()
 
 
 def _device_of_rank(name: str) -> tuple[torch.device, str]:
     """One GPU for each process, or the CPU for all. Not tested with GPUs yet: none was available."""
     _, _, local_rank, processes = distributed.current()
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = accelerator.count_gpus()
     if name == "cpu" or (name == "auto" and not gpus):
         return torch.device("cpu"), "as requested" if name == "cpu" else "no GPU found that several processes can use"
     if name in ("auto", "cuda") and processes <= gpus:
@@ -232,22 +220,15 @@ def _device_of_rank(name: str) -> tuple[torch.device, str]:
 
 def _check_device(name: str) -> None:
     """Raises DeviceError if this machine has no device of this name."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    mps = torch.backends.mps.is_available()
-    available = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{n}" for n in range(gpus)), *(["mps"] if mps else [])]
+    available = accelerator.list_devices()
     if name not in available:
         raise DeviceError(f"device {name!r} not found; this machine has: {', '.join(available)}")
-
-
-def _device_name(device: torch.device) -> str:
-    """The name of a CUDA device, in brackets; empty for other devices."""
-    return f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
 
 
 def _precision(name: str, device: torch.device, bfloat16_speedup: float | None) -> tuple[torch.dtype, str]:
     """The dtype for a config's `precision`, and the reason. Raises DeviceError if the device does not support it."""
     if name == "auto":
-        if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        if accelerator.multiplies_bfloat16(device):
             return torch.bfloat16, f"supported by the tensor cores of {device}"
         if device.type == "cpu" and bfloat16_speedup and _has_bfloat16_instructions():
             speedup = f"measured {bfloat16_speedup}x faster for this architecture"
@@ -260,7 +241,7 @@ def _precision(name: str, device: torch.device, bfloat16_speedup: float | None) 
 
 def _channels_last(device: torch.device) -> tuple[bool, str]:
     """Whether a CNN should use the channels-last memory format on `device`, and the reason."""
-    if device.type == "cuda":
+    if accelerator.is_cuda(device):
         return True, "the native layout of tensor cores"
     if device.type == "cpu" and "avx2" in _cpuinfo("flags").split() and "avx512f" not in _cpuinfo("flags").split():
         return True, "measured 1.5x faster for cnn on CPUs with AVX2"

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nnx.errors import InputError, MachineError, NnxError, Stopped, printable
+from nnx.system import accelerator
 
 # Seconds between two exchanges of `any_rank_signalled`. One takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two
 # cores)
@@ -111,9 +112,7 @@ def connect(device: torch.device) -> None:
     _store.set(f"ready {_current.rank}", "")
     with _announce_wait("the other ranks to get ready"):
         _wait(f"ready {rank}" for rank in range(_current.world))
-    if device.type == "cuda":  # Not tested yet: no GPU was available
-        torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = accelerator.collective_backend(device)
     store = dist.PrefixStore("group", _store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=_current.rank, world_size=_current.world, timeout=TIMEOUT)
 

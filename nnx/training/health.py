@@ -10,7 +10,7 @@ network: a run has the same bits with and without them (tested).
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from nnx import models
 from nnx.events import Health
 from nnx.loader.batches import BatchLoader
 from nnx.losses import Criterion, probabilities
+from nnx.system import accelerator
 from nnx.training.state import State, StepFunction
 
 FEWEST, MOST = 64, 256  # samples in a check, once an epoch; 256 are 0.5 % of MNIST's 55,000
@@ -117,7 +118,7 @@ class HealthMonitor:
         with (
             _record_dead_units(model, dead),
             _batch_statistics(model),
-            _recurrent_gradients(inputs.device),
+            accelerator.differentiable_rnn(inputs.device),
             torch.enable_grad(),
         ):
             logits = model(inputs).float()
@@ -309,8 +310,3 @@ def _batch_statistics(model: nn.Module) -> Iterator[None]:
         for buffers, mean, var in running:
             buffers["running_mean"] = mean
             buffers["running_var"] = var
-
-
-def _recurrent_gradients(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, recurrent layers have gradients in evaluation mode too: cuDNN's kernels do not, PyTorch's own do."""
-    return torch.backends.cudnn.flags(enabled=False) if device.type == "cuda" else nullcontext()

@@ -22,7 +22,7 @@ from nnx.config.registry import Component
 from nnx.errors import DeviceError
 from nnx.events import Choice
 from nnx.losses import Criterion
-from nnx.system import distributed
+from nnx.system import accelerator, distributed
 from nnx.system.device import Runtime
 from nnx.training.loop import backpropagation, train_step
 from nnx.training.state import GradientFunction, State, StepFunction
@@ -96,12 +96,12 @@ def _method(config: Config, model: nn.Module, runtime: Runtime) -> tuple[StepMet
             "compile: true needs a C++ compiler (g++ or clang++), and there is none; install one, or use compile: auto"
         )
     why_not = _not_recordable(config, runtime)
-    if kind == "cuda" and why_not is None:
+    if accelerator.records_graphs(runtime.device) and why_not is None:
         method = StepMethod.COMPILED_CUDA_GRAPH if asked else StepMethod.CUDA_GRAPH
         return method, "one kernel launch per step instead of hundreds"
     if asked:
         return StepMethod.COMPILED, "as requested"
-    if kind == "cuda":
+    if accelerator.records_graphs(runtime.device):
         return StepMethod.AUTOGRAD, str(why_not)
     exact = kind == "cpu" and runtime.dtype == torch.float32 and config.train.accumulate == 1
     if exact and _is_plain(model):
@@ -170,8 +170,8 @@ def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def capture_cuda_graph(step: StepFunction) -> StepFunction:
-    """`step`, recorded once for each batch size after WARM_UP steps by autograd, and replayed from then on. Not run
-    yet: no GPU was available.
+    """`step`, recorded once for each batch size after WARM_UP steps by autograd, and replayed from then on. Run
+    on a simulated device only (tests/simulated_gpu.py): no GPU was available.
 
     What changes from step to step is read from fixed memory: the batch and the learning rate from tensors that are
     filled, dropout's seed from the generator, whose state a graph reads at each replay.

@@ -368,6 +368,7 @@ def run(code, *arguments):
     )
     return subprocess.Popen(
         [sys.executable, "-c", head + code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -404,7 +405,7 @@ def decode(writer):
     with open(sys.argv[1], "a") as log:
         log.write("decoded\\n")
     print("begun", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.readline() if sys.argv[2] == "until told" else time.sleep(float(sys.argv[2]))
     writer.add("a", np.full((3, 2), 7, np.uint8))
     return {}
 kept = _cache.load_or_decode("test", _cache.CacheKey("s", {}, "h"), decode, {"a": ("uint8", 2)})
@@ -413,15 +414,15 @@ print(kept.note.value, kept.arrays["a"].sum(), type(kept.arrays["a"]).__name__)
 
 
 def test_two_processes_at_once_decode_once(tmp_path, cache):
-    first = run(SLOWLY, tmp_path / "log", 1.5)
+    first = run(SLOWLY, tmp_path / "log", "until told")
     assert first.stdout.readline() == "begun\n"
     others = [run(SLOWLY, tmp_path / "log", 0) for _ in range(2)]
-    outputs = [process.communicate(timeout=30) for process in (first, *others)]
+    waiting = [process.stderr.readline() for process in others]
+    outputs = [process.communicate("\n" if process is first else None, timeout=60) for process in (first, *others)]
     assert [out for out, _ in outputs] == ["decoded 42 memmap\n", "used 42 memmap\n", "used 42 memmap\n"]
     assert (tmp_path / "log").read_text() == "decoded\n"
-    assert [err for _, err in outputs[1:]] == [
-        f"waiting for another process that is decoding the same data ({only(cache)})\n"
-    ] * 2
+    assert waiting == [f"waiting for another process that is decoding the same data ({only(cache)})\n"] * 2
+    assert [err for _, err in outputs[1:]] == ["", ""]
     assert [path.name[:5] for path in cache.iterdir()] == ["test-"]
 
 
