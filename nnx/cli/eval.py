@@ -59,8 +59,11 @@ def evaluate(
     metrics = measured.metrics
     if not quiet:
         console.print_choices(measured.choices)
-    if measured.duplicates:
-        console.print_notes([f"warning: {console.duplicates_warning(measured.duplicates, metrics['samples'])}"])
+    if (duplicates := measured.duplicates) and duplicates.count:
+        warning = console.duplicates_warning(
+            duplicates.count, metrics["samples"], duplicates.conflicts, duplicates.examples
+        )
+        console.print_notes([f"warning: {warning}"])
     if out:
         run_folder.write_json(out / "eval.json", metrics)
         report.write(out / "report.html", measured)

@@ -24,8 +24,10 @@ from nnx.datasets import _progress
 from nnx.datasets._mapped import Mapped, fits, is_mapped
 from nnx.datasets._progress import silent
 from nnx.datasets._statistics import (
-    count_duplicates,
+    Duplicates,
     describe_balance,
+    describe_repeats,
+    find_duplicates,
     fingerprint,
     mean_std,
     oversampled_indices,
@@ -41,12 +43,13 @@ from nnx.preprocessing.spec import Fit, Spec
 __all__ = [
     "Dataset",
     "DatasetConfig",
+    "Duplicates",
     "Mapped",
     "Source",
     "Split",
     "check_split",
-    "count_duplicates",
     "describe_location",
+    "find_duplicates",
     "find_folder",
     "fingerprint",
     "is_mapped",
@@ -84,11 +87,12 @@ class DatasetConfig(Component):
 class Split:
     """N samples: inputs (N, C, H, W) uint8 or (N, F) float32, labels (N,) int64 in [0, K).
 
-    The rows of a table are float64 until they are converted to features.
+    The rows of a table are float64 until they are converted to features. `names` is what messages call the samples.
     """
 
     inputs: NDArray[Any] | Mapped
     labels: NDArray[np.int64]
+    names: "SampleNames | None" = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,9 +100,25 @@ class Split:
     def take(self, index: NDArray[np.int64]) -> "Split":
         """The samples at `index`, in that order."""
         inputs = self.inputs
+        names = self.names and SampleNames(self.names.name, self.names.rows[index])
         if is_mapped(inputs) and not isinstance(inputs, Mapped):
-            return Split(Mapped(inputs, index), self.labels[index])
-        return Split(inputs.take(index, axis=0), self.labels[index])
+            return Split(Mapped(inputs, index), self.labels[index], names)
+        return Split(inputs.take(index, axis=0), self.labels[index], names)
+
+    def named(self, name: Callable[[int], str]) -> "Split":
+        """The same samples, called `name(0)`, `name(1)`, ... unless they have names."""
+        return self if self.names else replace(self, names=SampleNames(name, np.arange(len(self))))
+
+
+@dataclass(frozen=True)
+class SampleNames:
+    """What messages call the samples of a split: a file, or a line of a table, found only when it is needed."""
+
+    name: Callable[[int], str]
+    rows: NDArray[np.int64]  # the argument of `name` for each sample
+
+    def __getitem__(self, index: int) -> str:
+        return self.name(int(self.rows[index]))
 
 
 @dataclass(frozen=True)
@@ -172,13 +192,13 @@ def load(
     if K < 2:
         problem = f"all samples have the class {source.classes[0]!r}"
         raise DataError(f"{where}: {problem}; a classifier needs samples of at least two classes")
-    samples = check_split(source.train, K, where)
+    samples = check_split(source.train, K, where).named("training sample {}".format)
     shape = samples.inputs.shape[1:]
     keep = _read_into_memory if fits(samples.inputs.nbytes) else _leave_in_file
     rows = np.arange(len(samples))
     if source.validation:
         train = samples
-        validation = check_split(source.validation, K, where, shape=shape)
+        validation = check_split(source.validation, K, where, shape=shape).named("validation sample {}".format)
     else:
         validation_rows = stratified_sample(
             samples.labels, _validation_count(config.validation, samples.labels), seed=seed
@@ -194,14 +214,17 @@ def load(
     validation = to_features(validation)
     spec = like or _measure_spec(config, source, train, columns)
     source.wait_until_verified()
+    repeats: tuple[Choice, ...] = ()
+    if like is None:
+        repeats = describe_repeats((train, validation), source.classes, packaged=not hasattr(config, "path"))
     oversample = config.balance == "oversample"
-    notes = (*source.notes, *describe_balance(train.labels, source.classes, oversample=oversample))
+    notes = (*source.notes, *repeats, *describe_balance(train.labels, source.classes, oversample=oversample))
     if oversample:
         train = train.take(oversampled_indices(train.labels, seed=seed))
     load_test = source.test  # not `source`, which would keep all training data in memory a second time
 
     def test() -> Split:
-        split = check_split(load_test(), K, where, shape=shape)
+        split = check_split(load_test(), K, where, shape=shape).named("test sample {}".format)
         return to_features(_read_into_memory(split) if fits(split.inputs.nbytes) else _leave_in_file(split))
 
     return Dataset(spec, train, validation, test, folder, notes)
@@ -307,7 +330,7 @@ def _measure_spec(config: DatasetConfig, source: Source, train: Split, columns: 
 
 def _read_into_memory(split: Split) -> Split:
     """`split`, with inputs that are in a file read into memory."""
-    return Split(np.array(split.inputs, order="C"), split.labels) if is_mapped(split.inputs) else split
+    return replace(split, inputs=np.array(split.inputs, order="C")) if is_mapped(split.inputs) else split
 
 
 def _leave_in_file(split: Split) -> Split:
@@ -337,7 +360,7 @@ def _match_classes(source: Source, like: Spec | None, where: str | Path) -> Sour
     numbers = np.array([number_of[name] for name in source.classes], np.int64)
 
     def renumber(split: Split) -> Split:
-        return Split(split.inputs, numbers[split.labels])
+        return replace(split, labels=numbers[split.labels])
 
     return replace(
         source,
@@ -356,7 +379,7 @@ def _feature_converter(source: Source, columns: Columns | None, where: str | Pat
 
     def convert(split: Split) -> Split:
         try:
-            return Split(columns.apply(np.asarray(split.inputs), encoding), split.labels)
+            return replace(split, inputs=columns.apply(np.asarray(split.inputs), encoding))
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
 

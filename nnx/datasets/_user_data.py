@@ -111,6 +111,7 @@ def split_off_test(samples: Split, test: int | float, classes: tuple[str, ...], 
         raise ConfigError.at(
             "dataset.test", f"can't set aside {test} of the {len(samples):,} samples in {where}; {cure}"
         )
+    samples = samples.named(lambda row: f"{where}[{row}]")
     test_indices = stratified_sample(samples.labels, count, seed=0)
     train = samples.take(np.delete(np.arange(len(samples)), test_indices))
     note = Choice(

@@ -17,7 +17,7 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from nnx.config.registry import suggest
-from nnx.datasets import DatasetConfig, Source, Split, _cache, _decode, _user_data
+from nnx.datasets import DatasetConfig, SampleNames, Source, Split, _cache, _decode, _user_data
 from nnx.errors import ConfigError, DataError, MachineError
 from nnx.events import Choice
 from nnx.preprocessing import images
@@ -127,9 +127,8 @@ def load(config: Config, folder: Path) -> Source:
         )
     notes = (*notes, *_left_out_note(splits))
     classes = _find_classes(splits, path)
-    arrays = {
-        f"{name}-{kind}": form for name in splits for kind, form in (("inputs", ("uint8", 4)), ("labels", ("int64", 1)))
-    }
+    forms = {"inputs": ("uint8", 4), "labels": ("int64", 1), "files": ("int64", 1)}
+    arrays = {f"{name}-{kind}": form for name in splits for kind, form in forms.items()}
     decode = partial(_decode_splits, config, splits, classes)
     cached = _cache.load_or_decode(
         "folder",
@@ -140,7 +139,8 @@ def load(config: Config, folder: Path) -> Source:
     )
 
     def split(name: str) -> Split:
-        return Split(cached.arrays[f"{name}-inputs"], np.array(cached.arrays[f"{name}-labels"]))
+        inputs, labels, files = (cached.arrays[f"{name}-{kind}"] for kind in forms)
+        return Split(inputs, np.array(labels), SampleNames(splits[name].path, np.array(files)))
 
     notes = (*notes, cached.note)
     if bad := cached.facts["bad"]:
@@ -486,7 +486,8 @@ def _read_csv(path: Path) -> ListedImages:
 def _decode_splits(
     config: Config, splits: dict[str, ImageFiles], classes: tuple[str, ...], writer: _cache.Writer
 ) -> dict[str, Any]:
-    """Write all splits to `writer`: the arrays SPLIT-inputs (N, C, H, W) and SPLIT-labels (N,).
+    """Write all splits to `writer`: the arrays SPLIT-inputs (N, C, H, W), SPLIT-labels and SPLIT-files (N,), the
+    indices of their files.
 
     Raises DataError if files can't be read.
     """
@@ -556,6 +557,7 @@ def _write_splits(
             images_of = f"{'' if name == ALL else f'{name} '}images of the class {classes[lost[0]]!r}"
             raise DataError(f"{errors[0]} (none of the {images_of} can be read)")
         writer.add(f"{name}-labels", labels[usable])
+        writer.add(f"{name}-files", np.array(orders[name], np.int64)[usable])
     return {"bad": len(errors), "skipped": "; ".join(errors[:2]), **white_facts}
 
 

@@ -5,7 +5,8 @@ Values may be missing.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx.datasets import DatasetConfig, Source, Split, _cache, _user_data
+from nnx.datasets import DatasetConfig, SampleNames, Source, Split, _cache, _user_data
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing import columns, suspects, tables
@@ -34,6 +35,7 @@ MAX_CLASSES = 1000
 SPLITS = ("train", "validation", "test")
 SPLIT_COLUMN = "split"
 MAX_NAMES = 10  # columns or classes that a message lists
+LOCATED = 2**25  # bytes of a table: in a larger one, a row is named by its number instead of its line
 CACHED_FROM = 2**23  # bytes of a table: larger ones load faster from the cache, 0.1 s for a CSV of this size
 
 
@@ -68,6 +70,7 @@ def load(config: Config, folder: Path) -> Source:
     path = str(_user_data.resolve_path(config.path))
     test_path = str(_user_data.resolve_path(config.test, "dataset.test")) if isinstance(config.test, str) else None
     table = _load_cached(config, path, test_path) or _encode_table(config, path, test_path)
+    table = replace(table, train=table.train.named(partial(_locate_row, path)))
     train, validation, test = _divide(table)
     test = table.test or test
     fields: dict[str, Any] = {"columns": table.columns, "notes": table.notes, "validation": validation}
@@ -112,6 +115,7 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         for name, split in (("train", table.train), ("test", table.test)):
             writer.add(f"{name}-rows", np.asarray(split.inputs if split else table.train.inputs[:0]))
             writer.add(f"{name}-labels", split.labels if split else table.train.labels[:0])
+        writer.add("test-lines", table.test.names.rows if table.test and table.test.names else np.zeros(0, np.int64))
         writer.add("splits", table.splits)
         notes = [[note.what, note.value, note.reason] for note in table.notes]
         return {"classes": list(table.classes), "columns": table.columns.to_dict(), "notes": notes}
@@ -122,7 +126,7 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         f"{split}-{kind}": form
         for split in ("train", "test")
         for kind, form in (("rows", ("float64", 2)), ("labels", ("int64", 1)))
-    } | {"splits": ("int64", 1)}
+    } | {"splits": ("int64", 1), "test-lines": ("int64", 1)}
     key = _cache.CacheKey(os.path.abspath(path), options, _cache.hash_file_stats(files))
     cached = _cache.load_or_decode("table", key, encode, arrays, {"classes": list, "columns": dict, "notes": list})
     train, test = (
@@ -132,7 +136,7 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         notes = tuple(Choice(*note) for note in cached.facts["notes"])
         return EncodedTable(
             train,
-            test if test_path else None,
+            replace(test, names=_name_rows(test_path, np.array(cached.arrays["test-lines"]))) if test_path else None,
             np.array(cached.arrays["splits"]),
             tuple(cached.facts["classes"]),
             Columns.from_dict(cached.facts["columns"]),
@@ -167,7 +171,8 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
         test_frame = _read_test(config, path, test_path, table_columns)
         table_columns = table_columns.with_categories_of(test_frame)
         test_labels = _encode_target(test_frame[config.target], classes, test_path)
-        test = Split(table_columns.encode(test_frame, test_path), test_labels)
+        names = _name_rows(test_path, np.arange(test_frame.height))
+        test = Split(table_columns.encode(test_frame, test_path), test_labels, names)
         test = test.take(_find_test_rows(config, test_frame, test_path))
         notes = (*notes, *_describe_unused(config, table_columns, test_frame, test_path))
     train = Split(table_columns.encode(rows, path), _encode_target(targets, classes, path))
@@ -177,6 +182,16 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
     elif not test:
         _check_class_sizes(train.labels, classes, path)
     return EncodedTable(train, test, splits, classes, table_columns, notes)
+
+
+def _name_rows(path: str, rows: NDArray[np.int64]) -> SampleNames:
+    return SampleNames(partial(_locate_row, path), rows)
+
+
+def _locate_row(path: str, row: int) -> str:
+    """`tables.locate_row`, which reads the file again, unless that takes seconds."""
+    large = os.path.getsize(path) > LOCATED
+    return f"{path}, row {row + 1}" if large else tables.locate_row(path, row)
 
 
 def _find_split_column(frame: "pl.DataFrame", config: Config) -> list[str]:

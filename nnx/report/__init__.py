@@ -48,8 +48,8 @@ class ReportContent:
     """What a report shows: the predictions of a network for the samples of a split.
 
     `records` are the lines of metrics.jsonl, if known. `run` is the summary of the run, empty for an evaluation. `film`
-    is the recording of the training by nnx.training.film, if there is one. `duplicates` is the number of samples of a
-    test split that are also in the training data. `config` is that of the run, named after its recipe;
+    is the recording of the training by nnx.training.film, if there is one. `duplicates` are the samples of a test
+    split that are also in the training data. `config` is that of the run, named after its recipe;
     that of the checkpoint has no name.
     """
 
@@ -61,7 +61,7 @@ class ReportContent:
     records: Sequence[dict[str, Any]] = ()
     run: dict[str, Any] = field(default_factory=dict)
     film: Frame | None = None
-    duplicates: int | None = None
+    duplicates: datasets.Duplicates | None = None
     config: Config | None = None
 
     @property

@@ -9,7 +9,7 @@ from nnx import checkpoint, datasets, losses, models
 from nnx import config as configs
 from nnx.checkpoint import Checkpoint, build_network
 from nnx.config import Config
-from nnx.datasets import Dataset, DatasetConfig, Split
+from nnx.datasets import Dataset, DatasetConfig, Duplicates, Split
 from nnx.errors import CheckpointError, InputError
 from nnx.events import Choice
 from nnx.inference.metrics import Predictions, evaluate
@@ -54,7 +54,8 @@ def evaluate_checkpoint(
         predictions = _predict(saved, batches, runtime, criterion)
     records = run_folder.matching_metrics(path.parent, saved.record)
     frames = film.read_or_none(path.parent) if records else None
-    duplicates = datasets.count_duplicates((dataset.train, dataset.validation), samples) if split == "test" else None
+    known = (dataset.train, dataset.validation)
+    duplicates = datasets.find_duplicates(known, samples, saved.spec.classes) if split == "test" else None
     changes = [] if overrides else _changed_data(saved, path.parent, dataset, samples if split == "test" else None)
     choices = (*runtime.choices, threads, *dataset.notes, *changes)
     return ReportContent(saved, split, samples, predictions, choices, records, film=frames, duplicates=duplicates)
@@ -102,7 +103,8 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     report shows. `begun` is when the run began, by time.perf_counter()."""
     setup, folder = saver.setup, saver.folder
     best, test = _best_saved(setup.state, folder), setup.dataset.test()
-    duplicates = datasets.count_duplicates((setup.dataset.train, setup.dataset.validation), test)
+    known = (setup.dataset.train, setup.dataset.validation)
+    duplicates = datasets.find_duplicates(known, test, best.spec.classes)
     predictions = _predict(best, setup.loader(test), setup.runtime, setup.evaluation_criterion)
     hashed = None if datasets.is_mapped(test.inputs) else datasets.fingerprint(test)
     seconds = time.perf_counter() - begun
@@ -133,7 +135,7 @@ def _summary(
     test: Predictions,
     *,
     test_data: str | None,
-    duplicates: int | None,
+    duplicates: Duplicates | None,
     seconds: float,
 ) -> dict[str, Any]:
     """The contents of summary.json. `test_data` is the SHA-256 of the test samples, `seconds` the whole run's time."""
@@ -153,7 +155,9 @@ def _summary(
         "test_loss": test.loss,
         "test_samples": len(test.labels),
         "test_data": test_data,
-        "test_duplicates": duplicates,
+        "test_duplicates": duplicates and duplicates.count,
+        "test_duplicate_conflicts": duplicates and duplicates.conflicts,
+        "test_duplicate_examples": list(duplicates.examples) if duplicates else [],
         "parameters": models.count_parameters(setup.state.model),
         "train_seconds": train_seconds,
         "seconds": seconds,

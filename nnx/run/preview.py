@@ -41,7 +41,7 @@ class Data:
 
     `mean` and `std` normalise the inputs: one for each channel, in units of [0, 1], or one for each feature, in its own
     unit; `features` are their names. `duplicates` is the number of test samples that the training data also contains,
-    None where they were not counted.
+    None where they were not counted; `duplicate_examples` names some.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Data:
     std: tuple[float, ...]
     features: tuple[str, ...]
     duplicates: int | None
+    duplicate_examples: tuple[str, ...]
     notes: tuple[Choice, ...]
     examples: tuple[Example, ...]
 
@@ -165,6 +166,7 @@ def facts(dataset: Dataset, config: DatasetConfig) -> Data:
     splits = {"train": dataset.train, "validation": dataset.validation}
     everything = {**splits, "test": test}
     labels = dataset.train.labels
+    duplicates = datasets.find_duplicates(tuple(splits.values()), test)
     first = [int((labels == k).argmax()) for k in np.unique(labels)[:EXAMPLES]]
     offsets, scales = spec.columns.units if spec.columns else (0, 1)
     mean, std = mean_std(dataset.train.inputs) if spec.columns else (spec.mean, spec.std)
@@ -183,7 +185,8 @@ def facts(dataset: Dataset, config: DatasetConfig) -> Data:
         mean=tuple(np.array(mean) * scales + offsets),
         std=tuple(np.array(std) * scales),
         features=() if spec.is_image else _names(spec),
-        duplicates=datasets.count_duplicates(tuple(splits.values()), test),
+        duplicates=duplicates.count if duplicates else None,
+        duplicate_examples=duplicates.examples if duplicates else (),
         notes=dataset.notes,
         examples=tuple(
             Example(spec.classes[labels[place]], np.asarray(dataset.train.inputs[place]) * scales + offsets)

@@ -137,9 +137,14 @@ def describe_duplicates(count: int, samples: int) -> str:
     return f"{count:,} of {samples:,} test samples are also in the training data"
 
 
-def duplicates_warning(count: int, samples: int) -> str:
-    """Warn that duplicates may make the test accuracy too high."""
-    return f"{describe_duplicates(count, samples)} and may be memorised: test accuracy may be too high"
+def duplicates_warning(count: int, samples: int, conflicts: int | None, examples: Sequence[str]) -> str:
+    """Warn that duplicates may make the test accuracy too high, and of those with another label; name some of them."""
+    parts = [f"{describe_duplicates(count, samples)} and may be memorised: test accuracy may be too high"]
+    if conflicts:
+        parts.append(f"{conflicts:,} of them have another label there")
+    if examples:
+        parts.append(", ".join(examples) + ", ..." * (count > len(examples)))
+    return "; ".join(parts)
 
 
 def metrics_table(metrics: dict[str, Any]) -> Group:

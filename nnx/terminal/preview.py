@@ -91,17 +91,18 @@ def _data(data: "Data") -> Rows:
             if is_image
             else []
         ),
-        ("duplicates", *_duplicates(data)),
+        *_duplicates(data),
         *choice_rows(data.notes),
     ]
 
 
-def _duplicates(data: "Data") -> tuple[str, str]:
+def _duplicates(data: "Data") -> list[tuple[str, str, str]]:
     if data.duplicates is None:
-        return "not counted", "would read more than 2 GB of files"
-    if data.duplicates:
-        return describe_duplicates(data.duplicates, data.samples["test"]), ""
-    return "none", "no test sample is also in the training data"
+        return [("duplicates", "not counted", "would read more than 2 GB of files")]
+    if not data.duplicates:
+        return [("duplicates", "none", "no test sample is also in the training data")]
+    examples = ", ".join(data.duplicate_examples) + ", ..." * (data.duplicates > len(data.duplicate_examples))
+    return [("duplicates", describe_duplicates(data.duplicates, data.samples["test"]), ""), ("", "such as", examples)]
 
 
 def _channels(values: Sequence[float]) -> str:

@@ -99,8 +99,11 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
 
 def _warnings(event: Event) -> Sequence[str]:
     """The warnings that an event carries."""
-    if isinstance(event, Finished) and event.summary.get("test_duplicates"):
-        return [duplicates_warning(event.summary["test_duplicates"], event.summary["test_samples"])]
+    if isinstance(event, Finished) and (count := event.summary.get("test_duplicates")):
+        summary = event.summary
+        conflicts = summary.get("test_duplicate_conflicts")
+        examples = summary.get("test_duplicate_examples", ())
+        return [duplicates_warning(count, summary["test_samples"], conflicts, examples)]
     return event.warnings if isinstance(event, Started | Health) else ()
 
 

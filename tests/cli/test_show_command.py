@@ -107,6 +107,7 @@ def test_json(nnx, monkeypatch):
         "std",
         "features",
         "duplicates",
+        "duplicate_examples",
         "notes",
     }
     assert data["samples"] == {"train": 1150, "validation": 287, "test": 360}

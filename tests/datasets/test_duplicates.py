@@ -19,6 +19,11 @@ def by_set(known, test) -> int:
     return sum(row.tobytes() in seen for row in test)
 
 
+def count(known, test) -> int | None:
+    duplicates = datasets.find_duplicates(known, test)
+    return duplicates and duplicates.count
+
+
 # few values and few places, so that equal samples are drawn often; sizes that are, and are not, whole 64-bit words
 SHAPES = st.sampled_from([(1, 1, 1), (1, 2, 2), (3, 1, 3), (1, 8, 8), (1,), (2,), (3,), (5,)])
 
@@ -40,16 +45,14 @@ def test_it_counts_what_a_set_of_bytes_counts(parts, compared, hashed):
     with pytest.MonkeyPatch.context() as patch:  # however it is cut
         patch.setattr(_statistics, "COMPARED", compared)
         patch.setattr(_statistics, "HASHED", hashed)
-        assert datasets.count_duplicates([split(train), split(validation)], split(test)) == by_set(
-            [train, validation], test
-        )
+        assert count([split(train), split(validation)], split(test)) == by_set([train, validation], test)
 
 
 def test_samples_whose_hashes_are_all_equal_are_told_apart(monkeypatch):
     monkeypatch.setattr(_statistics, "_hashes", lambda inputs: np.zeros(len(inputs), np.uint64))
     rng = np.random.default_rng(0)
     train, test = (rng.integers(0, 4, (200, 1, 1, 3), np.uint8) for _ in range(2))
-    found = datasets.count_duplicates([split(train)], split(test))
+    found = count([split(train)], split(test))
     assert found == by_set([train], test)
     assert 0 < found < 200
 
@@ -70,23 +73,26 @@ def test_hashes_of_different_samples_differ(shape):
     assert len(np.unique(_statistics._hashes(samples))) == len(samples) > 500
 
 
+@pytest.mark.parametrize(("values", "columns"), [(4, 5), (2, 16), (10, 4), (40, 3)])
+def test_hashes_of_rows_of_small_numbers_differ(values, columns):
+    rows = np.stack(np.meshgrid(*[np.arange(values, dtype=np.float32)] * columns), -1).reshape(-1, columns)
+    for samples in (rows, -rows / 4):
+        assert len(np.unique(_statistics._hashes(samples))) == len(rows) == values**columns
+
+
 def test_samples_in_a_file_are_read_from_it(tmp_path):
     rng = np.random.default_rng(2)
     np.save(tmp_path / "x.npy", rng.integers(0, 2, (300, 1, 2, 3), np.uint8))
     whole = np.load(tmp_path / "x.npy", mmap_mode="r")
     train, test = Mapped(whole, np.arange(0, 300, 3)), Mapped(whole, np.arange(299, 0, -2))
-    assert datasets.count_duplicates([split(train)], split(test)) == by_set([np.asarray(train)], np.asarray(test)) > 0
-    assert datasets.count_duplicates([split(np.asarray(train))], split(np.asarray(test))) == by_set(
-        [np.asarray(train)], np.asarray(test)
-    )
+    assert count([split(train)], split(test)) == by_set([np.asarray(train)], np.asarray(test)) > 0
+    assert count([split(np.asarray(train))], split(np.asarray(test))) == by_set([np.asarray(train)], np.asarray(test))
 
 
 def test_files_that_are_too_large_are_not_read(monkeypatch):
     rows = np.ones((10, 3), np.float32)
     mapped = split(Mapped(rows, np.arange(10)))
-    assert datasets.count_duplicates([mapped], mapped) == 10
+    assert count([mapped], mapped) == 10
     monkeypatch.setattr(_statistics, "MAX_READ", 2 * rows.nbytes - 1)
-    assert datasets.count_duplicates([mapped], mapped) is None
-    assert (
-        datasets.count_duplicates([split(rows)], split(rows)) == 10
-    )  # what is in memory is looked at, whatever its size
+    assert count([mapped], mapped) is None
+    assert count([split(rows)], split(rows)) == 10  # what is in memory is looked at, whatever its size

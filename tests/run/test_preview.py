@@ -89,6 +89,7 @@ class Nameless:
     """A split whose labels nobody may ask for."""
 
     inputs: np.ndarray
+    names = None
 
     def __len__(self):
         return len(self.inputs)
