@@ -3,6 +3,8 @@
 import csv
 import gzip
 import io
+import struct
+import time
 import zlib
 
 import polars as pl
@@ -190,3 +192,66 @@ def test_equal_values_that_parquet_compresses_are_counted_first(tmp_path):
         with pytest.raises(DataError, match="contains more than 536,870,912 values"):
             tables.read(path)
     assert len(tables.read(path)) == 2**20, "the control"
+
+
+# ---------------------------------------------------------------- absurd numbers of columns
+
+
+def wide(columns, separator=","):
+    names = separator.join(f"c{n}" for n in range(columns))
+    return f"{names}\n{separator.join('1' * columns)}\n".encode()
+
+
+def varint(number):
+    return bytes([number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14])
+
+
+WIDE = {
+    "data.csv": wide(10**6),
+    "data.tsv": wide(10**6, "\t"),
+    "semicolons.csv": wide(10**6, ";"),
+    "bars.csv": wide(10**6, "|"),
+    "crlf.csv": wide(10**6).replace(b"\n", b"\r\n"),
+    "data.csv.gz": gzip.compress(wide(10**6)),
+    "one_line.csv": wide(10**6).splitlines()[0],
+    "quoted.csv": b'"a\nb\n",' + wide(10**6 - 1),
+    "data.parquet": b"PAR1"
+    + (b"\x15\x02\x19\xfc" + varint(10**6 + 1))
+    + bytes(999_993)
+    + struct.pack("<I", 10**6)
+    + b"PAR1",
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_million_columns_are_refused_at_once(name, tmp_path):
+    (tmp_path / name).write_bytes(WIDE[name])
+    begun = time.process_time()
+    with pytest.raises(DataError) as caught:
+        tables.read(tmp_path / name)
+    assert time.process_time() - begun < 0.5
+    place = f"{tmp_path / name}" + ":1" * ("parquet" not in name)
+    cure = "keep fewer in the file, or save numbers as an array and use the dataset arrays"
+    assert str(caught.value) == f"{place}: has 1,000,000 columns, more than 20,000; {cure}"
+
+
+@pytest.mark.parametrize("columns", [1, 13, 14, 15, 16, 200, 20_000, 20_001])
+def test_the_columns_of_a_parquet_file_are_counted_without_reading_it(columns, tmp_path):
+    frame = pl.DataFrame([pl.Series(f"c{n}", [1]) for n in range(columns)])
+    frame.write_parquet(tmp_path / "a.parquet")
+    counted = tables._count_parquet_columns((tmp_path / "a.parquet").read_bytes())
+    assert counted == (columns if columns >= 14 else 0)
+    if columns > 20_000:
+        with pytest.raises(DataError, match="has 20,001 columns, more than 20,000"):
+            tables.read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("columns", [1, 2, 20_000])
+def test_fewer_columns_are_read(columns):
+    assert tables.read(wide(columns)).width == columns
+    assert tables._count_csv_columns(wide(columns)) == columns
+
+
+def test_a_quote_that_never_closes_is_no_wide_table():
+    with pytest.raises(DataError, match="quote"):
+        tables.read(b'a,"b\n' + b"1,2\n" * 30_000)
