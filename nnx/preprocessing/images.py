@@ -223,13 +223,9 @@ def _decode_pixels(data: bytes, white: int, max_pixels: int, reduce: bool) -> De
                     raise DataError(_too_large_message(size, max_pixels))
             if _raw_mode(image) in _DEEP_COLOURS:
                 return _decode_deep_colours(image, data, white)
-            inverted = image.mode.startswith("I;16") and image.getexif().get(PHOTOMETRIC) == 0
-            stated_white = _stated_white(image)
-            ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
-                values = np.asarray(image)
-                pixels = _scale_integers(values, stated_white or white, image.info.get("transparency"))
-                return Decoded(~pixels if inverted else pixels, 0 if stated_white else int(values.max()))
+                return _decode_integers(image, white)
+            ImageOps.exif_transpose(image, in_place=True)
             return Decoded(_to_uint8(image), 0)
     except DataError:
         raise
@@ -263,8 +259,11 @@ def _check_ppm(data: bytes) -> None:
 
 def _check_scans(image: Any, data: bytes) -> None:
     """Raises DataError for a JPEG with so many scans that decoding it takes seconds."""
+    most = MAX_SCANS // (image.width * image.height)
+    if len(data) < 10 * most:  # a scan takes 10 bytes
+        return
     scans = data.count(b"\xff\xda")  # compressed data never contains these bytes
-    if scans > 1 and scans * image.width * image.height > MAX_SCANS:
+    if scans > max(1, most):
         raise DataError(f"is a JPEG of {scans:,} scans; save it as a baseline JPEG")
 
 
@@ -365,12 +364,25 @@ def _stated_white(image: Any) -> int | None:
     return None
 
 
+def _decode_integers(image: "Image", white: int) -> Decoded:
+    """A gray image of more than 8 bits that is not decoded yet."""
+    from PIL import ImageOps
+
+    inverted = image.mode.startswith("I;16") and image.getexif().get(PHOTOMETRIC) == 0
+    stated_white = _stated_white(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    values = np.asarray(image)
+    pixels = _scale_integers(values, stated_white or white, image.info.get("transparency"))
+    return Decoded(~pixels if inverted else pixels, 0 if stated_white else int(values.max()))
+
+
 def _scale_integers(values: NDArray[Any], white: int, transparent: int | None = None) -> NDArray[np.uint8]:
     """(H, W) of 0 to 65535 -> (H, W, 1), white from `white` on; Pillow's convert("L") makes 255 of 20000 of 65535.
 
     `transparent` values become white. Raises DataError for values out of range.
     """
-    _check_range(values, WHITE)
+    if values.dtype.itemsize > 2:
+        _check_range(values, WHITE)
     gray = np.empty(values.shape, np.uint8)
     for rows in _row_blocks(values):  # indices take 8 bytes each
         gray[rows] = _scale_table(white)[values[rows]]
