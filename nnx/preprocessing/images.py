@@ -45,7 +45,7 @@ WHITES = (255, 1023, 4095, 16383, WHITE)  # of 8, 10, 12, 14 and 16 bits
 DARK = 4096  # 16-bit values that are all below it would become 16 gray levels or fewer
 _JPEG = b"\xff\xd8"  # the first bytes of a JPEG
 PHOTOMETRIC = 262  # TIFF tag; 0 means that the value 0 is white, which Pillow applies to 1 and 8 bits but not to 16
-BITS_PER_SAMPLE = 258  # TIFF tag
+BITS_PER_SAMPLE, PLANES = 258, 284  # TIFF tags; planes of 2 means that each colour is stored separately
 
 
 class Decoded(NamedTuple):
@@ -221,6 +221,7 @@ def _decode_pixels(data: bytes, white: int, max_pixels: int, reduce: bool) -> De
                 size = f"{image.width:,} x {image.height:,}"
                 if not (is_jpeg and reduce and _reduce(image, data, max_pixels)):
                     raise DataError(_too_large_message(size, max_pixels))
+            _check_planes(image)
             if _raw_mode(image) in _DEEP_COLOURS:
                 return _decode_deep_colours(image, data, white)
             if image.mode.startswith("I"):
@@ -346,6 +347,14 @@ _DEEP_COLOURS = {
     "RGBA;16N": "RGBA;16B" if sys.byteorder == "little" else "RGBA;16L",
     "LA;16B": "RGBA",
 }
+
+
+def _check_planes(image: Any) -> None:
+    """Raises DataError for a TIFF that stores colours of more than 8 bits separately, which Pillow decodes wrongly."""
+    if image.format == "TIFF" and image.tag_v2.get(PLANES) == 2:
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+        if len(bits) > 1 and max(bits) > 8:
+            raise DataError("is a TIFF that stores colours of more than 8 bits one by one; save it as PNG")
 
 
 def _raw_mode(image: Any) -> str:

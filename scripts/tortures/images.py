@@ -66,7 +66,9 @@ def torture(share: float, seed: int) -> dict[str, Any]:
 def _mutants(seed: int, numbers: range) -> list[Outcome]:
     good = _good()
     for name, data in good.items():
-        assert images.decode(data, name).shape[2] in (1, 3), "the control: the unchanged files decode"
+        assert images.decode(data, name, white=images.WHITE).shape[2] in (1, 3), (
+            "the control: the unchanged files decode"
+        )
     return [
         _outcome(f"mutant {number} of seed {seed}", _mutant(Random(f"{seed} {number}"), good)) for number in numbers
     ]
@@ -142,7 +144,13 @@ def _good() -> dict[str, bytes]:
         *(("PPM", mode, {}) for mode in ("1", "L", "RGB", "I;16")),
         *(("AVIF", mode, {"exif": exif}) for mode in ("L", "RGB", "RGBA")),
     ]
-    return {
+    deep = {
+        f"16-bit PNG {kind}": _png(
+            24, 17, b"".join(b"\0" + bytes(range(48 * C)) for _ in range(17)), depth=16, kind=kind
+        )
+        for kind, C in ((2, 3), (4, 2), (6, 4))
+    }
+    return deep | {
         f"{n} {form} {mode}": _encoded(kinds[mode], form, **options) for n, (form, mode, options) in enumerate(ways)
     }
 

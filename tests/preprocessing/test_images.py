@@ -103,24 +103,47 @@ def test_sixteen_bits_a_channel():
     assert np.array_equal(decoded[:, :, 0], [[78, 255]])
 
 
-def deep_tiff(values, order, white_is_zero=False):
-    """An uncompressed TIFF of (H, W, 3 or 4) 16-bit values, which Pillow can't write."""
+def tiff(data, width, height, bits, order="<", compression=1, planes=1):
+    """A TIFF written by hand: `bits` of each sample, and bytes, or a list of the bytes of each plane."""
+    planes_data = data if isinstance(data, list) else [data]
+    packed = [zlib.compress(part) if compression == 8 else part for part in planes_data]
+    C = len(bits)
+    tags = {256: width, 257: height, 258: bits, 259: compression, 262: 2 if C > 1 else 1, 277: C, 278: height}
+    tags |= {273: [1000 + sum(map(len, packed[:n])) for n in range(len(packed))], 279: [*map(len, packed)], 284: planes}
+    tags |= {338: 2} if C == 4 else {}
+    entries, extra, start = b"", b"", 14 + 12 * len(tags)
+    for tag, value in sorted(tags.items()):
+        numbers = value if isinstance(value, list) else [value]
+        raw = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        if len(raw) > 4:
+            raw, extra = struct.pack(f"{order}I", start + len(extra)), extra + raw
+        entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + raw
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return (head + entries + bytes(4) + extra).ljust(1000, b"\0") + b"".join(packed)
+
+
+def deep_tiff(values, order, **options):
+    """A TIFF of (H, W, C) 16-bit values, which Pillow can't write."""
     H, W, C = values.shape
-    data = values.astype(f"{order}u2").tobytes()
-    tags = [(256, 3, 1, W), (257, 3, 1, H), (258, 3, C, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 200)]
-    tags += [(277, 3, 1, C), (278, 3, 1, H), (279, 4, 1, len(data)), *([(338, 3, 1, 2)] if C == 4 else [])]
-    head = (
-        (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 16) + struct.pack(f"{order}4H", *[16] * 4)
-    )
-    entries = b""
-    for tag, kind, count, value in tags:
-        packed = (
-            struct.pack(f"{order}{'HI'[kind == 4]}", value).ljust(4, b"\0")
-            if count == 1
-            else struct.pack(f"{order}I", 8)
-        )
-        entries += struct.pack(f"{order}HHI", tag, kind, count) + packed
-    return (head + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)).ljust(200, b"\0") + data
+    return tiff(values.astype(f"{order}u2").tobytes(), W, H, [16] * C, order, **options)
+
+
+def interlaced(values, kind):
+    """An interlaced PNG (Adam7) of 16-bit values."""
+    rows = b""
+    for x, y, across, down in (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):
+        part = values[y::down, x::across]
+        rows += b"".join(b"\0" + row.astype(">u2").tobytes() for row in part if part.size)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 1))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("white", [255, 1000, 4095, 16383, 65535])
@@ -131,13 +154,16 @@ def test_white_of_more_than_eight_bits(white):
     gray = values[:, :, 0]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     expected = np.rint(values * (255 / white))
-    for data in (png(6, 4, 16, 2, rows), deep_tiff(values, "<"), deep_tiff(values, ">")):
+    tiffs = [deep_tiff(values, order, compression=how) for order in "<>" for how in (1, 8)]
+    for data in (png(6, 4, 16, 2, rows), interlaced(values, 2), *tiffs):
         assert np.array_equal(images.decode(data, white=white), expected)
         assert images.measure(data, white=white).highest == values.max()
     opaque = np.dstack([values, np.full((4, 6), 65535, np.uint16)])
     for order in "<>":
         assert np.array_equal(images.decode(deep_tiff(opaque, order), white=white), expected)
-    for data in (encoded(gray), encoded(gray, "TIFF"), encoded(gray.astype(np.int32), "TIFF")):
+    tiffs = [deep_tiff(values[:, :, :1], order, compression=how) for order in "<>" for how in (1, 8)]
+    others = (encoded(gray, "TIFF"), encoded(gray.astype(np.int32), "TIFF"), interlaced(gray, 0), *tiffs)
+    for data in (encoded(gray), *others):
         assert np.array_equal(images.decode(data, white=white), expected[:, :, :1])
     rows = b"".join(b"\0" + np.dstack([row, row * 0 + 65535]).astype(">u2").tobytes() for row in gray)
     assert np.array_equal(images.decode(png(6, 4, 16, 4, rows), white=white), expected[:, :, :1])
@@ -150,6 +176,23 @@ def test_white_does_not_apply_to_eight_bits_and_floats(white):
     twelve = b"P5 2 1 4095 " + struct.pack(">2H", 4095, 2048)  # states its white
     assert images.decode(twelve, white=white).ravel().tolist() == [255, 128]
     assert images.measure(twelve).highest == 0
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_a_tiff_of_twelve_bits_states_its_white(compression):
+    packed = bytes([0xFF, 0xF8, 0x00, 0x00, 0x07, 0xFF])  # 4095 2048 0 2047
+    found = images.measure(tiff(packed, 4, 1, [12], compression=compression))
+    assert (found.pixels.ravel().tolist(), found.highest) == ([255, 128, 0, 127], 0)
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_deep_colours_in_separate_planes_are_refused(compression):
+    planes = [np.full((4, 6), 300 * n, "<u2").tobytes() for n in range(3)]
+    data = tiff(planes, 6, 4, [16] * 3, compression=compression, planes=2)
+    assert "is a TIFF that stores colours of more than 8 bits one by one; save it as PNG" in wrong(data)
+    shallow = [bytes([50 * n]) * 24 for n in range(3)]
+    data = tiff(shallow, 6, 4, [8] * 3, compression=compression, planes=2)
+    assert images.decode(data)[0, 0].tolist() == [0, 50, 100]
 
 
 def test_values_above_white_and_values_too_dark_for_sixteen_bits_are_refused():
