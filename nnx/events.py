@@ -87,6 +87,16 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """The verdict on a finished training: `health` in summary.json."""
+
+    verdict: str  # healthy, not learning, diverging, dead units, overfitting or underfitting
+    epoch: int | None  # from which the problem is visible, where there is such an epoch
+    evidence: str
+    advice: str  # what to try, with its --set; may be empty
+
+
+@dataclass(frozen=True)
 class Finished:
     """The final figures, as in summary.json and `--json`."""
 

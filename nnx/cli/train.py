@@ -1,5 +1,6 @@
 """nnx train CONFIG: train a network."""
 
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -93,6 +94,8 @@ def train(
         summary = follow(_keep_memory_on_cpu(events), quiet=quiet)
     if json:
         print_json(summary)
+        if not quiet:
+            print(f"health: {console.describe_health(summary['health'])}", file=sys.stderr)  # noqa: T201
     else:
         console.print_result(summary)
     return None

@@ -119,6 +119,7 @@ def render(content: ReportContent) -> str:
         film=film,
         data=_json({"figures": _metrics_data(content.metrics), "records": curves["records"], "film": film}),
         layer_panels=_layer_panels(content),
+        comparison=_comparison(content),
         **_setup(content),
         **_class_table(content),
         **_sample_views(content),
@@ -153,6 +154,23 @@ def _setup(content: ReportContent) -> dict[str, Any]:
         "environment": devices.environment(),
         "calibration": _charts.reliability_diagram(calibration(content.predictions)),
     }
+
+
+def _comparison(content: ReportContent) -> list[tuple[str, float, str]]:
+    """The run's test accuracy beside those of the baselines: name, accuracy, remark; itself last. Empty where no
+    baseline was measured."""
+    baselines = content.run.get("baselines") or {}
+    rows = []
+    frequent = baselines.get("most_frequent_class") or {}
+    if frequent.get("accuracy") is not None:
+        rows.append(("most frequent class", frequent["accuracy"], f"always predicting {frequent['label']}"))
+    linear = baselines.get("logistic_regression") or {}
+    if linear.get("accuracy") is not None:
+        remark = f"fitted to {linear['train_samples']:,} training samples"
+        rows.append(("logistic regression", linear["accuracy"], remark))
+    trained = content.run.get("train_accuracy")
+    remark = f"{formatting.percent(trained)} on {content.run['train_samples']:,} training samples" if trained else ""
+    return [*rows, ("your network", content.metrics["accuracy"], remark)] if rows else []
 
 
 def _film_data(content: ReportContent) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from nnx.loader.batches import EVALUATION_BATCH, BatchLoader
 from nnx.losses import Criterion
 from nnx.report import ReportContent
 from nnx.run import folder as run_folder
+from nnx.run.assess import assess
 from nnx.run.saver import RunSaver
 from nnx.system import device as devices
 from nnx.system.device import Runtime
@@ -107,8 +108,10 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     duplicates = datasets.find_duplicates(known, test, best.spec.classes)
     predictions = _predict(best, setup.loader(test), setup.runtime, setup.evaluation_criterion)
     hashed = None if datasets.is_mapped(test.inputs) else datasets.fingerprint(test)
+    assessment = assess(setup, best, test)
     seconds = time.perf_counter() - begun
     summary = _summary(saver, best, predictions, test_data=hashed, duplicates=duplicates, seconds=seconds)
+    summary |= assessment.summary()
     frames = film.read_or_none(folder)
     return ReportContent(
         best, "test", test, predictions, choices, saver.metrics, summary, frames, duplicates, setup.config

@@ -124,12 +124,38 @@ def result_table(summary: dict[str, Any]) -> Text:
                 f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples",
             ),
             ("test loss", _loss(summary["test_loss"]), ""),
+            *_baseline_rows(summary),
             *([("duplicates", describe_duplicates(duplicates, samples), "")] if duplicates else []),
             ("parameters", f"{summary['parameters']:,}", ""),
             ("training", _seconds(summary["train_seconds"]), f"{summary['samples_per_second']:,.0f} samples/s"),
             ("device", f"{summary['device']}, {summary['precision']}", ""),
+            *(_health_rows(summary["health"]) if "health" in summary else []),
         ]
     )
+
+
+def _baseline_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The training accuracy, and the test accuracy of the baselines, where they were measured."""
+    rows = []
+    if summary.get("train_accuracy") is not None:
+        remark = f"on {summary['train_samples']:,} samples"
+        rows.append(("train accuracy", _percent(summary["train_accuracy"]), remark))
+    linear = summary.get("baselines", {}).get("logistic_regression")
+    if linear and linear["accuracy"] is not None:
+        rows.append(("baseline", _percent(linear["accuracy"]), "test accuracy of logistic regression"))
+    return rows
+
+
+def _health_rows(health: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The verdict with its evidence, and what to try."""
+    rows = [("health", health["verdict"], printable(health["evidence"]))]
+    return [*rows, ("", health["advice"], "")] if health["advice"] else rows
+
+
+def describe_health(health: dict[str, Any]) -> str:
+    """The verdict, its evidence and what to try, in one line."""
+    advice = f". {health['advice']}" if health["advice"] else ""
+    return printable(f"{health['verdict']}: {health['evidence']}{advice}")
 
 
 def describe_duplicates(count: int, samples: int) -> str:

@@ -264,6 +264,18 @@ def _gradient_cure(state: State, health: Health) -> str:
 # ---------------------------------------------------------------- measurements
 
 
+@torch.no_grad()
+def dead_units(model: nn.Module, samples: BatchLoader) -> dict[str, float]:
+    """Each ReLU layer's fraction of units that are 0 for all `samples`, in evaluation mode; the mode is restored."""
+    inputs, _ = next(samples.in_order())
+    dead: dict[str, Tensor] = {}
+    was_training = model.training
+    with _record_dead_units(model.eval(), dead):
+        model(inputs)
+    model.train(was_training)
+    return {name: float(fraction) for name, fraction in dead.items()}
+
+
 def _layers(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
     """The layers with weight matrices or filters, first to last, without biases, norms and positions."""
     for name, module in model.named_modules():

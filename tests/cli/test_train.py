@@ -80,7 +80,7 @@ def test_test_samples_in_the_training_data_are_counted_and_reported(nnx, tmp_pat
     result = nnx("train", "digits_mlp", *QUICK, "--out", "r")
     assert result.code == 0
     known = "12 of 12 test samples are also in the training data"
-    assert f"duplicates     {known}" in result.out
+    assert f"duplicates      {known}" in result.out
     assert result.err.splitlines()[-1].startswith(f"warning: {known}")
     assert json.loads((tmp_path / "r/summary.json").read_text())["test_duplicates"] == 12
     measured = nnx("eval", "r/checkpoint.pt", "--out", "e")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnx import config, report
+from nnx import config, formatting, report
 from nnx.cli import run_command
 from nnx.errors import MachineError
 from nnx.run import folder as run_folder
@@ -55,11 +56,15 @@ def test_train_writes_it_and_says_where(nnx, page):
     assert config.load("r/config.yaml").to_yaml() in visible
     assert f"{summary['parameters']:,}" in visible
     assert summary["environment"]["torch"] in visible
+    assert summary["health"]["evidence"] in visible
+    assert f"on {summary['train_samples']:,} training samples" in visible
+    assert formatting.percent(summary["baselines"]["logistic_regression"]["accuracy"]) in visible
+    assert formatting.percent(summary["baselines"]["most_frequent_class"]["accuracy"]) in visible
     for choice in ("device", "precision", "threads", "step", "data path"):
         assert choice in visible, "what was chosen, and why"
     assert "measured 1.2x faster than autograd" in visible
     _, out, _ = nnx("train", "digits_mlp", *QUICK, "--out", "s", "-q")
-    assert "report         s/report.html" in out
+    assert re.search("^report +s/report.html$", out, re.M)
 
 
 def test_without_one_there_is_none(nnx):

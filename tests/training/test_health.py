@@ -454,6 +454,7 @@ def test_the_flag(tmp_path, monkeypatch, capsys):
         )
         assert run_command() == 0
         captured = capsys.readouterr()
-        assert ("health" in captured.err) == expected
+        assert ("\nhealth   " in captured.err) == expected
+        assert captured.err.splitlines()[-1].startswith("health: underfitting: validation accuracy ")
         assert json.loads(captured.out)["epochs"] == 1
     assert health.MOST == 256
