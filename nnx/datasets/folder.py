@@ -91,10 +91,16 @@ class ImageFiles(NamedTuple):
     modified: list[int]
     labels: list[str]
     left_out: dict[str, Counter[str]]  # the endings of the other files in the folder of a class, and their numbers
+    list_path: str = ""
+    lines: NDArray[np.int64] | Sequence[int] = ()  # of each file in the list
 
     def path(self, index: int) -> str:
         """The path of the file at this index."""
         return os.path.join(self.root, *([] if self.listed else [self.labels[index]]), self.names[index])
+
+    def name(self, index: int) -> str:
+        """What messages call the file at this index: its path, after the line of the list, if there is one."""
+        return f"{self.list_path}:{self.lines[index]} {self.path(index)}" if self.listed else self.path(index)
 
     def order(self) -> list[int]:
         """The indices in training order: that of the CSV file, otherwise by name, whatever the class.
@@ -140,7 +146,7 @@ def load(config: Config, folder: Path) -> Source:
 
     def split(name: str) -> Split:
         inputs, labels, files = (cached.arrays[f"{name}-{kind}"] for kind in forms)
-        return Split(inputs, np.array(labels), SampleNames(splits[name].path, np.array(files)))
+        return Split(inputs, np.array(labels), SampleNames(splits[name].name, np.array(files)))
 
     notes = (*notes, cached.note)
     if bad := cached.facts["bad"]:
@@ -361,12 +367,14 @@ def _unreadable(path: Path, error: OSError) -> MachineError:
 
 
 class ListedImages(NamedTuple):
-    """What a CSV file lists: the files, their labels, their splits if it has a column of them, and unused columns."""
+    """What a CSV file lists: the files, their labels, their splits if it has a column of them, unused columns, and the
+    line of each file."""
 
     names: list[str]
     labels: list[str]
     splits: list[str]
     unused: list[str]
+    lines: list[int]
 
 
 def _list_csv(path: Path, place: ListPlace, required: str) -> tuple[dict[str, ImageFiles], tuple[Choice, ...]]:
@@ -387,7 +395,17 @@ def _list_csv(path: Path, place: ListPlace, required: str) -> tuple[dict[str, Im
         raise DataError(f"{path}: lists no images; add lines with a file and a label")
     if listed.splits and required == "train" and "train" not in listed.splits:
         raise DataError(f"{path}: its column {SPLIT_COLUMN} has no line with train; add training images")
-    everything = ImageFiles(place.folder or str(path.parent), True, [], [], [], listed.labels, {})
+    everything = ImageFiles(
+        place.folder or str(path.parent),
+        True,
+        [],
+        [],
+        [],
+        listed.labels,
+        {},
+        str(path),
+        np.array(listed.lines, np.int64),
+    )
     for name in listed.names:
         _add_listed(name if name.endswith(suffix := place.suffix or "") else name + suffix, everything)
     if max(everything.sizes) < 0:
@@ -424,6 +442,8 @@ def _split_list(files: ImageFiles, splits: list[str]) -> dict[str, ImageFiles]:
                 [*compress(files.modified, chosen)],
                 [*compress(files.labels, chosen)],
                 {},
+                files.list_path,
+                np.array(files.lines)[chosen],
             )
     return parts
 
@@ -450,7 +470,7 @@ def _shorten(names: Sequence[str]) -> str:
 
 def _read_csv(path: Path) -> ListedImages:
     """What a CSV file lists. Raises DataError, UnicodeDecodeError, csv.Error, OSError."""
-    listed = ListedImages([], [], [], [])
+    listed = ListedImages([], [], [], [], [])
     with path.open(newline="", encoding="utf-8-sig") as file:
         first_line = file.readline(MAX_HEADER)
         delimiter = max(",;\t", key=first_line.count)
@@ -471,6 +491,7 @@ def _read_csv(path: Path) -> ListedImages:
                 problem = "has no file, no label or too many values"
                 raise DataError(f"{path}:{reader.line_num + 1}: {problem}; correct or remove the line")
             listed.names.append(row[file_column].strip())
+            listed.lines.append(reader.line_num + 1)  # after the header
             listed.labels.append(row[label_column].strip())
             if split_column is not None:
                 try:

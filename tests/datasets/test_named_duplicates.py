@@ -93,10 +93,18 @@ def test_files_of_a_list(tmp_path):
     pictures(tmp_path / "pics")
     names = sorted(tmp_path.glob("pics/*/*.png"))
     rows = [("file", "label"), *((str(name), name.parent.name) for name in names), (str(names[0]), "dog")]
-    _, notes = load(folder.Config(path=str(listed(tmp_path / "list.csv", rows)), test=2, validation=2))
-    assert notes["warning"].value == "2 of 29 labels"
-    assert f"{names[0]} (cat)" in notes["warning"].reason
-    assert f"{names[0]} (dog)" in notes["warning"].reason
+    path = listed(tmp_path / "list.csv", rows)
+    listed(tmp_path / "test.csv", rows[:3])
+    _, notes = load(folder.Config(path=str(path), test=str(tmp_path / "test.csv"), validation=2))
+    assert notes["warning"].value == "2 of 31 labels"
+    assert f"{path}:2 {names[0]} (cat)" in notes["warning"].reason
+    assert f"{path}:32 {names[0]} (dog)" in notes["warning"].reason
+    rows = [(*row, ("train", "test")[n in (1, 20, 31)] if n else "split") for n, row in enumerate(rows)]
+    dataset, _ = load(folder.Config(path=str(listed(path, rows)), validation=2))
+    assert duplicates_of(dataset).count == 0
+    rows[31] = (*rows[31][:2], "train")
+    dataset, _ = load(folder.Config(path=str(listed(path, rows)), validation=2))
+    assert duplicates_of(dataset).examples == (f"{path}:2 {names[0]} (cat) and {path}:32 {names[0]} (dog)",)
 
 
 def test_lines_of_a_table(tmp_path):
