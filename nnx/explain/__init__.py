@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from nnx.models import _layer_outputs
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
 from nnx.system.device import mix_seed
+
+Measurement = TypeVar("Measurement")
 
 
 @dataclass
@@ -50,9 +52,16 @@ class Subject:
     names: list[str]  # of the samples
     data: Callable[[str], Split] = field(repr=False)
     seed: int = 0
+    _measured: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, init=False)
 
     def __post_init__(self) -> None:
         self.data = cache(self.data)
+
+    def measured(self, measure: "Callable[[Subject], Measurement]") -> Measurement:
+        """The result of measure(subject), which several explainers use: measured on the first call, then cached."""
+        if measure not in self._measured:
+            self._measured[measure] = measure(self)
+        return cast(Measurement, self._measured[measure])
 
     @property
     def spec(self) -> Spec:

@@ -1,6 +1,8 @@
-"""Properties of a drawing, measured from its pixels without a network: stroke width, slant, number of holes.
+"""Properties of an image, measured from its pixels without a network: the direction of its edges; of a drawing also
+stroke width, slant, number of holes, number of stroke ends.
 
-All take the ink of N images, (N, H, W) in [0, 1], as returned by `ink`, and no labels. For an empty image all are 0.
+The properties of drawings take the ink of N images, (N, H, W) in [0, 1], as returned by `ink`. None takes labels. For
+an empty image all are 0.
 """
 
 from typing import Any
@@ -24,6 +26,8 @@ FLAT = 0.25  # grey values of 3x3 pixels of shading differ by less; at the edge 
 MAX_SHADING = 0.05
 MAGNIFICATION = 4  # a stroke of two pixels is too coarse to be measured in whole pixels
 EMPTY = 1e-6
+EDGE_BATCH = 100  # images
+THIN_SIDE = (20, 48)  # pixels of the shorter side within which strokes are thinned
 
 
 def ink(images: NDArray[Any]) -> Ink | None:
@@ -106,6 +110,90 @@ def holes(drawn: Ink) -> NDArray[np.int64]:
     # padded, so that all background at the border is one region
     backgrounds = [np.pad(~image, 1, constant_values=True) for image in _magnify(drawn)]
     return np.array([label(background)[1] - 1 for background in backgrounds], dtype=np.int64)
+
+
+def stroke_ends(drawn: Ink) -> NDArray[np.int64]:
+    """(N,) the number of ends of the strokes, thinned to lines: 0 has none, 6 one, 2 two."""
+    side = min(drawn.shape[1:])
+    smallest, largest = THIN_SIDE
+    if side < smallest:
+        strokes = _magnify(drawn)
+    elif side > largest:
+        shrunk = F.interpolate(torch.from_numpy(drawn)[:, None], scale_factor=largest / side, mode="area")[:, 0]
+        strokes = (shrunk > 0.5 * shrunk.amax((1, 2), keepdim=True)).numpy()
+    else:
+        strokes = drawn > 0.5
+    lines = thin(strokes)
+    is_end = lines & (NEIGHBOURS[_neighbours(lines)] == 1)
+    ends: NDArray[np.int64] = is_end.sum((1, 2))
+    return ends
+
+
+def thin(strokes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N, H, W) -> the same strokes, one pixel wide (Zhang & Suen 1984)."""
+    lines = strokes.copy()
+    active = np.arange(len(lines))  # images that still change
+    while len(active):
+        before = lines[active]
+        after = before
+        for removable in REMOVABLE:
+            after = after & ~removable[_neighbours(after)]
+        lines[active] = after
+        active = active[(after != before).any((1, 2))]
+    return lines
+
+
+def _neighbours(lines: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(N, H, W): the eight neighbours of each pixel as bits, clockwise from the one above; none beyond the border."""
+    _, H, W = lines.shape
+    padded = np.pad(lines.view(np.uint8), ((0, 0), (1, 1), (1, 1)))
+    bits = np.zeros(lines.shape, np.uint8)
+    for bit, (down, right) in enumerate(((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))):
+        bits |= padded[:, down : down + H, right : right + W] << bit
+    return bits
+
+
+def _tables() -> tuple[NDArray[np.int64], list[NDArray[np.bool_]]]:
+    """For each of the 256 neighbourhoods: the number of neighbours, and, for the two half steps of Zhang and Suen,
+    whether a pixel with it may be removed."""
+    around = (np.arange(256)[:, None] >> np.arange(8)) & 1  # (256, 8)
+    count = around.sum(1)
+    runs = ((around == 0) & (np.roll(around, -1, 1) == 1)).sum(1)
+    up, right, down, left = around[:, ::2].T
+    is_edge = (count >= 2) & (count <= 6) & (runs == 1)
+    return count, [
+        is_edge & (up * right * down == 0) & (right * down * left == 0),
+        is_edge & (up * right * left == 0) & (up * down * left == 0),
+    ]
+
+
+NEIGHBOURS, REMOVABLE = _tables()
+
+
+def edge_direction(images: NDArray[Any]) -> NDArray[np.float64]:
+    """(N, C, H, W) images -> (N,): the direction of the edges in the middle half of the image, from -1 (all horizontal)
+    to 1 (all vertical).
+
+    From the structure tensor (Bigun & Granlund 1987): the sum of squared differences across minus that down the image,
+    as a share of both.
+    """
+    from scipy.ndimage import correlate1d
+
+    def energy(values: NDArray[np.float32], axis: int, other: int) -> NDArray[np.float64]:
+        """(N,) the sum of the squared differences along an axis of the image (Sobel filters)."""
+        differences = correlate1d(correlate1d(values, [-1, 0, 1], axis), [1, 2, 1], other)
+        energies: NDArray[np.float64] = np.square(differences).sum((1, 2, 3), dtype=np.float64)
+        return energies
+
+    H, W = images.shape[2:]
+    middle = images[:, :, H // 4 : H - H // 4, W // 4 : W - W // 4]
+    directions = np.zeros(len(images))
+    for start in range(0, len(images), EDGE_BATCH):
+        batch = middle[start : start + EDGE_BATCH].astype(np.float32)
+        across = energy(batch, 3, 2)
+        down = energy(batch, 2, 3)
+        directions[start : start + EDGE_BATCH] = (across - down) / np.maximum(across + down, EMPTY)
+    return directions
 
 
 def _magnify(drawn: Ink) -> NDArray[np.bool_]:

@@ -33,6 +33,28 @@ def applies(checkpoint: Checkpoint) -> str | None:
 
 
 def explain(subject: Subject) -> Explanation:
+    measured = subject.measured(measure)
+    figures: dict[str, Any] = {"images": len(measured.images), "layers": {}}
+    pictures = []
+    for layer in measured.layers:
+        statistics = measured.statistics[layer.name]
+        figures["layers"][layer.name] = statistics
+        pictures.append(_draw_layer(layer, subject, measured.optimised[layer.name], measured.images, statistics))
+    return Explanation(READING, tuple(pictures), figures)
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """The images that activate the shown units of each layer most: `images` (N, C, H, W) of the test split, and
+    optimised ones, (units shown, C, H, W) in [0, 1]."""
+
+    images: NDArray[Any]
+    layers: list["LayerPatterns"]
+    optimised: dict[str, NDArray[np.float32]]  # of each layer
+    statistics: dict[str, dict[str, Any]]  # of each layer
+
+
+def measure(subject: Subject) -> Patterns:
     test = subject.data("test")
     chosen = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:IMAGES])
     images = test.inputs[chosen]
@@ -49,15 +71,15 @@ def explain(subject: Subject) -> Explanation:
         [target for layer in layers for target in layer.targets],
         subject.seed,
     )
-    figures: dict[str, Any] = {"images": len(images), "layers": {}}
-    pictures = []
+    of_layers: dict[str, NDArray[np.float32]] = {}
+    statistics = {}
     for layer, control in zip(layers, untrained, strict=True):
-        own = optimised[: len(layer.units)]
+        of_layers[layer.name] = own = optimised[: len(layer.units)]
         optimised = optimised[len(layer.units) :]
-        statistics = _statistics(layer, subject, own, labels) | {"same_class_untrained": _same_class(control, labels)}
-        figures["layers"][layer.name] = statistics
-        pictures.append(_draw_layer(layer, subject, own, images, statistics))
-    return Explanation(READING, tuple(pictures), figures)
+        statistics[layer.name] = _statistics(layer, subject, own, labels) | {
+            "same_class_untrained": _same_class(control, labels)
+        }
+    return Patterns(images, layers, of_layers, statistics)
 
 
 @dataclass
@@ -165,9 +187,9 @@ def _draw_layer(
     statistics: dict[str, Any],
 ) -> Picture:
     """A row per unit: its optimised image, and the images with the highest activation."""
-    own = [_tile(image, layer, position) for image, position in zip(optimised, layer.own_positions, strict=True)]
+    own = [crop(image, layer, position) for image, position in zip(optimised, layer.own_positions, strict=True)]
     best = [
-        _tile(images[n] / 255, layer, position)
+        crop(images[n] / 255, layer, position)
         for row, positions in zip(layer.best, layer.positions, strict=True)
         for n, position in zip(row, positions, strict=True)
     ]
@@ -229,7 +251,7 @@ def _box(field: NDArray[np.bool_]) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _tile(image: NDArray[Any], layer: LayerPatterns, position: int) -> NDArray[Any]:
+def crop(image: NDArray[Any], layer: LayerPatterns, position: int) -> NDArray[Any]:
     """The receptive field of a position in an image (C, H, W) in [0, 1], as (h, w, 3) of the layer's size; all else is
     transparent.
 

@@ -1,9 +1,12 @@
-"""Probe: how well a linear probe predicts the class, and of drawings stroke width, slant and holes, from each layer."""
+"""Probe: how well a linear probe predicts the class, the edges and the strokes of an image from each layer."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from nnx.checkpoint import Checkpoint
@@ -18,6 +21,12 @@ if TYPE_CHECKING:
 SAMPLES = 2000  # to fit to, and as many to score on
 MIN_SAMPLES = 40
 SIGNIFICANT = 3  # standard errors
+STROKES: dict[str, Callable[[Any], NDArray[Any]]] = {
+    "stroke width": _strokes.stroke_width,
+    "slant": _strokes.slant,
+    "holes": _strokes.holes,
+    "stroke ends": _strokes.stroke_ends,
+}
 READING = (
     "A point shows how well a linear probe, a weighted sum of a layer's activations, predicts a property of samples "
     "that it was not fitted to. Where the line rises, the layers make the property easier to read off; where it "
@@ -30,9 +39,21 @@ def applies(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def explain(subject: Subject) -> Explanation:
+@dataclass(frozen=True)
+class Probes:
+    """The results of a probe of each property on each layer, of the network and of one with random weights."""
+
+    properties: list[Property]  # the class first
+    missing: str  # which are not probed, and why
+    trained: dict[str, list[ProbeResult]]  # of each layer from the input to the logits, one result per property
+    untrained: dict[str, list[ProbeResult]]
+    split: str  # of the samples that the probes are fitted to
+    samples: tuple[int, int]  # to fit to, and to score on
+
+
+def measure(subject: Subject) -> Probes:
     """Linear probes (Alain & Bengio 2017), each with two controls: the same layer with random weights, and shuffled
-    properties, which cannot be predicted (Hewitt & Liang 2019)."""
+    properties, which cannot be predicted (Hewitt & Liang 2019). Raises DataError if there are too few samples."""
     fit, test, source = _choose_samples(subject)
     properties, missing = properties_of(fit, test, subject.classes)
 
@@ -45,41 +66,51 @@ def explain(subject: Subject) -> Explanation:
 
     trained = probe_layers(subject.network, _ridge.SHUFFLES)
     untrained = probe_layers(subject.untrained, 0)
+    return Probes(properties, missing, trained, untrained, source, (len(fit), len(test)))
+
+
+def explain(subject: Subject) -> Explanation:
+    probes = subject.measured(measure)
+    trained = probes.trained
+    untrained = probes.untrained
     class_results = {name: results[0] for name, results in trained.items()}
     figures = {
-        "fitted_to": {"split": source, "samples": len(fit)},
-        "scored_on": {"split": "test", "samples": len(test)},
-        "missing": missing,
+        "fitted_to": {"split": probes.split, "samples": probes.samples[0]},
+        "scored_on": {"split": "test", "samples": probes.samples[1]},
+        "missing": probes.missing,
         "properties": {
             target.name: {
                 "score": "recall averaged over classes" if target.classes else "R2",
                 "chance": target.chance,
                 "layers": {name: _scores(trained[name][n], untrained[name][n]) for name in trained},
             }
-            for n, target in enumerate(properties)
+            for n, target in enumerate(probes.properties)
         },
-        "class_with_depth": _compare_depths(class_results, untrained, properties[0]),
+        "class_with_depth": _compare_depths(class_results, untrained, probes.properties[0]),
     }
     titled = {subject.short_title(name): results for name, results in trained.items()}
-    picture = Picture("probe", _caption(subject, figures), _draw_scores(titled, untrained, properties))
+    picture = Picture("probe", _caption(subject, figures), _draw_scores(titled, untrained, probes.properties))
     return Explanation(READING, (picture,), figures)
 
 
 def properties_of(fit: Split, test: Split, classes: tuple[str, ...]) -> tuple[list[Property], str]:
-    """The properties to predict, the class first; and, if the class is the only one, the reason."""
+    """The properties to predict, the class first; and which are not probed and why, "" if all are."""
     properties = [Property("class", fit.labels, test.labels, len(classes))]
-    inks = [_strokes.ink(np.asarray(split.inputs)) if split.inputs.ndim == 4 else None for split in (fit, test)]
+    if fit.inputs.ndim != 4:
+        return properties, "Only the class is probed: the samples are not images."
+    of_fit, of_test = (np.asarray(split.inputs) for split in (fit, test))
+    properties.append(_measure_both("edge direction", _strokes.edge_direction, of_fit, of_test))
+    inks = [_strokes.ink(images) for images in (of_fit, of_test)]
+    missing = ""
     if inks[0] is None or inks[1] is None:
-        is_image = fit.inputs.ndim == 4
-        reason = "the images are not one ink on a plain background" if is_image else "the samples are not images"
-        return properties, f"Only the class is probed: {reason}."
-    of_fit, of_test = inks[0], inks[1]
-    measures = {"stroke width": _strokes.stroke_width, "slant": _strokes.slant, "holes": _strokes.holes}
-    properties += [
-        Property(name, measure(of_fit).astype(float), measure(of_test).astype(float))
-        for name, measure in measures.items()
-    ]
-    return [target for target in properties if np.ptp(target.fit) and np.ptp(target.test)], ""
+        missing = "Strokes are not probed: the images are not one ink on a plain background."
+    else:
+        properties += [_measure_both(name, measure, inks[0], inks[1]) for name, measure in STROKES.items()]
+    return [target for target in properties if np.ptp(target.fit) and np.ptp(target.test)], missing
+
+
+def _measure_both(name: str, measure: Callable[[Any], NDArray[Any]], fit: Any, test: Any) -> Property:
+    return Property(name, measure(fit).astype(float), measure(test).astype(float))
 
 
 def _choose_samples(subject: Subject) -> tuple[Split, Split, str]:

@@ -181,16 +181,16 @@ def test_patches_are_cut_where_the_unit_looks():
     layer.fields = dict(zip(places, _units.receptive_field(network, SPEC, "stages.0", places), strict=True))
     layer.size, layer.patches = (4, 4), {}
     image = np.arange(144.0).reshape(1, 12, 12)
-    whole = patterns._tile(image, layer, 14)[:, :, 0]  # row 2, column 2 of the map: pixels 3 to 6
+    whole = patterns.crop(image, layer, 14)[:, :, 0]  # row 2, column 2 of the map: pixels 3 to 6
     assert (whole == image[0, 3:7, 3:7]).all()
-    corner, other, right = (patterns._tile(image, layer, place)[:, :, 0] for place in (0, 35, 5))
+    corner, other, right = (patterns.crop(image, layer, place)[:, :, 0] for place in (0, 35, 5))
     assert np.isnan(corner[0]).all()
     assert np.isnan(corner[:, 0]).all()
     assert (corner[1:, 1:] == image[0, :3, :3]).all()
     assert (other[:3, :3] == image[0, 9:, 9:]).all()
     assert np.isnan(other[3]).all()
     assert (right[1:, :3] == image[0, :3, 9:]).all()
-    colours = patterns._tile(np.stack([image[0], image[0] + 1, image[0] + 2]), layer, 14)
+    colours = patterns.crop(np.stack([image[0], image[0] + 1, image[0] + 2]), layer, 14)
     assert (colours[0, 0] == [39, 40, 41]).all()
 
 

@@ -14,6 +14,8 @@ from nnx.errors import DataError
 from nnx.explain import _ridge, probe
 from nnx.explain._ridge import ProbeResult, Property
 
+DRAWINGS = ["class", "edge direction", "stroke width", "slant", "holes", "stroke ends"]
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -172,7 +174,7 @@ def test_what_is_probed(digits):
 
     drawings = split(load_digits().images[:60, None].astype(np.uint8) * 15)
     found, missing = probe.properties_of(drawings, drawings, ("a", "b"))
-    assert [each.name for each in found] == ["class", "stroke width", "slant", "holes"]
+    assert [each.name for each in found] == DRAWINGS
     assert missing == ""
     photograph = (
         load_sample_image("china.jpg")[:416, :640]
@@ -180,14 +182,17 @@ def test_what_is_probed(digits):
         .transpose(0, 2, 4, 1, 3)
         .reshape(-1, 3, 32, 32)
     )
-    for inputs, why in (
-        (photograph, "the images are not one ink on a plain background"),
-        (np.zeros((60, 3), np.float32), "the samples are not images"),
+    for inputs, names, why in (
+        (
+            photograph,
+            ["class", "edge direction"],
+            "Strokes are not probed: the images are not one ink on a plain background.",
+        ),
+        (np.zeros((60, 3), np.float32), ["class"], "Only the class is probed: the samples are not images."),
     ):
         found, missing = probe.properties_of(split(inputs), split(inputs), ("a", "b"))
-        assert [each.name for each in found] == ["class"]
-        assert why in missing
-        assert "Only the class is probed" in missing
+        assert [each.name for each in found] == names
+        assert missing == why
 
 
 def test_it_explains(subject):
@@ -195,7 +200,7 @@ def test_it_explains(subject):
     [(_, found)] = explain.explain(explained, ["probe"])
     assert found.figures["fitted_to"]["split"] == "train"
     assert found.figures["scored_on"]["samples"] == len(explained.data("test"))
-    assert set(found.figures["properties"]) == {"class", "stroke width", "slant", "holes"}
+    assert set(found.figures["properties"]) == set(DRAWINGS)
     of_class = found.figures["properties"]["class"]
     layers = list(of_class["layers"])
     assert layers[0] == "input"

@@ -1,4 +1,4 @@
-"""Stroke width, slant and holes: of shapes drawn here, whose truth is known."""
+"""Edge direction, stroke width, slant, holes and stroke ends: of shapes drawn here, whose truth is known."""
 
 import numpy as np
 import pytest
@@ -167,3 +167,52 @@ def test_digits_of_8x8_pixels_are_ink():
 
     images = np.round(load_digits().images[:, None] * 255 / 16).astype(np.uint8)
     assert strokes.ink(images) is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (bar(3), 2),
+        (turned(3, 45), 2),
+        (turned(2, 20) | turned(2, 110), 4),
+        (ring(2.5), 0),
+        (bar(3, length=24) | ring(2.5, 5), 2),
+    ],
+)
+@pytest.mark.parametrize("side", [14, 28, 112])
+def test_the_ends_of_strokes(shape, expected, side):
+    image = ndimage.zoom(drawn(shape) / np.float32(255), (1, side / SIZE, side / SIZE), order=1)
+    ink = image / image.max()
+    assert strokes.stroke_ends(ink).tolist() == [expected]
+
+
+def test_thinned_strokes_are_thin_and_keep_their_topology():
+    shapes = np.concatenate([drawn(ring(4)), drawn(bar(5)), drawn(turned(4, 30) | turned(4, 120))]) > 127
+    lines = strokes.thin(shapes)
+    assert (lines & ~shapes).sum() == 0
+    assert (lines.sum((1, 2)) <= 1.25 * np.array([2 * np.pi * 7, 18, 40])).all(), "about the length of the strokes"
+    for line, shape in zip(lines, shapes, strict=True):
+        for part, background in ((True, False), (False, True)):
+            counts = [
+                ndimage.label(np.pad(image == part, 1, constant_values=background), np.ones((3, 3)) if part else None)[
+                    1
+                ]
+                for image in (line, shape)
+            ]
+            assert counts[0] == counts[1]
+
+
+def test_the_direction_of_edges():
+    upright = drawn(bar(3, length=28))[None]
+    flat = upright.swapaxes(2, 3)
+    slanted = drawn(turned(3, 45, length=40))[None]
+    found = strokes.edge_direction(np.concatenate([upright, 255 - upright, flat, slanted, 0 * flat]))
+    assert found == pytest.approx([1, 1, -1, 0, 0], abs=0.02)
+    photographs = np.concatenate([flat, 0 * flat, 0 * flat], axis=1)
+    assert strokes.edge_direction(photographs) == pytest.approx([-1]), "an edge of one colour"
+
+
+def test_the_direction_of_edges_is_that_in_the_middle():
+    image = drawn(bar(3, length=28))[None]
+    image[:, :, :6] = 255 * (np.arange(6) % 2)[:, None]
+    assert strokes.edge_direction(image) == pytest.approx([1], abs=0.02)
