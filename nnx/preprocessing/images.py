@@ -221,9 +221,10 @@ def _decode_pixels(data: bytes, white: int, max_pixels: int, reduce: bool) -> De
                 size = f"{image.width:,} x {image.height:,}"
                 if not (is_jpeg and reduce and _reduce(image, data, max_pixels)):
                     raise DataError(_too_large_message(size, max_pixels))
-            _check_planes(image)
-            if _raw_mode(image) in _DEEP_COLOURS:
-                return _decode_deep_colours(image, data, white)
+            if image.mode in ("RGB", "RGBA"):
+                _check_planes(image)
+                if _raw_mode(image) in _DEEP_COLOURS:
+                    return _decode_deep_colours(image, data, white)
             if image.mode.startswith("I"):
                 return _decode_integers(image, white)
             ImageOps.exif_transpose(image, in_place=True)
@@ -394,7 +395,7 @@ def _scale_integers(values: NDArray[Any], white: int, transparent: int | None = 
         _check_range(values, WHITE)
     gray = np.empty(values.shape, np.uint8)
     for rows in _row_blocks(values):  # indices take 8 bytes each
-        gray[rows] = _scale_table(white)[values[rows]]
+        gray[rows] = _scale_table(white).take(values[rows])
     if transparent is not None:
         gray[values == transparent] = 255
     return gray[:, :, None]
@@ -436,9 +437,9 @@ def _decode_deep_colours(image: Any, data: bytes, white: int) -> Decoded:
         values = high[rows].astype(np.uint16) << 8 | low[rows]
         colours = values[:, :, : C - has_alpha]
         highest = max(highest, int(colours.max()))
-        pixels[rows] = _scale_table(white)[colours]
+        pixels[rows] = _scale_table(white).take(colours)
         if has_alpha:
-            pixels[rows] = _on_white(pixels[rows], _scale_table(alpha_white)[values[:, :, -1:]])
+            pixels[rows] = _on_white(pixels[rows], _scale_table(alpha_white).take(values[:, :, -1:]))
         elif isinstance(transparent, tuple):
             pixels[rows][(colours == transparent).all(2)] = 255
     return Decoded(pixels, highest)
