@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 USE = """
-import os, signal, sys
+import os, signal, sys, threading
 handlers = [signal.getsignal(number) for number in (2, 15)]
 import nnx
 assert "torch" not in sys.modules, "import nnx is quick"
@@ -14,6 +14,7 @@ nnx.evaluate(run.checkpoint)
 nnx.load(run.checkpoint)
 assert not [name for name in sys.modules if name.startswith("nnx.cli")], "its effects on the process are not imported"
 assert "GOMP_SPINCOUNT" not in os.environ
+assert not [thread for thread in threading.enumerate() if thread.name.startswith("nnx")]
 assert [signal.getsignal(number) for number in (2, 15)] == handlers
 from torch.optim import Optimizer
 step = Optimizer.add_param_group.__wrapped__

@@ -1,7 +1,7 @@
 """Process-wide changes with which the command line starts and ends quickly. As a library, nnx makes none of them.
 
-- `import_torch`: puts a stub in place of one torch module, lets waiting threads sleep, avoids importing torch._dynamo,
-  and handles SIGBUS, the signal of a memory-mapped file that was shortened
+- `import_torch`: puts a stub in place of one torch module, adapts how threads wait for each other, avoids importing
+  torch._dynamo, and handles SIGBUS, the signal of a memory-mapped file that was shortened
 - `import_help`: puts stubs in place of two modules of rich
 - `keep_freed_memory`: makes glibc keep freed memory
 - `exit_quickly`: ends the process without unloading torch's libraries
@@ -34,14 +34,14 @@ def import_torch() -> None:
     shapes only (0.33 s, 0.2 s of it saved) are deferred until something needs them: torch's compiler, torchvision, or
     `device.load_meta_kernels`.
 
-    Waiting threads sleep after about 20 us, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set. By default, GNU OpenMP's
-    threads spin for some ms: next to other busy processes, each operation then waits until the scheduler takes the
-    spinning thread off its core.
+    Unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set, torch's waiting threads spin on free cores and sleep beside other
+    busy processes (see nnx.system.waiting). Where the system does not tell which, they spin for about 20 us.
     """
     if "torch" in sys.modules:
         return
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    adapts = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    if adapts and not os.path.exists("/proc/self/schedstat"):
+        os.environ["GOMP_SPINCOUNT"] = "1000"
     if "RANK" in os.environ:  # if a rank dies, torch would print the other ranks' C++ stacks as a warning
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from importlib.metadata import version
@@ -63,6 +63,10 @@ def import_torch() -> None:
         sys.meta_path.insert(0, _DeferredImport())
     _avoid_dynamo()
     _exit_on_bus_error()
+    if adapts:
+        from nnx.system.waiting import adapt_waiting
+
+        adapt_waiting()
 
 
 def _exit_on_bus_error() -> None:

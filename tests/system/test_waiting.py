@@ -1,0 +1,99 @@
+"""Threads spin on free cores and sleep beside other processes: measured by the processor time of waiting threads."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from nnx.system import waiting
+
+linux = pytest.mark.skipif(waiting.seconds_without_core() is None, reason="needs Linux's schedstat")
+
+SPINS = """
+import os, sys, threading, time
+import torch
+from nnx.system import waiting
+
+torch.set_num_threads(2)
+x = torch.ones(1 << 17)
+
+def processor_time():
+    begun = time.process_time()
+    for _ in range(60):
+        x.add_(1)
+        time.sleep(0.005)
+    return time.process_time() - begun
+
+short = waiting.ShortSpins()
+results = []
+for on in (False, True, False, True):
+    short.switch(on)
+    time.sleep(0.2)
+    results.append(processor_time())
+print(bool(torch.__config__.parallel_info().count("GNU") or "libgomp" in open("/proc/self/maps").read()), *results)
+"""
+
+
+@linux
+def test_short_spins_leave_the_core_to_others_and_can_be_ended():
+    done = subprocess.run(
+        [sys.executable, "-c", SPINS],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PATH": "", "GOMP_SPINCOUNT": "300000", "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    gnu, *seconds = done.stdout.split()
+    if gnu != "True":
+        pytest.skip("torch uses another OpenMP than GNU's")
+    long, short, long_again, short_again = map(float, seconds)
+    assert short < long / 2
+    assert short_again < long_again / 2
+
+
+@linux
+def test_waiting_for_a_core_is_counted():
+    """Several busy threads of other processes on each core, and one of ours."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * 8)]
+    try:
+        before = waiting.seconds_without_core()
+        until = time.perf_counter() + 1
+        while time.perf_counter() < until:
+            pass
+        assert waiting.seconds_without_core() - before > 0.05
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def test_contention_shortens_the_spins_at_once_and_calm_lengthens_them_later(monkeypatch):
+    shares = [0, 0, 0.2, 0, 0, 0, 0, 0, 0, 0]
+    switched = []
+    total = iter([0.0] + [sum(shares[: n + 1]) for n in range(len(shares))])
+
+    class End(Exception):
+        pass
+
+    def seconds():
+        try:
+            return next(total)
+        except StopIteration:
+            raise End from None
+
+    monkeypatch.setattr(waiting, "seconds_without_core", seconds)
+    monkeypatch.setattr(waiting, "INTERVAL", 0.01)
+    monkeypatch.setattr(waiting.ShortSpins, "switch", lambda self, on: switched.append((on, round(sum(shares), 1))))
+    with pytest.raises(End):
+        waiting._watch()
+    assert [on for on, _ in switched] == [True, False, False, False]
+
+
+def test_nothing_is_started_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setattr(waiting, "seconds_without_core", lambda: None)
+    before = threading.active_count()
+    waiting.adapt_waiting()
+    assert threading.active_count() == before
