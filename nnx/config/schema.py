@@ -156,6 +156,10 @@ class Config(StrictModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="floating-point type of the computation; weights stay in float32"
     )
+    layout: Literal["auto", "channels_first", "channels_last"] = Field(
+        "auto",
+        description="memory layout of a CNN's images and filters; it changes the speed, and results within rounding",
+    )
     compile: Compile = Field(
         "auto",
         description="auto: fastest known method for the network and device; true: torch.compile; false: plain PyTorch",

@@ -58,10 +58,11 @@ def choose_runtime(
     device: str,
     precision: str,
     *,
+    layout: str = "auto",
     channels_last: bool = False,
     bfloat16_speedup: float | None = None,
 ) -> Runtime:
-    """The runtime for a config's `device` and `precision`, and for its architecture (see models.ModelConfig).
+    """The runtime for a config's `device`, `precision` and `layout`, and for its architecture (see models.ModelConfig).
 
     Raises DeviceError if a device or precision requested by name is not available.
     """
@@ -73,7 +74,7 @@ def choose_runtime(
         Choice("precision", str(dtype).removeprefix("torch."), precision_reason),
     ]
     if channels_last:
-        channels_last, layout_reason = _channels_last(chosen)
+        channels_last, layout_reason = _channels_last(layout, chosen)
         choices.append(Choice("layout", "channels last" if channels_last else "channels first", layout_reason))
     return Runtime(chosen, dtype, tuple(choices), channels_last)
 
@@ -239,8 +240,10 @@ def _precision(name: str, device: torch.device, bfloat16_speedup: float | None) 
     return PRECISIONS[name], "as requested"
 
 
-def _channels_last(device: torch.device) -> tuple[bool, str]:
-    """Whether a CNN should use the channels-last memory format on `device`, and the reason."""
+def _channels_last(layout: str, device: torch.device) -> tuple[bool, str]:
+    """Whether a CNN should use the channels-last memory format for a config's `layout` on `device`, and the reason."""
+    if layout != "auto":
+        return layout == "channels_last", "as requested"
     if accelerator.is_cuda(device):
         return True, "the native layout of tensor cores"
     if device.type == "cpu" and "avx2" in _cpuinfo("flags").split() and "avx512f" not in _cpuinfo("flags").split():

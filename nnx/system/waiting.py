@@ -20,7 +20,7 @@ _PARALLEL = 1 << 20  # elements of an operation that torch divides among all thr
 
 
 class ShortSpins:
-    """While on, this process has more OpenMP threads than CPUs. Changes no result: the extra threads compute nothing."""
+CONTENDED = 0.05  # seconds that threads waited for a core, per second, from which on they sleep
 
     def __init__(self) -> None:
         self._end: threading.Event | None = None

@@ -154,6 +154,7 @@ def runtime_for(config: Config, *, device: str | None = None, precision: str | N
     return devices.choose_runtime(
         device or config.device,
         precision or config.precision,
+        layout=config.layout,
         channels_last=model.channels_last,
         bfloat16_speedup=model.bfloat16_speedup,
     )

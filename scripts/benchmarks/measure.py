@@ -1,6 +1,11 @@
-"""Fair measurements: contestants take turns, and a matrix product between them shows whether the machine was quiet."""
+"""Fair measurements: contestants take turns, and ratios are of neighbours in time.
+
+The speed of a shared machine varies within minutes, so a round, in which each contestant has one turn, compares like
+with like. A matrix product between the turns shows in which rounds the speed changed.
+"""
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -14,7 +19,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-TOLERANCE = 0.1  # if a probe is slower than the best one by more than this, something else was running
+TOLERANCE = 0.1  # if the probes of a round differ by more than this, the machine's speed changed in it
+DISCARDED = 1 / 5  # of the rounds, at most
 SETTLE = 0.2  # seconds before a probe, for what a contestant leaves running: prefetching workers, spinning threads
 PATIENCE = 300.0  # seconds that a contestant has to answer
 
@@ -25,16 +31,19 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """The values of one contestant: those measured while the machine was quiet or, if it never was, the half with the
-    best probes."""
+    """The values of one contestant, one for each round that counts. `steady`: no such round had a change of speed."""
 
     values: list[float]
     discarded: int = 0
-    quiet: bool = True
+    steady: bool = True
 
     @property
     def median(self) -> float:
         return statistics.median(self.values)
+
+    def over(self, other: "Result") -> float:
+        """The median of the ratios to the other's value in the same round."""
+        return statistics.median(own / its for own, its in zip(self.values, other.values, strict=True))
 
     def row(self, name: str, **more: Any) -> dict[str, Any]:
         """The result as a row of the tables and of the JSON document."""
@@ -42,7 +51,7 @@ class Result:
             "spread": [min(self.values), max(self.values)],
             "n": len(self.values),
             "discarded": self.discarded,
-            "quiet": self.quiet,
+            "steady": self.steady,
         }
         return {"name": name, "value": self.median, **more, **measured}
 
@@ -77,33 +86,47 @@ class Probe:
         return rate
 
 
-def race(runners: Mapping[str, Callable[[], float]], probe: Probe, *, rounds: int) -> dict[str, Result]:
-    """Call the runners in turn, A B C A B C ..., until each has `rounds` quiet values, or has had twice as many turns.
+@dataclass(frozen=True)
+class Round:
+    """One turn of each contestant, and the probes before, between and after the turns."""
 
-    A value counts if the probes right before and after it were within TOLERANCE of the best probe of all.
+    values: dict[str, float]
+    probes: list[float]
+
+    @property
+    def change(self) -> float:
+        """How much faster the fastest probe was than the slowest: 0.1 is 10 %."""
+        return max(self.probes) / min(self.probes) - 1
+
+
+def race(runners: Mapping[str, Callable[[], float]], probe: Probe, *, rounds: int) -> dict[str, Result]:
+    """Call the runners in turn, A B C A B C ..., for `rounds` rounds and a fifth more.
+
+    Of the rounds in which the probes differ by more than TOLERANCE, those with the largest difference are discarded,
+    down to `rounds`.
     """
-    # for each value: the slower one of the probes around it, and the value
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     probe()  # the first one is slow
     after = probe()
-    for _ in range(2 * rounds):
+    taken = []
+    for _ in range(math.ceil(rounds / (1 - DISCARDED)) if rounds > 1 else 1):
+        turn = Round({}, [after])
         for name, run in runners.items():
-            if len(_quiet(taken[name], probe.best)) < rounds:
-                before, value = after, run()
-                time.sleep(SETTLE)
-                after = probe()
-                taken[name].append((min(before, after), value))
-    return {name: _result(pairs, probe.best) for name, pairs in taken.items()}
+            turn.values[name] = run()
+            time.sleep(SETTLE)
+            after = probe()
+            turn.probes.append(after)
+        taken.append(turn)
+    kept = _steady(taken)
+    steady = all(turn.change <= TOLERANCE for turn in kept)
+    return {name: Result([turn.values[name] for turn in kept], len(taken) - len(kept), steady) for name in runners}
 
 
-def _quiet(taken: Sequence[tuple[float, float]], best: float) -> list[float]:
-    return [value for slower_probe, value in taken if slower_probe >= (1 - TOLERANCE) * best]
-
-
-def _result(taken: Sequence[tuple[float, float]], best: float) -> Result:
-    quiet = _quiet(taken, best)
-    kept = quiet or [value for _, value in sorted(taken, reverse=True)[: (len(taken) + 1) // 2]]
-    return Result(kept, len(taken) - len(kept), bool(quiet))
+def _steady(taken: Sequence[Round]) -> list[Round]:
+    """The rounds that count, in their order."""
+    changing = sorted((turn for turn in taken if turn.change > TOLERANCE), key=lambda turn: turn.change)
+    most = int(len(taken) * DISCARDED)
+    dropped = changing[-most:] if most else []
+    return [turn for turn in taken if turn not in dropped]
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,9 @@ def mlp(bench: Bench) -> list[Row]:
         except Failed as error:
             bench.notes.append(f"{name}: {error}")
     results = bench.compare(contestants)
-    base, floor = (results[name].median for name in list(contestants)[:2])
+    base, floor = (results[name] for name in list(contestants)[:2])
     rows = [
-        result.row(name, x_beginner=result.median / base, of_floor=result.median / floor)
-        for name, result in results.items()
+        result.row(name, x_beginner=result.over(base), of_floor=result.over(floor)) for name, result in results.items()
     ]
     return sorted(rows, key=lambda row: -row["value"])
 
@@ -134,10 +133,10 @@ def architectures(bench: Bench) -> list[Row]:
     for name, (recipe, overrides) in ARCHITECTURES.items():
         beginner = contestant("beginner.py", "--device", bench.device, "--recipe", recipe, *sets(overrides))
         results = bench.compare({"beginner": beginner, "nnx": nnx(bench, recipe, overrides)})
-        base, flops = results["beginner"].median, network.flops(recipe, overrides)
+        base, flops = results["beginner"], network.flops(recipe, overrides)
         for who, result in results.items():
             of_floor = result.median * flops / (bench.probe.best * 1e9)
-            rows.append(result.row(f"{name}, {who}", x_beginner=result.median / base, of_floor=of_floor, flops=flops))
+            rows.append(result.row(f"{name}, {who}", x_beginner=result.over(base), of_floor=of_floor, flops=flops))
     return rows
 
 
@@ -162,7 +161,7 @@ def startup(bench: Bench) -> list[Row]:
             {"help": lambda: run([NNX, "--help"]).seconds, "first step": first_step}, bench.probe, rounds=bench.rounds
         )
         rates = bench.compare({"bare loop": nnx(bench, "mnist_mlp", [])}, {"nnx train": rate})
-    of_loop = rates["nnx train"].median / rates["bare loop"].median
+    of_loop = rates["nnx train"].over(rates["bare loop"])
     return [
         times["help"].row("nnx --help", unit="s"),
         times["first step"].row("nnx train, start to the end of the first step", unit="s"),
@@ -202,7 +201,7 @@ def scaling(bench: Bench) -> list[Row]:
     for setting in settings:
         ours = nnx(bench, "mnist_mlp", [*GENERAL, *setting.overrides], *setting.ours, **setting.environment)
         results = bench.compare({"nnx": ours, "floor": contestant("floor.py", *setting.floor, **setting.environment)})
-        rows.append(results["nnx"].row(setting.name, of_floor=results["nnx"].median / results["floor"].median))
+        rows.append(results["nnx"].row(setting.name, of_floor=results["nnx"].over(results["floor"])))
     return rows
 
 
@@ -221,9 +220,9 @@ def ranks(bench: Bench) -> list[Row]:
             f"{n} process{'es' * (n > 1)}": partial(rate, n, recipe, batch, epochs) for n in (1, os.cpu_count() or 1)
         }
         results = race(runners, bench.probe, rounds=3)
-        alone = next(iter(results.values())).median
+        alone = next(iter(results.values()))
         rows += [
-            result.row(f"{recipe}, batches of {batch}, {name}", of_one=result.median / alone)
+            result.row(f"{recipe}, batches of {batch}, {name}", of_one=result.over(alone))
             for name, result in results.items()
         ]
     return rows
@@ -249,7 +248,7 @@ def recipes(bench: Bench) -> list[Row]:
 
         runners = {seed: partial(train, path, seed, accuracies) for seed in map(str, range(seeds))}
         results = race(runners, bench.probe, rounds=1).values()
-        whole = Result([r.median for r in results], sum(r.discarded for r in results), all(r.quiet for r in results))
+        whole = Result([r.median for r in results], sum(r.discarded for r in results), all(r.steady for r in results))
         reached = sum(accuracy >= wanted for accuracy in accuracies.values())
         rows.append(whole.row(f"{recipe}, {wanted:.0%} by {reached} of {seeds} seeds", unit="s", accuracies=accuracies))
     return rows
