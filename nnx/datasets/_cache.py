@@ -201,6 +201,13 @@ def entries() -> list[Entry]:
     return sorted(listed, key=lambda entry: -entry.size)
 
 
+def read_facts(entry: Entry) -> dict[str, Any] | None:
+    """The plain values of an entry, unchecked. None if it can't be read."""
+    meta = _read_meta(entry.path / "meta.json")
+    facts = meta.get("facts") if meta else None
+    return facts if isinstance(facts, dict) else None
+
+
 def clear() -> None:
     """Remove all entries, and unfinished ones of processes that have ended. Raises MachineError."""
     for entry in entries():

@@ -162,9 +162,10 @@ def _torch() -> Iterator[Check]:
     from nnx.models import cnn
     from nnx.system import device as devices
     from nnx.system import workers
+    from nnx.training import tuning
 
     runtime = devices.choose_runtime(
-        "auto", "auto", channels_last=cnn.Config.channels_last, bfloat16_speedup=cnn.Config.bfloat16_speedup
+        "auto", "auto", channels_last=cnn.Config.channels_last, prefers_bfloat16=cnn.Config.prefers_bfloat16
     )
     for choice in runtime.choices:
         yield Check(choice.what, "ok", choice.value, choice.reason)
@@ -181,6 +182,8 @@ def _torch() -> Iterator[Check]:
         yield Check("cpu", "warning", cpu, f"more threads than cores slow training down; set OMP_NUM_THREADS={cores}")
     else:
         yield Check("cpu", "ok", cpu)
+    for workload, speeds in tuning.measurements():
+        yield Check("tuning", "ok", workload, "; ".join(speeds))
     yield _gradient(runtime.device)
 
 

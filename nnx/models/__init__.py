@@ -27,8 +27,8 @@ class ModelConfig(Component):
 
     channels_last: ClassVar[bool] = False
     """Consists of 2-D convolutions, so that its images may use the channels-last memory format."""
-    bfloat16_speedup: ClassVar[float | None] = None
-    """Measured speed-up by bfloat16 on CPUs with bfloat16 instructions; None if there is none."""
+    prefers_bfloat16: ClassVar[bool] = False
+    """Trains faster in bfloat16 on CPUs that have instructions for it, and as well."""
     has_attention: ClassVar[bool] = False
     """Its blocks are `AttentionBlock`s, so that explain and trace can show attention weights."""
     reads_features_singly: ClassVar[bool] = False

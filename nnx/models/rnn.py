@@ -15,7 +15,7 @@ class Config(ModelConfig):
     """A time step is a row of an image or a feature of a table."""
 
     name: Literal["rnn"] = "rnn"
-    bfloat16_speedup: ClassVar = 1.6  # two cores of an AMD EPYC with avx512_bf16, torch 2.15
+    prefers_bfloat16: ClassVar = True  # 1.6 times as fast on two cores of an AMD EPYC with avx512_bf16, torch 2.15
     reads_features_singly: ClassVar = True
     cell: Literal["rnn", "lstm", "gru"] = Field(
         "lstm", description="simple RNN (Elman 1990), LSTM (Hochreiter & Schmidhuber 1997) or GRU (Cho et al. 2014)"

@@ -95,7 +95,8 @@ def _open(
             warnings += [f"{_CHANGED} ({setup.changed})"] if setup.changed else []
         else:
             folder = run_folder.choose_folder(out, config.recipe, force=force)
-            setup = prepare(config, data_dir=data_dir)
+            setup = prepare(config, data_dir=data_dir, measure_speed=True)
+            config = setup.config
         stale = network_is_stale(setup, folder) if resume else False
         distributed.connect(setup.runtime.device)
     if writes and not resume:

@@ -132,7 +132,7 @@ def preview_config(
     """
     begun = time.perf_counter() if begun is None else begun
     with devices.explain_out_of_memory("Make train.batch_size, or the model, smaller"):
-        setup = prepare(config, data_dir=data_dir)
+        setup = prepare(config, data_dir=data_dir, measure_speed=seconds > 0)
         batches = setup.loader(setup.dataset.train)
         path = describe_data_path(config.dataset.name, setup.dataset.train, batches)
         layers = models.layer_table(setup.state.model, setup.dataset.spec)

@@ -60,14 +60,14 @@ def choose_runtime(
     *,
     layout: str = "auto",
     channels_last: bool = False,
-    bfloat16_speedup: float | None = None,
+    prefers_bfloat16: bool = False,
 ) -> Runtime:
     """The runtime for a config's `device`, `precision` and `layout`, and for its architecture (see models.ModelConfig).
 
     Raises DeviceError if a device or precision requested by name is not available.
     """
     chosen, device_reason = _device(device)
-    dtype, precision_reason = _precision(precision, chosen, bfloat16_speedup)
+    dtype, precision_reason = _precision(precision, chosen, prefers_bfloat16)
     product = accelerator.product_name(chosen)
     choices = [
         Choice("device", f"{chosen} ({product})" if product else str(chosen), device_reason),
@@ -226,14 +226,13 @@ def _check_device(name: str) -> None:
         raise DeviceError(f"device {name!r} not found; this machine has: {', '.join(available)}")
 
 
-def _precision(name: str, device: torch.device, bfloat16_speedup: float | None) -> tuple[torch.dtype, str]:
+def _precision(name: str, device: torch.device, prefers_bfloat16: bool) -> tuple[torch.dtype, str]:
     """The dtype for a config's `precision`, and the reason. Raises DeviceError if the device does not support it."""
     if name == "auto":
         if accelerator.multiplies_bfloat16(device):
             return torch.bfloat16, f"supported by the tensor cores of {device}"
-        if device.type == "cpu" and bfloat16_speedup and _has_bfloat16_instructions():
-            speedup = f"measured {bfloat16_speedup}x faster for this architecture"
-            return torch.bfloat16, f"{speedup} on CPUs with bfloat16 instructions"
+        if device.type == "cpu" and prefers_bfloat16 and _has_bfloat16_instructions():
+            return torch.bfloat16, "this CPU has instructions for it"
         return torch.float32, f"full precision, the safe choice on {device.type}"
     if name == "float16" and device.type == "cpu":
         raise DeviceError("precision float16 needs a GPU; on the CPU use bfloat16 or float32")

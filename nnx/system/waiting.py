@@ -14,13 +14,13 @@ import time
 import torch
 
 INTERVAL = 0.1  # seconds between two looks
-CONTENDED = 0.05  # seconds for which threads waited for a core, per second, from which on they sleep
+CONTENDED = 0.05  # seconds that threads waited for a core, per second, from which on they sleep
 CALM = 5  # intervals without contention before they spin again
 _PARALLEL = 1 << 20  # elements of an operation that torch divides among all threads
 
 
 class ShortSpins:
-CONTENDED = 0.05  # seconds that threads waited for a core, per second, from which on they sleep
+    """While on, this process has more OpenMP threads than CPUs. The extra threads compute nothing."""
 
     def __init__(self) -> None:
         self._end: threading.Event | None = None

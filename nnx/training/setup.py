@@ -1,7 +1,9 @@
 """All that a run trains with, found and checked before anything is written."""
 
 import hashlib
-from dataclasses import dataclass
+import itertools
+import os
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +23,12 @@ from nnx.losses import Criterion
 from nnx.models import ModelConfig
 from nnx.preprocessing.spec import Spec
 from nnx.system import device as devices
+from nnx.system import distributed
 from nnx.system.device import Runtime
+from nnx.training import tuning
 from nnx.training.state import State, StepFunction
 from nnx.training.step import StepMethod, choose_step, make_step
+from nnx.training.tuning import Tuned
 
 # Paths: the data may have moved, as long as the samples are equal
 PATH_KEYS = ("dataset.path", "dataset.labels", "dataset.test", "dataset.test_labels")
@@ -108,21 +113,42 @@ class TrainingSetup:
 
 
 def prepare(
-    config: Config, saved: Checkpoint | None = None, *, source: Path = Path(), data_dir: str | None = None
+    config: Config,
+    saved: Checkpoint | None = None,
+    *,
+    source: Path = Path(),
+    data_dir: str | None = None,
+    measure_speed: bool = False,
 ) -> TrainingSetup:
-    """The setup of `config` before its first step, or at the step of `saved`, which was read from `source`. Nothing is
-    written.
+    """The setup of `config` before its first step, or at the step of `saved`, which was read from `source`.
+
+    With `measure_speed`, a long run's open choices are measured, for which the config of the setup then has values (see
+    nnx.training.tuning). Only the data cache is written to.
 
     Raises ConfigError, DataError, DeviceError, MachineError, and CheckpointError where `saved` has other settings or
     other data.
     """
     if saved:
         _check_settings(saved, config, source)
+    with config.locate():
+        dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
+    setup = _assemble(config, dataset, saved, source)
+    tuned = _tune(setup) if measure_speed and not saved else Tuned(config)
+    if tuned.choices:
+        setup = _assemble(tuned.config, dataset, saved, source, tuned)
+    if saved:
+        _restore(setup, saved)
+    return setup
+
+
+def _assemble(
+    config: Config, dataset: Dataset, saved: Checkpoint | None, source: Path, tuned: Tuned | None = None
+) -> TrainingSetup:
+    """The setup of `config` before its first step. Sets torch's seed and number of threads."""
     runtime = runtime_for(config)
     if config.deterministic:
         runtime = runtime.adding(devices.set_deterministic(runtime.device))
     with config.locate():
-        dataset = datasets.load(cast(DatasetConfig, config.dataset), seed=config.seed, data_dir=data_dir)
         torch.manual_seed(config.seed)
         model = models.build(config.model, dataset.spec, losses.outputs(config.loss, len(dataset.spec.classes)))
         criterion = build_criterion(config.loss, dataset, runtime)
@@ -132,11 +158,74 @@ def prepare(
     threads = devices.set_threads(config.threads, multiply_adds)
     method, step = choose_step(config, model, runtime)
     runtime = runtime.adding(threads, step)
+    if tuned:
+        runtime = replace(runtime, choices=tuple(map(tuned.reason, runtime.choices)))
     state = State.new(config, model, runtime, len(batch_bounds(len(dataset.train), config.train)))
-    setup = TrainingSetup(config, runtime, dataset, criterion, evaluation_criterion, state, method, saved, source)
-    if saved:
-        _restore(setup, saved)
-    return setup
+    return TrainingSetup(config, runtime, dataset, criterion, evaluation_criterion, state, method, saved, source)
+
+
+def _tune(setup: TrainingSetup) -> Tuned:
+    """The config of a new run on the CPU, with what measurements say about its open choices."""
+    config, runtime = setup.config, setup.runtime
+    single = distributed.current().world == 1
+    operations = 6 * models.multiply_adds(setup.state.model, setup.dataset.spec) * len(setup.dataset.train)
+    if not single or runtime.device.type != "cpu" or operations * config.train.epochs < tuning.SMALL:
+        return Tuned(config)
+    samples = len(setup.dataset.train) * config.train.epochs
+    shape = setup.dataset.spec.shape
+    facts = {
+        **devices.environment_fingerprint(runtime),
+        "model": config.model.model_dump(mode="json"),
+        "shape": shape,
+        "classes": len(setup.dataset.spec.classes),
+        "batch": [config.train.batch_size, config.train.accumulate],
+        "optimizer": config.optimizer.name,
+        "loss": config.loss.name,
+    }
+    name = f"{config.model.name} for inputs of {' x '.join(map(str, shape))}, batches of {config.train.batch_size}"
+    workload = tuning.Workload(name, facts)
+    try:
+        return tuning.tune(config, _questions(setup), workload, samples, lambda candidate: _trial(candidate, setup))
+    finally:
+        devices.set_threads(config.threads, operations)
+
+
+def _questions(setup: TrainingSetup) -> list[tuning.Question]:
+    """What is open, and can be measured: the memory layout, the number of threads, and the kind of step."""
+    config, runtime = setup.config, setup.runtime
+    questions = []
+    if config.layout == "auto" and cast(ModelConfig, config.model).channels_last:
+        layouts = ("channels_last", "channels_first")
+        values = layouts if runtime.channels_last else layouts[::-1]
+        questions.append(tuning.Question("layout", "layout", values, [v.replace("_", " ") for v in values]))
+    if setup.step_method is StepMethod.MATRICES:
+        methods = (StepMethod.MATRICES.value, StepMethod.AUTOGRAD.value)
+        questions.append(tuning.Question("step", "compile", ("auto", False), methods))
+    if config.threads == "auto" and "OMP_NUM_THREADS" not in os.environ:
+        chosen = torch.get_num_threads()
+        cores = devices.available_cores()
+        threads = [chosen, *sorted({1, max(1, cores // 2), cores} - {chosen})]
+        questions.append(tuning.Question("threads", "threads", threads, [str(n) for n in threads]))
+    return questions
+
+
+def _trial(config: Config, setup: TrainingSetup) -> tuning.Trial:
+    """Steps of `config` on the batches of `setup`, one for each call, with the number of threads of `config`."""
+    trial = _assemble(config, setup.dataset, None, Path())
+    step = trial.make_step()
+    threads = torch.get_num_threads()
+    epochs = (trial.loader(setup.dataset.train).epoch(n, config.train, config.seed) for n in itertools.count())
+    batches = itertools.chain.from_iterable(epochs)
+    trial.state.model.train()
+
+    def make_step() -> int:
+        torch.set_num_threads(threads)
+        inputs, targets = next(batches)
+        trial.state.begin_step()
+        trial.state.end_step(step(trial.state, inputs, targets), len(inputs))
+        return len(inputs)
+
+    return make_step
 
 
 def hash_training_data(dataset: Dataset) -> str:
@@ -156,7 +245,7 @@ def runtime_for(config: Config, *, device: str | None = None, precision: str | N
         precision or config.precision,
         layout=config.layout,
         channels_last=model.channels_last,
-        bfloat16_speedup=model.bfloat16_speedup,
+        prefers_bfloat16=model.prefers_bfloat16,
     )
 
 

@@ -40,7 +40,7 @@ def test_split(real_mnist):
 
 def predict(checkpoint, inputs):
     """The classes that the network predicts, called directly."""
-    runtime = devices.choose_runtime("cpu", "auto", bfloat16_speedup=cnn.Config.bfloat16_speedup)
+    runtime = devices.choose_runtime("cpu", "auto", prefers_bfloat16=cnn.Config.prefers_bfloat16)
     with (
         torch.no_grad(),
         runtime.autocast(),  # in the training precision, as eval

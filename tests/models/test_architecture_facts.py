@@ -20,7 +20,7 @@ CPUS = {
     "neither": "fma sse4_2",
 }
 CHANNELS_LAST = "channels_last: ClassVar = True"
-BFLOAT16 = "bfloat16_speedup: ClassVar = 1.5"
+BFLOAT16 = "prefers_bfloat16: ClassVar = True"
 
 CONVOLUTIONAL = """
     from typing import ClassVar, Literal
@@ -114,11 +114,11 @@ def test_the_same_facts_give_the_choices_of_cnn(cpu, add_architecture):
     assert choices(prepare(settings("sibling"))) == choices(prepare(settings("cnn")))
 
 
-def test_the_reason_quotes_the_speed_up_of_the_file(add_architecture, monkeypatch):
+def test_the_reason_is_the_cpus_instructions(add_architecture, monkeypatch):
     monkeypatch.setattr(devices, "_cpuinfo", lambda key: CPUS["AVX-512 with bfloat16"])
     add_architecture("sibling", CONVOLUTIONAL, BFLOAT16)
     precision = next(choice for choice in runtime_for(settings("sibling")).choices if choice.what == "precision")
-    assert (precision.value, "1.5x" in precision.reason) == ("bfloat16", True)
+    assert (precision.value, precision.reason) == ("bfloat16", "this CPU has instructions for it")
 
 
 def test_without_the_facts_there_is_neither(cpu, add_architecture):

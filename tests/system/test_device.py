@@ -64,12 +64,12 @@ def test_threads_are_auto_or_a_count(text):
         ("fma avx512f avx2", "cnn", torch.float32),
     ],
 )
-def test_bfloat16_is_chosen_where_it_was_measured_faster(monkeypatch, flags, model, expected):
+def test_bfloat16_is_chosen_where_cpu_and_architecture_gain_from_it(monkeypatch, flags, model, expected):
     monkeypatch.setattr(devices, "_cpuinfo", lambda key: flags)
-    speedup = registry.find("model", model).bfloat16_speedup
-    chosen = devices.choose_runtime("cpu", "auto", bfloat16_speedup=speedup)
+    prefers = registry.find("model", model).prefers_bfloat16
+    chosen = devices.choose_runtime("cpu", "auto", prefers_bfloat16=prefers)
     assert chosen.dtype == expected
-    assert ("measured" in chosen.choices[1].reason) == (expected == torch.bfloat16)
+    assert ("instructions" in chosen.choices[1].reason) == (expected == torch.bfloat16)
 
 
 def test_a_requested_precision_is_used_or_refused():
