@@ -34,6 +34,9 @@ CROSSING = {aten.copy_.default, aten._to_copy.default}
 READING = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default}
 
 
+# The first backward pass of a process starts a thread for each device, after which it must not fork, as other tests do.
+# With this one before there is a second device, there will be none; `simulated_gpu` lets autograd do without.
+torch.ones(1, requires_grad=True).sum().backward()
 backend_registration._setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
 
@@ -398,7 +401,7 @@ def simulated_gpu(*, memory: int = 2**30) -> Iterator[SimulatedGpu]:
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(1.0, device=...) passes through the dispatcher
     _current = gpu
     try:
-        with pytest.MonkeyPatch.context() as patch, _Dispatch():
+        with pytest.MonkeyPatch.context() as patch, _Dispatch(), torch.autograd.set_multithreading_enabled(False):
             for name, stub in stubs.items():
                 patch.setattr(torch.cuda, name, stub)
             patch.setattr(torch, "Generator", Generator)

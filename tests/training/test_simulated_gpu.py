@@ -3,6 +3,7 @@ for the device, a CUDA graph replays all that changes, and the results are the C
 
 import itertools
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,18 @@ def test_show_measures_on_the_device(gpu):
     measured = measure_throughput(made()[0], made()[0].loader(made()[1]), seconds=0.2)
     assert measured.device_memory == 0
     assert measured.steps > 0
+
+
+def test_the_process_can_still_fork_and_train(gpu):
+    trained(*MODELS["mlp"], *EAGER)
+    child = os.fork()
+    if not child:
+        try:
+            (torch.ones(3, requires_grad=True) * 2).sum().backward()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # ---------------------------------------------------------------- the simulation refuses what a GPU would
