@@ -64,7 +64,7 @@ def _save_every(value: Any) -> int | str:
 SaveEvery = Annotated[
     Literal["epoch"] | int, PlainValidator(_save_every, json_schema_input_type=Literal["epoch"] | int)
 ]
-Compile = Annotated[
+Switch = Annotated[
     Literal["auto"] | bool,
     PlainValidator(_auto_or("true or false", (bool,)), json_schema_input_type=Literal["auto"] | bool),
 ]
@@ -131,9 +131,10 @@ class Train(StrictModel):
         True,
         description="write report.html at the end: curves, metrics, confusion matrix, mistakes, layers",
     )
-    film: bool = Field(
-        False,
-        description="record the change of filters, activations and classes from step to step, for the report",
+    film: Switch = Field(
+        "auto",
+        description="record the change of filters, activations and classes from step to step, for the report; "
+        "auto: for digits and data of two features, where it takes less than a second",
     )
 
 
@@ -160,7 +161,7 @@ class Config(StrictModel):
         "auto",
         description="memory layout of a CNN's images and filters; it changes the speed, and results within rounding",
     )
-    compile: Compile = Field(
+    compile: Switch = Field(
         "auto",
         description="auto: fastest known method for the network and device; true: torch.compile; false: plain PyTorch",
     )

@@ -125,9 +125,10 @@ def _memory_cure(config: Config) -> str:
 def _started(saver: RunSaver, warnings: Sequence[str]) -> Started:
     setup, state, data = saver.setup, saver.setup.state, saver.setup.dataset
     data_path = describe_data_path(setup.config.dataset.name, data.train, setup.loader(data.train))
+    notes = [*([loss] if (loss := setup.loss_note) else []), setup.film_choice]
     return Started(
         run=saver.folder,
-        choices=(*setup.runtime.choices, *data.notes, data_path, *([loss] if (loss := setup.loss_note) else [])),
+        choices=(*setup.runtime.choices, *data.notes, data_path, *notes),
         samples={"train": len(data.train), "validation": len(data.validation)},
         layers=models.layer_table(state.model, data.spec),
         parameters=models.count_parameters(state.model),

@@ -22,7 +22,7 @@ class RunSaver:
         self.setup, self.folder = setup, folder
         self.metrics = run_folder.read_metrics(folder, setup.state.history)
         distributed.on_rank_zero(lambda: run_folder.write_metrics(folder, self.metrics))
-        filmed = setup.config.train.film
+        filmed = setup.film_choice.value == "on"
         self.film = FilmRecorder(setup.state, setup.dataset.spec, setup.dataset.validation) if filmed else None
         self.step = setup.state.step if setup.saved else -1  # of the saved state
         self._saved_at = self._position if setup.saved else None

@@ -25,7 +25,7 @@ from nnx.preprocessing.spec import Spec
 from nnx.system import device as devices
 from nnx.system import distributed
 from nnx.system.device import Runtime
-from nnx.training import tuning
+from nnx.training import film, tuning
 from nnx.training.state import State, StepFunction
 from nnx.training.step import StepMethod, choose_step, make_step
 from nnx.training.tuning import Tuned
@@ -88,6 +88,26 @@ class TrainingSetup:
         if self.config.train.ema:
             trained.append("training loss is of the raw weights, validation and test loss of their moving average")
         return Choice("loss", self.config.loss.name, "; ".join(trained)) if trained else None
+
+    @cached_property
+    def film_choice(self) -> Choice:
+        """Whether the run is filmed, `on` or `off`, and why."""
+        asked = self.config.train.film
+        if asked != "auto":
+            return Choice("film", "on" if asked else "off", "as requested")
+        if not self.config.train.report:
+            return Choice("film", "off", "the report that shows it is off too")
+        if self.saved and not (self.source.parent / film.NAME).exists():
+            return Choice("film", "off", "the run was not filmed from its start")
+        if self.dataset.validation is None or not len(self.dataset.validation):
+            return Choice("film", "off", "it shows validation samples, and there are none")
+        if self.dataset.spec.shape == (2,):
+            return Choice("film", "on", "of two features it takes less than a second")
+        if self.config.dataset.name == "digits":
+            return Choice("film", "on", "of digits it takes less than a second")
+        return Choice(
+            "film", "off", "automatic for digits and data of two features; train.film: true records any training"
+        )
 
     @property
     def changed(self) -> str:

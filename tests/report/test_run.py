@@ -82,7 +82,7 @@ def test_without_one_there_is_none(nnx):
 def test_the_fast_recipes_have_none_the_others_do():
     wanted = {name: config.load(name).train.report for name in config.recipes()}
     assert [name for name, report in wanted.items() if not report] == ["mnist_cnn_fast", "mnist_mlp_fast"]
-    assert not any(config.load(name).train.film for name in config.recipes())
+    assert all(config.load(name).train.film == "auto" for name in config.recipes())
 
 
 def test_one_that_fails_loses_nothing(nnx, monkeypatch):

@@ -373,3 +373,43 @@ def test_the_probe_has_every_class_of_data_in_order():
     recorder = recorder_of("mlp", samples=1000)
     again = film.FilmRecorder(recorder.state, recorder.spec, Split(np.zeros((1000, 1, 8, 8), np.uint8), labels))
     assert np.bincount(again.probe.labels).tolist() == [20] * 10
+
+
+# ---------------------------------------------------------------- train.film: auto
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "value", "reason"),
+    [
+        ("digits_mlp", [], "on", "of digits it takes less than a second"),
+        ("spirals_mlp", [], "on", "of two features it takes less than a second"),
+        ("iris_mlp", [], "off", "automatic for digits and data of two features"),
+        ("digits_mlp", ["train.report=false"], "off", "the report that shows it is off too"),
+        ("digits_mlp", ["train.film=false"], "off", "as requested"),
+        ("iris_mlp", ["train.film=true"], "on", "as requested"),
+    ],
+)
+def test_29_the_film_is_on_by_default_where_it_is_cheap_and_says_so(recipe, settings, value, reason, tmp_path):
+    chosen = config.load(recipe, ["train.epochs=1", *settings])
+    started, *_ = run(chosen, out=tmp_path / "r")
+    (choice,) = [choice for choice in started.choices if choice.what == "film"]
+    assert choice.value == value
+    assert choice.reason.startswith(reason)
+    assert (tmp_path / "r/film.npz").exists() == (value == "on")
+    report = tmp_path / "r/report.html"
+    assert (report.exists() and 'id="film"' in report.read_text()) == (value == "on")
+
+
+def test_29_a_resumed_run_without_a_film_does_not_begin_one(tmp_path):
+    trained(tmp_path / "r", "mlp", "train.report=false")
+    trained(None, "mlp", "train.report=true", resume=tmp_path / "r")
+    assert not (tmp_path / "r/film.npz").exists()
+
+
+def test_29_an_automatic_film_continues_after_a_resume(tmp_path):
+    settings = ["train.epochs=2", "schedule=constant"]
+    trained(tmp_path / "whole", "mlp", *settings, "train.report=true")
+    with pytest.raises(errors.Stopped):
+        trained(tmp_path / "r", "mlp", *settings, "train.report=true", signal=after(2))
+    trained(None, "mlp", *settings, "train.report=true", resume=tmp_path / "r")
+    assert (tmp_path / "r/film.npz").read_bytes() == (tmp_path / "whole/film.npz").read_bytes()
