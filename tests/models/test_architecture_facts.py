@@ -18,6 +18,7 @@ CPUS = {
     "AVX-512 with bfloat16": "fma avx2 avx512f avx512_bf16",
     "AVX2 with bfloat16": "fma avx2 amx_bf16",
     "neither": "fma sse4_2",
+    "bfloat16 without AVX2": "bf16 asimd amx_bf16",
 }
 CHANNELS_LAST = "channels_last: ClassVar = True"
 BFLOAT16 = "prefers_bfloat16: ClassVar = True"
