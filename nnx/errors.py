@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_LINES = 10  # of an error message: more would scroll past
+EXCERPT = 104  # columns of an excerpt, at most
 
 
 class NnxError(Exception):
@@ -82,13 +83,14 @@ class Problem:
     def __str__(self) -> str:
         return printable(": ".join(part for part in (self.place, self.key, self.message) if part))
 
-    def excerpt(self) -> list[str]:
-        """The offending line and a caret below its column; empty if the line is unknown or blank."""
+    def excerpt(self, width: int = EXCERPT) -> list[str]:
+        """The offending line and a caret below its column, cut to `width` columns; empty if it is unknown or blank."""
         if not self.line.strip():
             return []
-        start = max(0, self.column - 60)  # cut a very long line around the column
+        room = max(min(width, EXCERPT) - 4, 1)
+        start = max(0, min(self.column - room * 6 // 10, len(self.line) - room))  # cut a long line around the column
         # one character for each, so that the caret stays below its column
-        text = "".join(c if c.isprintable() else " " for c in self.line[start : start + 100].rstrip())
+        text = "".join(c if c.isprintable() else " " for c in self.line[start : start + room].rstrip())
         return [f"    {text}", f"    {' ' * (self.column - 1 - start)}^"]
 
 
@@ -116,21 +118,22 @@ class ConfigError(InputError):
 
     def __init__(self, problems: Sequence[Problem] | Problem) -> None:
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
-        super().__init__(self._render())
+        super().__init__(self.render())
 
     @classmethod
     def at(cls, key: str, message: str) -> "ConfigError":
         """A single problem with its key; `Config.locate` adds the place."""
         return cls(Problem(key, message))
 
-    def _render(self) -> str:
+    def render(self, width: int | None = None) -> str:
+        """The message, with excerpts that fit `width` columns."""
         # the command line adds "error: " to the first line
         heads = [f"error: {problem}" if index else str(problem) for index, problem in enumerate(self.problems)]
         if len(heads) > MAX_LINES:
             return "\n".join([*heads[: MAX_LINES - 1], f"... and {len(heads) - MAX_LINES + 1} more"])
         lines: list[str] = []
         for index, problem in enumerate(self.problems):
-            excerpt = problem.excerpt()
+            excerpt = problem.excerpt(width or EXCERPT)
             remaining = len(heads) - index - 1  # each later problem needs a line
             fits = len(lines) + 1 + len(excerpt) + remaining <= MAX_LINES
             lines += [heads[index], *(excerpt if fits else [])]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from nnx.cli import _streams, check, doctor, explain, init, predict, schema
 from nnx.cli import eval as eval_command
@@ -17,19 +16,14 @@ from nnx.cli import show as show_command
 from nnx.cli import trace as trace_command
 from nnx.cli import train as train_command
 from nnx.cli import verify as verify_command
-from nnx.cli._start import exit_quickly, import_help
-from nnx.errors import NnxError, Stopped, printable
-
-
-class _Commands(TyperGroup):
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        import_help()
-        super().format_help(ctx, formatter)
-
+from nnx.cli._help import Command, Commands
+from nnx.cli._start import exit_quickly
+from nnx.errors import ConfigError, NnxError, Stopped, printable
+from nnx.formatting import print_wrapped, terminal_width
 
 app = typer.Typer(
     name="nnx",
-    cls=_Commands,
+    cls=Commands,
     help="Train MNIST-style classifiers from one YAML file.",
     epilog="Start with: nnx train digits_mlp",
     rich_markup_mode="rich",
@@ -38,18 +32,18 @@ app = typer.Typer(
 )
 
 TRAIN, UNDERSTAND, MANAGE = "Train", "Understand", "Manage"
-app.command("train", rich_help_panel=TRAIN)(train_command.train)
-app.command("eval", rich_help_panel=TRAIN)(eval_command.evaluate)
-app.command("predict", rich_help_panel=TRAIN)(predict.predict)
-app.command("explain", rich_help_panel=UNDERSTAND)(explain.explain)
-app.command("trace", rich_help_panel=UNDERSTAND)(trace_command.trace)
-app.command("init", rich_help_panel=MANAGE)(init.init)
-app.command("list", rich_help_panel=MANAGE)(list_command.list_parts)
-app.command("show", rich_help_panel=MANAGE)(show_command.show)
-app.command("verify", rich_help_panel=MANAGE)(verify_command.verify)
-app.command("check", rich_help_panel=MANAGE)(check.check)
-app.command("schema", rich_help_panel=MANAGE)(schema.schema)
-app.command("doctor", rich_help_panel=MANAGE)(doctor.doctor)
+app.command("train", cls=Command, rich_help_panel=TRAIN)(train_command.train)
+app.command("eval", cls=Command, rich_help_panel=TRAIN)(eval_command.evaluate)
+app.command("predict", cls=Command, rich_help_panel=TRAIN)(predict.predict)
+app.command("explain", cls=Command, rich_help_panel=UNDERSTAND)(explain.explain)
+app.command("trace", cls=Command, rich_help_panel=UNDERSTAND)(trace_command.trace)
+app.command("init", cls=Command, rich_help_panel=MANAGE)(init.init)
+app.command("list", cls=Command, rich_help_panel=MANAGE)(list_command.list_parts)
+app.command("show", cls=Command, rich_help_panel=MANAGE)(show_command.show)
+app.command("verify", cls=Command, rich_help_panel=MANAGE)(verify_command.verify)
+app.command("check", cls=Command, rich_help_panel=MANAGE)(check.check)
+app.command("schema", cls=Command, rich_help_panel=MANAGE)(schema.schema)
+app.command("doctor", cls=Command, rich_help_panel=MANAGE)(doctor.doctor)
 
 
 def _print_version(requested: bool) -> None:
@@ -152,9 +146,11 @@ def _report(error: Exception) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, Stopped):  # on request: not an error
-        print(printable(str(error)), file=sys.stderr)  # noqa: T201
+        print_wrapped(printable(str(error)))
         return error.exit_code
-    if isinstance(error, NnxError):
+    if isinstance(error, ConfigError):
+        message, code = error.render(terminal_width(sys.stderr)), error.exit_code
+    elif isinstance(error, NnxError):
         message, code = str(error), error.exit_code
     elif resource := _missing_resource(error):
         message, code = f"{resource}; free some, or use another machine", 3
@@ -166,6 +162,6 @@ def _report(error: Exception) -> int:
     else:
         message, code = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows the traceback", 1
     # names of files may contain control characters; a newline in one is no new line
-    lines = map(printable, message.split("\n") if getattr(error, "has_lines", False) else [message])
-    print("error:", "\n".join(lines), file=sys.stderr)  # noqa: T201
+    lines = message.split("\n") if getattr(error, "has_lines", False) else [message]
+    print_wrapped("\n".join(["error: " + printable(lines[0]), *map(printable, lines[1:])]))
     return code

@@ -7,6 +7,8 @@ import sys
 import tempfile
 import uuid
 
+from nnx.formatting import print_wrapped
+
 LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # set by torchrun and `launch` in the processes that they start
 
 
@@ -55,5 +57,5 @@ def _exit_code(codes: dict[int, int]) -> int:
     # torch itself ends the other ranks with SIGTERM
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
     for rank, number in killed.items():
-        print(f"error: rank {rank} was killed by {signal.Signals(number).name}", file=sys.stderr)  # noqa: T201
+        print_wrapped(f"error: rank {rank} was killed by {signal.Signals(number).name}")
     return 3 if killed else codes.get(0) or next(iter(codes.values()))

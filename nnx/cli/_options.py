@@ -41,13 +41,19 @@ CheckpointPath = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.", show_default=False)
+    str | None,
+    typer.Option("--device", metavar="DEVICE", help="Device: auto, cpu, cuda, cuda:N or mps.", show_default=False),
 ]
 DataDir = Annotated[
     str | None,
-    typer.Option("--data-dir", help="Folder of the datasets.", show_default="NNX_DATA_DIR, or the user's cache"),
+    typer.Option(
+        "--data-dir", metavar="FOLDER", help="Folder of the datasets.", show_default="NNX_DATA_DIR, or the user's cache"
+    ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", callback=check_out, help="Folder to write to.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", callback=check_out, help="Folder to write to.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress or notes.")]
 

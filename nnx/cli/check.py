@@ -1,11 +1,13 @@
 """nnx check CONFIG...: validate configs."""
 
+import sys
 from typing import Annotated
 
 import typer
 
 from nnx.cli._options import Set
 from nnx.errors import printable
+from nnx.formatting import print_wrapped
 
 
 def check(
@@ -23,7 +25,7 @@ def check(
     for name in configs:
         try:
             config.load(name, overrides)
-            print(f"{printable(name)}: ok")  # noqa: T201
+            print_wrapped(f"{printable(name)}: ok", sys.stdout)
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -10,6 +10,7 @@ import typer
 from nnx.cli._options import Device, Json, check_out, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import DataError, InputError, MachineError, printable
+from nnx.formatting import print_wrapped, terminal_width
 from nnx.system import signals
 
 
@@ -25,13 +26,20 @@ def doctor(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            "--checkpoint", help="Checkpoint to predict with.", show_default="the newest runs/*/checkpoint.pt"
+            "--checkpoint",
+            metavar="RUN",
+            help="Checkpoint to predict with.",
+            show_default="the newest runs/*/checkpoint.pt",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", callback=check_out, help="Image file to write the steps to (FILE.png).", show_default=False
+            "--out",
+            metavar="FILE",
+            callback=check_out,
+            help="Image file to write the steps to (FILE.png).",
+            show_default=False,
         ),
     ] = None,
     device: Device = None,
@@ -71,7 +79,7 @@ def _check_machine(json: bool) -> None:
     try:
         import_torch()
     except Exception as error:  # the checks report its cause
-        print(f"warning: torch can't be imported: {error}", file=sys.stderr)  # noqa: T201
+        print_wrapped(f"warning: torch can't be imported: {printable(str(error))}")
     from dataclasses import asdict
 
     from nnx.doctor.machine import format_checks, is_usable, run_checks
@@ -82,7 +90,7 @@ def _check_machine(json: bool) -> None:
         print_json({"usable": is_usable(checks), "checks": [asdict(check) for check in checks]})
     else:
         ascii_only = not "✓".encode(sys.stdout.encoding or "ascii", "ignore")
-        console.print_lines(format_checks(checks, ascii_only=ascii_only))
+        console.print_lines(format_checks(checks, ascii_only=ascii_only, width=terminal_width(sys.stdout)))
     if not is_usable(checks):
         failed = ", ".join(check.name for check in checks if check.state == "error")
         raise MachineError(f"nnx can't run on this machine: {failed}. Follow the advice given with each failed check")

@@ -21,12 +21,15 @@ class SplitName(StrEnum):
 
 def evaluate(
     checkpoint: CheckpointPath,
-    split: Annotated[SplitName, typer.Option("--split", help="Split of the dataset to evaluate on.")] = SplitName.test,
+    split: Annotated[
+        SplitName, typer.Option("--split", metavar="SPLIT", help="Split to evaluate on: train, validation or test.")
+    ] = SplitName.test,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
     out: Out = None,
     fail_under: Annotated[
-        float | None, typer.Option("--fail-under", min=0, max=1, help="Exit with code 5 if the accuracy is lower.")
+        float | None,
+        typer.Option("--fail-under", metavar="X", min=0, max=1, help="Exit with code 5 if the accuracy is lower."),
     ] = None,
     data_dir: DataDir = None,
     json: Json = False,

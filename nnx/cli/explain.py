@@ -1,6 +1,5 @@
 """nnx explain CHECKPOINT [IMAGE...]: pictures of what a network learned and why it decides."""
 
-import sys
 import time
 from collections.abc import Iterable
 from functools import cache
@@ -13,6 +12,7 @@ from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Quiet, Set, 
 from nnx.cli._start import import_torch
 from nnx.cli.eval import SplitName
 from nnx.errors import DataError, InputError, printable
+from nnx.formatting import print_wrapped
 from nnx.system import signals
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def explain(
         ),
     ] = None,
     split: Annotated[
-        SplitName, typer.Option("--split", help="Split of the dataset to take samples from.")
+        SplitName,
+        typer.Option("--split", metavar="SPLIT", help="Split to take samples from: train, validation or test."),
     ] = SplitName.test,
     only: Annotated[
         list[str] | None,
@@ -57,7 +58,11 @@ def explain(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", callback=check_out, help="Folder to write to.", show_default="explain/ next to the checkpoint"
+            "--out",
+            metavar="FOLDER",
+            callback=check_out,
+            help="Folder to write to.",
+            show_default="explain/ next to the checkpoint",
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -166,7 +171,7 @@ def _print_progress(
     for name, result in results:
         if not quiet:
             outcome = result if isinstance(result, str) else f"{time.perf_counter() - begun:.1f} s"
-            print(f"{name:<12}", printable(outcome), file=sys.stderr)  # noqa: T201
+            print_wrapped(f"{name:<12} {printable(outcome)}")
         yield name, result
         begun = time.perf_counter()
 

@@ -1,5 +1,6 @@
 """nnx init [RECIPE]: copy a recipe."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ def init(
     from nnx import config
     from nnx.config import registry
     from nnx.errors import InputError, printable
+    from nnx.formatting import print_wrapped
     from nnx.system import files
 
     recipes = config.recipes()
@@ -26,4 +28,4 @@ def init(
         raise InputError(f"{path}: already exists; name another folder with --out, or delete the file")
     files.write(path, recipes[recipe].read_text(encoding="utf-8"))
     written = printable(str(path))
-    print(f"wrote {written}. Train with: nnx train {written}")  # noqa: T201
+    print_wrapped(f"wrote {written}. Train with: nnx train {written}", sys.stdout)

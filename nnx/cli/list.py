@@ -1,6 +1,5 @@
 """nnx list [KIND]: recipes, models, datasets and other parts, or the data cache."""
 
-import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any
@@ -33,7 +32,12 @@ SINGULAR = {
 
 
 def list_parts(
-    kind: Annotated[Kind | None, typer.Argument(help="List only this kind.", show_default=False)] = None,
+    kind: Annotated[
+        Kind | None,
+        typer.Argument(
+            metavar="KIND", show_choices=False, show_default=False, help=f"List only this kind: {', '.join(Kind)}."
+        ),
+    ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Empty the cache (with kind cache).")] = False,
     json: Json = False,
 ) -> None:
@@ -52,13 +56,14 @@ def list_parts(
     if json:
         print_json(descriptions)
         return
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console()
+    from nnx.terminal import console
+
     for title, entries in descriptions.items():
         if kind is None:
-            console.print(f"[bold]{title}[/]")
-        console.print(_table(entries.items()))
+            console.print_lines([Text(title, "bold")])
+        console.print_table(_table(entries.items()))
 
 
 def _list_cache(clear: bool, json: bool) -> None:
@@ -81,7 +86,9 @@ def _list_cache(clear: bool, json: bool) -> None:
         return
     import time
 
-    from rich.console import Console
+    from rich.text import Text
+
+    from nnx.terminal import console
 
     used = {entry: time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) for entry in entries}
     rows = [
@@ -90,8 +97,8 @@ def _list_cache(clear: bool, json: bool) -> None:
     ]
     count = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"
     place = f"{'removed from' if clear else 'in'} {cache.folder()}"
-    console = Console(width=None if sys.stdout.isatty() else 10_000)
-    console.print(_table(rows), f"{count}, {formatting.size(size)}, {place}", sep="")
+    console.print_table(_table(rows))
+    console.print_lines([Text(f"{count}, {formatting.size(size)}, {place}")])
 
 
 def _table(entries: Iterable[tuple[str, str]]) -> Any:

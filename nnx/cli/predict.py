@@ -45,8 +45,8 @@ def predict(
         bool,
         typer.Option(
             "--csv",
-            help="Print CSV, one line per input: input,label,probability,label_2,... A text that starts with =, +, - "
-            "or @ gets a leading apostrophe, as a spreadsheet would run it as a formula.",
+            help="Print CSV, one line per input: input, label, probability, label_2 and so on. A text that starts with "
+            "=, +, - or @ gets a leading apostrophe, as a spreadsheet would run it as a formula.",
         ),
     ] = False,
     quiet: Quiet = False,

@@ -1,6 +1,5 @@
 """nnx show CONFIG: preview a config."""
 
-import sys
 import time
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from nnx.cli._options import DataDir, Device, Json, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import printable
+from nnx.formatting import print_wrapped
 from nnx.system import signals
 
 SECONDS = 2
@@ -41,14 +41,14 @@ def show(
 
         def announce_trial() -> None:
             if not quiet:
-                print(f"training a temporary copy for {SECONDS} s ...", file=sys.stderr)  # noqa: T201
+                print_wrapped(f"training a temporary copy for {SECONDS} s ...")
 
         resolved = configs.load(config, overrides, {"device": device} if device else None)
         seconds = 0 if no_trial else SECONDS
         with datasets.silent(quiet):
             preview = preview_config(resolved, data_dir=data_dir, seconds=seconds, begun=begun, trying=announce_trial)
     for warning in preview.warnings:
-        print(f"warning: {printable(warning)}", file=sys.stderr)  # noqa: T201
+        print_wrapped(f"warning: {printable(warning)}")
     if json:
         print_json(preview.to_dict())
     else:

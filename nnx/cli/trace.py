@@ -27,12 +27,14 @@ def trace(
         str | None,
         typer.Option(
             "--neuron",
-            metavar="LAYER:UNIT[@POSITION]",
+            metavar="NEURON",
             help="Neuron to show in full: 2:5 is unit 5 of layer 2; 1:5@3,4 is unit 5 at row 3, column 4 of its map.",
             show_default="the unit of layer 1 with the largest gradient",
         ),
     ] = None,
-    split: Annotated[SplitName, typer.Option("--split", help="Split of the dataset.")] = SplitName.train,
+    split: Annotated[
+        SplitName, typer.Option("--split", metavar="SPLIT", help="Split of the dataset: train, validation or test.")
+    ] = SplitName.train,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     data_dir: DataDir = None,
     json: Json = False,

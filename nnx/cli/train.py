@@ -1,6 +1,5 @@
 """nnx train CONFIG: train a network."""
 
-import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -27,7 +26,9 @@ def train(
     ] = None,
     overrides: Set = [],  # noqa: B006 - typer reads it, nobody changes it
     device: Device = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random numbers.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Seed of all random numbers.", show_default=False)
+    ] = None,
     out: Out = None,
     resume: Annotated[
         str | None,
@@ -46,9 +47,9 @@ def train(
             help="Print the network's health after each epoch: dead ReLUs, update size, gradients, warnings.",
         ),
     ] = False,
-    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Number of local processes.")] = 1,
+    nproc: Annotated[int, typer.Option("--nproc", metavar="N", min=1, help="Number of local processes.")] = 1,
     max_restarts: Annotated[
-        int, typer.Option("--max-restarts", min=0, help="Restarts allowed after a crash (with --nproc).")
+        int, typer.Option("--max-restarts", metavar="N", min=0, help="Restarts allowed after a crash (with --nproc).")
     ] = 0,
     data_dir: DataDir = None,
     json: Json = False,
@@ -95,7 +96,7 @@ def train(
     if json:
         print_json(summary)
         if not quiet:
-            print(f"health: {console.describe_health(summary['health'])}", file=sys.stderr)  # noqa: T201
+            console.print_notes([f"health: {console.describe_health(summary['health'])}"])
     else:
         console.print_result(summary)
     return None

@@ -1,5 +1,6 @@
 """nnx verify RUN: is the training reproducible to the bit?"""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from nnx.cli._options import DataDir, Device, Json, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import CheckFailed, printable
+from nnx.formatting import print_wrapped
 from nnx.system import signals
 
 
@@ -15,7 +17,9 @@ def verify(
     run: Annotated[Path, typer.Argument(help="A run folder, or a state in it (last.pt).", show_default=False)],
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Number of steps to train again.", show_default="all recorded: 100"),
+        typer.Option(
+            "--steps", metavar="N", min=1, help="Number of steps to train again.", show_default="all recorded: 100"
+        ),
     ] = None,
     device: Device = None,
     data_dir: DataDir = None,
@@ -37,7 +41,8 @@ def verify(
     if json:
         print_json(asdict(result) | {"run": str(result.run), "bitwise_equal": result.difference is None})
     elif result.difference is None:
-        print(f"{printable(str(run))}: the losses of the first {result.steps} steps are bitwise equal; {changes}")  # noqa: T201
+        verdict = f"the losses of the first {result.steps} steps are bitwise equal"
+        print_wrapped(f"{printable(str(run))}: {verdict}; {changes}", sys.stdout)
     if difference := result.difference:
         relative = abs(difference.now - difference.recorded) / max(abs(difference.recorded), 1e-30)
         raise CheckFailed(

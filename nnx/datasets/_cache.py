@@ -15,7 +15,6 @@ import math
 import os
 import re
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from nnx.datasets._mapped import check_in_background, note_mapped
 from nnx.errors import MachineError
 from nnx.events import Choice
+from nnx.formatting import print_wrapped
 from nnx.system import locks
 
 FORMAT = 3  # of an entry; entries of other formats are decoded again
@@ -328,7 +328,7 @@ def _locked(place: Path) -> Iterator[None]:
     lock = locks.acquire(path)
     if lock is None:
         message = f"waiting for another process that is decoding the same data ({place})"
-        print(message, file=sys.stderr)  # noqa: T201 (to stderr)
+        print_wrapped(message)
         lock = locks.acquire(path, wait=True)
     assert lock
     try:

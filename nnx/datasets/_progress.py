@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from nnx.formatting import print_wrapped
+
 if TYPE_CHECKING:
     from rich import progress as bars
 
@@ -43,7 +45,7 @@ def download_progress() -> Iterator[Progress]:
         def print_once(url: str, done: int, total: int | None) -> None:
             if url not in printed:
                 printed.add(url)
-                print(f"downloading {url}", file=sys.stderr)  # noqa: T201 (to stderr)
+                print_wrapped(f"downloading {url}")
 
         yield print_once
     else:
@@ -76,7 +78,7 @@ def count_progress(action: str, total: int, unit: str) -> Iterator[Callable[[int
     if _progress.get():
         yield lambda done: None
     elif not sys.stderr.isatty():
-        print(f"{action} {total:,} {unit}", file=sys.stderr)  # noqa: T201 (to stderr)
+        print_wrapped(f"{action} {total:,} {unit}")
         yield lambda done: None
     else:
         from rich import progress as bars

@@ -21,6 +21,8 @@ from typing import Literal
 from rich.text import Text
 
 from nnx.errors import printable
+from nnx.formatting import wrap
+from nnx.terminal.console import MIN_REMARK
 
 State = Literal["ok", "note", "warning", "error"]
 
@@ -73,14 +75,18 @@ def is_usable(checks: list[Check]) -> bool:
     return all(check.state != "error" for check in checks)
 
 
-def format_checks(checks: list[Check], *, ascii_only: bool = False) -> Iterator[Text]:
-    """A line per check, and a line below it for its cure."""
-    width = max(len(check.name) for check in checks)
+def format_checks(checks: list[Check], *, ascii_only: bool = False, width: int | None = None) -> Iterator[Text]:
+    """A line per check, and a line below it for its cure; broken between words to fit `width`."""
+    names = max(len(check.name) for check in checks)
+    indent = names + 4
+    room = max(width - indent, MIN_REMARK) if width else sys.maxsize
     for check in checks:
         sign, plain, style = SIGNS[check.state]
-        yield Text.assemble((plain if ascii_only else sign, style), f" {check.name:<{width}}  {printable(check.found)}")
-        if check.cure:
-            yield Text(f"{'':{width + 4}}{check.cure}", "dim" if check.state in ("ok", "note") else "")
+        first, *rest = wrap(printable(check.found), room)
+        yield Text.assemble((plain if ascii_only else sign, style), f" {check.name:<{names}}  {first}")
+        yield from (Text(f"{'':{indent}}{line}") for line in rest)
+        cure = wrap(check.cure, room) if check.cure else []
+        yield from (Text(f"{'':{indent}}{line}", "dim" if check.state in ("ok", "note") else "") for line in cure)
 
 
 # ---------------------------------------------------------------- the installation

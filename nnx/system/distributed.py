@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nnx.errors import InputError, MachineError, NnxError, Stopped, printable
+from nnx.formatting import print_wrapped
 from nnx.system import accelerator
 
 # Seconds between two exchanges of `any_rank_signalled`. One takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two
@@ -421,7 +422,7 @@ def _announce_wait(what: str) -> Iterator[None]:
 
     def announce() -> None:
         message = f"rank {_current.rank} of {_current.world}: waiting for {what}"
-        print(message, file=sys.__stderr__, flush=True)
+        print_wrapped(message, sys.__stderr__)
 
     timer = threading.Timer(ANNOUNCE_WAIT, announce)
     timer.daemon = True
@@ -521,5 +522,7 @@ def _exit_after_failure(store: Any, finished: threading.Event) -> None:
     error = _remote_error(report) if report else MachineError(f"torchrun or rank 0 died. {RESUME_HINT}")
     if _current.rank == 0:
         show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # progress hides it
-        print(f"{show_cursor}error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        sys.stderr.write(show_cursor)
+        print_wrapped(f"error: {error}")
+        sys.stderr.flush()
     os._exit(error.exit_code)

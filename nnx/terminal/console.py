@@ -1,11 +1,11 @@
 """Print results as tables on stdout, and choices, notes and progress on stderr.
 
-Output on stdout can be copied and piped: nothing is cut or framed. For the output of nnx train, nnx show, nnx predict
+Output can be copied and piped: nothing is cut or framed. A terminal gets lines broken between words at its width, a
+pipe or a file whole lines. For the output of nnx train, nnx show, nnx predict
 and nnx trace, see the modules next to this one.
 """
 
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,24 +19,26 @@ from rich.text import Text
 from nnx.errors import printable
 from nnx.events import Choice, LayerSummary
 from nnx.formatting import interval as _interval
+from nnx.formatting import line_breaks, print_wrapped, terminal_width, wrap
 from nnx.formatting import loss as _loss
 from nnx.formatting import percent as _percent
 from nnx.formatting import seconds as _seconds
 
 BAR_DELAY = 0.5  # seconds before a progress bar appears
 MATRIX_CLASSES = 20  # a confusion matrix of more classes is unreadable
+MIN_REMARK = 20  # columns that a remark needs beside its value
 PIPE_WIDTH = 10_000  # columns where stdout is not a terminal: no line is wrapped
 
 
 def print_choices(choices: Iterable[Choice]) -> None:
     """Print the automatic choices and their reasons on stderr."""
-    Console(stderr=True).print(align(choice_rows(choices)), soft_wrap=True)
+    print_lines([align(choice_rows(choices), terminal_width(sys.stderr))], stderr_console())
 
 
 def print_notes(lines: Iterable[str]) -> None:
     """Print lines on stderr."""
     for line in lines:
-        print(printable(line), file=sys.stderr)  # noqa: T201
+        print_wrapped(printable(line))
 
 
 def print_table(table: Table) -> None:
@@ -47,11 +49,27 @@ def print_table(table: Table) -> None:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def print_lines(lines: Iterable[Text]) -> None:
-    """Print lines on stdout without wrapping."""
-    console = stdout_console()
-    for line in lines:
-        console.print(line, soft_wrap=True)
+def print_lines(lines: Iterable[Text], console: Console | None = None) -> None:
+    """Print lines on stdout, or on `console`, in one piece: broken between words where they are wider than it."""
+    console = console or stdout_console()
+    fitted = [piece for line in lines for piece in (wrap_text(line, console.width) if wraps(console) else [line])]
+    if fitted:
+        console.print(*fitted, sep="\n", soft_wrap=True)
+
+
+def wraps(console: Console) -> bool:
+    """Whether the console prints on a terminal, whose lines end at its width."""
+    return console.width != PIPE_WIDTH
+
+
+def wrap_text(text: Text, width: int) -> list[Text]:
+    """The lines of `text` in their styles, each wider than `width` columns broken between words."""
+    pieces = []
+    for line in text.split("\n", allow_blank=True):
+        for piece in line.divide(line_breaks(line.plain, width)):
+            piece.rstrip()
+            pieces.append(piece)
+    return pieces
 
 
 @contextmanager
@@ -86,12 +104,12 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], No
 
 def print_result(summary: dict[str, Any]) -> None:
     """Print the summary of a run on stdout."""
-    stdout_console().print(result_table(summary), soft_wrap=True)
+    print_lines([result_table(summary, terminal_width(sys.stdout))])
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print the metrics of an evaluation on stdout."""
-    stdout_console().print(metrics_table(metrics))
+    stdout_console().print(metrics_table(metrics, terminal_width(sys.stdout)))
 
 
 def model_table(layers: Sequence[LayerSummary], parameters: int, flops: int | None = None) -> Table:
@@ -107,8 +125,8 @@ def model_table(layers: Sequence[LayerSummary], parameters: int, flops: int | No
     return table
 
 
-def result_table(summary: dict[str, Any]) -> Text:
-    """The summary of a run, one figure per line. Paths are never cut."""
+def result_table(summary: dict[str, Any], width: int | None = None) -> Text:
+    """The summary of a run, one figure per line, in `width` columns. Paths are never cut."""
     samples = summary["test_samples"]
     duplicates = summary.get("test_duplicates")
     return align(
@@ -130,7 +148,8 @@ def result_table(summary: dict[str, Any]) -> Text:
             ("training", _seconds(summary["train_seconds"]), f"{summary['samples_per_second']:,.0f} samples/s"),
             ("device", f"{summary['device']}, {summary['precision']}", ""),
             *(_health_rows(summary["health"]) if "health" in summary else []),
-        ]
+        ],
+        width,
     )
 
 
@@ -173,7 +192,7 @@ def duplicates_warning(count: int, samples: int, conflicts: int | None, examples
     return "; ".join(parts)
 
 
-def metrics_table(metrics: dict[str, Any]) -> Group:
+def metrics_table(metrics: dict[str, Any], width: int | None = None) -> Group:
     """Accuracy, loss and calibration error; metrics of each class; the confusion matrix, or the most frequent
     confusions if it is too wide."""
     labels = [printable(str(row["label"])) for row in metrics["per_class"]]
@@ -197,7 +216,7 @@ def metrics_table(metrics: dict[str, Any]) -> Group:
     confusions = [most_confused(labels, matrix)]
     if len(labels) <= MATRIX_CLASSES:
         confusions.insert(0, confusion_matrix(labels, matrix))
-    return Group(head, "", align(figures), "", classes, "", _FirstThatFits(confusions))
+    return Group(head, "", align(figures, width), "", classes, "", _FirstThatFits(confusions))
 
 
 def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Table:
@@ -247,6 +266,14 @@ def stdout_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
+def stderr_console() -> Console:
+    """The same for stderr. With FORCE_COLOR, rich treats a pipe as a terminal: it gets colours, but no moving bars."""
+    is_terminal = sys.stderr.isatty()
+    return Console(
+        stderr=True, width=None if is_terminal else PIPE_WIDTH, force_interactive=None if is_terminal else False
+    )
+
+
 def choice_rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
     """The rows of choices for `align`."""
     # values and reasons may contain file names
@@ -254,18 +281,25 @@ def choice_rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
 
 
 def align(rows: Sequence[tuple[str, str, str]], width: int | None = None) -> Text:
-    """Name, value and remark in columns, without frame or trailing spaces. Remarks are wrapped within their column to
-    fit `width`."""
+    """Name, value and remark in columns, without frame or trailing spaces. Values and remarks are broken between words
+    to fit `width`; a remark without room beside its value is put below it."""
     names = max((len(name) for name, _, _ in rows), default=0)
     values = max((len(value) for _, value, remark in rows if remark), default=0)
-    room = max(20, (width or 0) - names - values - 4)
+    room = (width or sys.maxsize) - names - 2  # right of the names
+    remark_room = room - values - 2
+    beside = remark_room >= MIN_REMARK
     lines = []
     for name, value, remark in rows:
-        wrapped = textwrap.wrap(remark, room, break_long_words=False, break_on_hyphens=False) if width else []
-        first, *rest = wrapped or [remark]
-        end = (f"{'':{values - len(value)}}  {first}", "dim") if first else ""
-        lines.append(Text.assemble((name.ljust(names), "dim"), "  ", value, end))
-        lines += [Text(f"{'':{names + values + 4}}{line}", "dim") for line in rest]
+        pieces = wrap(value, max(room, MIN_REMARK))
+        remarks = wrap(remark, remark_room if beside else max(room, MIN_REMARK)) if remark else []
+        if remarks and beside:
+            first = f"{'':{values - len(value)}}  {remarks.pop(0)}"
+            remarks = [f"{'':{values + 2}}{line}" for line in remarks]
+        else:
+            first = ""
+        lines.append(Text.assemble((name.ljust(names), "dim"), "  ", pieces[0], (first, "dim") if first else ""))
+        lines += [Text(f"{'':{names + 2}}{piece}") for piece in pieces[1:]]
+        lines += [Text(f"{'':{names + 2}}{line}", "dim") for line in remarks]
     return Text("\n").join(lines)
 
 

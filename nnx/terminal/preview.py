@@ -5,7 +5,6 @@ The settings can be copied into a config file. On a terminal, the output fits it
 
 import statistics
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,16 +13,17 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from nnx.errors import printable
-from nnx.formatting import size
+from nnx.formatting import size, wrap
 from nnx.terminal import pixels as pixel_art
 from nnx.terminal.console import (
-    PIPE_WIDTH,
     align,
     choice_rows,
     describe_duplicates,
     model_table,
     plain_table,
+    print_lines,
     stdout_console,
+    wraps,
 )
 
 if TYPE_CHECKING:  # imports torch
@@ -36,12 +36,15 @@ ROWS = 20  # features listed, at most
 Rows = list[tuple[str, str, str]]
 
 
-def print_preview(preview: "Preview") -> None:
-    """Print all sections on stdout."""
-    console = stdout_console()
-    width = console.width if sys.stdout.isatty() else None
+def print_preview(preview: "Preview", console: Console | None = None) -> None:
+    """Print all sections on stdout, or on `console`."""
+    console = console or stdout_console()
+    width = console.width if wraps(console) else None
     for part in sections(preview, console, width):
-        console.print(part, soft_wrap=isinstance(part, Text))
+        if isinstance(part, Text):
+            print_lines([part], console)
+        else:
+            console.print(part)
 
 
 def sections(preview: "Preview", console: Console, width: int | None) -> list[RenderableType]:
@@ -49,8 +52,9 @@ def sections(preview: "Preview", console: Console, width: int | None) -> list[Re
     choices = choice_rows(preview.choices)
     # the YAML writer breaks a line only after the setting that exceeds the width, hence the margin
     settings = preview.config.to_yaml(width - 24) if width else preview.config.to_yaml()
+    title = f"all settings of {printable(preview.config.recipe)}; this config gives the same run"
     parts: list[RenderableType] = [
-        Text(f"# all settings of {printable(preview.config.recipe)}; this config gives the same run", "dim"),
+        *(Text(f"# {line}", "dim") for line in wrap(title, (width or sys.maxsize) - 2)),
         Text(settings),
         _title("data"),
         align(_data(preview.data), width),
@@ -185,7 +189,7 @@ def _forecast(forecast: "Forecast", at_most: str, width: int | None) -> list[Ren
         f"Estimated from {forecast.steps:,} steps on this machine under its current load. "
         f"The time to save to disk is not included."
     )
-    return [_title("forecast"), align(rows, width), Text("\n".join(textwrap.wrap(basis, width or PIPE_WIDTH)), "dim")]
+    return [_title("forecast"), align(rows, width), Text(basis, "dim")]
 
 
 def _duration(seconds: float) -> str:

@@ -4,9 +4,8 @@ summary = follow(run(config), quiet=quiet)
 """
 
 import math
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from itertools import groupby, pairwise
@@ -22,8 +21,17 @@ from nnx.errors import printable
 from nnx.events import Epoch, Event, Finished, Health, Started, Step
 from nnx.formatting import loss as _loss
 from nnx.formatting import percent as _percent
+from nnx.formatting import print_wrapped
 from nnx.formatting import seconds as _seconds
-from nnx.terminal.console import align, choice_rows, duplicates_warning, model_table
+from nnx.terminal.console import (
+    align,
+    choice_rows,
+    duplicates_warning,
+    model_table,
+    print_lines,
+    stderr_console,
+    wraps,
+)
 
 # seconds between two drawings, at least; at 20 steps per second, drawing costs 0.9 % of a core of a 2.5 GHz Xeon
 REDRAW = 1 / 4
@@ -52,18 +60,18 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
     if quiet:
         for event in events:
             for warning in _warnings(event):
-                print(f"warning: {printable(warning)}", file=sys.stderr)  # noqa: T201
+                print_wrapped(f"warning: {printable(warning)}")
             yield event
         return
-    # With FORCE_COLOR, rich treats a pipe as a terminal; a pipe should get colours, but no moving bars
-    console = console or Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
+    console = console or stderr_console()
     view = _LiveView()
+    table: _EpochTable | None = None
     lines: list[Text] = []
     last_drawn = -math.inf
 
     def draw() -> None:
         if lines:
-            console.print(*lines, sep="\n", soft_wrap=True)  # rich redraws the live part below them
+            print_lines(lines, console)  # rich redraws the live part below them
         elif live:
             live.refresh()
         lines.clear()
@@ -82,13 +90,14 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
                 if warnings := _warnings(event):
                     draw()  # the lines before the warnings
                 for warning in warnings:
-                    console.print(Text(f"warning: {printable(warning)}", "yellow"), soft_wrap=True)
+                    print_lines([Text(f"warning: {printable(warning)}", "yellow")], console)
                 if isinstance(event, Started):
-                    console.print(header(event), soft_wrap=True)
+                    print_lines([header(event, console.width if wraps(console) else None)], console)
                     if live:
                         console.print("", model_table(event.layers, event.parameters), "", sep="\n")
+                        table = _EpochTable(event, console.width)
                 elif isinstance(event, Epoch):
-                    lines += epoch_lines(event, view.epochs)
+                    lines += table.rows(event) if table else epoch_lines(event, view.epochs)
                 if not live or time.monotonic() - last_drawn >= REDRAW:
                     draw()
                     last_drawn = time.monotonic()
@@ -107,29 +116,99 @@ def _warnings(event: Event) -> Sequence[str]:
     return event.warnings if isinstance(event, Started | Health) else ()
 
 
-def header(event: Started) -> Text:
-    """The run folder, the automatic choices, the number of samples, and the size of the model."""
+def header(event: Started, width: int | None = None) -> Text:
+    """The run folder, the automatic choices, the number of samples, and the size of the model, in `width` columns."""
     samples = ", ".join(f"{count:,} {split}" for split, count in event.samples.items())
     model = f"{event.parameters:,} parameters in {len(event.layers)} layer{'s' * (len(event.layers) != 1)}"
     choices = choice_rows(event.choices)
-    return align([("run", printable(str(event.run)), ""), *choices, ("samples", samples, ""), ("model", model, "")])
+    rows = [("run", printable(str(event.run)), ""), *choices, ("samples", samples, ""), ("model", model, "")]
+    return align(rows, width)
 
 
 def epoch_lines(event: Epoch, epochs: int) -> list[Text]:
-    """One line, at most 80 columns wide for usual figures, and a second one if training stops early."""
+    """One line for a pipe or a file, and a second one if training stops early. Without validation, it has none."""
     best = "bold green" if event.is_best else ""
+    val_loss = _figure(event.val_loss, _loss)
+    accuracy = f"{_figure(event.val_accuracy, _percent):>7} {'*' if event.is_best else ' '}"
+    validation = [("  val ", "dim"), f"{val_loss:>8}  ", (accuracy, best)] if val_loss != "-" else [" "]
     line = Text.assemble(
         ("epoch ", "dim"),
         f"{event.epoch:>{len(str(epochs))}}/{epochs}",
         ("  loss ", "dim"),
         f"{_loss(event.train_loss):>8}",
-        ("  val ", "dim"),
-        f"{_loss(event.val_loss):>8}  ",
-        (f"{_percent(event.val_accuracy):>7} {'*' if event.is_best else ' '}", best),
+        *validation,
         (" lr ", "dim"),
         f"{event.lr:.1e}  {_seconds(event.seconds):>6}  {event.samples_per_second:,.0f}/s",
     )
-    return [line] if event.stopping is None else [line, Text(f"stopping: {event.stopping}")]
+    return [line, *_stopping(event)]
+
+
+def _stopping(event: Epoch) -> list[Text]:
+    """The line that says why training stops early, if it does."""
+    return [] if event.stopping is None else [Text(f"stopping: {event.stopping}")]
+
+
+HEADER_EVERY = 20  # rows of the table of epochs
+GAP = 2  # spaces between two of its columns
+# the columns of it, and their widths
+WIDTHS = {
+    "epoch": 5,
+    "train loss": 10,
+    "val loss": 8,
+    "val acc": 8,
+    "best": 4,
+    "lr": 7,
+    "time": 6,
+    "samples/s": 9,
+}
+# left out on a narrow terminal, in this order
+LEFT_OUT = ("samples/s", "lr", "time", "best", "val loss", "train loss")
+VALIDATION = ("val loss", "val acc", "best")
+
+
+class _EpochTable:
+    """The epochs of a run as rows of a table, with a header above every twentieth. Narrow terminals get fewer columns,
+    a run without validation none of its columns."""
+
+    def __init__(self, event: Started, width: int) -> None:
+        self.epochs = event.epochs
+        self.widths = dict(WIDTHS, epoch=max(WIDTHS["epoch"], 2 * len(str(event.epochs)) + 1))
+        if not event.samples.get("validation", 1):
+            for name in VALIDATION:
+                del self.widths[name]
+        for name in LEFT_OUT:
+            if sum(self.widths.values()) + GAP * (len(self.widths) - 1) > width:
+                self.widths.pop(name, None)
+        self.count = 0
+
+    def rows(self, event: Epoch) -> list[Text]:
+        """The row of an epoch, after a header where one is due, and a line if training stops early."""
+        cells = {
+            "epoch": f"{event.epoch}/{self.epochs}",
+            "train loss": _figure(event.train_loss, _loss),
+            "val loss": _figure(event.val_loss, _loss),
+            "val acc": _figure(event.val_accuracy, _percent),
+            "best": "*" if event.is_best else "",
+            "lr": f"{event.lr:.1e}",
+            "time": _seconds(event.seconds),
+            "samples/s": f"{event.samples_per_second:,.0f}",
+        }
+        styles = {"val acc": "bold green", "best": "bold green"} if event.is_best else {}
+        header = [] if self.count % HEADER_EVERY else [self._row({name: name for name in self.widths}, {}, "dim")]
+        self.count += 1
+        return [*header, self._row(cells, styles), *_stopping(event)]
+
+    def _row(self, cells: dict[str, str], styles: dict[str, str], style: str = "") -> Text:
+        """Right-aligned cells; one that is wider than its column takes of the gap before it."""
+        row = Text()
+        for index, (name, width) in enumerate(self.widths.items()):
+            row.append(f"{cells[name]:>{width + GAP * (index > 0)}}", styles.get(name, style))
+        return row
+
+
+def _figure(value: float | None, render: Callable[[float], str]) -> str:
+    """A figure as text; "-" if it was not measured."""
+    return "-" if value is None else render(value)
 
 
 def health_line(event: Health, epochs: int) -> Text:
@@ -215,15 +294,13 @@ class _LiveView:
         yield from _bar(epoch.ljust(label), self.step, steps, rate, options)
         yield from _bar(batch.ljust(label), self.batch, self.steps_per_epoch, rate, options)
         if step := self.latest:
-            yield from _figures(
-                ("loss", _loss(step.loss)), ("lr", f"{step.lr:.1e}"), ("samples/s", f"{step.samples_per_second:,.0f}")
-            )
+            rate_figure = ("samples/s", f"{step.samples_per_second:,.0f}")
+            yield from _figures(options, ("loss", _loss(step.loss)), ("lr", f"{step.lr:.1e}"), rate_figure)
         if (latest := self.evaluated) and (best := self.best):
-            yield from _figures(
-                ("val", _percent(latest.val_accuracy)), ("best", f"{_percent(best.val_accuracy)} at epoch {best.epoch}")
-            )
+            best_figure = f"{_figure(best.val_accuracy, _percent)} at epoch {best.epoch}"
+            yield from _figures(options, ("val acc", _figure(latest.val_accuracy, _percent)), ("best", best_figure))
         if self.health:
-            yield from _figures(*_health_figures(self.health))
+            yield from _figures(options, *_health_figures(self.health))
 
 
 # Segments, as Text takes rich twice as long to lay out: 3.3 instead of 1.7 ms for the whole live part
@@ -242,9 +319,16 @@ def _bar(label: str, done: int, total: int, rate: float, options: ConsoleOptions
     )
 
 
-def _figures(*figures: tuple[str, str]) -> Iterator[Segment]:
+def _figures(options: ConsoleOptions, *figures: tuple[str, str]) -> Iterator[Segment]:
+    """Names and values, as many in a line as fit."""
+    column = 0
     for name, value in figures:
+        length = len(name) + 1 + len(value)
+        if column and column + length > options.max_width:
+            yield Segment.line()
+            column = 0
         yield from (Segment(f"{name} ", DIM), Segment(f"{value}   "))
+        column += length + 3
     yield Segment.line()
 
 
@@ -260,8 +344,8 @@ class _Curve:
         self._every = 1
         self._count = 0
 
-    def add(self, step: int, loss: float) -> None:
-        if self._count % self._every == 0 and math.isfinite(loss):
+    def add(self, step: int, loss: float | None) -> None:
+        if self._count % self._every == 0 and loss is not None and math.isfinite(loss):
             self.points.append((step, math.log(max(loss, 1e-9))))
         self._count += 1
         if len(self.points) > 2 * COLUMNS:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
 from nnx import config
 from nnx.datasets import Source, Split, mnist
 from nnx.events import Choice
 from nnx.run import preview as previews
+from nnx.terminal import console as console_view
 from nnx.terminal import preview as preview_view
 
 QUICK = ("digits_mlp", "--no-trial")
@@ -41,9 +41,9 @@ def draw(preview, width, *, terminal=True, **options):
     """The printed lines, on a terminal of this width or in a pipe."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     options = {"_environ": {}, "color_system": "truecolor", **options}
+    width = width if terminal else console_view.PIPE_WIDTH
     console = Console(file=file, force_terminal=terminal, width=width, height=40, **options)
-    for part in preview_view.sections(preview, console, width if terminal else None):
-        console.print(part, soft_wrap=isinstance(part, Text))
+    preview_view.print_preview(preview, console)
     file.flush()
     return file.buffer.getvalue().decode(file.encoding).splitlines()
 
@@ -175,11 +175,12 @@ def test_a_pipe_that_is_closed_is_141(tmp_path, environment):
 # ---------------------------------------------------------------- the output
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("recipe", config.recipes())
-def test_previews_of_recipes_fit_80_columns_uncut(recipe):
+def test_previews_of_recipes_fit_the_terminal_uncut(recipe, width):
     preview = preview_of(recipe)
-    lines = plain(draw(preview, 80))
-    assert max(map(cell_len, lines)) <= 80
+    lines = plain(draw(preview, width))
+    assert max(map(cell_len, lines)) <= width
     assert "…" not in "\n".join(lines)
     assert (
         config.parse(settings(lines), "copied.yaml") == preview.config

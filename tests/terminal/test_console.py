@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_a_terminal_gets_the_table_each_epoch_once_and_the_curve(monkeypatch):
     list(train.show(events(), console=screen))
     text = without_escapes(written(screen))
     assert re.search(r"output +Linear +10 +7,850\n", text)
-    assert re.findall(r"epoch (\d/3)  loss", text) == ["1/3", "2/3", "3/3"]
+    assert re.findall(r"(\d/3) +\d+\.\d", text) == ["1/3", "2/3", "3/3"]
     assert "batch 10/20  ━━━" in text
     assert "best 92.00 % at epoch 3" in text
     assert " left" in text
@@ -156,7 +157,7 @@ def test_many_events_cause_few_drawings():
     list(train.show(events(epochs=200, steps=50), console=screen))
     drawings = written(screen).count("batch ")
     assert drawings <= (time.monotonic() - begun) / train.REDRAW + 4  # two for the header and the table, one at once
-    assert re.findall(r"epoch +(\d+)/200  loss", without_escapes(written(screen))) == [str(n) for n in range(1, 201)]
+    assert re.findall(r"(\d+)/200 +\d\.\d", without_escapes(written(screen))) == [str(n) for n in range(1, 201)]
 
 
 def test_an_interrupted_run_leaves_its_last_epoch_on_the_screen():
@@ -170,7 +171,7 @@ def test_an_interrupted_run_leaves_its_last_epoch_on_the_screen():
     with pytest.raises(KeyboardInterrupt):
         list(train.show(broken(), console=screen))
     text = written(screen)
-    assert "epoch 1/3  loss" in without_escapes(text)
+    assert re.search(r"1/3 +2\.000", without_escapes(text))
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is visible again
 
 
@@ -187,6 +188,58 @@ def test_any_size_draws_within_its_width(size, monkeypatch):
     list(train.show(events(), console=screen))
     lines = re.split("[\r\n]", without_escapes(written(screen)))
     assert all(len(line) <= size[0] for line in lines if re.search("[━─\u2801-\u28ff]", line))
+
+
+FAST = Epoch(100, 200, 12_345_678.0, 12_345_678.0, 1.0, 1e-3, 1234.5, 1_234_567.0, True)
+COLUMNS = {
+    40: ["epoch", "train loss", "val loss", "val acc"],
+    60: ["epoch", "train loss", "val loss", "val acc", "best", "time"],
+    80: ["epoch", "train loss", "val loss", "val acc", "best", "lr", "time", "samples/s"],
+    120: ["epoch", "train loss", "val loss", "val acc", "best", "lr", "time", "samples/s"],
+}
+
+
+@pytest.mark.parametrize("width", COLUMNS)
+def test_rows_of_epochs_fit_the_terminal_below_their_header(width):
+    started = next(events(epochs=100))
+    header, row = (line.plain for line in train._EpochTable(started, width).rows(FAST))
+    assert re.split("  +", header.strip()) == COLUMNS[width]
+    values = ["100/100", "1.235e+07", "1.235e+07", "100.00 %", "*", "1.0e-03", "1,234 s", "1,234,567"]
+    expected = dict(zip(COLUMNS[120], values, strict=True))
+    cells = re.split("  +", re.sub(r"(e.07|\*|e-03) ", r"\1  ", row).strip())
+    assert cells == [expected[name] for name in COLUMNS[width]]
+    assert len(row) == len(header) <= width, "right-aligned"
+
+
+def test_the_header_is_repeated_for_a_long_run_and_nothing_is_shown_that_was_not_measured():
+    started = next(events(epochs=100))
+    table = train._EpochTable(started, 80)
+    lines = [line.plain for _ in range(41) for line in table.rows(FAST)]
+    assert [index for index, line in enumerate(lines) if "train loss" in line] == [0, 21, 42]
+    unmeasured = replace(FAST, val_loss=None, val_accuracy=None, is_best=False)
+    assert re.split("  +", table.rows(unmeasured)[0].plain)[2:4] == ["-", "-"]
+    started.samples["validation"] = 0
+    header, row = train._EpochTable(started, 80).rows(unmeasured)
+    assert re.split("  +", header.plain.strip()) == ["epoch", "train loss", "lr", "time", "samples/s"]
+    assert "-" not in row.plain.replace("e-", "e")
+    assert train.epoch_lines(unmeasured, 100)[0].plain == (
+        "epoch 100/100  loss 1.235e+07  lr 1.0e-03  1,234 s  1,234,567/s"
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_notes_at_the_start_break_between_words_in_their_column(width):
+    reason = "measured 1.2x faster than autograd for a plain MLP on a CPU " * 3
+    started = replace(next(events()), choices=(Choice("step", "matrices", reason),), warnings=("the " * 40,))
+    screen = terminal(width)
+    list(train.show([started], console=screen))
+    lines = without_escapes(written(screen)).splitlines()
+    head = lines[: next(index for index, line in enumerate(lines) if line.startswith("layer"))]
+    assert max(map(len, head)) <= width
+    assert " ".join(" ".join(head).split()).count("autograd for a plain MLP on a CPU") == 3
+    step = next(index for index, line in enumerate(head) if line.startswith("step"))
+    assert head[step + 1].startswith(" " * head[step].index("measured") + head[step + 1].strip()[0])
+    assert " ".join(["the"] * 10) in " ".join(line for line in lines if "the" in line)
 
 
 def test_a_terminal_without_unicode_gets_ascii(monkeypatch):

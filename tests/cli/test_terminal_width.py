@@ -1,0 +1,164 @@
+"""What commands print on terminals of 60, 80 and 120 columns: lines break between words (issue 15: D24)."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from dataclasses import dataclass
+
+import pytest
+from rich.cells import cell_len
+
+from nnx import formatting
+
+WIDTHS = [60, 80, 120]
+
+
+@dataclass
+class Terminal:
+    """Runs commands in the folder `cwd`, on a terminal and in a pipe."""
+
+    cwd: str
+    environment: dict[str, str]
+
+    def run(self, width, *words):
+        """What `nnx words` prints on a terminal of `width` columns, as lines without escape sequences."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+        command = [sys.executable, "-P", "-m", "nnx", *words]
+        process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, cwd=self.cwd, env=self.environment)
+        os.close(slave)
+        printed = b""
+        try:
+            while piece := os.read(master, 65536):
+                printed += piece
+        except OSError:  # the end, on Linux
+            pass
+        os.close(master)
+        process.wait()
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode())
+        return re.split("[\r\n]+", text.strip("\r\n"))
+
+    def pipe(self, *words):
+        """The lines that `nnx words` prints into a pipe."""
+        command = [sys.executable, "-P", "-m", "nnx", *words]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.cwd, env=self.environment
+        )
+        return done.stdout.splitlines()
+
+
+@pytest.fixture
+def terminal(tmp_path, environment):
+    environment = {name: value for name, value in environment.items() if name not in ("COLUMNS", "NO_COLOR")}
+    return Terminal(str(tmp_path), {**environment, "TERM": "xterm-256color"})
+
+
+def words(lines):
+    return " ".join(lines).split()
+
+
+def assert_fits(lines, width):
+    """No line is wider than the terminal, so that it breaks none, and nothing is cut."""
+    assert max(map(cell_len, lines)) <= width, max(lines, key=cell_len)
+    assert "…" not in "".join(lines)
+
+
+# ---------------------------------------------------------------- one text
+
+
+def test_words_longer_than_the_width_stay_whole():
+    assert formatting.wrap("at /a/long/path/of/a/run: no such file", 12) == [
+        "at",
+        "/a/long/path/of/a/run:",
+        "no such file",
+    ]
+    assert formatting.wrap("   x y", 4) == ["   x", "y"]
+    assert formatting.wrap("日本 日本", 8) == ["日本", "日本"]
+    assert formatting.wrap("one\n\n two", 80) == ["one", "", " two"]
+
+
+# ---------------------------------------------------------------- errors, help, tables
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "digits_mpl"],
+        ["train", "digits_mlp", "--seeed", "1"],
+        ["check", "digits_mlp", "--set", "model.activation=reluu", "--set", "train.epochs=-1"],
+        ["list", "cache", "extra"],
+    ],
+)
+def test_errors_break_between_words(terminal, command, width):
+    lines = terminal.run(width, *command)
+    assert lines[0].startswith("error: ")
+    assert_fits(lines, width)
+    assert words(lines) == words(terminal.pipe(*command))
+
+
+COMMANDS = [
+    "train",
+    "eval",
+    "predict",
+    "explain",
+    "trace",
+    "init",
+    "list",
+    "show",
+    "verify",
+    "check",
+    "schema",
+    "doctor",
+]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_breaks_between_words(nnx, monkeypatch, command, width):
+    monkeypatch.setenv("COLUMNS", "1000")
+    whole = nnx(*command.split(), "--help").out.splitlines()
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = nnx(*command.split(), "--help").out.splitlines()
+    assert_fits(lines, width)
+    assert {word for word in words(whole) if word[0] not in "╭╰─│"} <= set(words(lines))
+
+
+def test_help_joins_the_lines_of_a_docstring(nnx, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "calibration error, the confusion matrix, and precision, recall and F1" in nnx("eval", "--help").out
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_lists_break_between_words(terminal, width):
+    lines = terminal.run(width, "list")
+    assert_fits(lines, width)
+    assert sorted(words(lines)) == sorted(words(terminal.pipe("list")))
+
+
+def test_lists_in_a_pipe_have_a_line_for_each(terminal):
+    lines = terminal.pipe("list")
+    assert any(line.startswith("mnist_cnn_fast") and line.endswith("label smoothing.") for line in lines)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_doctor_breaks_between_words(terminal, width):
+    lines = terminal.run(width, "doctor")
+    assert_fits(lines, width)
+    assert all(line[0] in "✓·!✗ " for line in lines)
+    packages = " ".join(terminal.pipe("doctor")[1].split()[2:])
+    assert packages in " ".join(words(lines))
+
+
+def test_a_run_its_preview_and_its_evaluation_break_between_words(terminal):
+    settings = ["--set", "train.epochs=2", "--set", "train.report=false"]
+    lines = terminal.run(60, "train", "digits_mlp", *settings, "--out", "r")
+    assert_fits(lines, 60)
+    assert "threads" in words(lines)
+    assert_fits(terminal.run(60, "show", "digits_mlp", "--no-trial"), 60)
+    assert_fits(terminal.run(60, "eval", "r"), 60)
