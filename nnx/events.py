@@ -58,13 +58,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The end of an epoch, after validation: a line of metrics.jsonl. `epoch` counts from 1."""
+    """The end of an epoch, after validation: a line of metrics.jsonl. `epoch` counts from 1.
+
+    Without validation samples, `val_loss` and `val_accuracy` are None, and each epoch is the best so far.
+    """
 
     epoch: int
     step: int
     train_loss: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
     lr: float
     seconds: float  # of training, without validation
     samples_per_second: float

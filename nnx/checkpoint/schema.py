@@ -139,7 +139,8 @@ def _check_counters(counters: Any) -> None:
     _require(all(type(number) is int and 0 <= number < 2**53 for number in numbers))
     _require(type(counters["history"]) is list)
     for record in counters["history"]:
-        _require(_are_numbers(record) and record.keys() >= {"epoch", "val_loss", "val_accuracy"})
+        measured = record.keys() & {"val_loss", "val_accuracy"}  # both, or neither: without validation samples
+        _require(_are_numbers(record) and "epoch" in record and len(measured) != 1)
 
 
 def _check_training(training: dict[str, Any], config: Config, network: nn.Module) -> None:

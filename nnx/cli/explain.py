@@ -44,9 +44,14 @@ def explain(
         ),
     ] = None,
     split: Annotated[
-        SplitName,
-        typer.Option("--split", metavar="SPLIT", help="Split to take samples from: train, validation or test."),
-    ] = SplitName.test,
+        SplitName | None,
+        typer.Option(
+            "--split",
+            metavar="SPLIT",
+            help="Split to take samples from: train, validation or test.",
+            show_default="test; if there is none, validation or train",
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -104,10 +109,19 @@ def explain(
             inputs, names, notes = _read_images(images, saved, path)
             labels = None
         else:
-            samples = dataset().split(split.value)
-            inputs, names, labels = _select_samples(samples, index or [], split.value, len(saved.spec.classes))
+            split_name = split.value if split else dataset().split_names[0]
+            if not split and split_name != "test":
+                notes.append(f"the dataset has no test samples (dataset.test: 0): explaining {split_name} samples")
+            samples = dataset().split(split_name)
+            inputs, names, labels = _select_samples(samples, index or [], split_name, len(saved.spec.classes))
         subject = explain.build_subject(
-            saved, lambda name: dataset().split(name), inputs, names, labels, device=runtime.device
+            saved,
+            lambda name: dataset().split(name),
+            inputs,
+            names,
+            labels,
+            split_names=lambda: dataset().split_names,
+            device=runtime.device,
         )
         threads = devices.set_threads(config.threads, models.multiply_adds(subject.network, saved.spec) * 500)
         if not quiet:

@@ -28,11 +28,13 @@ def _count_or_fraction(value: Any) -> int | float:
     if (type(value) is int and value >= 1) or (type(value) is float and 0 < value < 1):
         number: int | float = value
         return number
-    raise PydanticCustomError("nnx", "expected a count (5000) or a fraction between 0 and 1 (0.1)")
+    if type(value) in (int, float) and value == 0:
+        return 0
+    raise PydanticCustomError("nnx", "expected a count (5000), a fraction between 0 and 1 (0.1), or 0 for none")
 
 
 CountOrFraction = Annotated[int | float, PlainValidator(_count_or_fraction, json_schema_input_type=int | float)]
-"""A number of samples (1 or more) or a fraction of them (between 0 and 1, both excluded)."""
+"""A number of samples, or a fraction of them (between 0 and 1, both excluded); 0 for none."""
 
 
 def _device(value: Any) -> str:
@@ -273,7 +275,16 @@ def _build(data: Any, where: SourceMap, overrides: Sequence[str], flags: Mapping
         problems.sort(key=lambda item: where.order(item[0]))
         raise ConfigError([problem for _, problem in problems])
     config._source = where
+    with config.locate():
+        _check_validation_exists(config)
     return config
+
+
+def _check_validation_exists(config: Config) -> None:
+    """Raises ConfigError for a schedule that follows the validation loss if there are no validation samples."""
+    if config.schedule.name == "plateau" and getattr(config.dataset, "validation", None) == 0:
+        problem = "0 leaves no validation loss for the schedule plateau to follow"
+        raise ConfigError.at("dataset.validation", f"{problem}; give a count, or choose another schedule")
 
 
 def _expand_short_form(key: str, value: Any) -> Any:
@@ -354,6 +365,8 @@ def _locate_errors(
         path = (*prefix, *details["loc"])
         unknown = details["type"] == "extra_forbidden"
         message = f"unknown key{_did_you_mean(details, model)}" if unknown else _message(details)
+        if unknown and path == ("dataset", "test"):
+            message = "this dataset has its own test samples, which nnx never trains on; remove the key"
         if details["type"] == "missing" and path == ("dataset", "target"):
             message += _list_columns(details["input"])
         located.append((path, where.problem(path, message, key=unknown)))

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -33,7 +34,7 @@ from nnx.datasets._statistics import (
     oversampled_indices,
     stratified_sample,
 )
-from nnx.errors import ConfigError, DataError
+from nnx.errors import ConfigError, DataError, InputError
 from nnx.events import Choice
 from nnx.preprocessing.columns import Columns
 from nnx.preprocessing.image_statistics import ImageStatistics
@@ -70,7 +71,8 @@ class DatasetConfig(Component):
         None, description="data folder; by default --data-dir, NNX_DATA_DIR or the user's cache folder"
     )
     validation: CountOrFraction = Field(
-        0.1, description="training samples to set aside for validation: a count or a fraction"
+        0.1,
+        description="training samples to set aside for validation: a count, a fraction, or 0: keep the last epoch",
     )
     balance: Literal["none", "oversample"] = Field(
         "none", description="oversample: repeat training samples until all classes have equal numbers"
@@ -123,7 +125,8 @@ class SampleNames:
 
 @dataclass(frozen=True)
 class Source:
-    """What a dataset's file loads: all training data, the test data not read yet, and the names of the K classes.
+    """What a dataset's file loads: all training data, the test data not read yet (None: there is none), and the names
+    of the K classes.
 
     `wait_until_verified` waits for a check of the training files that is still running, and raises DataError if they
     are damaged. `validation` is set if the data has its own validation split. `columns`, of a table, are not fitted
@@ -132,7 +135,7 @@ class Source:
     """
 
     train: Split
-    test: Callable[[], Split]
+    test: Callable[[], Split] | None
     classes: tuple[str, ...]
     wait_until_verified: Callable[[], None] = lambda: None
     validation: Split | None = None
@@ -145,23 +148,41 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset ready for use. `test` reads the test set; a run calls it once, at its end."""
+    """A dataset ready for use. `test` reads the test set; a run calls it once, at its end.
+
+    `validation` and `test` are None if the config sets nothing aside for them.
+    """
 
     spec: Spec
     train: Split
-    validation: Split
-    test: Callable[[], Split]
+    validation: Split | None
+    test: Callable[[], Split] | None
     folder: Path
     notes: tuple[Choice, ...] = ()
 
+    @property
+    def seen(self) -> tuple[Split, ...]:
+        """What a training sees: the training samples, and the validation samples if there are any."""
+        return (self.train, self.validation) if self.validation else (self.train,)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that have samples, first the one that shows best how a network does on new samples: test,
+        validation, train."""
+        present = {"test": self.test, "validation": self.validation, "train": self.train}
+        return tuple(name for name, split in present.items() if split)
+
     def split(self, name: str) -> Split:
-        """The split of this name: train, validation or test."""
-        splits: dict[str, Callable[[], Split]] = {
-            "train": lambda: self.train,
-            "validation": lambda: self.validation,
-            "test": self.test,
-        }
-        return splits[name]()
+        """The split of this name: train, validation or test. Raises InputError if there is none."""
+        if name == "train":
+            return self.train
+        split = self.validation if name == "validation" else self.test and self.test()
+        if split is None:
+            others = "train or validation" if name == "test" and self.validation else "train"
+            other_data = ", or name test data: --set dataset.test=FILE" if name == "test" else ""
+            problem = f"the dataset has none (dataset.{name}: 0)"
+            raise InputError(f"{name} split: {problem}; use --split {others}{other_data}")
+        return split
 
 
 def load(
@@ -179,13 +200,15 @@ def load(
     is: its classes, columns, mean and deviation; nothing is measured.
 
     Raises DataError if files are damaged, or missing while NNX_OFFLINE is set; ConfigError if `validation` leaves
-    nothing to train on; MachineError if downloading, reading or writing fails.
+    nothing to train on, or is 0 although the data has its own; MachineError if downloading, reading or writing fails.
     """
     folder = find_folder(config, data_dir)
     config = _with_white_of(config, like)
     with _progress.reporting(progress) if progress else nullcontext():
         source: Source = registry.module("dataset", config.name).load(config, folder)
     where = describe_location(config, folder)
+    if like is None:
+        _check_none_wanted(config, source, where)
     source = _match_classes(source, like, where)
     _check_class_names(source.classes, where)
     K = len(source.classes)
@@ -196,38 +219,38 @@ def load(
     shape = samples.inputs.shape[1:]
     keep = _read_into_memory if fits(samples.inputs.nbytes) else _leave_in_file
     rows = np.arange(len(samples))
+    train = samples
+    validation = None
     if source.validation:
-        train = samples
         validation = check_split(source.validation, K, where, shape=shape).named("validation sample {}".format)
-    else:
-        validation_rows = stratified_sample(
-            samples.labels, _validation_count(config.validation, samples.labels), seed=seed
-        )
+    elif count := _validation_count(config.validation, samples.labels):
+        validation_rows = stratified_sample(samples.labels, count, seed=seed)
         rows = np.delete(rows, validation_rows)
         train = samples.take(rows)
         validation = samples.take(validation_rows)
     train = keep(train)
-    validation = keep(validation)
+    validation = validation and keep(validation)
     columns = like.columns if like else source.columns and source.columns.fit(np.asarray(samples.inputs[rows]))
     to_features = _feature_converter(source, columns, where)
     train = to_features(train)
-    validation = to_features(validation)
+    validation = validation and to_features(validation)
     spec = like or _measure_spec(config, source, train, columns)
     source.wait_until_verified()
     repeats: tuple[Choice, ...] = ()
     if like is None:
-        repeats = describe_repeats((train, validation), source.classes, packaged=not hasattr(config, "path"))
+        seen = (train, validation) if validation else (train,)
+        repeats = describe_repeats(seen, source.classes, packaged=not hasattr(config, "path"))
     oversample = config.balance == "oversample"
     notes = (*source.notes, *repeats, *describe_balance(train.labels, source.classes, oversample=oversample))
     if oversample:
         train = train.take(oversampled_indices(train.labels, seed=seed))
     load_test = source.test  # not `source`, which would keep all training data in memory a second time
 
-    def test() -> Split:
+    def test(load_test: Callable[[], Split]) -> Split:
         split = check_split(load_test(), K, where, shape=shape).named("test sample {}".format)
         return to_features(_read_into_memory(split) if fits(split.inputs.nbytes) else _leave_in_file(split))
 
-    return Dataset(spec, train, validation, test, folder, notes)
+    return Dataset(spec, train, validation, load_test and partial(test, load_test), folder, notes)
 
 
 def _with_white_of(config: DatasetConfig, like: Spec | None) -> DatasetConfig:
@@ -286,14 +309,31 @@ def _check_class_names(classes: tuple[str, ...], where: str | Path) -> None:
             raise DataError(f"{where}: {problem}; rename the class")
 
 
+def _check_none_wanted(config: DatasetConfig, source: Source, where: str | Path) -> None:
+    """Raises ConfigError for `validation: 0` or `test: 0` if the data has its own validation or test samples."""
+    own = {"validation": source.validation, "test": source.test}
+    for key, samples in own.items():
+        if samples is not None and getattr(config, key, None) == 0:
+            problem = f"0 does not apply: {where} has its own {key} data, which nnx does not train on"
+            cure = f"remove dataset.{key}, or make the {key} data part of the training data in your files"
+            raise ConfigError.at(f"dataset.{key}", f"{problem}; {cure}")
+
+
 def _validation_count(wanted: int | float, labels: NDArray[np.int64]) -> int:
-    """`wanted`, a count or a fraction, as a count that leaves a training sample of each class. Raises ConfigError."""
+    """`wanted`, a count or a fraction, as a count that leaves a training sample of each class; 0 if that is wanted.
+
+    Raises ConfigError.
+    """
+    if wanted == 0:
+        return 0
     count = wanted if isinstance(wanted, int) else round(wanted * len(labels))
     most = len(labels) - len(np.unique(labels))
     if not 1 <= count <= most:
         problem = "sets nothing aside" if count < 1 else "leaves too little to train on"
         cure = (
-            f"give a count from 1 to {most}, which leaves one of each class for training" if most else "get more data"
+            f"give a count from 1 to {most}, which leaves one of each class for training, or 0 for none"
+            if most
+            else "give 0 for none, or get more data"
         )
         raise ConfigError.at("dataset.validation", f"{wanted} {problem}: there are {len(labels)} samples; {cure}")
     return count
@@ -362,10 +402,11 @@ def _match_classes(source: Source, like: Spec | None, where: str | Path) -> Sour
     def renumber(split: Split) -> Split:
         return replace(split, labels=numbers[split.labels])
 
+    load_test = source.test
     return replace(
         source,
         train=renumber(source.train),
-        test=lambda: renumber(source.test()),
+        test=(lambda: renumber(load_test())) if load_test else None,
         validation=source.validation and renumber(source.validation),
         classes=like.classes,
     )

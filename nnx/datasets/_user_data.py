@@ -32,11 +32,13 @@ def _validate_test_data(value: Any) -> int | float | str:
     if valid_number or (isinstance(value, str) and value):
         test_data: int | float | str = value
         return test_data
-    raise PydanticCustomError("nnx", "expected a path, a count (1000) or a fraction between 0 and 1 (0.2)")
+    if type(value) in (int, float) and value == 0:
+        return 0
+    raise PydanticCustomError("nnx", "expected a path, a count (1000), a fraction (0.2), or 0 for none")
 
 
 TestData = Annotated[int | float | str, PlainValidator(_validate_test_data, json_schema_input_type=int | float | str)]
-"""Test data: its path, or a count or fraction of the samples to set aside."""
+"""Test data: its path, or a count or fraction of the samples to set aside; 0 for none."""
 
 
 def _validate_white(value: Any) -> int | str:
@@ -101,13 +103,16 @@ def parse_split(text: str) -> str:
 
 def split_off_test(samples: Split, test: int | float, classes: tuple[str, ...], where: object, **fields: Any) -> Source:
     """The source that sets `test` of all `samples` aside as test data, stratified and the same for every run's seed.
+    If it is 0, there is no test data.
 
     `fields` are further fields of the Source. Raises ConfigError if no class or sample would be left for training.
     """
+    if test == 0:
+        return Source(samples, None, classes, **{**fields, "notes": tuple(fields.get("notes", ()))})
     count = test if isinstance(test, int) else round(test * len(samples))
     most = len(samples) - len(np.unique(samples.labels))
     if not 1 <= count <= most:
-        cure = f"give a count from 1 to {most:,}" if most else "get more data"
+        cure = f"give a count from 1 to {most:,}, or 0 for none" if most else "give 0 for none, or get more data"
         raise ConfigError.at(
             "dataset.test", f"can't set aside {test} of the {len(samples):,} samples in {where}; {cure}"
         )

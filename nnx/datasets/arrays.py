@@ -44,7 +44,7 @@ class Config(DatasetConfig):
         "need; by default 255 or 65535, where that is clear",
     )
     test: _user_data.TestData = Field(
-        0.2, description="test data if path contains none: another such file, a count or a fraction"
+        0.2, description="test data if path contains none: another such file, a count, a fraction, or 0: no test"
     )
     test_labels: str | None = Field(None, description="the .npy file of the test labels, if test is a .npy file")
     classes: _user_data.ClassNames | None = Field(None, description="names of the classes 0, 1, 2, ...")

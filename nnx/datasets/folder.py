@@ -49,7 +49,8 @@ class Config(DatasetConfig):
     name: Literal["folder"] = "folder"
     path: str = Field(examples=["pictures"], description="the folder, or the CSV file")
     test: _user_data.TestData = Field(
-        0.2, description="test data if path contains none: another folder or CSV file, a count or a fraction"
+        0.2,
+        description="test data if path contains none: another folder or CSV file, a count, a fraction, or 0: no test",
     )
     size: Size | None = Field(
         None, description="resize images to this height and width, 28 or [28, 32]; by default all must have one size"

@@ -25,7 +25,7 @@ class Config(DatasetConfig):
         None, description="the file of labels; by default found by name: images -> labels, idx3 -> idx1"
     )
     test: _user_data.TestData = Field(
-        0.2, description="test data if path contains none: a file of images, a count or a fraction"
+        0.2, description="test data if path contains none: a file of images, a count, a fraction, or 0: no test"
     )
     test_labels: str | None = Field(None, description="the file of test labels; by default found by name")
     classes: _user_data.ClassNames | None = Field(None, description="names of the classes 0, 1, 2, ...")

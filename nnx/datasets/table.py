@@ -57,7 +57,7 @@ class Config(DatasetConfig):
         description="further words for a missing value; in the target, only an empty cell is missing",
     )
     test: _user_data.TestData = Field(
-        0.2, description="test rows if path marks none: another file, a count or a fraction"
+        0.2, description="test rows if path marks none: another file, a count, a fraction, or 0: no test"
     )
 
 
@@ -77,6 +77,8 @@ def load(config: Config, folder: Path) -> Source:
     if test:
         return Source(train, lambda: test, table.classes, **fields)
     assert not isinstance(config.test, str)
+    if config.test and not len(table.splits):
+        _check_class_sizes(train.labels, table.classes, path)
     return _user_data.split_off_test(train, config.test, table.classes, path, **fields)
 
 
@@ -179,8 +181,6 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
     notes = (*notes, *_warn_of_columns(table_columns, np.asarray(train.inputs), rows, config.categorical))
     if split_column:
         _check_splits(train.labels, splits, classes, path)
-    elif not test:
-        _check_class_sizes(train.labels, classes, path)
     return EncodedTable(train, test, splits, classes, table_columns, notes)
 
 

@@ -41,7 +41,8 @@ class Subject:
     """What is explained: a network, and its predictions for N raw samples, as the dataset contains them.
 
     `network` is in evaluation mode, on the device to which `prepare` moves its inputs. `data` returns a split by its
-    name (train, validation, test); each split is loaded on its first use, and then cached.
+    name (train, validation, test); each split is loaded on its first use, and then cached. `split_names` returns the
+    names of the splits that have samples, as Dataset does.
     """
 
     checkpoint: Checkpoint
@@ -52,6 +53,7 @@ class Subject:
     names: list[str]  # of the samples
     data: Callable[[str], Split] = field(repr=False)
     seed: int = 0
+    split_names: Callable[[], tuple[str, ...]] = field(default=lambda: ("test", "validation", "train"), repr=False)
     _measured: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, init=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +64,21 @@ class Subject:
         if measure not in self._measured:
             self._measured[measure] = measure(self)
         return cast(Measurement, self._measured[measure])
+
+    @property
+    def held_out_name(self) -> str:
+        """The split to measure on: test, or, if the dataset has none, validation or train."""
+        return self.split_names()[0]
+
+    @property
+    def held_out(self) -> Split:
+        """The samples to measure on."""
+        return self.data(self.held_out_name)
+
+    def name_held_out(self, text: str) -> str:
+        """`text`, in which "test" becomes the name of the split to measure on."""
+        word = {"train": "training"}.get(self.held_out_name, self.held_out_name)
+        return text.replace("test ", f"{word} ")
 
     @property
     def spec(self) -> Spec:
@@ -156,14 +173,17 @@ def build_subject(
     names: Sequence[str],
     labels: NDArray[np.int64] | None = None,
     *,
+    split_names: Callable[[], tuple[str, ...]] | None = None,
     device: str | torch.device = "cpu",
 ) -> Subject:
-    """The network of a checkpoint on the device, with the samples to explain. Raises CheckpointError if the weights do
-    not fit."""
+    """The network of a checkpoint on the device, with the samples to explain. By default the data has all splits.
+    Raises CheckpointError if the weights do not fit."""
     device = torch.device(device)
     network = build_network(checkpoint).to(device).eval()
     prepare = Normalise(checkpoint.spec, device)
-    return Subject(checkpoint, network, prepare, images, labels, list(names), data, seed=checkpoint.config.seed)
+    subject = Subject(checkpoint, network, prepare, images, labels, list(names), data, seed=checkpoint.config.seed)
+    subject.split_names = split_names or subject.split_names
+    return subject
 
 
 def one_per_class(split: Split, classes: int, limit: int = 10) -> NDArray[np.int64]:

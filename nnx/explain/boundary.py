@@ -44,7 +44,7 @@ def applies(checkpoint: Checkpoint) -> str | None:
 
 
 def explain(subject: Subject) -> Explanation:
-    test = subject.data("test")
+    test = subject.held_out
     points = np.asarray(test.inputs)
     plane = extent(points)
     probabilities = regions(subject.network, subject.prepare, plane)
@@ -59,8 +59,9 @@ def explain(subject: Subject) -> Explanation:
         "area": dict(zip(subject.classes, area.tolist(), strict=True)),
         "sure": confident,
     }
+    samples = subject.name_held_out(f"{len(test):,} test samples")
     caption = (
-        f"Accuracy {100 * accuracy:.1f} % on {len(test):,} samples. On {100 * confident:.0f} % of this plane the "
+        f"Accuracy {100 * accuracy:.1f} % on {samples}. On {100 * confident:.0f} % of this plane the "
         f"confidence is above {100 * CONFIDENT:.0f} %."
     )
     png = draw_regions(probabilities, plane, test, subject.classes, predicted, subject.features)

@@ -1,4 +1,4 @@
-"""Embedding: maps of up to 2,000 test samples in each layer, by t-SNE and PCA; classes separate with depth."""
+"""Embedding: maps of up to 2,000 samples in each layer, by t-SNE and PCA; classes separate with depth."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -40,13 +40,15 @@ def applies(checkpoint: Checkpoint) -> str | None:
 
 
 def explain(subject: Subject) -> Explanation:
-    test = subject.data("test")
+    test = subject.held_out
     chosen = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:SAMPLES])
     labels = test.labels[chosen]
     if len(chosen) < MIN_SAMPLES or len(np.unique(labels)) < 2:
         raise DataError(
-            f"embedding: needs {MIN_SAMPLES} test samples of two classes, found {len(chosen)} samples and "
-            f"{len(np.unique(labels))} classes; use a larger test set"
+            subject.name_held_out(
+                f"embedding: needs {MIN_SAMPLES} test samples of two classes, found {len(chosen)} samples and "
+                f"{len(np.unique(labels))} classes; use a larger test set"
+            )
         )
     features, untrained_features = (
         _units.layer_features(network, subject, test.inputs[chosen]) for network in (subject.network, subject.untrained)
@@ -77,7 +79,7 @@ def explain(subject: Subject) -> Explanation:
     caption = f"PCA maps: the two directions in which the activations vary most. {summary} {missing}".rstrip()
     png = _draw_maps(subject, pca_maps, labels, separations, 2 if len(pca_maps) == 4 else 3)
     pictures.append(Picture("embedding-pca", caption, png))
-    return Explanation(READING, tuple(pictures), figures)
+    return Explanation(subject.name_held_out(READING), tuple(pictures), figures)
 
 
 def _choose_tsne_layers(features: dict[str, NDArray[np.float32]], titles: dict[str, str]) -> tuple[list[str], str]:

@@ -1,4 +1,4 @@
-"""Patterns: the test images, and the optimised image, that activate units of each layer most."""
+"""Patterns: the images of the dataset, and the optimised image, that activate units of each layer most."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _ascent, _draw, _units
 from nnx.models import _layer_outputs
 
-IMAGES = 5000  # of the test split
+IMAGES = 5000  # of the test split, if there is one
 UNITS = 8  # of a layer in a picture
 BEST = 9  # images of a unit
 BLUR = 0.25  # of the square root of a field's side: 1.3 pixels for 28, 0.8 for 10, 0.5 for 4
@@ -40,7 +40,7 @@ def explain(subject: Subject) -> Explanation:
         statistics = measured.statistics[layer.name]
         figures["layers"][layer.name] = statistics
         pictures.append(_draw_layer(layer, subject, measured.optimised[layer.name], measured.images, statistics))
-    return Explanation(READING, tuple(pictures), figures)
+    return Explanation(subject.name_held_out(READING), tuple(pictures), figures)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Patterns:
 
 
 def measure(subject: Subject) -> Patterns:
-    test = subject.data("test")
+    test = subject.held_out
     chosen = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:IMAGES])
     images = test.inputs[chosen]
     labels = test.labels[chosen]
@@ -207,7 +207,7 @@ def _draw_layer(
     axes[0].tick_params(length=0)
     axes[0].set_ylabel("class" if is_logits else "unit")
     axes[0].set_title("optimised")
-    axes[1].set_title("test images with the highest activation, highest first")
+    axes[1].set_title(subject.name_held_out("test images with the highest activation, highest first"))
     title = subject.layer_titles[layer.name]
     figure.suptitle(title, x=0, ha="left", fontsize=10)
     return Picture(f"patterns-{layer.name}", _caption(title, layer, statistics), _draw.to_png(figure))

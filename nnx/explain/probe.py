@@ -76,7 +76,7 @@ def explain(subject: Subject) -> Explanation:
     class_results = {name: results[0] for name, results in trained.items()}
     figures = {
         "fitted_to": {"split": probes.split, "samples": probes.samples[0]},
-        "scored_on": {"split": "test", "samples": probes.samples[1]},
+        "scored_on": {"split": subject.held_out_name, "samples": probes.samples[1]},
         "missing": probes.missing,
         "properties": {
             target.name: {
@@ -115,17 +115,28 @@ def _measure_both(name: str, measure: Callable[[Any], NDArray[Any]], fit: Any, t
 
 def _choose_samples(subject: Subject) -> tuple[Split, Split, str]:
     """Samples to fit to, from the validation split if it is large enough, samples to score on, both in random order,
-    and the name of the first split. Raises DataError."""
+    and the name of the first split. Where only training samples exist, half of them are to score on.
+
+    Raises DataError.
+    """
     rng = np.random.default_rng(subject.seed)
-    source = "validation" if len(subject.data("validation")) >= SAMPLES else "train"
-    fit, test = (
-        split.take(rng.permutation(len(split))[:SAMPLES]) for split in (subject.data(source), subject.data("test"))
-    )
+    source = "train"
+    if subject.held_out_name == "train":
+        order = rng.permutation(len(subject.held_out))
+        halves = np.array_split(order, 2)
+        fit, test = (subject.held_out.take(half[:SAMPLES]) for half in halves)
+    else:
+        can_validate = {"test", "validation"} <= {*subject.split_names()}
+        if can_validate and len(subject.data("validation")) >= SAMPLES:
+            source = "validation"
+        fit, test = (
+            split.take(rng.permutation(len(split))[:SAMPLES]) for split in (subject.data(source), subject.held_out)
+        )
     classes = min(len(np.unique(split.labels)) for split in (fit, test))
     if min(len(fit), len(test)) < MIN_SAMPLES or classes < 2:
         raise DataError(
-            f"probe: needs {MIN_SAMPLES} training and {MIN_SAMPLES} test samples of two classes, found {len(fit)} and "
-            f"{len(test)}"
+            f"probe: needs {MIN_SAMPLES} training and {MIN_SAMPLES} {subject.held_out_name} samples of two classes, "
+            f"found {len(fit)} and {len(test)}"
         )
     return fit, test, source
 
@@ -187,7 +198,7 @@ def _caption(subject: Subject, figures: dict[str, Any]) -> str:
         f"{100 * scores[last]['trained']:.1f} % in {subject.layer_titles[last]} "
         f"({100 * scores[last]['untrained']:.1f} % with random weights). "
         f"Fitted to {figures['fitted_to']['samples']:,} samples, scored on "
-        f"{figures['scored_on']['samples']:,} others. {figures['missing']}"
+        f"{figures['scored_on']['samples']:,} others ({figures['scored_on']['split']} split). {figures['missing']}"
     ).strip()
 
 

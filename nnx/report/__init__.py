@@ -189,17 +189,19 @@ def _film_data(content: ReportContent) -> dict[str, Any] | None:
 def _curves(content: ReportContent) -> dict[str, Any]:
     """The lines of metrics.jsonl as charts and as a table."""
     every = -(-len(content.records) // MAX_EPOCHS)
-    best = content.checkpoint.record.get("epoch")
+    is_validated = all(record["val_loss"] is not None for record in content.records)
+    best = content.checkpoint.record.get("epoch") if is_validated else None
     records = [record for n, record in enumerate(content.records) if n % every == 0 or record["epoch"] == best]
 
     def line(name: str, kind: str, key: str) -> Line:
-        return Line(name, kind, [(record["epoch"], record[key]) for record in records])
+        return Line(name, kind, [(record["epoch"], record[key]) for record in records if record[key] is not None])
 
     losses = [line("training", "training", "train_loss"), line("validation", "validation", "val_loss")]
     accuracies = [line("validation", "validation", "val_accuracy")]
     return {
         "records": records,
         "every": every,
+        "is_validated": is_validated,
         "best": best,
         "loss_curves": _charts.curves("Loss", losses, best=best, wide=True),
         "accuracy_curve": _charts.curves("Accuracy", accuracies, best=best, percent=True),
@@ -256,7 +258,7 @@ def _layer_panels(content: ReportContent) -> list[_pictures.Panel]:
     correct = np.flatnonzero(content.predictions.predicted == content.predictions.labels)
     chosen = [*correct[:1].tolist(), *_samples.most_confident_mistakes(content.predictions, 1)]
     names = [f"{content.split} {sample}" for sample in chosen]
-    return _pictures.layer_panels(content.checkpoint, content.samples, chosen, names)
+    return _pictures.layer_panels(content.checkpoint, content.samples, chosen, names, content.split)
 
 
 def _verdict(content: ReportContent, sample: int) -> Verdict:

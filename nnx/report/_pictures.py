@@ -24,11 +24,15 @@ class Panel(NamedTuple):
     pictures: list[Markup]
 
 
-def layer_panels(checkpoint: Checkpoint, data: Split, chosen: Sequence[int], names: Sequence[str]) -> list[Panel]:
+def layer_panels(
+    checkpoint: Checkpoint, data: Split, chosen: Sequence[int], names: Sequence[str], split: str
+) -> list[Panel]:
     """The decision boundary over two features, the filters of the network, and its activations for the chosen samples
-    of the data, which have these names."""
+    of the data, the `split` of the dataset, which have these names."""
     samples = data.take(np.array(chosen, dtype=np.int64))
-    subject = explain.build_subject(checkpoint, lambda _: data, np.asarray(samples.inputs), names, samples.labels)
+    subject = explain.build_subject(
+        checkpoint, lambda _: data, np.asarray(samples.inputs), names, samples.labels, split_names=lambda: (split,)
+    )
     panels = []
     for name in FAST_EXPLAINERS:
         if explain.module(name).applies(checkpoint) is None:

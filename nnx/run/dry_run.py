@@ -39,8 +39,8 @@ class Throughput:
 
 
 def measure_throughput(setup: TrainingSetup, batches: BatchLoader, *, seconds: float = 2.0) -> Throughput:
-    """Train for `seconds` after a warm-up, then predict some validation samples. The setup can't be used afterwards:
-    its weights have changed."""
+    """Train for `seconds` after a warm-up, then predict some validation samples, or training samples if there are none.
+    The setup can't be used afterwards: its weights have changed."""
     step = setup.make_step()
 
     def train_until(enough: Callable[[], bool]) -> tuple[int, float, str]:
@@ -65,7 +65,8 @@ def measure_throughput(setup: TrainingSetup, batches: BatchLoader, *, seconds: f
     warm, warming, early = train_until(lambda: setup.state.step >= WARM_UP or time.perf_counter() - begun > seconds)
     begun = time.perf_counter()
     steps, took, late = train_until(lambda: time.perf_counter() - begun > seconds)
-    samples = setup.dataset.validation.take(np.arange(min(PREDICTED, len(setup.dataset.validation))))
+    predictable = setup.dataset.validation or setup.dataset.train
+    samples = predictable.take(np.arange(min(PREDICTED, len(predictable))))
     evaluate(
         setup.state.evaluated,
         setup.loader(samples.take(np.arange(min(EVALUATION_BATCH, len(samples))))),

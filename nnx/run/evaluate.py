@@ -55,10 +55,9 @@ def evaluate_checkpoint(
         predictions = _predict(saved, batches, runtime, criterion)
     records = run_folder.matching_metrics(path.parent, saved.record)
     frames = film.read_or_none(path.parent) if records else None
-    known = (dataset.train, dataset.validation)
-    duplicates = datasets.find_duplicates(known, samples, saved.spec.classes) if split == "test" else None
+    duplicates = datasets.find_duplicates(dataset.seen, samples, saved.spec.classes) if split == "test" else None
     changes = [] if overrides else _changed_data(saved, path.parent, dataset, samples if split == "test" else None)
-    choices = (*runtime.choices, threads, *dataset.notes, *changes)
+    choices = (*runtime.choices, threads, *dataset.notes, *changes, *_changed_division(saved, config, split))
     return ReportContent(saved, split, samples, predictions, choices, records, film=frames, duplicates=duplicates)
 
 
@@ -99,22 +98,38 @@ def _changed_data(saved: Checkpoint, folder: Path, dataset: Dataset, test: Split
     return changes
 
 
+def _changed_division(saved: Checkpoint, config: Config, split: str) -> list[Choice]:
+    """A warning if `config` sets other samples of the same data aside for `split` than the training did."""
+    before, now = saved.config.dataset.model_dump(), config.dataset.model_dump()
+    sizes = before.pop(split, None), now.pop(split, None)
+    if sizes[0] == sizes[1] or isinstance(sizes[1], str) or before != now:
+        return []
+    reason = f"dataset.{split} was {sizes[0]} in training: the network may have been trained on these samples"
+    return [Choice("warning", "other samples", reason)]
+
+
 def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> ReportContent:
     """The best network on the test set, which is read here and nowhere else; with the run's summary, and all that its
-    report shows. `begun` is when the run began, by time.perf_counter()."""
+    report shows. `begun` is when the run began, by time.perf_counter().
+
+    Without test samples, the report shows those of validation, or else those of training.
+    """
     setup, folder = saver.setup, saver.folder
-    best, test = _best_saved(setup.state, folder), setup.dataset.test()
-    known = (setup.dataset.train, setup.dataset.validation)
-    duplicates = datasets.find_duplicates(known, test, best.spec.classes)
-    predictions = _predict(best, setup.loader(test), setup.runtime, setup.evaluation_criterion)
-    hashed = None if datasets.is_mapped(test.inputs) else datasets.fingerprint(test)
-    assessment = assess(setup, best, test)
+    best = _best_saved(setup.state, folder)
+    split = setup.dataset.split_names[0]
+    samples = setup.dataset.split(split)
+    is_test = split == "test"
+    duplicates = datasets.find_duplicates(setup.dataset.seen, samples, best.spec.classes) if is_test else None
+    predictions = _predict(best, setup.loader(samples), setup.runtime, setup.evaluation_criterion)
+    test_data = datasets.fingerprint(samples) if is_test and not datasets.is_mapped(samples.inputs) else None
+    assessment = assess(setup, best, samples if is_test else None)
+    test = predictions if is_test else None
     seconds = time.perf_counter() - begun
-    summary = _summary(saver, best, predictions, test_data=hashed, duplicates=duplicates, seconds=seconds)
+    summary = _summary(saver, best, test, test_data=test_data, duplicates=duplicates, seconds=seconds)
     summary |= assessment.summary()
     frames = film.read_or_none(folder)
     return ReportContent(
-        best, "test", test, predictions, choices, saver.metrics, summary, frames, duplicates, setup.config
+        best, split, samples, predictions, choices, saver.metrics, summary, frames, duplicates, setup.config
     )
 
 
@@ -135,13 +150,14 @@ def _predict(saved: Checkpoint, batches: BatchLoader, runtime: Runtime, criterio
 def _summary(
     saver: RunSaver,
     best: Checkpoint,
-    test: Predictions,
+    test: Predictions | None,
     *,
     test_data: str | None,
     duplicates: Duplicates | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """The contents of summary.json. `test_data` is the SHA-256 of the test samples, `seconds` the whole run's time."""
+    """The contents of summary.json: None for what was not measured. `test_data` is the SHA-256 of the test samples,
+    `seconds` the whole run's time."""
     setup, folder = saver.setup, saver.folder
     timed = [record for record in saver.metrics if record["seconds"] is not None]
     train_seconds = sum(record["seconds"] for record in timed)
@@ -152,11 +168,11 @@ def _summary(
         "report": str(folder / "report.html") if setup.config.train.report else None,
         "epochs": setup.state.epoch,
         "best_epoch": best.record["epoch"],
-        "val_accuracy": best.record["val_accuracy"],
-        "val_loss": best.record["val_loss"],
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "test_samples": len(test.labels),
+        "val_accuracy": best.record.get("val_accuracy"),
+        "val_loss": best.record.get("val_loss"),
+        "test_accuracy": test.accuracy if test else None,
+        "test_loss": test.loss if test else None,
+        "test_samples": len(test.labels) if test else 0,
         "test_data": test_data,
         "test_duplicates": duplicates and duplicates.count,
         "test_duplicate_conflicts": duplicates and duplicates.conflicts,

@@ -1,6 +1,6 @@
 """The run folder: its files, its lock, and its metrics.
 
-config.yaml     resolved, re-runnable        checkpoint.pt   the best epoch by validation
+config.yaml     resolved, re-runnable        checkpoint.pt   the best epoch by validation, else the last
 metrics.jsonl   a line an epoch              last.pt         the state, for --resume
 summary.json    final figures                previous.pt     the state saved before it
 report.html     the run as one page          film.npz        how it learned, step by step (train.film)
@@ -32,6 +32,7 @@ FILES = (
     "report.html",
     "film.npz",
 )
+METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second")
 
 
 def choose_folder(out: Path | None, recipe: str, *, force: bool) -> Path:
@@ -115,12 +116,13 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 
 def read_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl for the epochs of a state's `history`. A line that a crash lost or cut is restored
-    from the history, without its times."""
+    from the history, without its times. Without validation samples, its val_loss and val_accuracy are None."""
     lines = _read_lines(folder)
     timeless = {"seconds": None, "samples_per_second": None}
+    unmeasured = {"val_loss": None, "val_accuracy": None}
     written = (lines.get(record["epoch"], {}) for record in history)
     return [
-        line if line.items() >= record.items() else record | timeless
+        line if line.items() >= record.items() else ({} if "val_loss" in record else unmeasured) | record | timeless
         for line, record in zip(written, history, strict=True)
     ]
 
@@ -128,8 +130,12 @@ def read_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> list[dict[s
 def matching_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     """The complete lines of metrics.jsonl, if they belong to a checkpoint's run: one of them must be its epoch's
     `record`."""
-    keys = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second")
-    lines = [line for line in _read_lines(folder).values() if all(_is_number(line.get(key)) for key in keys)]
+    unmeasured = {"val_loss", "val_accuracy"} - record.keys()  # a run without validation samples
+    lines = [
+        line
+        for line in _read_lines(folder).values()
+        if all(line.get(key) is None if key in unmeasured else _is_number(line.get(key)) for key in METRICS)
+    ]
     is_same_run = any(record.items() <= line.items() for line in lines) if record else False
     return sorted(lines, key=lambda line: line["epoch"]) if is_same_run else []
 

@@ -128,8 +128,8 @@ def _started(saver: RunSaver, warnings: Sequence[str]) -> Started:
     notes = [*([loss] if (loss := setup.loss_note) else []), setup.film_choice]
     return Started(
         run=saver.folder,
-        choices=(*setup.runtime.choices, *data.notes, data_path, *notes),
-        samples={"train": len(data.train), "validation": len(data.validation)},
+        choices=(*setup.runtime.choices, *data.notes, data_path, *notes, *setup.unmeasured),
+        samples={"train": len(data.train), "validation": len(data.validation or ())},
         layers=models.layer_table(state.model, data.spec),
         parameters=models.count_parameters(state.model),
         epochs=setup.config.train.epochs,
@@ -144,12 +144,14 @@ def _started(saver: RunSaver, warnings: Sequence[str]) -> Started:
 
 
 def _train(saver: RunSaver, *, watch: bool, signal: Callable[[], int], again: str) -> Iterator[Event]:
-    """Train to the last epoch, saving and validating on the way. `again` is the command that resumes the run.
+    """Train to the last epoch, saving and, with validation samples, validating on the way. `again` is the command that
+    resumes the run.
 
     Raises Stopped once `signal()` is not 0, with the state saved; DivergedError, MachineError.
     """
     setup, state = saver.setup, saver.setup.state
-    batches, validation = setup.loader(setup.dataset.train), setup.loader(setup.dataset.validation)
+    batches = setup.loader(setup.dataset.train)
+    validation = setup.loader(setup.dataset.validation) if setup.dataset.validation else None
     step, monitor = setup.make_step(), _monitor(setup) if watch else None
     if monitor:
         step = monitor.wrap(step)
@@ -159,8 +161,10 @@ def _train(saver: RunSaver, *, watch: bool, signal: Callable[[], int], again: st
     try:
         for event in () if state.stop_reason else events:
             if isinstance(event, EpochEnd):
-                measured = evaluate(state.evaluated, validation, setup.evaluation_criterion, setup.runtime)
-                check_finite(measured.loss, "validation loss", state)
+                measured = None
+                if validation:
+                    measured = evaluate(state.evaluated, validation, setup.evaluation_criterion, setup.runtime)
+                    check_finite(measured.loss, "validation loss", state)
                 epoch = _record(state, event, measured)
                 saver.save_epoch(epoch)
                 yield epoch
@@ -178,19 +182,23 @@ def _train(saver: RunSaver, *, watch: bool, signal: Callable[[], int], again: st
         raise DivergedError(f"{error}. {saver.last_saved}") from None
 
 
-def _record(state: State, end: EpochEnd, validation: Predictions) -> Epoch:
+def _record(state: State, end: EpochEnd, validation: Predictions | None) -> Epoch:
     """Add a finished epoch to the state's history, and return it as an event."""
-    record: dict[str, Any] = {
+    measured = {
+        "val_loss": validation.loss if validation else None,
+        "val_accuracy": validation.accuracy if validation else None,
+    }
+    figures: dict[str, Any] = {
         "epoch": state.epoch,
         "step": state.step,
         "train_loss": end.train_loss,
-        "val_loss": validation.loss,
-        "val_accuracy": validation.accuracy,
+        **measured,
         "lr": end.lr,
     }
+    record = {name: value for name, value in figures.items() if value is not None}
     state.history.append(record)
     return Epoch(
-        **record,
+        **figures,
         seconds=end.seconds,
         samples_per_second=end.samples / end.seconds,
         is_best=state.best is record,

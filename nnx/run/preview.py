@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nnx import datasets, losses, models
 from nnx.config import Config
-from nnx.datasets import Dataset, DatasetConfig, mean_std
+from nnx.datasets import Dataset, DatasetConfig, Split, mean_std
 from nnx.events import Choice, LayerSummary
 from nnx.loader.batches import describe_data_path
 from nnx.preprocessing.spec import Spec
@@ -41,7 +41,7 @@ class Data:
 
     `mean` and `std` normalise the inputs: one for each channel, in units of [0, 1], or one for each feature, in its own
     unit; `features` are their names. `duplicates` is the number of test samples that the training data also contains,
-    None where they were not counted; `duplicate_examples` names some.
+    None where they were not counted; `duplicate_examples` names some. A split without samples has 0 of all.
     """
 
     name: str
@@ -153,7 +153,7 @@ def preview_config(
         tuple(replace(layer, flops=flops.get(layer.name, 0)) for layer in layers),
         parameters,
         flops[""],
-        (*setup.runtime.choices, path),
+        (*setup.runtime.choices, path, *setup.unmeasured),
         _forecast(setup, throughput, start, reading, data.samples["test"]) if throughput else None,
         (f"in the trial, {throughput.trouble}",) if throughput and throughput.trouble else (),
     )
@@ -162,11 +162,13 @@ def preview_config(
 def facts(dataset: Dataset, config: DatasetConfig) -> Data:
     """Facts about the dataset of `config`. Of its test set: only its size, and how many of its samples are
     duplicates."""
-    spec, test = dataset.spec, dataset.test()
-    splits = {"train": dataset.train, "validation": dataset.validation}
-    everything = {**splits, "test": test}
+    spec = dataset.spec
+    test = dataset.test() if dataset.test else None
     labels = dataset.train.labels
-    duplicates = datasets.find_duplicates(tuple(splits.values()), test)
+    none = Split(dataset.train.inputs[:0], labels[:0])
+    splits = {"train": dataset.train, "validation": dataset.validation or none}
+    everything = {**splits, "test": test or none}
+    duplicates = datasets.find_duplicates(dataset.seen, test) if test else None
     first = [int((labels == k).argmax()) for k in np.unique(labels)[:EXAMPLES]]
     offsets, scales = spec.columns.units if spec.columns else (0, 1)
     mean, std = mean_std(dataset.train.inputs) if spec.columns else (spec.mean, spec.std)
@@ -205,7 +207,7 @@ def _forecast(setup: TrainingSetup, throughput: Throughput, start: float, readin
         steps=throughput.steps,
         start=start + throughput.once,
         training=throughput.a_step * setup.state.steps_per_epoch,
-        validation=throughput.a_sample * len(setup.dataset.validation),
+        validation=throughput.a_sample * len(setup.dataset.validation or ()),
         end=reading + throughput.a_sample * test,
         epochs=setup.config.train.epochs,
         memory=throughput.memory,

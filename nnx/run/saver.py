@@ -23,7 +23,8 @@ class RunSaver:
         self.metrics = run_folder.read_metrics(folder, setup.state.history)
         distributed.on_rank_zero(lambda: run_folder.write_metrics(folder, self.metrics))
         filmed = setup.film_choice.value == "on"
-        self.film = FilmRecorder(setup.state, setup.dataset.spec, setup.dataset.validation) if filmed else None
+        watched = setup.dataset.validation or setup.dataset.train
+        self.film = FilmRecorder(setup.state, setup.dataset.spec, watched) if filmed else None
         self.step = setup.state.step if setup.saved else -1  # of the saved state
         self._saved_at = self._position if setup.saved else None
 

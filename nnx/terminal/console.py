@@ -129,19 +129,25 @@ def result_table(summary: dict[str, Any], width: int | None = None) -> Text:
     """The summary of a run, one figure per line, in `width` columns. Paths are never cut."""
     samples = summary["test_samples"]
     duplicates = summary.get("test_duplicates")
+    is_validated, is_tested = (summary[f"{split}_accuracy"] is not None for split in ("val", "test"))
+    epochs = f"{summary['epochs']}, {'best' if is_validated else 'kept'} {summary['best_epoch']}"
+    test: list[tuple[str, str, str]] = [("test accuracy", "not measured", "no test samples")]
+    if is_tested:
+        interval = f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples"
+        test = [
+            ("test accuracy", _percent(summary["test_accuracy"]), interval),
+            ("test loss", _loss(summary["test_loss"]), ""),
+        ]
     return align(
         [
             ("run", printable(str(summary["run"])), ""),
             ("checkpoint", printable(str(summary["checkpoint"])), ""),
             *([("report", printable(str(summary["report"])), "")] if summary["report"] else []),
-            ("epochs", f"{summary['epochs']}, best {summary['best_epoch']}", ""),
-            ("val accuracy", _percent(summary["val_accuracy"]), ""),
-            (
-                "test accuracy",
-                _percent(summary["test_accuracy"]),
-                f"{_interval(summary['test_accuracy'], samples)} on {samples:,} samples",
-            ),
-            ("test loss", _loss(summary["test_loss"]), ""),
+            ("epochs", epochs, ""),
+            ("val accuracy", _percent(summary["val_accuracy"]), "")
+            if is_validated
+            else ("val accuracy", "not measured", "no validation samples"),
+            *test,
             *_baseline_rows(summary),
             *([("duplicates", describe_duplicates(duplicates, samples), "")] if duplicates else []),
             ("parameters", f"{summary['parameters']:,}", ""),

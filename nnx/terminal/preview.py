@@ -81,7 +81,7 @@ def _title(text: str) -> Text:
 
 
 def _data(data: "Data") -> Rows:
-    samples = ", ".join(f"{count:,} {split}" for split, count in data.samples.items())
+    samples = ", ".join(f"{count:,} {split}" for split, count in data.samples.items() if count)
     is_image = len(data.shape) == 3
     axes = "channels × height × width" if is_image else "features"
     return [
@@ -89,13 +89,13 @@ def _data(data: "Data") -> Rows:
         *([("path", printable(data.path), "")] if data.path else []),
         ("samples", samples, ""),
         ("shape", f"{' × '.join(map(str, data.shape))}, {data.dtype}", axes),
-        ("memory", ", ".join(f"{size(count)} {split}" for split, count in data.size.items()), ""),
+        ("memory", ", ".join(f"{size(count)} {split}" for split, count in data.size.items() if count), ""),
         *(
             [("mean", _channels(data.mean), "of pixels in [0, 1]"), ("std", _channels(data.std), "")]
             if is_image
             else []
         ),
-        *_duplicates(data),
+        *(_duplicates(data) if data.samples["test"] else []),
         *choice_rows(data.notes),
     ]
 
@@ -123,13 +123,13 @@ def _classes(data: "Data") -> list[RenderableType]:
         spread = f"{counts[smallest]:,} ({names[0]}) to {counts[largest]:,} ({names[1]})"
         median = f"{statistics.median(counts):,.0f}"
         return [Text(f"{len(counts)} classes with {spread} training samples each, median {median}"), ""]
-    table = plain_table(["class"], ["train", "validation"])
+    splits = [split for split in data.counts if data.samples[split]]
+    table = plain_table(["class"], splits)
     table.add_column("", no_wrap=True)
-    for label, train, validation in zip(data.classes, counts, data.counts["validation"], strict=True):
+    for label, train, *of_splits in zip(data.classes, counts, *(data.counts[split] for split in splits), strict=True):
         table.add_row(
             Text(printable(label)),
-            f"{train:,}",
-            f"{validation:,}",
+            *(f"{count:,}" for count in of_splits),
             Text("━" * round(BAR * train / max(counts)), "cyan"),
         )
     return [table, ""]
@@ -174,7 +174,7 @@ def _forecast(forecast: "Forecast", at_most: str, width: int | None) -> list[Ren
         (
             "epoch",
             _duration(forecast.training + forecast.validation),
-            f"{_duration(forecast.validation)} of it validation",
+            f"{_duration(forecast.validation)} of it validation" if forecast.validation else "",
         ),
         (
             "run",

@@ -118,7 +118,7 @@ def _warnings(event: Event) -> Sequence[str]:
 
 def header(event: Started, width: int | None = None) -> Text:
     """The run folder, the automatic choices, the number of samples, and the size of the model, in `width` columns."""
-    samples = ", ".join(f"{count:,} {split}" for split, count in event.samples.items())
+    samples = ", ".join(f"{count:,} {split}" for split, count in event.samples.items() if count)
     model = f"{event.parameters:,} parameters in {len(event.layers)} layer{'s' * (len(event.layers) != 1)}"
     choices = choice_rows(event.choices)
     rows = [("run", printable(str(event.run)), ""), *choices, ("samples", samples, ""), ("model", model, "")]
@@ -269,7 +269,8 @@ class _LiveView:
                 self.step = event.step
                 self.evaluated = event
                 self.best = event if event.is_best else self.best
-                self.validation.add(event.step, event.val_loss)
+                if event.val_loss is not None:
+                    self.validation.add(event.step, event.val_loss)
             case Health():
                 self.health = event
             case Finished():
@@ -296,7 +297,7 @@ class _LiveView:
         if step := self.latest:
             rate_figure = ("samples/s", f"{step.samples_per_second:,.0f}")
             yield from _figures(options, ("loss", _loss(step.loss)), ("lr", f"{step.lr:.1e}"), rate_figure)
-        if (latest := self.evaluated) and (best := self.best):
+        if (latest := self.evaluated) and (best := self.best) and latest.val_accuracy is not None:
             best_figure = f"{_figure(best.val_accuracy, _percent)} at epoch {best.epoch}"
             yield from _figures(options, ("val acc", _figure(latest.val_accuracy, _percent)), ("best", best_figure))
         if self.health:
@@ -381,7 +382,8 @@ def _draw_curves(train: _Curve, validation: _Curve, columns: int) -> Iterator[Se
             cells[y // 4][x // 2] |= BRAILLE[x % 2][y % 4]
     for x, y in dots(validation):
         cells[y // 4][x // 2] = MARK
-    labels = [_loss(math.exp(top)), "loss", "⠒⠒ train", "o val", "", _loss(math.exp(min(heights)))]
+    mark = "o val" if validation.points else ""
+    labels = [_loss(math.exp(top)), "loss", "⠒⠒ train", mark, "", _loss(math.exp(min(heights)))]
     for label, row in zip(labels, cells, strict=True):
         yield Segment(f"{label:>9} ", DIM)
         for is_validation, run in groupby(row, lambda cell: cell == MARK):

@@ -2,7 +2,7 @@
 
 Frames become rarer as training goes on.
 
-    recorder = FilmRecorder(state, spec, validation)  # and recorder.resume(folder) when a run resumes
+    recorder = FilmRecorder(state, spec, samples)     # and recorder.resume(folder) when a run resumes
     if recorder.due: recorder.record()                # after a step
     recorder.write(folder)                            # film.npz; before the state is saved, so that no frame is lost
     film = read(folder / "film.npz")
@@ -70,12 +70,12 @@ class FilmRecorder:
     Of several ranks, only rank 0 records; all check whether a frame is due, because all must check equally often.
     """
 
-    def __init__(self, state: State, spec: Spec, validation: Split) -> None:
+    def __init__(self, state: State, spec: Spec, samples: Split) -> None:
         self.state = state
         self.spec = spec
         # Evenly spread, so that all classes are included, whatever the order of the samples
-        self.indices = np.unique(np.linspace(0, len(validation) - 1, PROBE).astype(np.int64))
-        self.probe = validation.take(self.indices)
+        self.indices = np.unique(np.linspace(0, len(samples) - 1, PROBE).astype(np.int64))
+        self.probe = samples.take(self.indices)
         self.normalise = Normalise(spec, state.loss.device)
         self.inputs = self.normalise(torch.from_numpy(np.array(self.probe.inputs)).to(state.loss.device))
         self.frames: dict[int, Frame] = {}

@@ -110,6 +110,22 @@ class TrainingSetup:
         )
 
     @property
+    def unmeasured(self) -> tuple[Choice, ...]:
+        """What the run does not measure because the dataset has no samples for it, and what follows."""
+        notes = []
+        if self.dataset.validation is None:
+            reason = "no validation samples (dataset.validation: 0): the last epoch is kept; early stopping is off"
+            notes.append(Choice("validation", "not measured", reason))
+        if self.dataset.test is None:
+            reason = "no test samples (dataset.test: 0): how the network does on new samples is unknown"
+            if self.dataset.validation:
+                reason = (
+                    "no test samples (dataset.test: 0): validation accuracy, which chose the epoch, may be too high"
+                )
+            notes.append(Choice("test", "not measured", reason))
+        return tuple(notes)
+
+    @property
     def changed(self) -> str:
         """How the environment differs from that of the state which the run resumes: "torch: 2.14.1 → 2.15.0"; empty
         where it does not."""
@@ -250,7 +266,7 @@ def _trial(config: Config, setup: TrainingSetup) -> tuning.Trial:
 
 def hash_training_data(dataset: Dataset) -> str:
     """SHA-256 of the training and validation samples."""
-    parts = (datasets.fingerprint(split) for split in (dataset.train, dataset.validation))
+    parts = (datasets.fingerprint(split) for split in dataset.seen)
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

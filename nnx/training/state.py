@@ -72,14 +72,17 @@ class State:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The record of the epoch with the highest validation accuracy; of equals the lowest loss, then the first."""
+        """The record of the epoch with the highest validation accuracy; of equals the lowest loss, then the first.
+        Without validation it is the last."""
         if not self.history:
             return None
+        if "val_loss" not in self.history[-1]:
+            return self.history[-1]
         return min(self.history, key=lambda record: (-record["val_accuracy"], record["val_loss"]))
 
     @property
     def stop_reason(self) -> str | None:
-        """Why training stops before its last epoch, if it does."""
+        """Why training stops before its last epoch, if it does. Without validation, never."""
         patience = self.config.train.patience
         if patience is None or self.best is None or (since := self.epoch - self.best["epoch"]) < patience:
             return None
@@ -89,7 +92,9 @@ class State:
     def lr(self) -> float:
         """The learning rate of the next step."""
         horizon = Horizon(
-            self.steps_per_epoch, self.config.train.epochs, [record["val_loss"] for record in self.history]
+            self.steps_per_epoch,
+            self.config.train.epochs,
+            [record["val_loss"] for record in self.history if "val_loss" in record],
         )
         return self.peak_lr * cast(Schedule, self.config.schedule).factor(self.step, horizon)
 

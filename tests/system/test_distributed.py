@@ -363,6 +363,19 @@ def test_several_processes_train_as_one(tmp_path, model):
         check_equal(tmp_path / str(world), tmp_path / "1")
 
 
+def test_two_ranks_without_validation_samples_keep_the_last_epoch(tmp_path):
+    def train(rank: int) -> None:
+        with distributed.join():
+            trained(chosen("mlp", "dataset.validation=0"), out=tmp_path / "2")
+
+    assert ended(start(2, train), 60) == [0, 0]
+    trained(chosen("mlp", "dataset.validation=0"), out=tmp_path / "1")
+    for one, two in zip(records(tmp_path / "1"), records(tmp_path / "2"), strict=True):
+        assert math.isclose(one["train_loss"], two["train_loss"], rel_tol=1e-3)
+        assert one["val_loss"] is two["val_loss"] is None
+    assert checkpoint.read(tmp_path / "2/checkpoint.pt").record["epoch"] == 2
+
+
 def test_a_run_of_two_ranks_resumes_on_one_and_vice_versa(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "POLL_INTERVAL", 0.0)  # exchange at every call
     settings = chosen("cnn", "train.epochs=3", "train.film=true", "train.report=true")
