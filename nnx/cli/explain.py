@@ -91,6 +91,8 @@ def explain(
 
     path = checkpoints.locate(checkpoint)
     folder = out or path.parent / "explain"
+    if not out and folder.is_symlink():  # somebody may have prepared the run, to have other files replaced
+        raise InputError(f"{folder}: is a link; name the folder that it leads to with --out, or remove it")
     with (
         signals.catch_signals(),
         datasets.silent(quiet),

@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx.datasets._mapped import check_in_background, note_mapped
-from nnx.errors import MachineError
+from nnx.errors import InputError, MachineError
 from nnx.events import Choice
 from nnx.formatting import print_wrapped
-from nnx.system import locks
+from nnx.system import files, locks
 
 FORMAT = 3  # of an entry; entries of other formats are decoded again
 LARGE = 2**28  # bytes of an array: one that is larger is checked in the background, 0.3 s and more
@@ -216,8 +216,9 @@ def clear() -> None:
 
 
 def _remove(path: Path) -> None:
+    """Remove the folder, or the file or link that somebody put there. Raises MachineError."""
     try:
-        shutil.rmtree(path)
+        files.remove(path)
     except FileNotFoundError:  # removed by another process
         pass
     except OSError as error:
@@ -274,6 +275,7 @@ def _is_intact(file: Path, array: NDArray[Any], checksum: Any) -> bool:
 def _read_meta(path: Path) -> dict[str, Any] | None:
     """The content of a meta.json; None if it is unreadable, malformed or of another format."""
     try:
+        files.check_regular(path)
         with path.open() as file:
             meta = json.loads(file.read(MAX_META))
     except (OSError, ValueError, RecursionError):
@@ -347,16 +349,16 @@ def _remove_unfinished(cache: Path) -> None:
     The lock tells, not the process number: the processes may be on other machines.
     """
     for path in cache.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, InputError, MachineError):
             lock_path = _lock_path(path.with_name(path.name[1:].removesuffix(".tmp")))
             if lock := locks.acquire(lock_path):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
                 locks.release(lock_path, lock)
 
 
 def _remove_outdated(place: Path, key: CacheKey) -> bool:
     """Remove unfinished entries, and outdated ones of the same source. Returns whether there was an outdated one."""
-    shutil.rmtree(place.with_name(f".{place.name}.tmp"), ignore_errors=True)
+    _remove(place.with_name(f".{place.name}.tmp"))
     _remove_unfinished(place.parent)
     same_source = json.loads(json.dumps([key.source, key.options]))
     removed = False

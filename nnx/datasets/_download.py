@@ -5,6 +5,7 @@ torchvision's downloader is not used: it has no time-out, always starts again, a
 
 import hashlib
 import http.client
+import os
 import re
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from nnx.datasets._archives import Archive
 from nnx.datasets._progress import Progress
+from nnx.system import locks
 
 TIMEOUT = 20.0  # seconds, to connect and between any two pieces
 CHUNK = 1 << 18  # bytes, at most
@@ -90,7 +92,7 @@ def _continue(url: str, part: Path, size: int | None, progress: Progress) -> Non
             problem = f"has {offered:,} bytes, not {total:,}" if total else "does not report the number of bytes"
             raise _NetworkError(f"the server {problem}")
         progress(url, done, total)
-        with part.open("ab") as file:
+        with os.fdopen(locks.open_regular(part, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
             file.truncate(done)
             while done < total:
                 with _network():

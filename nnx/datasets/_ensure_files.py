@@ -12,8 +12,9 @@ from typing import IO
 
 from nnx.datasets import _download, _progress
 from nnx.datasets._archives import ARCHIVES
-from nnx.errors import DataError, MachineError
+from nnx.errors import DataError, InputError, MachineError
 from nnx.system import locks
+from nnx.system.files import remove
 
 WORK = ".download"  # the subfolder for files that are not complete and verified yet
 
@@ -41,9 +42,9 @@ def ensure_files(name: str, folder: Path, files: Sequence[str]) -> None:
         with _locked(folder):
             try:
                 _download_missing(name, folder, files)
-                shutil.rmtree(folder / WORK, ignore_errors=True)
+                _remove_work(folder)
             except OSError:
-                shutil.rmtree(folder / WORK, ignore_errors=True)  # a full disk needs the space
+                _remove_work(folder)  # a full disk needs the space
                 raise
     except _download.DownloadError as error:
         cure = f"{_where_to_put(folder, files)}, or try again with a network connection"
@@ -68,9 +69,10 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            for part in (folder / WORK).glob("*.part"):
-                if not part.stat().st_size:
-                    part.unlink()
+            if not (folder / WORK).is_symlink():
+                for part in (folder / WORK).glob("*.part"):
+                    if not part.stat().st_size:
+                        part.unlink()
         _remove_empty([folder / WORK])
         locks.release(lock_path, lock)
 
@@ -80,6 +82,11 @@ def _remove_empty(folders: Sequence[Path]) -> None:
     with suppress(OSError):
         for path in folders:
             path.rmdir()
+
+
+def _remove_work(folder: Path) -> None:
+    with suppress(OSError):
+        remove(folder / WORK)
 
 
 def _missing(folder: Path, files: Sequence[str]) -> list[str]:
@@ -97,7 +104,10 @@ def _download_missing(name: str, folder: Path, files: Sequence[str]) -> None:
             single = archive.name.removesuffix(".gz")  # the only file in it, unless it is a tar or zip
             if missing and (single in missing or single not in files):
                 part = folder / WORK / f"{archive.name}.part"
-                part.parent.mkdir(exist_ok=True)
+                with suppress(FileExistsError):
+                    part.parent.mkdir()
+                if part.parent.is_symlink() or not part.parent.is_dir():
+                    raise InputError(f"{part.parent}: is a link, or not a folder; remove it")
                 _download.fetch(archive, part, progress)
                 _unpack(part, archive.name, folder, files)
 
@@ -111,9 +121,11 @@ def _unpack(part: Path, name: str, folder: Path, files: Sequence[str]) -> None:
 
     def extract(content: IO[bytes], packed: str) -> None:
         target = packed.removesuffix(".gz") if packed.removesuffix(".gz") in files else packed
-        with part.with_name(target).open("wb") as file:
+        unpacked = part.with_name(target)
+        unpacked.unlink(missing_ok=True)
+        with unpacked.open("xb") as file:  # x: a link that somebody prepared is not followed
             shutil.copyfileobj(content if target == packed else gzip.GzipFile(fileobj=content), file)
-        part.with_name(target).replace(folder / target)
+        unpacked.replace(folder / target)
 
     if name in files:
         part.replace(folder / name)

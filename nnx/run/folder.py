@@ -97,6 +97,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json, or an empty dict where there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
+        files.check_regular(folder / "summary.json")
         value = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         if isinstance(value, dict):
             return value
@@ -149,6 +150,7 @@ def _read_lines(folder: Path) -> dict[int, dict[str, Any]]:
     """The valid lines of metrics.jsonl, by epoch."""
     lines: dict[int, dict[str, Any]] = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):
+        files.check_regular(folder / "metrics.jsonl")
         for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 record = json.loads(line)

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import shutil
+import stat
 from pathlib import Path
 
 from nnx.errors import MachineError
@@ -49,6 +51,12 @@ def write(path: Path, text: str) -> None:
     replace(path, text.encode())
 
 
+def check_regular(path: Path) -> None:
+    """Raises OSError if `path` can't be read as a file: opening a pipe waits, and a device may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def make_folder(folder: Path) -> None:
     """Create the folder and its parents if they are missing. Raises MachineError."""
     try:
@@ -63,6 +71,14 @@ def remove_stale_files(folder: Path) -> None:
         if not is_alive(path):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove a folder and all in it, or the file, link or pipe of that name. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)  # it would wait for ever for a pipe of this name (Python 3.12)
+    else:
+        path.unlink()
 
 
 def is_alive(temporary: Path) -> bool:

@@ -235,6 +235,7 @@ def _half(values: NDArray[Any]) -> NDArray[np.float16]:
 def read(path: Path) -> Frame:
     """A film's arrays by name. Raises CheckpointError where the file can't be read or is not a film."""
     try:
+        files.check_regular(path)
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
                 raise CheckpointError(f"{path}: is too large for a film")

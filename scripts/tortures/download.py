@@ -26,21 +26,21 @@ PIECE, PAUSE = 1 << 13, 0.001  # the server is slow: bytes of a piece, seconds o
 def torture(share: float, seed: int) -> dict[str, Any]:
     """Kill a download of a small MNIST, check the files, and load it in a second process, `share` of 50 times."""
     kills, generator = max(round(50 * share), 2), random.Random(seed)
-    content = dict(zip(FILES, (*_half(800, generator), *_half(200, generator)), strict=True))
+    content = dict(zip(FILES, (*make_half(800, generator), *make_half(200, generator)), strict=True))
     packed = {f"{name}.gz": gzip.compress(whole) for name, whole in content.items()}
     total = sum(map(len, packed.values()))
     going_on = kept = again = 0
-    with folder() as base, _served(packed, base / "asked") as url:
-        _table(url, packed, "first")
-        seconds = min(ended(lambda raw=base / name: _ensure(raw)).seconds for name in ("first", "second"))
+    with folder() as base, serve(packed, base / "asked") as url:
+        set_archives(url, packed, "first")
+        seconds = min(ended(lambda raw=base / name: ensure(raw)).seconds for name in ("first", "second"))
         for kill in range(kills):
             raw = base / str(kill) / "MNIST" / "raw"
-            _table(url, packed, f"killed-{kill}")
-            ended(lambda raw=raw: _ensure(raw), kill_after=generator.uniform(0, seconds))
+            set_archives(url, packed, f"killed-{kill}")
+            ended(lambda raw=raw: ensure(raw), kill_after=generator.uniform(0, seconds))
             done = {f"{path.name}.gz" for path in raw.glob("*ubyte") if path.read_bytes() == content[path.name]}
             check(len(done) == len(list(raw.glob("*ubyte"))), f"kill {kill}: an incomplete file was moved into place")
             parts = {path.stem: path.stat().st_size for path in raw.glob(".download/*.part")}
-            _table(url, packed, f"next-{kill}")
+            set_archives(url, packed, f"next-{kill}")
             _heal(base / str(kill), content)
             missing = {
                 name: parts.get(name, 0)
@@ -62,7 +62,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
     }
 
 
-def _table(url: str, packed: dict[str, bytes], who: str) -> None:
+def set_archives(url: str, packed: dict[str, bytes], who: str) -> None:
     """Serve the files from `url` from now on. The server logs `who` as the client."""
     urls = {name: f"{url}{who}/{name}" for name in packed}
     ARCHIVES["mnist"] = tuple(
@@ -70,13 +70,13 @@ def _table(url: str, packed: dict[str, bytes], who: str) -> None:
     )
 
 
-def _half(count: int, generator: random.Random) -> tuple[bytes, bytes]:
+def make_half(count: int, generator: random.Random) -> tuple[bytes, bytes]:
     """`count` images of noise and their labels, in MNIST's format."""
     images = struct.pack(">4I", 0x803, count, 28, 28) + generator.randbytes(count * 784)
     return images, struct.pack(">2I", 0x801, count) + bytes(number % 10 for number in range(count))
 
 
-def _ensure(raw: Path) -> None:
+def ensure(raw: Path) -> None:
     with _progress.reporting(lambda *_: None):
         _ensure_files.ensure_files("mnist", raw, FILES)
 
@@ -101,7 +101,7 @@ def _asked(log: Path, who: str) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _served(files: dict[str, bytes], log: Path) -> Iterator[str]:
+def serve(files: dict[str, bytes], log: Path) -> Iterator[str]:
     """The URL of a slow server of `files`, in its own process. It writes each request to `log`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
