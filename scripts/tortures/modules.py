@@ -56,12 +56,13 @@ def torture(share: float, seed: int) -> dict[str, Any]:
         subprocess.run([sys.executable, "-c", "import random"], cwd=base, check=True)
         check(ran.exists(), "the control: python itself did not run the random.py of the current folder")
         ran.unlink()
+        before = _run_by_python(base, ran)
         cases = [(name, way) for name in COMMANDS for way in _ways() if share == 1 or name not in SLOW]
         parallel = [case for case in cases if "process" in case[0]]
         few = max(round(len(cases) * share), 3)
         chosen = cases if share == 1 else [rng.choice(parallel), *rng.sample(cases, few - 1)]
         for name, way in chosen:
-            _tested(base, name, way, ran)
+            _tested(base, name, way, before, ran)
     return {"modules": len(names), "commands": len({name for name, _ in chosen}), "runs": len(chosen), "modules run": 0}
 
 
@@ -89,11 +90,26 @@ def _plant(base: Path, names: list[str], ran: Path) -> None:
         (place / "matplotlibrc").write_text("backend: module://planted_backend\n")
 
 
-def _tested(base: Path, name: str, way: str, ran: Path) -> None:
-    own = base / "nnx.py"
-    own.unlink(missing_ok=True)
-    if way == "nnx":  # `python -m nnx` is asked for the nnx of the current folder, before nnx can run
-        shutil.copy(base / "elsewhere/nnx.py", own)
+def _run_by_python(base: Path, ran: Path) -> list[str]:
+    """The modules of the current folder that `python -m nnx` runs before any line of nnx: nothing that nnx can help."""
+    modules = ["nnx.py"]
+    (base / "empty.py").write_text("")
+    while True:
+        (base / modules[-1]).unlink()
+        subprocess.run([sys.executable, "-m", "empty"], cwd=base, capture_output=True)
+        if not ran.exists():
+            return modules
+        modules.append(Path(ran.read_text().split()[0]).name)
+        ran.unlink()
+
+
+def _tested(base: Path, name: str, way: str, before: list[str], ran: Path) -> None:
+    """Run the command. The modules of `before` are there unless Python itself would run them."""
+    for module in before:
+        if way == "nnx":
+            shutil.copy(base / "elsewhere" / module, base)
+        else:
+            (base / module).unlink(missing_ok=True)
     for text in ("results", "made", "steps.png"):
         shutil.rmtree(base / text, ignore_errors=True)
     shutil.rmtree(base / "cache", ignore_errors=True)

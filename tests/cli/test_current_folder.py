@@ -7,7 +7,7 @@ import sys
 import pytest
 
 TRAIN = ("train", "digits_mlp", "--set", "train.epochs=1", "--set", "train.report=false", "--out", "r", "-q")
-NAMES = ("nnx", "random", "torch", "socket", "struct", "pickle", "numpy", "typer", "sklearn")
+NAMES = ("nnx", "random", "torch", "socket", "struct", "pickle", "numpy", "typer", "sklearn", "pathlib", "typing")
 
 
 @pytest.fixture
