@@ -59,7 +59,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
         before = _run_by_python(base, ran)
         cases = [(name, way) for name in COMMANDS for way in _ways() if share == 1 or name not in SLOW]
         parallel = [case for case in cases if "process" in case[0]]
-        few = max(round(len(cases) * share), 3)
+        few = max(round(len(cases) * share), 2)
         chosen = cases if share == 1 else [rng.choice(parallel), *rng.sample(cases, few - 1)]
         for name, way in chosen:
             _tested(base, name, way, before, ran)
