@@ -473,14 +473,22 @@ def test_a_folder_that_cannot_be_made(served, tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("when", ["ab", "wb"], ids=["downloading", "unpacking"])
+@pytest.mark.parametrize("when", ["downloading", "unpacking"])
 def test_a_full_disk(served, tmp_path, monkeypatch, when):
     class Full(io.FileIO):
         def write(self, _):
             raise OSError(28, "No space left on device")
 
     real = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, mode="r": Full(path, mode) if mode == when else real(path, mode))
+    if when == "downloading":
+        fdopen = os.fdopen
+        monkeypatch.setattr(
+            os, "fdopen", lambda fd, mode="r", *a, **k: (Full if mode == "ab" else fdopen)(fd, mode, *a, **k)
+        )
+    else:
+        monkeypatch.setattr(
+            Path, "open", lambda path, mode="r", **more: Full(path, mode) if mode == "xb" else real(path, mode, **more)
+        )
     with pytest.raises(MachineError, match=r"MNIST/raw: can't be written \(No space left on device\)"):
         load(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 on a table."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -34,6 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     @cache
     def path(model: str) -> Path:
         settings = ["train.epochs=1", f"model={SMALL.get(model, model)}", "dataset={name: digits, validation: 0.2}"]
+        settings += ["precision=float32", "layout=channels_first", "threads=1"]  # the same network on all CPUs
         folder = tmp_path_factory.mktemp(model) / "run"
         for _ in run(config.load("digits_mlp", settings, {"device": "cpu"}), out=folder):
             pass
@@ -60,7 +62,8 @@ def subject(trained: Callable[[str], Path]) -> Callable[..., Subject]:
             saved, digits().split, test.inputs[which], [f"test {n}" for n in which], test.labels[which]
         )
 
-    return of
+    # a new one for each test: a subject keeps what explainers measured, perhaps under a test's patches
+    return lambda model: replace(of(model))
 
 
 @pytest.fixture(scope="session")
