@@ -269,10 +269,21 @@ def show(axes: "Axes", image: NDArray[Any], *, signed: bool = False, limit: floa
 
 
 def draw_heatmap(axes: "Axes", heat: NDArray[Any], image: NDArray[Any]) -> None:
-    """Draw non-negative values (H, W) in colours, with the uint8 image (C, H, W) in translucent white over them."""
+    """Draw non-negative values (H, W) in colours, with the uint8 image (C, H, W) in translucent white over them; of a
+    colour image its outlines, as a bright image would hide the colours."""
     show(axes, heat)
-    ink = image.mean(0) / 255
+    ink = image.mean(0) / 255 if len(image) == 1 else outlines(image)
     axes.imshow(np.dstack([np.ones((*ink.shape, 3)), 0.55 * ink]))
+
+
+def outlines(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(C, H, W) -> (H, W) in [0, 1]: the contrast at each pixel over all channels, squared, so that noise is faint."""
+    from scipy.ndimage import sobel
+
+    contrast = sum(np.square(sobel(channel, axis)) for channel in image.astype(np.float64) for axis in (0, 1))
+    strongest = max(float(np.quantile(contrast, 0.98)), 1.0)
+    lines: NDArray[np.float64] = (np.asarray(contrast) / strongest).clip(0, 1)
+    return lines
 
 
 def colour_bar(figure: "Figure", drawn: Any, axes: Any, label: str, *, ticks: int = 5) -> None:

@@ -25,6 +25,9 @@ STEPS = 64  # of an RNN after which the prediction is computed
 MAPS = 32  # of a layer in a picture
 UNITS = 512  # of a layer in a picture
 ROW_LENGTH = 64  # units in a row of the picture
+MIN_ROW_LENGTH = 32  # for few units, so that their squares are not too large
+FEATURES = 10  # of a table's row beside the prediction
+NAMED_FEATURES = 30  # that an RNN reads one by one
 MAPS_ACROSS = 16
 TOP = 2.2  # inches: the sample and the prediction
 LINE = _draw.COLOURS[3]  # pink, distinct from the colours of probabilities
@@ -158,7 +161,8 @@ class Sheet:
         _draw.show(axes, self.image, signed=self.is_signed)
         axes.spines[:].set_visible(False)
         rows, columns = self.image.shape
-        axes.set_xticks([] if self.labels else range(0, columns, 8))
+        filled = int(np.isfinite(self.image[0]).sum())
+        axes.set_xticks([] if self.labels else range(0, filled, 8))
         axes.set_yticks([] if self.labels else range(rows))
         axes.set_yticklabels([] if self.labels else [f"{row * columns}" for row in range(rows)])
         axes.tick_params(length=0, labelsize=7)
@@ -181,15 +185,31 @@ def _sheet(output: NDArray[Any], n: int) -> Sheet:
     row = output[n].reshape(-1)
     content = f"the first {UNITS} of {len(row)} neurons" if len(row) > UNITS else f"{len(row)} neurons"
     row = row[:UNITS].astype(float)
-    image = np.pad(row, (0, -len(row) % ROW_LENGTH), constant_values=np.nan).reshape(-1, ROW_LENGTH)
+    columns = min(ROW_LENGTH, max(MIN_ROW_LENGTH, len(row)))
+    image = np.pad(row, (0, -len(row) % columns), constant_values=np.nan).reshape(-1, columns)
     return Sheet(image, is_signed, content)
 
 
 def _draw_sample_and_prediction(part: "Figure | SubFigure", subject: Subject, n: int) -> None:
     """The sample on the left, the predicted probabilities on the right."""
     left, right = part.subplots(1, 2, width_ratios=[1, 2])
-    _draw.draw_sample(_draw.hide_axes(left) if subject.spec.is_image else left, subject, n)
+    if subject.spec.is_image:
+        _draw.draw_sample(_draw.hide_axes(left), subject, n)
+    else:
+        _draw_row(left, subject, n)
     _draw.draw_prediction(right, subject.classes, subject.probabilities[n])
+
+
+def _draw_row(axes: "Axes", subject: Subject, n: int) -> None:
+    """A bar for each feature of a table's row; of more than FEATURES, those farthest from the mean."""
+    values = subject.inputs()[n].cpu().numpy()
+    shown = np.sort(np.argsort(-np.abs(values), kind="stable")[:FEATURES])
+    axes.barh(range(len(shown)), values[shown])
+    axes.set_yticks(range(len(shown)), [_draw.shorten(subject.features[k], 18) for k in shown])
+    some = f", the {len(shown)} largest of {len(values)}" if len(shown) < len(values) else ""
+    axes.set(ylim=(max(4, len(shown)) - 0.5, -0.5), xlabel=f"standardised value{some}")
+    axes.set_title(_draw.sample_title(subject, n))
+    axes.axvline(0, color=_draw.INK, linewidth=0.6)
 
 
 def _draw_steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDArray[np.float32], n: int) -> Picture:
@@ -206,6 +226,8 @@ def _draw_steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDAr
         left.barh(range(T), subject.inputs()[n].cpu().numpy())
         title = _draw.sample_title(subject, n)
         left.set(ylim=(T - 0.5, -0.5), title=title, xlabel="standardised value", ylabel="feature")
+        if T <= NAMED_FEATURES:
+            left.set_yticks(range(T), [_draw.shorten(name) for name in subject.features], fontsize=7)
     for axes, (name, state) in zip(middle, states.items(), strict=True):
         limit = float(np.abs(state).max())
         drawn = _draw.show(axes, state[n][:, _sort_by_time(state)], signed=True, limit=limit, aspect="auto")

@@ -117,3 +117,24 @@ def test_states_and_prediction_have_colour_bars_and_the_line_a_legend(subject, m
     assert text.get_text() == f"from row {row} on, the prediction is {subject('rnn').predicted[0]}"
     line = next(line for axes in figure.get_axes() for line in axes.get_lines())
     assert line.get_color() == legend.get_lines()[0].get_color() == activations.LINE
+
+
+def test_a_row_of_a_table_names_its_features(table_subject, monkeypatch):
+    figures = []
+    monkeypatch.setattr(activations._draw, "to_png", lambda figure: figures.append(figure) or b"")
+    explained = table_subject("mlp")
+    activations.explain(explained)
+    left = figures[0].subfigs[0].axes[0]
+    assert [label.get_text() for label in left.get_yticklabels()] == explained.features
+    assert left.get_xlabel() == "standardised value"
+
+
+def test_units_are_numbered_only_where_they_are():
+    few = activations._sheet(np.ones((1, 20), np.float32), 0)
+    assert few.image.shape == (1, 32)
+    figure = activations._draw.new_figure(4, 1)
+    axes = figure.add_subplot()
+    few.draw(axes)
+    assert axes.get_xticks().tolist() == [0, 8, 16]
+    assert activations._sheet(np.ones((1, 40), np.float32), 0).image.shape == (1, 40)
+    assert activations._sheet(np.ones((1, 100), np.float32), 0).image.shape == (2, 64)

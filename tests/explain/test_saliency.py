@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nnx import explain
 from nnx.config import registry
-from nnx.explain import saliency
+from nnx.explain import _draw, saliency
 from nnx.models import _layer_outputs
 
 MODELS = registry.names("model")
@@ -198,3 +198,13 @@ def test_a_blank_grad_cam_says_why(subject, monkeypatch):
     axes = Figure().subplots()
     saliency._draw_map(axes, np.zeros((8, 8)), np.zeros((1, 8, 8), np.uint8), signed=False)
     assert [text.get_text() for text in axes.texts] == ["no positive\nevidence"]
+
+
+def test_a_colour_image_shows_its_outlines_over_the_heat():
+    """Where the colours meet, also of equal brightness; nothing elsewhere, however bright it is."""
+    image = np.zeros((3, 8, 8), np.uint8)
+    image[0, :, :4] = 200
+    image[1, :, 4:] = 200
+    lines = _draw.outlines(image)
+    assert (lines[:, 3:5] == 1).all()
+    assert lines[:, [0, 1, 2, 5, 6, 7]].max() == 0
