@@ -77,7 +77,9 @@ class SourceMap:
             if parent in self.overrides:
                 return Problem(dotted, message, self.overrides[parent])
             places = self.keys if key and parent == path else self.values
-            if parent in places and parent:
+            # what the file says below a key that --set replaced is not in force
+            replaced = any(path[:shorter] in self.overrides for shorter in range(1, length))
+            if parent in places and parent and not replaced:
                 line, column = places[parent]
                 return self._at(dotted, message, line, column)
         return Problem(dotted, message, self.name)

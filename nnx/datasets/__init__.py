@@ -61,6 +61,7 @@ __all__ = [
 ]
 
 Numbers = Annotated[list[float], Field(min_length=1, max_length=100_000)]
+Deviations = Annotated[list[Annotated[float, Field(ge=1e-9)]], Field(min_length=1, max_length=100_000)]
 
 
 class DatasetConfig(Component):
@@ -80,7 +81,7 @@ class DatasetConfig(Component):
     mean: Numbers | None = Field(
         None, description="value to subtract per channel, in units of [0, 1], or feature; by default the training mean"
     )
-    std: Numbers | None = Field(
+    std: Deviations | None = Field(
         None, description="value to divide by, likewise; by default the standard deviation of the training data"
     )
 
@@ -350,8 +351,6 @@ def _measure_spec(config: DatasetConfig, source: Source, train: Split, columns: 
             unit = "channel" if len(shape) == 3 else "feature"
             problem = f"has {len(values)} values, but the data has {shape[0]} {unit}s"
             raise ConfigError.at(f"dataset.{key}", f"{problem}; give one per {unit}")
-    if config.std and min(config.std) <= 0:
-        raise ConfigError.at("dataset.std", "contains a value that is not above 0; give positive standard deviations")
     if columns:
         return Spec(shape, source.classes, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)
     mean, std = (config.mean, config.std) if config.mean and config.std else mean_std(train.inputs)

@@ -306,6 +306,10 @@ def test_set_and_the_short_forms(tiny):
         ("train.augment.shift=99", "train.augment.shift", "99 is out of range"),
         ("model.hidden=[4, x]", "model.hidden.1", "expected a whole number"),
         ("optimizer=adamm", "optimizer.name", "did you mean 'adam'"),
+        ("model=cnnn", "model.name", "did you mean 'cnn'"),  # the file has model.name too
+        ("model.hidden=[0]", "model.hidden.0", "0 is out of range"),  # and model.hidden.0
+        ("dataset.std=[0]", "dataset.std.0", "0 is out of range"),
+        ("dataset.std=[0.5, -1]", "dataset.std.1", "-1 is out of range"),
         ("loss=", "loss", "expected a name"),
         ("train=3", "train", "expected a mapping"),
         ("model.hidden.0=5", "model.hidden.0", "is not a mapping, so nothing can be set inside it"),

@@ -144,11 +144,6 @@ def test_given_ones_for_rows(tmp_path):
     [
         ({"mean": [0.5]}, "dataset.mean: has 1 values, but the data has 3 channels; give one per channel"),
         ({"std": [0.5] * 4}, "dataset.std: has 4 values, but the data has 3 channels; give one per channel"),
-        (
-            {"std": [0.5, 0.0, 1.0]},
-            "dataset.std: contains a value that is not above 0; give positive standard deviations",
-        ),
-        ({"std": [0.5, -1.0, 1.0]}, "dataset.std: contains a value that is not above 0"),
     ],
 )
 def test_wrong_ones_are_refused(settings, message, tmp_path):
