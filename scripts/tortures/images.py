@@ -1,4 +1,4 @@
-"""5,000 mutated image files, and bombs: each is decoded or refused by a DataError, within 2 s and 400 MB.
+"""5,000 mutated image files, and bombs: each is decoded or refused by a DataError, within 2 s and 200 MB.
 
 The limit is 400 MB for images of 16 megapixels, and for a progressive JPEG of 49.
 """
