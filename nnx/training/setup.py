@@ -220,10 +220,11 @@ def _tune(setup: TrainingSetup) -> Tuned:
     }
     name = f"{config.model.name} for inputs of {' x '.join(map(str, shape))}, batches of {config.train.batch_size}"
     workload = tuning.Workload(name, facts)
+    threads = torch.get_num_threads()
     try:
         return tuning.tune(config, _questions(setup), workload, samples, lambda candidate: _trial(candidate, setup))
     finally:
-        devices.set_threads(config.threads, operations)
+        torch.set_num_threads(threads)
 
 
 def _questions(setup: TrainingSetup) -> list[tuning.Question]:

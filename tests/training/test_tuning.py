@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+import torch
 
 from nnx import config
 from nnx.datasets import _cache
@@ -177,6 +178,16 @@ def test_equal_runs_choose_equally_and_a_resumed_one_keeps_the_choice(recipe, al
     resumed = list(run(resumed_config(tmp_path / "c"), out=tmp_path / "c", resume=tmp_path / "c"))
     assert isinstance(resumed[-1], Finished)
     assert (tmp_path / "a/checkpoint.pt").read_bytes() == (tmp_path / "c/checkpoint.pt").read_bytes()
+
+
+def test_the_forecast_of_a_short_run_leaves_the_threads_as_chosen(monkeypatch, tmp_path):
+    """digits_mlp's step is too small for two threads."""
+    monkeypatch.setattr(tuning, "SMALL", 0)
+    monkeypatch.setattr(setup.devices, "available_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    events = train("digits_mlp", out=tmp_path / "r")
+    assert choices(events)["threads"].value == "1"
+    assert torch.get_num_threads() == 1
 
 
 def test_a_key_of_the_config_wins(always, tmp_path):
