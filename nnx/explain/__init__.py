@@ -75,10 +75,10 @@ class Subject:
         """The samples to measure on."""
         return self.data(self.held_out_name)
 
-    def name_held_out(self, text: str) -> str:
-        """`text`, in which "test" becomes the name of the split to measure on."""
-        word = {"train": "training"}.get(self.held_out_name, self.held_out_name)
-        return text.replace("test ", f"{word} ")
+    @property
+    def held_out_word(self) -> str:
+        """What texts call the samples to measure on: "test", "validation" or "training" samples."""
+        return {"train": "training"}.get(self.held_out_name, self.held_out_name)
 
     @property
     def spec(self) -> Spec:

@@ -59,7 +59,7 @@ def explain(subject: Subject) -> Explanation:
         "area": dict(zip(subject.classes, area.tolist(), strict=True)),
         "sure": confident,
     }
-    samples = subject.name_held_out(f"{len(test):,} test samples")
+    samples = f"{len(test):,} {subject.held_out_word} samples"
     caption = (
         f"Accuracy {100 * accuracy:.1f} % on {samples}. On {100 * confident:.0f} % of this plane the "
         f"confidence is above {100 * CONFIDENT:.0f} %."

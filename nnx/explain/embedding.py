@@ -29,9 +29,9 @@ NAMED_CLASSES = 20  # at most this many get their names on the map
 MIN_NAMED_SAMPLES = 100  # names on the map would hide fewer; the legend has them
 MARKERS = "o^sDv"  # for more classes than colours
 READING = (
-    "Each dot is one test sample in the colour of its class; samples with similar activations are close together. Look "
-    "for islands: a class that forms its own island is separated by the layer, and from layer to layer the islands "
-    "should move apart. The axes have no unit, and in t-SNE maps the size and distance of islands mean little."
+    "Each dot is one {split} sample in the colour of its class; samples with similar activations are close together. "
+    "Look for islands: a class that forms its own island is separated by the layer, and from layer to layer the "
+    "islands should move apart. The axes have no unit, and in t-SNE maps the size and distance of islands mean little."
 )
 
 
@@ -44,11 +44,10 @@ def explain(subject: Subject) -> Explanation:
     chosen = np.sort(np.random.default_rng(subject.seed).permutation(len(test))[:SAMPLES])
     labels = test.labels[chosen]
     if len(chosen) < MIN_SAMPLES or len(np.unique(labels)) < 2:
+        word = subject.held_out_word
         raise DataError(
-            subject.name_held_out(
-                f"embedding: needs {MIN_SAMPLES} test samples of two classes, found {len(chosen)} samples and "
-                f"{len(np.unique(labels))} classes; use a larger test set"
-            )
+            f"embedding: needs {MIN_SAMPLES} {word} samples of two classes, found {len(chosen)} samples and "
+            f"{len(np.unique(labels))} classes; use a larger {word} set"
         )
     features, untrained_features = (
         _units.layer_features(network, subject, test.inputs[chosen]) for network in (subject.network, subject.untrained)
@@ -79,7 +78,7 @@ def explain(subject: Subject) -> Explanation:
     caption = f"PCA maps: the two directions in which the activations vary most. {summary} {missing}".rstrip()
     png = _draw_maps(subject, pca_maps, labels, separations, 2 if len(pca_maps) == 4 else 3)
     pictures.append(Picture("embedding-pca", caption, png))
-    return Explanation(subject.name_held_out(READING), tuple(pictures), figures)
+    return Explanation(READING.format(split=subject.held_out_word), tuple(pictures), figures)
 
 
 def _choose_tsne_layers(features: dict[str, NDArray[np.float32]], titles: dict[str, str]) -> tuple[list[str], str]:

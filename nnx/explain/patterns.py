@@ -23,7 +23,7 @@ MAGNIFICATION = 3  # so that a frame is thinner than a pixel
 FRAME = (0.9, 0.62, 0.0)  # orange
 READING = (
     "Each row is one unit. On the left is an image optimised by gradient ascent to maximise its activation; on the "
-    "right are the nine test images with the highest activation, cut to the unit's receptive field. Where layers "
+    "right are the nine {split} images with the highest activation, cut to the unit's receptive field. Where layers "
     "build on one another, look for edges first, then strokes and parts, and whole classes last."
 )
 
@@ -40,7 +40,7 @@ def explain(subject: Subject) -> Explanation:
         statistics = measured.statistics[layer.name]
         figures["layers"][layer.name] = statistics
         pictures.append(_draw_layer(layer, subject, measured.optimised[layer.name], measured.images, statistics))
-    return Explanation(subject.name_held_out(READING), tuple(pictures), figures)
+    return Explanation(READING.format(split=subject.held_out_word), tuple(pictures), figures)
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _draw_layer(
     axes[0].tick_params(length=0)
     axes[0].set_ylabel("class" if is_logits else "unit")
     axes[0].set_title("optimised")
-    axes[1].set_title(subject.name_held_out("test images with the highest activation, highest first"))
+    axes[1].set_title(f"{subject.held_out_word} images with the highest activation, highest first")
     title = subject.layer_titles[layer.name]
     figure.suptitle(title, x=0, ha="left", fontsize=10)
     return Picture(f"patterns-{layer.name}", _caption(title, layer, statistics), _draw.to_png(figure))
