@@ -32,18 +32,21 @@ app = typer.Typer(
 )
 
 TRAIN, UNDERSTAND, MANAGE = "Train", "Understand", "Manage"
-app.command("train", cls=Command, rich_help_panel=TRAIN)(train_command.train)
-app.command("eval", cls=Command, rich_help_panel=TRAIN)(eval_command.evaluate)
-app.command("predict", cls=Command, rich_help_panel=TRAIN)(predict.predict)
-app.command("explain", cls=Command, rich_help_panel=UNDERSTAND)(explain.explain)
-app.command("trace", cls=Command, rich_help_panel=UNDERSTAND)(trace_command.trace)
-app.command("init", cls=Command, rich_help_panel=MANAGE)(init.init)
-app.command("list", cls=Command, rich_help_panel=MANAGE)(list_command.list_parts)
-app.command("show", cls=Command, rich_help_panel=MANAGE)(show_command.show)
-app.command("verify", cls=Command, rich_help_panel=MANAGE)(verify_command.verify)
-app.command("check", cls=Command, rich_help_panel=MANAGE)(check.check)
-app.command("schema", cls=Command, rich_help_panel=MANAGE)(schema.schema)
-app.command("doctor", cls=Command, rich_help_panel=MANAGE)(doctor.doctor)
+for name, function, panel in (
+    ("train", train_command.train, TRAIN),
+    ("eval", eval_command.evaluate, TRAIN),
+    ("predict", predict.predict, TRAIN),
+    ("explain", explain.explain, UNDERSTAND),
+    ("trace", trace_command.trace, UNDERSTAND),
+    ("init", init.init, MANAGE),
+    ("list", list_command.list_parts, MANAGE),
+    ("show", show_command.show, MANAGE),
+    ("verify", verify_command.verify, MANAGE),
+    ("check", check.check, MANAGE),
+    ("schema", schema.schema, MANAGE),
+    ("doctor", doctor.doctor, MANAGE),
+):
+    app.command(name, cls=Command, rich_help_panel=panel)(function)
 
 
 def _print_version(requested: bool) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nnx.checkpoint import Checkpoint
-    from nnx.datasets import Split
+    from nnx.datasets import Dataset
     from nnx.explain import Explanation, Subject
 
 
@@ -104,24 +105,18 @@ def explain(
         config = settings_of(saved, path, overrides, device)
         runtime = runtime_for(config, precision="float32")
         dataset = cache(lambda: dataset_of(saved, config, path, data_dir))
-        notes: list[str] = []
         if images:
             if index:
                 raise InputError("name image files or --index, not both")
-            inputs, names, notes = _read_images(images, saved, path)
-            labels = None
+            selected = _read_images(images, saved, path)
         else:
-            split_name = split.value if split else dataset().split_names[0]
-            if not split and split_name != "test":
-                notes.append(f"the dataset has no test samples (dataset.test: 0): explaining {split_name} samples")
-            samples = dataset().split(split_name)
-            inputs, names, labels = _select_samples(samples, index or [], split_name, len(saved.spec.classes))
+            selected = _select_samples(dataset(), index or [], split)
         subject = explain.build_subject(
             saved,
             lambda name: dataset().split(name),
-            inputs,
-            names,
-            labels,
+            selected.inputs,
+            selected.names,
+            selected.labels,
             split_names=lambda: dataset().split_names,
             device=runtime.device,
         )
@@ -129,7 +124,7 @@ def explain(
         if not quiet:
             choices = (*runtime.choices, threads)
             console.print_choices(choice for choice in choices if choice.what in ("device", "threads"))
-            console.print_notes(notes)
+            console.print_notes(selected.notes)
         with devices.explain_out_of_memory(
             "Explain fewer samples at a time; if the device's memory ran out, use --device cpu"
         ):
@@ -141,28 +136,38 @@ def explain(
         _print_table(document)
 
 
-def _select_samples(
-    samples: "Split", indices: list[int], split: str, classes: int
-) -> "tuple[NDArray[Any], list[str], NDArray[Any]]":
-    """The samples at these indices, or one of each class, with their names and labels. Raises InputError for an index
-    beyond the split."""
+@dataclass(frozen=True)
+class Selected:
+    """What to explain: (N, *shape) inputs, their names, their labels if they are known, and notes for the user."""
+
+    inputs: "NDArray[Any]"
+    names: list[str]
+    labels: "NDArray[Any] | None"
+    notes: list[str]
+
+
+def _select_samples(dataset: "Dataset", indices: list[int], split: SplitName | None) -> Selected:
+    """The samples of the dataset at these indices, or one of each class. Raises InputError for an index beyond the
+    split."""
     import numpy as np
 
     from nnx.explain import one_per_class
 
+    name = split.value if split else dataset.split_names[0]
+    notes = []
+    if not split and name != "test":
+        notes.append(f"the dataset has no test samples (dataset.test: 0): explaining {name} samples")
+    samples = dataset.split(name)
     if beyond := [n for n in indices if n >= len(samples)]:
         raise InputError(
-            f"--index {beyond[0]}: the {split} split has {len(samples):,} samples; give 0 to {len(samples) - 1}"
+            f"--index {beyond[0]}: the {name} split has {len(samples):,} samples; give 0 to {len(samples) - 1}"
         )
-    selected = np.array(indices) if indices else one_per_class(samples, classes)
-    return samples.inputs[selected], [f"{split} {n}" for n in selected], samples.labels[selected]
+    selected = np.array(indices) if indices else one_per_class(samples, len(dataset.spec.classes))
+    return Selected(samples.inputs[selected], [f"{name} {n}" for n in selected], samples.labels[selected], notes)
 
 
-def _read_images(
-    paths: list[str], checkpoint: "Checkpoint", checkpoint_path: Path
-) -> "tuple[NDArray[Any], list[str], list[str]]":
-    """Read image files and folders: (N, C, H, W) prepared as by nnx predict, the image names, and notes on their
-    preparation. Raises DataError."""
+def _read_images(paths: list[str], checkpoint: "Checkpoint", checkpoint_path: Path) -> Selected:
+    """Read image files and folders, prepared as by nnx predict: (N, C, H, W). The notes tell how. Raises DataError."""
     import numpy as np
 
     from nnx.inference.inputs import InputSet
@@ -176,7 +181,7 @@ def _read_images(
     preparations = [steps for batch in batches for steps in batch.prepared]
     prepared = [{"input": name, "prepared": steps} for name, steps in zip(names, preparations, strict=True)]
     notes = [*input_set.notes, *prediction_view.preparation_notes(prepared)]
-    return np.concatenate([batch.inputs for batch in batches]), names, notes
+    return Selected(np.concatenate([batch.inputs for batch in batches]), names, None, notes)
 
 
 def _print_progress(
