@@ -21,7 +21,7 @@ from pydantic import Field
 
 from nnx.config import CountOrFraction, registry
 from nnx.config.registry import Component
-from nnx.datasets import _progress
+from nnx.datasets import _changes, _progress
 from nnx.datasets._mapped import Mapped, fits, is_mapped
 from nnx.datasets._progress import silent
 from nnx.datasets._statistics import (
@@ -130,8 +130,8 @@ class Source:
     of the K classes.
 
     `wait_until_verified` waits for a check of the training files that is still running, and raises DataError if they
-    are damaged. `validation` is set if the data has its own validation split. `columns`, of a table, are not fitted
-    yet: the splits then contain (N, columns) float64 from `Columns.encode`. `notes` tell the user what was chosen, and
+    are damaged. `test_files` are those that `test` opens. `validation` is set if the data has its own validation split.
+    `columns`, of a table, are not fitted yet: the splits then contain (N, columns) float64 from `Columns.encode`. `notes` tell the user what was chosen, and
     why.
     """
 
@@ -139,6 +139,7 @@ class Source:
     test: Callable[[], Split] | None
     classes: tuple[str, ...]
     wait_until_verified: Callable[[], None] = lambda: None
+    test_files: tuple[Path, ...] = ()
     validation: Split | None = None
     columns: Columns | None = None
     fit: Fit | None = None
@@ -160,6 +161,7 @@ class Dataset:
     test: Callable[[], Split] | None
     folder: Path
     notes: tuple[Choice, ...] = ()
+    read_later: tuple[_changes.FileState, ...] = ()  # the files that are read after loading, as they were then
 
     @property
     def seen(self) -> tuple[Split, ...]:
@@ -172,6 +174,10 @@ class Dataset:
         validation, train."""
         present = {"test": self.test, "validation": self.validation, "train": self.train}
         return tuple(name for name, split in present.items() if split)
+
+    def find_changed_files(self) -> list[Path]:
+        """The files whose content changed after loading, so that what is read from them is of other data."""
+        return [state.path for state in self.read_later if state.has_changed]
 
     def split(self, name: str) -> Split:
         """The split of this name: train, validation or test. Raises InputError if there is none."""
@@ -205,8 +211,9 @@ def load(
     """
     folder = find_folder(config, data_dir)
     config = _with_white_of(config, like)
-    with _progress.reporting(progress) if progress else nullcontext():
+    with _changes.recording() as mapped_files, _progress.reporting(progress) if progress else nullcontext():
         source: Source = registry.module("dataset", config.name).load(config, folder)
+    read_later = (*mapped_files, *(_changes.FileState.of(path) for path in source.test_files))
     where = describe_location(config, folder)
     if like is None:
         _check_none_wanted(config, source, where)
@@ -251,7 +258,7 @@ def load(
         split = check_split(load_test(), K, where, shape=shape).named("test sample {}".format)
         return to_features(_read_into_memory(split) if fits(split.inputs.nbytes) else _leave_in_file(split))
 
-    return Dataset(spec, train, validation, load_test and partial(test, load_test), folder, notes)
+    return Dataset(spec, train, validation, load_test and partial(test, load_test), folder, notes, read_later)
 
 
 def _with_white_of(config: DatasetConfig, like: Spec | None) -> DatasetConfig:

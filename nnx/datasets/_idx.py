@@ -82,7 +82,8 @@ def source(
         return split
 
     train, wait_until_verified = read_split(*files[0])
-    return Source(train, test, classes, wait_until_verified)
+    test_files = tuple(_plain_or_packed(raw / name) for name in files[1])
+    return Source(train, test, classes, wait_until_verified, test_files)
 
 
 def _plain_or_packed(path: Path) -> Path:

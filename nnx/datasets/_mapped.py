@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.datasets import _changes
 from nnx.errors import MachineError
 
 SHORTENED = "became shorter while it was in use; restore the file, then run the command again or resume the run"
@@ -50,8 +51,10 @@ _opened: dict[Path, os.stat_result] = {}  # the mapped files, as they were when 
 
 
 def note_mapped(path: Path) -> None:
-    """Remember the size of a file that is being memory-mapped, for `check_mapped_files`."""
+    """Remember the size and the content of a file that is being memory-mapped, for `check_mapped_files` and the end of
+    a run."""
     _opened[path] = path.stat()
+    _changes.record_mapped(path)
 
 
 def find_shortened() -> Path | None:

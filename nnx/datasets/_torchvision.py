@@ -43,7 +43,10 @@ def cifar(name: str, cls: str, folder: Path, base: str, *, train: Sequence[str],
         return Split(images, np.array(data.targets, np.int64))
 
     training = read_half(training=True)
-    return Source(to_split(training), lambda: to_split(read_half(training=False)), tuple(training.classes))
+    test_files = (folder / base / test,)
+    return Source(
+        to_split(training), lambda: to_split(read_half(training=False)), tuple(training.classes), test_files=test_files
+    )
 
 
 def _class(cls: str) -> Any:

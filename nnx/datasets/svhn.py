@@ -24,4 +24,5 @@ def load(config: Config, folder: Path) -> Source:
         data = _torchvision.read("SVHN", folder, split=name)
         return Split(np.ascontiguousarray(data.data), data.labels)  # (N, 3, H, W)
 
-    return Source(split("train"), lambda: split("test"), tuple("0123456789"))
+    test_files = (folder / "test_32x32.mat",)
+    return Source(split("train"), lambda: split("test"), tuple("0123456789"), test_files=test_files)

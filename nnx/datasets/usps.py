@@ -24,4 +24,6 @@ def load(config: Config, folder: Path) -> Source:
         data = _torchvision.read("USPS", folder, train=train)
         return Split(data.data[:, None], np.array(data.targets, np.int64))  # (N, 1, H, W)
 
-    return Source(split(train=True), lambda: split(train=False), tuple("0123456789"))
+    return Source(
+        split(train=True), lambda: split(train=False), tuple("0123456789"), test_files=(folder / "usps.t.bz2",)
+    )

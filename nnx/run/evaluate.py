@@ -98,6 +98,12 @@ def _changed_data(saved: Checkpoint, folder: Path, dataset: Dataset, test: Split
     return changes
 
 
+def _changed_files(dataset: Dataset) -> list[Choice]:
+    """A warning for each file that was rewritten during the run, before its test."""
+    reason = "changed during the run: the test figures are of other data than at its start"
+    return [Choice("warning", str(path), reason) for path in dataset.find_changed_files()]
+
+
 def _changed_division(saved: Checkpoint, config: Config, split: str) -> list[Choice]:
     """A warning if `config` sets other samples of the same data aside for `split` than the training did."""
     before, now = saved.config.dataset.model_dump(), config.dataset.model_dump()
@@ -123,11 +129,13 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     predictions = _predict(best, setup.loader(samples), setup.runtime, setup.evaluation_criterion)
     test_data = datasets.fingerprint(samples) if is_test and not datasets.is_mapped(samples.inputs) else None
     assessment = assess(setup, best, samples if is_test else None)
+    changed = _changed_files(setup.dataset) if is_test else []
     test = predictions if is_test else None
     seconds = time.perf_counter() - begun
     summary = _summary(saver, best, test, test_data=test_data, duplicates=duplicates, seconds=seconds)
-    summary |= assessment.summary()
+    summary |= assessment.summary() | {"warnings": [f"{choice.value}: {choice.reason}" for choice in changed]}
     frames = film.read_or_none(folder)
+    choices = (*choices, *changed)
     return ReportContent(
         best, split, samples, predictions, choices, saver.metrics, summary, frames, duplicates, setup.config
     )

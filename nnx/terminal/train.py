@@ -108,11 +108,14 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
 
 def _warnings(event: Event) -> Sequence[str]:
     """The warnings that an event carries."""
-    if isinstance(event, Finished) and (count := event.summary.get("test_duplicates")):
+    if isinstance(event, Finished):
         summary = event.summary
-        conflicts = summary.get("test_duplicate_conflicts")
-        examples = summary.get("test_duplicate_examples", ())
-        return [duplicates_warning(count, summary["test_samples"], conflicts, examples)]
+        warnings = [*summary.get("warnings", ())]
+        if count := summary.get("test_duplicates"):
+            conflicts = summary.get("test_duplicate_conflicts")
+            examples = summary.get("test_duplicate_examples", ())
+            warnings.append(duplicates_warning(count, summary["test_samples"], conflicts, examples))
+        return warnings
     return event.warnings if isinstance(event, Started | Health) else ()
 
 
