@@ -1,5 +1,6 @@
 """Process-wide changes with which the command line starts and ends quickly. As a library, nnx makes none of them.
 
+- `check_memory_limits`: refuses a limit on memory too low to import torch
 - `import_torch`: puts a stub in place of one torch module, adapts how threads wait for each other, avoids importing
   torch._dynamo, and handles SIGBUS, the signal of a memory-mapped file that was shortened
 - `import_help`: puts stubs in place of two modules of rich
@@ -17,13 +18,33 @@ import sys
 from types import ModuleType
 from typing import NoReturn
 
+from nnx.errors import MachineError
+
 # option numbers of mallopt, from glibc's malloc.h
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
 _handlers: list[object] = []  # kept alive for C
+# MB. A short training takes 1,025 of data, 3,825 of addresses, the import of torch 770 and 3,310 (torch 2.14, CUDA,
+# two threads). Below these limits libraries end the process (SIGSEGV, SIGABRT, code 127), or a training waits for ever.
+NEEDED_DATA = 1000
+NEEDED_ADDRESSES = 3300
 DEFERRED = "torch._meta_registrations"
 TESTED = ("2.14.",)  # versions of torch tested without the deferred module; others are imported completely
+
+
+def check_memory_limits() -> None:
+    """Raises MachineError if a limit on this process's memory is too low to import torch."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    limits = ((resource.RLIMIT_DATA, "-d", NEEDED_DATA), (resource.RLIMIT_AS, "-v", NEEDED_ADDRESSES))
+    for limit, option, needed in limits:
+        allowed = resource.getrlimit(limit)[0]
+        if allowed != resource.RLIM_INFINITY and allowed < needed * 2**20:
+            problem = f"allows {allowed // 2**20:,} MB of memory, too little to import torch, which needs {needed:,} MB"
+            raise MachineError(f"ulimit {option} {problem}; raise it (ulimit {option} unlimited)")
 
 
 def import_torch() -> None:
@@ -39,6 +60,7 @@ def import_torch() -> None:
     """
     if "torch" in sys.modules:
         return
+    check_memory_limits()
     adapts = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
     if adapts and not os.path.exists("/proc/self/schedstat"):
         os.environ["GOMP_SPINCOUNT"] = "1000"

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nnx.cli._options import Set
+from nnx.cli._start import check_memory_limits
 from nnx.errors import printable
 from nnx.formatting import print_wrapped
 
@@ -18,6 +19,7 @@ def check(
 
     Prints every problem with its place. Reads no data.
     """
+    check_memory_limits()
     from nnx import config
     from nnx.errors import ConfigError
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nnx.cli._options import Json, print_json
+from nnx.cli._start import check_memory_limits
 from nnx.errors import InputError, printable
 
 
@@ -51,6 +52,7 @@ def list_parts(
     if kind is Kind.cache:
         _list_cache(clear, json)
         return
+    check_memory_limits()
     kinds = [kind] if kind else [kind for kind in Kind if kind is not Kind.cache]
     descriptions = {kind.value: _describe(kind) for kind in kinds}
     if json:

@@ -131,8 +131,8 @@ class Source:
 
     `wait_until_verified` waits for a check of the training files that is still running, and raises DataError if they
     are damaged. `test_files` are those that `test` opens. `validation` is set if the data has its own validation split.
-    `columns`, of a table, are not fitted yet: the splits then contain (N, columns) float64 from `Columns.encode`. `notes` tell the user what was chosen, and
-    why.
+    `columns`, of a table, are not fitted yet: the splits then contain (N, columns) float64 from `Columns.encode`.
+    `notes` tell the user what was chosen, and why.
     """
 
     train: Split
