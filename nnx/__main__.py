@@ -3,10 +3,27 @@
 import os
 import sys
 
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return ""
+
+
 # -m puts the current folder first: a random.py or torch.py in it would be run instead of the real one.
-if sys.path[0] == os.getcwd() and not os.path.samefile(os.path.dirname(os.path.dirname(__file__)), sys.path[0]):
+if sys.path[0] == _current_folder() and not os.path.samefile(
+    os.path.dirname(os.path.dirname(__file__)), sys.path[0] or "/"
+):
     del sys.path[0]
 
-from nnx.cli import main
+import signal  # noqa: E402
 
-main()
+# While modules are imported there is nothing to clean up, and KeyboardInterrupt would end in a traceback.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+
+from nnx.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

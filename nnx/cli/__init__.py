@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from nnx.cli import train as train_command
 from nnx.cli import verify as verify_command
 from nnx.cli._help import Command, Commands
 from nnx.cli._start import exit_quickly
-from nnx.errors import ConfigError, NnxError, Stopped, printable
+from nnx.errors import ConfigError, MachineError, NnxError, Stopped, printable
 from nnx.formatting import print_wrapped, terminal_width
 
 app = typer.Typer(
@@ -69,6 +70,12 @@ def _options(
 def main() -> None:
     """Run the command line and exit with its exit code; with 141 if its result could not be printed."""
     find_output_error = _streams.install()
+    try:
+        os.getcwd()
+    except OSError as problem:
+        exit_quickly(_report(MachineError(f"the current folder can't be used ({problem.strerror}); change to another")))
+    if callable(signal.getsignal(signal.SIGINT)):  # until here, nnx.__main__ ended the process at once
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run_command()
     if (error := find_output_error()) and not code:
         code = _streams.LOST if _streams.is_lost(error) else _report(error)
