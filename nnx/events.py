@@ -42,6 +42,9 @@ class Started:
     epoch: int  # first epoch to train: 0, or a later one after a resume
     step: int
     warnings: tuple[str, ...] = ()
+    # of a resumed run: the lines of metrics.jsonl so far, without times, and the one of the best epoch
+    history: tuple[dict[str, Any], ...] = ()
+    best: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def _memory_cure(config: Config) -> str:
 def _started(saver: RunSaver, warnings: Sequence[str]) -> Started:
     setup, state, data = saver.setup, saver.setup.state, saver.setup.dataset
     data_path = describe_data_path(setup.config.dataset.name, data.train, setup.loader(data.train))
-    notes = [*([loss] if (loss := setup.loss_note) else []), setup.film_choice]
+    notes = [note for note in (setup.loss_note, setup.schedule_note, setup.film_choice) if note]
     return Started(
         run=saver.folder,
         choices=(*setup.runtime.choices, *data.notes, data_path, *notes, *setup.unmeasured),
@@ -137,6 +137,8 @@ def _started(saver: RunSaver, warnings: Sequence[str]) -> Started:
         epoch=state.epoch,
         step=state.step,
         warnings=tuple(warnings),
+        history=tuple(state.history),
+        best=state.best,
     )
 
 

@@ -124,8 +124,23 @@ def header(event: Started, width: int | None = None) -> Text:
     samples = ", ".join(f"{count:,} {split}" for split, count in event.samples.items() if count)
     model = f"{event.parameters:,} parameters in {len(event.layers)} layer{'s' * (len(event.layers) != 1)}"
     choices = choice_rows(event.choices)
-    rows = [("run", printable(str(event.run)), ""), *choices, ("samples", samples, ""), ("model", model, "")]
-    return align(rows, width)
+    run = [("run", printable(str(event.run)), ""), *_resumed(event)]
+    return align([*run, *choices, ("samples", samples, ""), ("model", model, "")], width)
+
+
+def _resumed(event: Started) -> list[tuple[str, str, str]]:
+    """Where a resumed run continues, and its best epoch so far."""
+    if not event.step:
+        return []
+    whole = event.step == event.epoch * event.steps_per_epoch
+    where = f"epoch {event.epoch} of {event.epochs}" if whole else f"step {event.step:,}"
+    return [("resumed", f"after {where}{f'; best {best}' if (best := _best_figure(event.best)) else ''}", "")]
+
+
+def _best_figure(best: dict[str, Any] | None) -> str:
+    """The validation accuracy of the best epoch and its number: "97.94 % at epoch 3". Empty if it was not measured."""
+    accuracy = best["val_accuracy"] if best and "val_accuracy" in best else None
+    return "" if best is None or accuracy is None else f"{_percent(accuracy)} at epoch {best['epoch']}"
 
 
 def epoch_lines(event: Epoch, epochs: int) -> list[Text]:
@@ -245,8 +260,8 @@ class _LiveView:
         self.epoch = self.batch = 0  # both from 0
         self.epochs = self.steps_per_epoch = 1
         self.latest: Step | None = None
-        self.evaluated: Epoch | None = None
-        self.best: Epoch | None = None
+        self.evaluated: dict[str, Any] | None = None  # line of metrics.jsonl of the latest epoch
+        self.best: dict[str, Any] | None = None  # of the best one
         self.finished = False
         self.health: Health | None = None
         self.train = _Curve()
@@ -260,6 +275,10 @@ class _LiveView:
                 self.epoch = event.epoch
                 self.step = self.first = event.step
                 self.begun = time.monotonic()
+                for record in event.history:
+                    self.train.add(record["step"], record["train_loss"])
+                    self._add_epoch(record)
+                self.best = event.best
             case Step():
                 self.epoch = event.epoch
                 self.batch = event.batch
@@ -270,14 +289,17 @@ class _LiveView:
                 self.epoch = event.epoch
                 self.batch = 0
                 self.step = event.step
-                self.evaluated = event
-                self.best = event if event.is_best else self.best
-                if event.val_loss is not None:
-                    self.validation.add(event.step, event.val_loss)
+                self._add_epoch(vars(event))
+                self.best = self.evaluated if event.is_best else self.best
             case Health():
                 self.health = event
             case Finished():
                 self.finished = True
+
+    def _add_epoch(self, record: dict[str, Any]) -> None:
+        """Add a finished epoch, as a line of metrics.jsonl."""
+        self.evaluated = record
+        self.validation.add(record["step"], record.get("val_loss"))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         if not self.finished:
@@ -285,7 +307,8 @@ class _LiveView:
             yield from self._progress(options)
         if options.size.height >= 20 and options.max_width >= 40 and not options.ascii_only:
             yield Segment.line()
-            yield from _draw_curves(self.train, self.validation, min(COLUMNS, options.max_width - 10))
+            columns = min(COLUMNS, options.max_width - 10)
+            yield from _draw_curves(self.train, self.validation, columns, self.steps_per_epoch)
         if self.finished:
             yield Segment.line()
 
@@ -300,9 +323,8 @@ class _LiveView:
         if step := self.latest:
             rate_figure = ("samples/s", f"{step.samples_per_second:,.0f}")
             yield from _figures(options, ("loss", _loss(step.loss)), ("lr", f"{step.lr:.1e}"), rate_figure)
-        if (latest := self.evaluated) and (best := self.best) and latest.val_accuracy is not None:
-            best_figure = f"{_figure(best.val_accuracy, _percent)} at epoch {best.epoch}"
-            yield from _figures(options, ("val acc", _figure(latest.val_accuracy, _percent)), ("best", best_figure))
+        if self.evaluated and (best := _best_figure(self.best)):
+            yield from _figures(options, ("val acc", _percent(self.evaluated["val_accuracy"])), ("best", best))
         if self.health:
             yield from _figures(options, *_health_figures(self.health))
 
@@ -340,21 +362,26 @@ def _figures(options: ConsoleOptions, *figures: tuple[str, str]) -> Iterator[Seg
 
 
 class _Curve:
-    """(step, ln loss) of a run of any length, thinned evenly to at most one point per column of dots. Skips values that
-    are not finite."""
+    """(step, ln loss) of a run of any length, thinned to at most one point per column of dots, evenly along the axis.
+    Skips values that are not finite."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
-        self._every = 1
-        self._count = 0
+        self._gap = 0  # steps between two points, at least
 
     def add(self, step: int, loss: float | None) -> None:
-        if self._count % self._every == 0 and loss is not None and math.isfinite(loss):
-            self.points.append((step, math.log(max(loss, 1e-9))))
-        self._count += 1
+        if loss is None or not math.isfinite(loss):
+            return
+        self._append(step, math.log(max(loss, 1e-9)))
         if len(self.points) > 2 * COLUMNS:
-            self.points = self.points[::2]
-            self._every *= 2
+            points, self.points = self.points, []
+            self._gap = (points[-1][0] - points[0][0]) // COLUMNS
+            for point in points:
+                self._append(*point)
+
+    def _append(self, step: int, height: float) -> None:
+        if not self.points or step - self.points[-1][0] >= self._gap:
+            self.points.append((step, height))
 
 
 BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # the bit of each of a character's 2 x 4 dots
@@ -362,19 +389,20 @@ EMPTY = 0x2800
 MARK = ord("o")
 
 
-def _draw_curves(train: _Curve, validation: _Curve, columns: int) -> Iterator[Segment]:
-    """Draw the training loss as a line of dots and each validation loss as an o, on a logarithmic scale."""
+def _draw_curves(train: _Curve, validation: _Curve, columns: int, steps_per_epoch: int) -> Iterator[Segment]:
+    """Draw the training loss as a line of dots and each validation loss as an o, on a logarithmic scale, over the
+    epochs from 0 to now."""
     points = train.points + validation.points
     if len(points) < 2:
         return
     steps, heights = zip(*points, strict=True)
-    first = min(steps)
+    last = max(*steps, 1)
     top = max(heights)
-    dots_per_step = (2 * columns - 1) / max(max(steps) - first, 1)
+    dots_per_step = (2 * columns - 1) / last
     dots_per_unit = (4 * ROWS - 1) / max(top - min(heights), 1e-9)
 
     def dots(curve: _Curve) -> list[tuple[int, int]]:
-        return [(round((x - first) * dots_per_step), round((top - y) * dots_per_unit)) for x, y in curve.points]
+        return [(round(x * dots_per_step), round((top - y) * dots_per_unit)) for x, y in curve.points]
 
     cells = [[EMPTY] * columns for _ in range(ROWS)]
     for (x0, y0), (x1, y1) in pairwise(dots(train)):
@@ -386,9 +414,12 @@ def _draw_curves(train: _Curve, validation: _Curve, columns: int) -> Iterator[Se
     for x, y in dots(validation):
         cells[y // 4][x // 2] = MARK
     mark = "o val" if validation.points else ""
-    labels = [_loss(math.exp(top)), "loss", "⠒⠒ train", mark, "", _loss(math.exp(min(heights)))]
+    labels = [_loss(math.exp(top)), "loss,", "log scale", "⠒⠒ train", mark, _loss(math.exp(min(heights)))]
     for label, row in zip(labels, cells, strict=True):
         yield Segment(f"{label:>9} ", DIM)
         for is_validation, run in groupby(row, lambda cell: cell == MARK):
             yield Segment("".join(map(chr, run)).replace(chr(EMPTY), " "), MAGENTA if is_validation else CYAN)
         yield Segment.line()
+    now = f"{last / steps_per_epoch:.1f}".removesuffix(".0")
+    yield Segment(f"{'epoch':>9} 0{now:>{columns - 1}}", DIM)
+    yield Segment.line()

@@ -89,6 +89,21 @@ class TrainingSetup:
             trained.append("training loss is of the raw weights, validation and test loss of their moving average")
         return Choice("loss", self.config.loss.name, "; ".join(trained)) if trained else None
 
+    @property
+    def schedule_note(self) -> Choice | None:
+        """The jump of the learning rate where a resumed run has another number of epochs, on which its schedule
+        depends."""
+        state, step = self.state, self.state.step - 1
+        if not self.saved or step < 0:
+            return None
+        epochs = self.saved.config.train.epochs
+        before = state.lr_at(step, epochs)
+        jump = f"{before:.1e} → {state.lr:.1e}"
+        if before == state.lr_at(step, self.config.train.epochs) or len(set(jump.split(" → "))) == 1:
+            return None
+        reason = f"the {self.config.schedule.name} schedule now spans {self.config.train.epochs} epochs, not {epochs}"
+        return Choice("learning rate", jump, reason)
+
     @cached_property
     def film_choice(self) -> Choice:
         """Whether the run is filmed, `on` or `off`, and why."""

@@ -91,12 +91,13 @@ class State:
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        horizon = Horizon(
-            self.steps_per_epoch,
-            self.config.train.epochs,
-            [record["val_loss"] for record in self.history if "val_loss" in record],
-        )
-        return self.peak_lr * cast(Schedule, self.config.schedule).factor(self.step, horizon)
+        return self.lr_at(self.step, self.config.train.epochs)
+
+    def lr_at(self, step: int, epochs: int) -> float:
+        """The learning rate of a step in a run of `epochs` epochs, after the validation losses so far."""
+        val_losses = [record["val_loss"] for record in self.history if "val_loss" in record]
+        horizon = Horizon(self.steps_per_epoch, epochs, val_losses)
+        return self.peak_lr * cast(Schedule, self.config.schedule).factor(step, horizon)
 
     @property
     def peak_lr(self) -> float:

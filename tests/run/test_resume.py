@@ -175,6 +175,35 @@ def test_what_does_not_change_the_training_may_differ(folder, setting):
     assert not started(events(setting, resume=folder)).warnings
 
 
+def test_a_resumed_run_starts_with_its_history(folder):
+    found = started(events("train.epochs=3", resume=folder))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in found.history] == [1, 2]
+    assert all(record.items() <= line.items() for record, line in zip(found.history, lines, strict=False))
+    assert found.best == max(found.history, key=lambda record: record["val_accuracy"])
+    assert started(events(out=folder.with_name("new"))).history == ()
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "linear"])
+def test_a_jump_of_the_learning_rate_after_more_epochs_is_explained(schedule, tmp_path):
+    events(f"schedule={schedule}", out=tmp_path / "r")
+    last = json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[-1])["lr"]
+    found = events(f"schedule={schedule}", "train.epochs=4", resume=tmp_path / "r")
+    (note,) = (choice for choice in started(found).choices if choice.what == "learning rate")
+    first = next(event for event in found if isinstance(event, Step))
+    assert first.step == 25
+    assert note.value == f"{last:.1e} → {first.lr:.1e}"
+    assert note.reason == f"the {schedule} schedule now spans 4 epochs, not 2"
+
+
+@pytest.mark.parametrize("change", [["schedule=one_cycle"], ["schedule=step", "train.epochs=4"]])
+def test_a_learning_rate_that_does_not_jump_is_not_explained(change, tmp_path):
+    schedules = [setting for setting in change if setting.startswith("schedule")]
+    new = started(events(*schedules, out=tmp_path / "r"))
+    again = started(events(*change, resume=tmp_path / "r"))
+    assert "learning rate" not in {choice.what for choice in (*new.choices, *again.choices)}
+
+
 def test_another_environment_is_warned_of(folder, monkeypatch):
     real = devices.environment_fingerprint
     monkeypatch.setattr(devices, "environment_fingerprint", lambda chosen: real(chosen) | {"torch": "9.9"})

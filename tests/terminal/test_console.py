@@ -255,6 +255,72 @@ def test_any_loss_can_be_drawn(losses, monkeypatch):
     list(train.show(events(losses=losses), console=terminal()))
 
 
+def chart(view: train._LiveView, steps_per_epoch: int = 20) -> list[str]:
+    """The lines of the chart, 60 columns wide right of its labels."""
+    segments = train._draw_curves(view.train, view.validation, 60, steps_per_epoch)
+    return "".join(segment.text for segment in segments).splitlines()
+
+
+def test_the_chart_names_its_axes_and_its_scale():
+    view = train._LiveView()
+    for event in events():
+        view.update(event)
+    *rows, axis = chart(view)
+    assert [row[:10].strip() for row in rows] == ["3.000", "loss,", "log scale", "⠒⠒ train", "o val", "0.1100"]
+    assert re.fullmatch(r" +epoch 0 {58}3", axis)
+    view.update(Step(3, 5, 65, 0.1, 1e-3, 1.0))
+    assert chart(view)[-1].endswith(" 3.2")  # epochs so far, of 20 steps
+
+
+def resumed(history: list[dict], best: int | None, **changes) -> Started:
+    record = history[best] if best is not None else None
+    started = replace(next(events(epochs=10)), epoch=len(history), step=20 * len(history))
+    return replace(started, history=tuple(history), best=record, **changes)
+
+
+HISTORY = [
+    {"epoch": n, "step": 20 * n, "train_loss": 3 / n, "val_loss": 4 / n, "val_accuracy": accuracy, "lr": 0.1}
+    for n, accuracy in ((1, 0.5), (2, 0.8), (3, 0.7))
+]
+
+
+def test_the_chart_of_a_resumed_run_begins_with_its_first_epoch_and_the_best_stays():
+    uninterrupted, again = train._LiveView(), train._LiveView()
+    again.update(resumed(HISTORY, 1))
+    for record in HISTORY:
+        uninterrupted.train.add(record["step"], record["train_loss"])
+        uninterrupted.validation.add(record["step"], record["val_loss"])
+    assert chart(again) == chart(uninterrupted)
+    screen = terminal()
+    screen.print(again)
+    assert re.search("val acc 70.00 %   best 80.00 % at epoch 2", without_escapes(written(screen)))
+    epoch = Epoch(4, 80, 0.5, 0.6, 0.75, 1e-3, 1.0, 1.0, is_best=False)
+    again.update(epoch)
+    assert again.best == HISTORY[1]
+    again.update(replace(epoch, epoch=5, step=100, val_accuracy=0.9, is_best=True))
+    assert again.best["epoch"] == 5
+
+
+def test_a_resumed_run_says_where_it_continues_and_what_was_best():
+    def said(started: Started) -> str:
+        return train.header(started).plain.splitlines()[1]
+
+    assert said(resumed(HISTORY, 1)) == "resumed    after epoch 3 of 10; best 80.00 % at epoch 2"
+    assert said(resumed(HISTORY, 1, step=1234)) == "resumed    after step 1,234; best 80.00 % at epoch 2"
+    assert said(resumed([], None, step=7)) == "resumed    after step 7"
+    unmeasured = [{"epoch": 1, "step": 20, "train_loss": 3.0, "lr": 0.1}]
+    assert said(resumed(unmeasured, 0)) == "resumed    after epoch 1 of 10"
+    assert "resumed" not in train.header(resumed([], None)).plain
+
+
+def test_a_curve_of_few_epochs_and_then_many_steps_keeps_the_epochs():
+    curve = train._Curve()
+    for step in (*range(100, 10_001, 100), *range(10_010, 20_001, 10)):
+        curve.add(step, 1.0)
+    assert len(curve.points) <= 2 * train.COLUMNS
+    assert max(after - before for (before, _), (after, _) in zip(curve.points, curve.points[1:], strict=False)) < 600
+
+
 def test_the_curve_goes_from_top_left_to_bottom_right_and_a_long_one_is_thinned():
     view = train._LiveView()
     for step in range(100_000):
@@ -262,9 +328,7 @@ def test_the_curve_goes_from_top_left_to_bottom_right_and_a_long_one_is_thinned(
     assert train.COLUMNS <= len(view.train.points) <= 2 * train.COLUMNS
     gaps = {b[0] - a[0] for a, b in zip(view.train.points, view.train.points[1:], strict=False)}
     assert len(gaps) == 1  # evenly
-    text = "".join(segment.text for segment in train._draw_curves(view.train, view.validation, 60))
-    rows = [line[10:] for line in text.splitlines()]
-    assert len(rows) == train.ROWS
+    rows = [line[10:] for line in chart(view)[: train.ROWS]]
     assert rows[0][0] != " "
     assert rows[-1].rstrip()[-1] != " "
     assert len(rows[-1].rstrip()) > 55
