@@ -70,7 +70,7 @@ def sections(trace: Trace, console: Console) -> Iterator[RenderableType]:
         (f'Input: sample {sample.index:,} of the {sample.split} split, label "{sample.label}"', _input(trace, console)),
         ("Forward pass: the outputs of each layer", _forward(trace, width)),
         ("Prediction and loss", _prediction(trace)),
-        ("Backward pass: the gradient of the loss with respect to each layer's weights", _backward(trace)),
+        ("Backward pass: the gradient of the loss with respect to each layer's weights", _backward(trace, width)),
         ("Update: weight - learning_rate × gradient", _update(trace)),
         ("The same sample after the update", _after_update(trace)),
         ("Checks: the same numbers computed in a second way", _checks(trace)),
@@ -344,7 +344,7 @@ def _prediction(trace: Trace) -> Iterator[RenderableType]:
 # ---------------------------------------------------------------- backward pass
 
 
-def _backward(trace: Trace) -> Iterator[RenderableType]:
+def _backward(trace: Trace, width: int) -> Iterator[RenderableType]:
     is_plain = trace.loss.name == "cross_entropy" and len(trace.loss.steps) == 1
     start = "dL/dlogit, here probability - one-hot target," if is_plain else "dL/dlogit"
     yield Text(
@@ -352,14 +352,21 @@ def _backward(trace: Trace) -> Iterator[RenderableType]:
         "|x| is the norm: √ of the sum of squares.",
         "dim",
     )
-    table = _table(["", "layer", "kind"], ["weights", "|weights|", "|gradient|", "largest"])
+    tables = [_gradient_table(trace, figures) for figures in (4, 3, 2)]
+    yield next((table for table in tables if _width(table) <= width), tables[-1])
+
+
+def _gradient_table(trace: Trace, figures: int) -> Table:
+    """A row for each layer, with the last `figures` of: its number of weights, three norms."""
+    table = _table(["", "layer", "kind"], ["weights", "|weights|", "|gradient|", "largest"][-figures:])
     for layer in _first_and_last(list(reversed(trace.gradients)), LAYERS):
         if isinstance(layer, int):
             table.add_row("", f"... and {layer} more", style="dim")
         else:
             norms = map(format_number, (layer.weights_norm, layer.norm, layer.largest))
-            table.add_row(str(layer.number or ""), layer.name, layer.kind, f"{layer.parameters:,}", *norms)
-    yield table
+            row = [f"{layer.parameters:,}", *norms][-figures:]
+            table.add_row(str(layer.number or ""), layer.name, layer.kind, *row)
+    return table
 
 
 # ---------------------------------------------------------------- update

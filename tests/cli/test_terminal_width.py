@@ -156,6 +156,15 @@ def test_doctor_breaks_between_words(terminal, width):
     assert packages in " ".join(words(lines))
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("recipe", ["digits_mlp", "digits_cnn"])
+def test_a_trace_keeps_the_titles_of_its_columns_whole(terminal, recipe, width):
+    lines = terminal.run(width, "trace", recipe)
+    assert_fits(lines, width)
+    assert {"|gradient|", "largest"} <= set(words(lines))
+    assert ("|weights|" in words(lines)) or "|weights" not in " ".join(lines)
+
+
 def test_a_run_its_preview_and_its_evaluation_break_between_words(terminal):
     settings = ["--set", "train.epochs=2", "--set", "train.report=false"]
     lines = terminal.run(60, "train", "digits_mlp", *settings, "--out", "r")
