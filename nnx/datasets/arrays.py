@@ -330,6 +330,8 @@ def pixel_scale(images: NDArray[Any], where: str, white: int | str | None = None
     is_integer = images.dtype.kind in "ui"
     if not (low >= 0 and high <= (WHITE if is_integer or white else 255)):
         cure = "give uint8 from 0 to 255, or floats from 0 to 1; nnx normalises them itself"
+        if low < 0 and images.ndim == 3:
+            cure += "; sequences (N x T x F) are not read: reshape them to rows, x.reshape(len(x), -1)"
         raise DataError(f"{where}: {problem}; {cure}")
     if has_own_white(images.dtype, high):
         return 1.0 if is_integer else 255.0

@@ -4,17 +4,17 @@ Values may be missing.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nnx.datasets import DatasetConfig, SampleNames, Source, Split, _cache, _user_data
+from nnx.datasets import DatasetConfig, SampleNames, Source, Split, _cache, _table_images, _user_data
 from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing import columns, suspects, tables
@@ -56,6 +56,13 @@ class Config(DatasetConfig):
         examples=[["-999", "unknown"]],
         description="further words for a missing value; in the target, only an empty cell is missing",
     )
+    image: list[Annotated[int, Field(ge=1, le=4096)]] | None = Field(
+        None,
+        min_length=2,
+        max_length=3,
+        examples=[[28, 28]],
+        description="height and width (and channels, 1 or 3) of images whose pixels are the columns, row by row",
+    )
     test: _user_data.TestData = Field(
         0.2, description="test rows if path marks none: another file, a count, a fraction, or 0: no test"
     )
@@ -69,6 +76,8 @@ def load(config: Config, folder: Path) -> Source:
     """
     path = str(_user_data.resolve_path(config.path))
     test_path = str(_user_data.resolve_path(config.test, "dataset.test")) if isinstance(config.test, str) else None
+    if config.image or _has_image_files(config, path):
+        return _load_images(config, path, test_path)
     table = _load_cached(config, path, test_path) or _encode_table(config, path, test_path)
     table = replace(table, train=table.train.named(partial(_locate_row, path)))
     train, validation, test = _divide(table)
@@ -80,6 +89,78 @@ def load(config: Config, folder: Path) -> Source:
     if config.test and not len(table.splits):
         _check_class_sizes(train.labels, table.classes, path)
     return _user_data.split_off_test(train, config.test, table.classes, path, **fields)
+
+
+def _has_image_files(config: Config, path: str) -> bool:
+    """Whether a table is a Parquet file with a column of image files that the config does not drop."""
+    import polars as pl
+
+    try:
+        with open(path, "rb") as file:
+            if not os.path.isfile(path) or file.read(4) != b"PAR1":
+                return False
+        schema = pl.read_parquet_schema(path)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return False  # `tables.read` says what is wrong
+    return _table_images.find_image_column(pl.Schema(_without(schema, config))) is not None
+
+
+def _without(schema: "Mapping[str, pl.DataType]", config: Config) -> "dict[str, pl.DataType]":
+    return {name: kind for name, kind in schema.items() if name not in {config.target, *config.drop}}
+
+
+def _load_images(config: Config, path: str, test_path: str | None) -> Source:
+    """The images in a table: files in a column, or a column per pixel. Raises ConfigError, DataError."""
+    frame = tables.read(path, target=config.target)
+    _check_columns(config, frame, path)
+    split_column = _find_split_column(frame, config)
+    classes = _find_classes(frame[config.target], path)
+    labels = _encode_target(frame[config.target], classes, path)
+    splits = _encode_splits(frame, split_column, path)
+    notes: tuple[Choice, ...] = ()
+    if split_column:
+        _check_splits(labels, splits, classes, path)
+        notes = (_describe_splits(splits, split_column[0], path),)
+    rows = frame.drop({config.target, *config.drop, *split_column})
+    scale = None
+    column = None if config.image else _table_images.find_image_column(rows.schema)
+    if column is not None:
+        pixels = _table_images.decode_files(rows[column], path)
+        unused = [name for name in rows.columns if name != column]
+        reason = f"not used: {_join_names(unused)}" if unused else f"image files of {path}"
+        notes = (*notes, Choice("images", f"column {column}", reason))
+    else:
+        assert config.image
+        pixels, scale = _table_images.reshape_pixels(rows, config.image, path)
+    test = None
+    if test_path:
+        test_frame = tables.read(test_path, target=config.target)
+        for name in (config.target, *rows.columns):
+            if name not in test_frame.columns:
+                raise DataError(f"{test_path}: {missing_column_message(name, test_frame.columns)}, as in {path}")
+        if column is not None:
+            test_pixels = _table_images.decode_files(test_frame[column], test_path, pixels.shape[1:])
+        else:
+            assert config.image
+            test_rows = test_frame.select(rows.columns)
+            test_pixels, _ = _table_images.reshape_pixels(test_rows, config.image, test_path, scale)
+        test_names = _name_rows(test_path, np.arange(test_frame.height))
+        test = Split(test_pixels, _encode_target(test_frame[config.target], classes, test_path), test_names)
+        test = test.take(_find_test_rows(config, test_frame, test_path))
+    names = _table_images.class_names(path, config.target)
+    if names and all(text.isdecimal() and int(text) < len(names) for text in classes):
+        classes = tuple(names[int(text)] for text in classes)
+    train = Split(pixels, labels).named(partial(_locate_row, path))
+    table = EncodedTable(train, test, splits, classes, Columns(()), notes)
+    train, validation, own_test = _divide(table)
+    test = test or own_test
+    if test:
+        held_out = test
+        return Source(train, lambda: held_out, classes, validation=validation, notes=notes)
+    assert not isinstance(config.test, str)
+    if config.test and not len(splits):
+        _check_class_sizes(train.labels, classes, path)
+    return _user_data.split_off_test(train, config.test, classes, path, validation=validation, notes=notes)
 
 
 def _divide(table: "EncodedTable") -> tuple[Split, Split | None, Split | None]:
