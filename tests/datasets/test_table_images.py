@@ -71,7 +71,7 @@ def test_a_bad_file_is_named_by_its_row(images, tmp_path, spoil, problem):
 
 def test_pixels_that_are_none_are_refused(images, tmp_path):
     write_pixels(tmp_path / "t.csv", images, pixel3=["x"] * len(images))
-    with pytest.raises(DataError, match="t.csv:2: column 'pixel3' contains 'x'"):
+    with pytest.raises(DataError, match=r"t\.csv:2 .*: column 'pixel3' contains 'x'"):
         load(tmp_path / "t.csv", image=[8, 8])
     with pytest.raises(ConfigError, match="has 64 columns besides the target, not 784"):
         load(tmp_path / "t.csv", image=[28, 28])
