@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nnx.errors import ConfigError
 from nnx.models import ModelConfig
-from nnx.models._layers import Activation, Dropout, Width, activation, init_weights
+from nnx.models._layers import Activation, Dropout, DropoutRate, Width, activation, init_weights
 from nnx.preprocessing.spec import Spec
 
 Value = TypeVar("Value")
@@ -58,7 +58,7 @@ class Config(ModelConfig):
     hidden: Annotated[list[Width], Field(max_length=100)] = Field(
         [], description="units of each hidden layer of the classifier"
     )
-    dropout: Dropout = Field(
+    dropout: DropoutRate = Field(
         0,
         description="probability of zeroing an activation in training, before linear layers (Srivastava et al. 2014)",
     )
@@ -129,10 +129,10 @@ class Model(nn.Module):
         head: list[nn.Module] = [nn.Flatten()] if config.head == "flatten" else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         features = config.channels[-1] * (H * W if config.head == "flatten" else 1)
         for units in config.hidden:
-            head += [nn.Dropout(config.dropout)] if config.dropout else []
+            head += [Dropout(config.dropout)] if config.dropout else []
             head += [init_weights(nn.Linear(features, units), config.activation), activation(config.activation)]
             features = units
-        head += [nn.Dropout(config.dropout)] if config.dropout else []
+        head += [Dropout(config.dropout)] if config.dropout else []
         self.head = nn.Sequential(*head, init_weights(nn.Linear(features, outputs)))
 
     def forward(self, x: Tensor) -> Tensor:

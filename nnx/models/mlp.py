@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nnx.models import ModelConfig
-from nnx.models._layers import Activation, Dropout, Width, activation, init_weights
+from nnx.models._layers import Activation, Dropout, DropoutRate, Width, activation, init_weights
 from nnx.preprocessing.spec import Spec
 
 
@@ -20,7 +20,7 @@ class Config(ModelConfig):
     norm: Literal["none", "batch", "layer"] = Field(
         "none", description="batch or layer normalisation before each activation"
     )
-    dropout: Dropout = 0
+    dropout: DropoutRate = 0
 
 
 class Model(nn.Module):
@@ -35,7 +35,7 @@ class Model(nn.Module):
                 layers.append(nn.BatchNorm1d(units) if config.norm == "batch" else nn.LayerNorm(units))
             layers.append(activation(config.activation))
             if config.dropout:
-                layers.append(nn.Dropout(config.dropout))
+                layers.append(Dropout(config.dropout))
         layers.append(init_weights(nn.Linear([spec.size, *config.hidden][-1], outputs)))
         self.layers = nn.Sequential(*layers)
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nnx.models import ModelConfig
-from nnx.models._layers import Dropout, Width, init_weights
+from nnx.models._layers import Dropout, DropoutRate, Width, init_weights
 from nnx.preprocessing.spec import Spec
 
 
@@ -26,7 +26,7 @@ class Config(ModelConfig):
     read: Literal["last", "mean"] = Field(
         "last", description="input of the classifier: the last state, or the mean of all states"
     )
-    dropout: Dropout = Field(
+    dropout: DropoutRate = Field(
         0, description="probability of zeroing an activation in training, between layers and before the classifier"
     )
 
@@ -50,7 +50,7 @@ class Model(nn.Module):
             bidirectional=config.bidirectional,
         )
         _init_recurrent(self.recurrent)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.output = init_weights(nn.Linear(config.hidden * (2 if config.bidirectional else 1), outputs))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nnx.errors import ConfigError
 from nnx.models import ModelConfig
-from nnx.models._layers import Dropout, Width, init_weights
+from nnx.models._layers import Dropout, DropoutRate, Width, init_weights
 from nnx.preprocessing.spec import Spec
 
 
@@ -26,7 +26,7 @@ class Config(ModelConfig):
     depth: int = Field(4, ge=1, le=200, description="blocks, each of attention and an MLP")
     heads: int = Field(4, ge=1, le=1024, description="attention heads per block")
     mlp_ratio: float = Field(2, gt=0, le=64, description="hidden units of a block's MLP, as a multiple of width")
-    dropout: Dropout = 0
+    dropout: DropoutRate = 0
     read: Literal["class_token", "mean"] = Field(
         "class_token", description="input of the classifier: the class token, or the mean of all tokens"
     )
@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.qkv = nn.Linear(D, 3 * D)
         self.project = nn.Linear(D, D)
         self.mlp = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -84,7 +84,7 @@ class Model(nn.Module):
             self.positions = nn.Parameter(torch.empty(1, T, D))
         else:
             self.register_buffer("positions", _sincos(rows, columns, D, T), persistent=False)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(D)
         self.output = nn.Linear(D, outputs)

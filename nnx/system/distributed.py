@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from nnx.errors import InputError, MachineError, NnxError, Stopped, printable
 from nnx.formatting import print_wrapped
 from nnx.system import accelerator
+from nnx.system.dropout import bernoulli_mask, draw_mask, dropout
 
 # Seconds between two exchanges of `any_rank_signalled`. One takes 0.3 ms, a step of mnist_mlp 2 ms (two ranks on two
 # cores)
@@ -261,6 +262,8 @@ class _BatchDropout(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is dropout:
+            return self._dropout(*args, draw=draw_mask)
         if func is nn.functional.dropout:
             return self._dropout(*args, **kwargs)
         if (
@@ -274,13 +277,21 @@ class _BatchDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _dropout(
-        self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, dim: int = 0
+        self,
+        x: Tensor,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+        *,
+        dim: int = 0,
+        draw: Callable[[Sequence[int], float, Tensor], Tensor] = bernoulli_mask,
     ) -> Tensor:
-        """Dropout of x, whose dimension `dim` is the samples. `inplace` only saves memory and is ignored."""
+        """Dropout of x, whose dimension `dim` is the samples, with the mask that `draw` draws. `inplace` only saves
+        memory and is ignored."""
         if not training or not p:
             return x
-        mask = x.new_empty(*x.shape[:dim], self.total, *x.shape[dim + 1 :]).bernoulli_(1 - p)
-        return x * mask.narrow(dim, self.samples.start, x.shape[dim]).div(1 - p)
+        mask = draw((*x.shape[:dim], self.total, *x.shape[dim + 1 :]), p, x)
+        return x * mask.narrow(dim, self.samples.start, x.shape[dim])
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
         """softmax(q k^T / sqrt(D)) v, like torch's, but with dropout that this mode can intercept."""
