@@ -11,6 +11,7 @@ from nnx import models, report
 from nnx.config import Config
 from nnx.errors import DivergedError, Stopped
 from nnx.events import Epoch, Event, Finished, Started
+from nnx.explain import _titles
 from nnx.inference.metrics import Predictions, evaluate
 from nnx.loader.batches import describe_data_path
 from nnx.run import folder as run_folder
@@ -103,7 +104,7 @@ def _open(
         folder = stack.enter_context(run_folder.create_folder(folder, force=force, exactly=out is not None))
     folder = Path(distributed.on_rank_zero(lambda: str(folder)))
     distributed.store_for_restart(str(folder))
-    distributed.on_rank_zero(lambda: files.write(folder / "config.yaml", config.to_yaml()))
+    distributed.on_rank_zero(lambda: files.write(folder / "config.yaml", _titles.named_yaml(config)))
     saver = RunSaver(setup, folder)
     warnings += saver.resume_film() if resume else []
     saver.save_frame()

@@ -13,10 +13,11 @@ from PIL import Image
 from scipy import stats
 from sklearn import metrics as sk
 
-from nnx import config, report
+from nnx import checkpoint, config, report
 from nnx.errors import MachineError
 from nnx.explain import _titles
 from nnx.report import _charts, _samples, _sheet
+from nnx.run.pipeline import run
 from nnx.training import film
 
 MAX_BYTES = 5_000_000
@@ -419,6 +420,27 @@ def test_a_page_is_titled_by_recipe_and_data(name, settings, title):
 def test_a_config_of_a_run_is_named_after_its_folder_or_architecture(path, recipe):
     values = config.load("digits_mlp").to_dict()
     assert _titles.recipe_name(config.from_dict(values, path)) == recipe
+
+
+def test_a_run_keeps_the_name_of_its_recipe_in_any_folder(tmp_path):
+    settings = config.load("digits_mlp", ["train.epochs=1", "train.report=false"])
+    for _ in run(settings, out=tmp_path / "r"):
+        pass
+    saved = checkpoint.read(tmp_path / "r" / "checkpoint.pt")
+    assert _titles.page_title(saved.config) == "digits_mlp on Digits"
+    assert config.load(tmp_path / "r" / "config.yaml").to_dict() == settings.to_dict()
+    for _ in run(config.load("digits_mlp", ["train.epochs=2"]), resume=tmp_path / "r"):
+        pass
+    assert _titles.recipe_name(checkpoint.read(tmp_path / "r" / "last.pt").config) == "digits_mlp"
+
+
+def test_the_name_of_a_recipe_is_one_printable_line(tmp_path):
+    values = config.load("digits_mlp").to_dict()
+    (tmp_path / "config.yaml").write_text(_titles.named_yaml(config.from_dict(values, "a\nseed: 9\x1b.yaml")))
+    assert config.load(tmp_path / "config.yaml").seed == 0
+    assert _titles.recipe_name(config.from_dict(values, str(tmp_path / "last.pt"))) == "a\\nseed: 9\\x1b"
+    (tmp_path / "config.yaml").write_text("# recipe: " + 300 * "a")
+    assert len(_titles.recipe_name(config.from_dict(values, str(tmp_path / "last.pt")))) <= 201
 
 
 def test_the_heading_is_the_title(make, page):
