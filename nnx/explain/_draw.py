@@ -305,15 +305,22 @@ def side_bar(figure: "Figure | SubFigure", drawn: Any, axes: Any) -> None:
     bar.ax.tick_params(labelsize=7)
 
 
-def relative_bar(figure: "Figure", axes: Any, label: str, *, signed: bool = False, aspect: float = 18) -> None:
+def relative_bar(
+    figure: "Figure", axes: Any, label: str, *, signed: bool = False, aspect: float = 18, room: Any = None
+) -> None:
     """A slim colour bar to the right of several `axes`, each of which has a colour scale of its own, up to its largest
-    value."""
+    value. It takes its room from those axes, or fills the axes `room`: then the others stay where they are."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     colours = ScalarMappable(Normalize(-1 if signed else 0, 1), SIGNED_MAP if signed else POSITIVE_MAP)
     ticks = [-1, 0, 1] if signed else [0, 1]
-    bar = figure.colorbar(colours, ax=axes, location="right", ticks=ticks, fraction=0.03, aspect=aspect, pad=0.01)
+    place: dict[str, Any] = (
+        {"cax": room}
+        if room is not None
+        else {"ax": axes, "location": "right", "fraction": 0.03, "aspect": aspect, "pad": 0.01}
+    )
+    bar = figure.colorbar(colours, ticks=ticks, **place)
     bar.ax.set_yticklabels(["−max", "0", "max"] if signed else ["0", "max"])
     bar.outline.set_visible(False)
     bar.set_label(label)

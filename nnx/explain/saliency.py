@@ -19,6 +19,7 @@ SAMPLES = 10
 STEPS, MAX_STEPS = 64, 8192  # of the integral from the baseline to the input
 MAX_ERROR = 0.01  # share of the difference of the logits that the attributions may miss
 WINDOWS = 6  # occlusion windows side by side across an image; they overlap by half
+BAR = 0.1  # width of a colour bar, in columns of images
 BLANK = "no positive\nevidence"
 READING_IMAGES = (
     "Red pixels raise the logit of the predicted class, blue pixels lower it. Compare each map with that of the "
@@ -215,7 +216,9 @@ def _draw_maps(subject: Subject, methods: dict[str, list[NDArray[Any]]], figures
     longest = max(map(len, figures["classes"] + (figures["labels"] or [])))
     column = 0.82 if longest <= 2 else 1.1  # inches
     figure = _draw.new_figure(column * N + 1.9, 0.5 + column * _draw.aspect_ratio(subject) * rows)
-    table = figure.subplots(rows, N, squeeze=False)
+    # colour bars have a column of their own, so that images and maps stay in line
+    places = figure.add_gridspec(rows, N + 1, width_ratios=[*N * [1], BAR])
+    table = np.array([[figure.add_subplot(places[row, n]) for n in range(N)] for row in range(rows)])
     _label(table[0], "image")
     for n, axes in enumerate(table[0]):
         _draw.hide_axes(axes).imshow(_draw.sample_image(subject.images[n]), cmap="gray", vmin=0, vmax=1)
@@ -228,7 +231,8 @@ def _draw_maps(subject: Subject, methods: dict[str, list[NDArray[Any]]], figures
             for axes, values, image in zip(row, maps, subject.images, strict=False):
                 _draw_map(_draw.hide_axes(axes), values, image, signed)
         label = "effect on\nthe logit" if signed else "evidence"
-        _draw.relative_bar(figure, pair.ravel().tolist(), label, signed=signed)
+        room = figure.add_subplot(places[1 + 2 * m : 3 + 2 * m, N])
+        _draw.relative_bar(figure, pair.ravel().tolist(), label, signed=signed, room=room)
     return _draw.to_png(figure)
 
 

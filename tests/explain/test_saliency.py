@@ -155,9 +155,21 @@ def relabelled(ours, labels):
 
 def test_each_row_of_maps_has_a_colour_bar(subject, monkeypatch):
     drawn = []
-    monkeypatch.setattr(saliency._draw, "relative_bar", lambda *_, signed: drawn.append(signed))
+    monkeypatch.setattr(saliency._draw, "relative_bar", lambda *_, signed, **__: drawn.append(signed))
     list(explain.explain(subject("cnn"), ["saliency"]))
     assert drawn == [True, False], "integrated gradients and Grad-CAM"
+
+
+def test_images_stand_above_their_maps(subject, monkeypatch):
+    figures = []
+    to_png = saliency._draw.to_png
+    monkeypatch.setattr(saliency._draw, "to_png", lambda figure: figures.append(figure) or to_png(figure))
+    ours = subject("cnn")
+    list(explain.explain(ours, ["saliency"]))
+    lefts = [axes.get_position().x0 for axes in figures[0].get_axes() if axes.images and axes.get_label() == ""]
+    N = min(len(ours.images), saliency.SAMPLES)
+    columns = np.array(lefts).reshape(-1, N)
+    np.testing.assert_allclose(columns - columns[0], 0, atol=0.002)
 
 
 @pytest.mark.parametrize("size", [1, 5, 6, 8, 28, 48, 225])
