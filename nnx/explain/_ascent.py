@@ -17,6 +17,7 @@ from nnx.preprocessing.normalise import Normalise
 
 STEPS = 100
 RATE = 0.06  # of the range of grey values: the first step's mean change of a pixel that matters; the last is a tenth
+CONTRAST = 2.0  # of an optimised colour image, in standard deviations of the dataset's pixels
 LEAK = 0.1
 
 
@@ -33,7 +34,12 @@ class Target:
 
 
 def maximise(
-    network: nn.Module, prepare: Normalise, mean: NDArray[np.float64], targets: Sequence[Target], seed: int
+    network: nn.Module,
+    prepare: Normalise,
+    mean: NDArray[np.float64],
+    targets: Sequence[Target],
+    seed: int,
+    colours: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Images (N, C, H, W) in [0, 1], one for each target, starting from the mean image (C, H, W) with a little seeded
     noise.
@@ -42,6 +48,10 @@ def maximise(
     regularisation the result is noise that resembles no image. So each step shifts the image by a few pixels, fewer
     with time, blurs the gradient (Olah et al. 2017), and pulls the image to the mean (L2, as in Yosinski et al. 2015).
     An inactive ReLU has a zero gradient: the optimised copy of the network has leaky ReLUs.
+
+    `colours` (C, C) is the covariance of the channels over the pixels of the dataset, of values in [0, 1]. With it,
+    each step is taken in decorrelated colours (Olah et al. 2017), and all images are pulled to the mean so strongly
+    that their contrast stays near the dataset's. Without it, colour images become saturated at almost all pixels.
     """
     leaky = _units.replace_modules(network, lambda part: nn.LeakyReLU(LEAK) if isinstance(part, nn.ReLU) else None)
     generator = torch.Generator().manual_seed(seed)
@@ -50,6 +60,12 @@ def maximise(
     shifts = torch.tensor([target.shift for target in targets])[:, None]
     pull = torch.tensor([target.pull for target in targets])[:, None, None, None]
     blur = _make_blur([target.blur for target in targets], len(base))
+    contrast = 1.0
+    if colours is not None:
+        variance = float(np.trace(colours)) / len(colours)
+        contrast = CONTRAST * math.sqrt(variance)
+        mix = torch.from_numpy(colours / max(variance, 1e-12)).float()
+        pull = torch.ones_like(pull)
     for step in range(STEPS):
         remaining = 1 - step / STEPS
         offsets = (
@@ -57,9 +73,11 @@ def maximise(
         )
         gradient = _gradient(leaky, prepare, _shift(images, offsets), targets)
         gradient = blur(_shift(gradient, [(-down, -right) for down, right in offsets]))
+        if colours is not None:
+            gradient = torch.einsum("cd,ndhw->nchw", mix, gradient)
         visible = (gradient != 0).flatten(1).sum(1).clamp(min=1)
         size = gradient.flatten(1).norm(dim=1) / visible.sqrt()  # root mean square over the visible pixels
-        change = gradient / size.clamp(min=1e-12)[:, None, None, None] - pull * (images - base)
+        change = contrast * gradient / size.clamp(min=1e-12)[:, None, None, None] - pull * (images - base)
         images = (images + RATE * (0.1 + 0.9 * remaining) * change).clamp(0, 1)
     return images.numpy()
 

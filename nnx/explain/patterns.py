@@ -70,6 +70,7 @@ def measure(subject: Subject) -> Patterns:
         images.mean(0) / 255,
         [target for layer in layers for target in layer.targets],
         subject.seed,
+        _colour_covariance(images) if images.shape[1] > 1 else None,
     )
     of_layers: dict[str, NDArray[np.float32]] = {}
     statistics = {}
@@ -80,6 +81,18 @@ def measure(subject: Subject) -> Patterns:
             "same_class_untrained": _same_class(control, labels)
         }
     return Patterns(images, layers, of_layers, statistics)
+
+
+def _colour_covariance(images: NDArray[Any]) -> NDArray[np.float64]:
+    """(C, C): the covariance of the channels of images (N, C, H, W), scaled to [0, 1], over all pixels, around the mean
+    image."""
+    mean = images.mean(0)
+    total: NDArray[np.float64] = np.zeros((len(mean), len(mean)))
+    for image in images:
+        difference = ((image - mean) / 255).reshape(len(mean), -1)
+        total += difference @ difference.T
+    covariance: NDArray[np.float64] = total / (len(images) * mean[0].size)
+    return covariance
 
 
 @dataclass

@@ -268,6 +268,29 @@ def test_colour_images_are_blurred_more(subject, colour_subject):
     assert blurs[1] == pytest.approx(patterns.COLOUR_BLUR * blurs[0])
 
 
+def test_optimised_colour_images_are_not_saturated():
+    """Of a linear network: few values are clipped, and channels that vary together in the dataset do so here."""
+    spec = Spec((3, 12, 12), ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3)
+    network = built("{name: mlp, hidden: []}", spec)
+    prepare = Normalise(spec, torch.device("cpu"))
+    targets = [Target("logits", unit, 0, shift=0, blur=0.0, pull=0.2) for unit in range(3)]
+    mean = np.full((3, 12, 12), 0.5)
+    covariance = 0.02 * (0.9 * np.ones((3, 3)) + 0.1 * np.eye(3))  # mostly gray
+    plain, natural = (_ascent.maximise(network, prepare, mean, targets, 0, colours) for colours in (None, covariance))
+    clipped = [((made == 0) | (made == 1)).mean() for made in (plain, natural)]
+    assert clipped[0] > 0.5
+    assert clipped[1] < 0.1
+    red, green = natural[:, 0].ravel(), natural[:, 1].ravel()
+    assert np.corrcoef(red, green)[0, 1] > 0.8
+    assert natural.std() == pytest.approx(_ascent.CONTRAST * 0.02**0.5, rel=0.2)
+
+
+def test_the_colour_covariance_is_numpys():
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 5)).astype(np.uint8)
+    pixels = (images / 255 - images.mean(0) / 255).transpose(1, 0, 2, 3).reshape(3, -1)
+    np.testing.assert_allclose(patterns._colour_covariance(images), np.cov(pixels, bias=True), atol=1e-12)
+
+
 def test_a_picture_names_its_layer_and_its_caption_explains_the_gray(subject, monkeypatch):
     titles = []
     monkeypatch.setattr(patterns._draw, "to_png", lambda figure: titles.append(figure.get_suptitle()) or b"")
