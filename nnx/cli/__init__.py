@@ -12,6 +12,7 @@ import typer
 
 from nnx.cli import _streams, check, doctor, explain, init, predict, schema
 from nnx.cli import eval as eval_command
+from nnx.cli import export as export_command
 from nnx.cli import list as list_command
 from nnx.cli import show as show_command
 from nnx.cli import trace as trace_command
@@ -32,13 +33,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-TRAIN, UNDERSTAND, MANAGE = "Train", "Understand", "Manage"
+TRAIN, UNDERSTAND, SHIP, MANAGE = "Train", "Understand", "Ship", "Manage"
 for name, function, panel in (
     ("train", train_command.train, TRAIN),
     ("eval", eval_command.evaluate, TRAIN),
     ("predict", predict.predict, TRAIN),
     ("explain", explain.explain, UNDERSTAND),
     ("trace", trace_command.trace, UNDERSTAND),
+    ("export", export_command.export, SHIP),
     ("init", init.init, MANAGE),
     ("list", list_command.list_parts, MANAGE),
     ("show", show_command.show, MANAGE),

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     losses = "losses"
     optimizers = "optimizers"
     schedules = "schedules"
+    formats = "formats"
     cache = "cache"
 
 
@@ -117,7 +118,7 @@ def _table(entries: Iterable[tuple[str, str]]) -> Any:
 
 def _describe(kind: Kind) -> dict[str, str]:
     """Map each name of this kind to the first line of its file or class."""
-    from nnx import config
+    from nnx import config, export
     from nnx.config import registry
 
     if kind is Kind.recipes:
@@ -125,10 +126,16 @@ def _describe(kind: Kind) -> dict[str, str]:
             name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
             for name, path in config.recipes().items()
         }
+    if kind is Kind.formats:
+        return {name: _first_line(export.exporter(name).__doc__) for name in export.names()}
     singular = SINGULAR[kind]
     descriptions = {}
     for name in registry.names(singular):
         module = registry.module(singular, name)
         docstring = module.__doc__ if hasattr(module, "Config") else registry.find(singular, name).__doc__
-        descriptions[name] = (docstring or "").strip().partition("\n")[0]
+        descriptions[name] = _first_line(docstring)
     return descriptions
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]

@@ -1,0 +1,30 @@
+"""Prints the result of nnx export: a table of the check, then the files."""
+
+import sys
+
+from nnx.errors import printable
+from nnx.formatting import interval, percent, size, terminal_width
+from nnx.run.export import Exported
+from nnx.terminal import console
+
+
+def print_tables(exported: Exported) -> None:
+    """Print a row per batch of the check, then the files, their input and the accuracy."""
+    table = console.plain_table([], ["batch", "largest difference", "labels"])
+    for row in exported.rows:
+        labels = "equal" if not row.labels else f"{row.labels:,} differ"
+        table.add_row(f"{row.samples:,}", f"{row.difference:.1e}", labels)
+    console.print_table(table)
+    network_input, accuracy = exported.facts["input"], exported.facts["accuracy"]
+    shape = " x ".join(map(str, network_input["shape"]))
+    samples = f"{accuracy['samples']:,} {accuracy['split']} samples"
+    rows = [
+        *(("file", printable(str(file)), size(count)) for file, count in exported.files.items()),
+        ("input", f"{shape} {network_input['type']}", network_input["values"]),
+        (
+            "accuracy",
+            percent(accuracy["accuracy"]),
+            f"{interval(accuracy['accuracy'], accuracy['samples'])} on {samples}",
+        ),
+    ]
+    console.print_lines([console.align(rows, terminal_width(sys.stdout))])
