@@ -116,7 +116,7 @@ class Model(nn.Module):
         """(B, C, H, W) images or (B, F) rows -> (B, outputs) logits."""
         x = self.embed(self.tokens(x))  # (B, T, D)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.drop(x + self.positions)
         for block in self.blocks:
             x = block(x)
