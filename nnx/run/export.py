@@ -64,6 +64,7 @@ def export_checkpoint(
         criterion = build_criterion(losses.evaluated_loss(config.loss), dataset, runtime)
         predictions = evaluate(network.network, BatchLoader(samples, saved.spec, runtime.device), criterion, runtime)
         facts = _facts(saved, path, split, predictions)
+        devices.load_meta_kernels()  # torch's exporters fail if they are the first to load them
         contents = exporter.encode(network, facts)
         inputs = _raw_inputs(samples, saved)
         rows = _check.compare(name, contents, inputs, predictions.probabilities[: len(inputs)])

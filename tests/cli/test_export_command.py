@@ -1,6 +1,8 @@
 """nnx export: what it prints and writes, and its exit codes."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import safetensors
@@ -77,3 +79,13 @@ def test_formats_are_listed(nnx):
     listed = json.loads(nnx("list", "formats", "--json").out)
     assert list(listed["formats"]) == export.names()
     assert all(listed["formats"].values())
+
+
+@pytest.mark.parametrize("name", export.names())
+def test_every_format_is_written_by_a_fresh_process(environment, run, name):
+    """In a process of its own: the command line imports parts of torch later than a library does."""
+    command = [sys.executable, "-m", "nnx", "export", "r", "--format", name]
+    done = subprocess.run(command, cwd=run.parent, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a bug in nnx" not in done.stderr
+    assert done.stdout.count("equal") == 4
