@@ -3,7 +3,6 @@
 import errno
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -76,8 +75,6 @@ def main() -> None:
         os.getcwd()
     except OSError as problem:
         exit_quickly(_report(MachineError(f"the current folder can't be used ({problem.strerror}); change to another")))
-    if callable(signal.getsignal(signal.SIGINT)):  # until here, nnx.__main__ ended the process at once
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run_command()
     if (error := find_output_error()) and not code:
         code = _streams.LOST if _streams.is_lost(error) else _report(error)

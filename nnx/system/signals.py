@@ -34,7 +34,9 @@ def catch_signals() -> Iterator[Callable[[], int]]:
         global _number
         _number = number
         for handled, handler in previous.items():
-            signal.signal(handled, handler)
+            # a second Ctrl-C cleans up, unlike the one of nnx.__main__
+            cleans_up = handled == signal.SIGINT and callable(handler)
+            signal.signal(handled, signal.default_int_handler if cleans_up else handler)
         if _message is not None:
             if not _deferred:
                 raise Stopped(_message, signal=number)
