@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -261,11 +262,48 @@ def _build(data: Any, where: SourceMap, overrides: Sequence[str], flags: Mapping
         mistake = "empty" if data is None else "not a mapping of keys to values"
         cure = "a config needs at least `dataset: digits` and `model: mlp`"
         raise ConfigError(Problem("", f"{mistake}; {cure}", where.name))
+    most = yaml_source.MAX_BYTES
+    settings = [(text, f"--set {text[:most]}") for text in overrides]
+    settings += [(f"{key}={value}", f"--{key} {value[:most]}") for key, value in (flags or {}).items()]
+    labelled = [(text, yaml_source.truncate(label)) for text, label in settings]
+    try:
+        return _validate(data, where, labelled)
+    except ConfigError as error:
+        raise ConfigError(_name_causes(error.problems, data, where, labelled)) from None
+
+
+def _name_causes(
+    problems: Sequence[Problem], data: dict[str, Any], where: SourceMap, settings: Sequence[tuple[str, str]]
+) -> list[Problem]:
+    """Add to each problem in the file the `--set` without which it would not be one: model=transformer makes the
+    `hidden` of an mlp unknown."""
+
+    def in_file(problems: Sequence[Problem]) -> set[tuple[str, str]]:
+        return {(problem.key, problem.place) for problem in problems if problem.line}
+
+    found = in_file(problems)
+    causes: dict[tuple[str, str], str] = {}
+    for index, (_, label) in enumerate(settings if found else ()):
+        try:
+            _validate(data, replace(where, overrides={}), [*settings[:index], *settings[index + 1 :]])
+            left = set()
+        except ConfigError as error:
+            left = in_file(error.problems)
+        if left <= found:  # else the validation may have ended before it reached the others
+            causes |= dict.fromkeys(found - left, label)
+    return [
+        replace(problem, message=f"{problem.message}; {causes[place]} made it wrong")
+        if (place := (problem.key, problem.place)) in causes
+        else problem
+        for problem in problems
+    ]
+
+
+def _validate(data: dict[str, Any], where: SourceMap, settings: Sequence[tuple[str, str]]) -> Config:
+    """Apply the settings, each with its label for messages, to a copy of `data`, and validate the result."""
     data = {key: _expand_short_form(key, value) for key, value in copy.deepcopy(data).items()}
-    for text in overrides:
-        _override(data, where, text, yaml_source.truncate(f"--set {text[: yaml_source.MAX_BYTES]}"))
-    for key, value in (flags or {}).items():
-        _override(data, where, f"{key}={value}", yaml_source.truncate(f"--{key} {value[: yaml_source.MAX_BYTES]}"))
+    for text, label in settings:
+        _override(data, where, text, label)
     sections, problems = _resolve_components(data, where)
     try:
         config = Config.model_validate(sections)

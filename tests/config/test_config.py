@@ -633,3 +633,28 @@ def test_the_schema_refuses_what_is_wrong(line, tiny, schema):
     if "3.0" not in line:  # to JSON Schema 3.0 is an integer
         assert not accepts(schema, yaml_source.parse(tiny(line), "a.yaml")[0], schema)
     assert not accepts(schema, {"model": "mlp"}, schema)
+
+
+FILE_OF_AN_MLP = "dataset: {name: digits, validation: 0}\nmodel: {name: mlp, hidden: [8]}\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place", "cause"),
+    [
+        (["model.name=transformer"], "a.yaml:2:", "--set model.name=transformer"),
+        (["model.name=transformer", "model.width=32", "seed=1"], "a.yaml:2:", "--set model.name=transformer"),
+        (["seed=1", "schedule=plateau"], "a.yaml:1:", "--set schedule=plateau"),
+    ],
+)
+def test_a_set_that_makes_a_key_of_the_file_wrong_is_named_beside_its_place(overrides, place, cause):
+    with pytest.raises(ConfigError) as caught:
+        config.parse(FILE_OF_AN_MLP, "a.yaml", overrides)
+    (problem,) = caught.value.problems
+    assert problem.place.startswith(place)
+    assert problem.message.endswith(f"; {cause} made it wrong")
+
+
+def test_a_set_is_not_blamed_for_a_mistake_of_the_file():
+    with pytest.raises(ConfigError) as caught:
+        config.parse("dataset: digits\nmodel: {name: mlp, hiden: [8]}\n", "a.yaml", ["seed=1", "model.dropout=0.1"])
+    assert "made it wrong" not in str(caught.value)
