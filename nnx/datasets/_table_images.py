@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx.datasets import _decode, arrays
+from nnx.datasets import _decode, _user_data, arrays
 from nnx.errors import ConfigError, DataError
+from nnx.events import Choice
 from nnx.preprocessing import images
 from nnx.preprocessing.columns import locate_first_row
 
@@ -33,19 +34,49 @@ def _is_image_struct(kind: "pl.DataType | type[pl.DataType]") -> bool:
     )
 
 
-def decode_files(column: "pl.Series", path: str, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
-    """A column of image files -> (N, C, H, W): gray if all are, else RGB; `shape`, (C, H, W), is that of the training
-    images, if these are others. Raises DataError, with the row, for a file that is missing, is no image or has another
-    size."""
+def decode_files(
+    column: "pl.Series", path: str, white: int | str | None = None, shape: tuple[int, ...] | None = None
+) -> tuple[NDArray[np.uint8], int | None, tuple[Choice, ...]]:
+    """A column of image files -> (N, C, H, W): gray if all are, else RGB; the value that became white, if images have
+    more than 8 bits; and notes on it. `white` is that of the config; `shape`, (C, H, W), that of the training images,
+    if these are others.
+
+    Raises DataError, with the row, for a file that is missing, is no image, has another size, or has values above
+    white; and without `white` for 16-bit values that would become few gray levels.
+    """
     files = (column if str(column.dtype) == "Binary" else column.struct.field("bytes")).to_list()
+    used = images.WHITES[0] if white == "auto" else int(white or images.WHITE)
+    decoded, highest = _decode_rows(files, column.name, path, used, shape)
+    top = max(highest)
+    first = next((f"{path}, row {row}" for row, value in enumerate(highest, 1) if value), path)
+    if white == "auto" and top > used:
+        used = images.find_white(top)
+        decoded, _ = _decode_rows(files, column.name, path, used, shape)
+    if top > used:
+        raise DataError(f"{path}, row {highest.index(top) + 1}: {images.above_white_message(top, used)}")
+    if white is None and 0 < top < images.DARK:
+        problem = f"16-bit values of at most {top:,} leave {round(top / 257) + 1} of 256 gray levels"
+        cure = f"set dataset.white to the value that is white, such as {images.find_white(top)}, or to auto"
+        raise DataError(f"{first}: {problem}; {cure}")
+    channels = shape[0] if shape else max(pixels.shape[2] for pixels in decoded)
+    stacked = np.stack([images.to_channels(pixels, channels) for pixels in decoded]).transpose(0, 3, 1, 2)
+    notes = _user_data.describe_white(white, used, top) if top else ()
+    return np.ascontiguousarray(stacked), used if top or isinstance(white, int) else None, notes
+
+
+def _decode_rows(
+    files: "list[bytes | None]", column: str, path: str, white: int, shape: tuple[int, ...] | None
+) -> tuple[list[NDArray[np.uint8]], list[int]]:
+    """The (H, W, C) image of each row and its highest value before scaling (see `images.measure`). Raises DataError."""
     decoded: list[NDArray[np.uint8]] = []
+    highest: list[int] = []
     channels = shape[0] if shape else None
     size = shape[1:] if shape else None
     for row, data in enumerate(files, 1):
         where = f"{path}, row {row}"
         if data is None:
-            raise DataError(f"{where}: has no image in column {column.name!r}; drop the row, or save images as bytes")
-        pixels = images.measure(data, where).pixels
+            raise DataError(f"{where}: has no image in column {column!r}; drop the row, or save images as bytes")
+        pixels, top = images.measure(data, where, white=white)
         size = size or pixels.shape[:2]
         if pixels.shape[:2] != size:
             problem = f"image is {pixels.shape[1]} wide and {pixels.shape[0]} high, not {size[1]} by {size[0]}"
@@ -56,17 +87,20 @@ def decode_files(column: "pl.Series", path: str, shape: tuple[int, ...] | None =
             problem = f"{len(files):,} images of {size[1]} by {size[0]} exceed {MAX_BYTES // 2**30} GiB"
             raise DataError(f"{path}: {problem}; save smaller images, or files for `dataset: folder`")
         decoded.append(pixels)
-    most = channels or max(pixels.shape[2] for pixels in decoded)
-    return np.ascontiguousarray(
-        np.stack([images.to_channels(pixels, most) for pixels in decoded]).transpose(0, 3, 1, 2)
-    )
+        highest.append(top)
+    return decoded, highest
 
 
 def reshape_pixels(
-    rows: "pl.DataFrame", shape: list[int], path: str, scale: float | None = None
+    rows: "pl.DataFrame",
+    shape: list[int],
+    path: str,
+    white: int | str | None = None,
+    *,
+    scale: float | None = None,
 ) -> tuple[NDArray[np.uint8], float]:
     """A column per pixel, row by row -> (N, C, H, W) images of `shape` [H, W] or [H, W, C], and the factor that brings
-    their values to 0 to 255; `scale` is that of the training images, if these are others.
+    their values to 0 to 255. `white` is that of the config; `scale` that of the training images, if these are others.
 
     Raises ConfigError for another number of columns, DataError for values that are not pixels.
     """
@@ -81,8 +115,11 @@ def reshape_pixels(
         if missing := numbers[name].is_null().arg_true().to_list():
             problem = f"column {name!r} contains {rows[name][missing[0]]!r}, which is not a pixel value"
             raise DataError(f"{locate_first_row(path, missing)}: {problem}; correct it, or drop the row")
-    pixels = numbers.to_numpy().reshape(-1, *shape, *([1] if len(shape) == 2 else [])).transpose(0, 3, 1, 2)
-    used = arrays.pixel_scale(pixels, path) if scale is None else scale
+    values = numbers.to_numpy()
+    if values.max() > 1 and (values == np.rint(values)).all() and np.abs(values).max() < 2**53:
+        values = values.astype(np.int64)  # so that values between 8 and 16 bits are refused with the cure for integers
+    pixels = values.reshape(-1, *shape, *([1] if len(shape) == 2 else [])).transpose(0, 3, 1, 2)
+    used = arrays.pixel_scale(pixels, path, white) if scale is None else scale
     return np.ascontiguousarray(arrays.convert_block(pixels, used, path, 0)), used
 
 

@@ -333,6 +333,9 @@ def pixel_scale(images: NDArray[Any], where: str, white: int | str | None = None
         if low < 0 and images.ndim == 3:
             cure += "; sequences (N x T x F) are not read: reshape them to rows, x.reshape(len(x), -1)"
         raise DataError(f"{where}: {problem}; {cure}")
+    if images.ndim == 3 and not is_integer and high > 1 and white is None and _has_fractions(images):
+        cure = "reshape sequences (N x T x F) to rows, x.reshape(len(x), -1); for images, set dataset.white: 255"
+        raise DataError(f"{where}: {problem}, with fractions: images or sequences?; {cure}")
     if has_own_white(images.dtype, high):
         return 1.0 if is_integer else 255.0
     if white is not None:
@@ -344,6 +347,12 @@ def pixel_scale(images: NDArray[Any], where: str, white: int | str | None = None
         cure = f"set dataset.white to the value that is white, such as {find_white(math.ceil(high))}, or to auto"
         raise DataError(f"{where}: {problem}, neither 8 nor 16 bits; {cure}")
     return 1.0 if high <= 255 else 255 / WHITE
+
+
+def _has_fractions(values: NDArray[Any]) -> bool:
+    """Whether the first values, up to BLOCK, are not all whole numbers."""
+    head = values[: max(1, BLOCK // math.prod(values.shape[1:]))]
+    return bool((head != np.rint(head)).any())
 
 
 def convert_block(values: NDArray[Any], scale: float, where: str, start: int) -> NDArray[Any]:

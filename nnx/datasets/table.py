@@ -63,6 +63,11 @@ class Config(DatasetConfig):
         examples=[[28, 28]],
         description="height and width (and channels, 1 or 3) of images whose pixels are the columns, row by row",
     )
+    white: _user_data.White | None = Field(
+        None,
+        examples=[4095],
+        description="value of white in images of more than 8 bits: 255, 4095, ..., or auto: as the images need",
+    )
     test: _user_data.TestData = Field(
         0.2, description="test rows if path marks none: another file, a count, a fraction, or 0: no test"
     )
@@ -78,6 +83,8 @@ def load(config: Config, folder: Path) -> Source:
     test_path = str(_user_data.resolve_path(config.test, "dataset.test")) if isinstance(config.test, str) else None
     if config.image or _has_image_files(config, path):
         return _load_images(config, path, test_path)
+    if config.white is not None:
+        raise ConfigError.at("dataset.white", "applies only to images, but the table has none; remove it")
     table = _load_cached(config, path, test_path) or _encode_table(config, path, test_path)
     table = replace(table, train=table.train.named(partial(_locate_row, path)))
     train, validation, test = _divide(table)
@@ -111,6 +118,9 @@ def _without(schema: "Mapping[str, pl.DataType]", config: Config) -> "dict[str, 
 
 def _load_images(config: Config, path: str, test_path: str | None) -> Source:
     """The images in a table: files in a column, or a column per pixel. Raises ConfigError, DataError."""
+    for key in ("categorical", "missing"):
+        if getattr(config, key):
+            raise ConfigError.at(f"dataset.{key}", f"does not apply to the images in {path}; remove it")
     frame = tables.read(path, target=config.target)
     _check_columns(config, frame, path)
     split_column = _find_split_column(frame, config)
@@ -122,16 +132,18 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
         _check_splits(labels, splits, classes, path)
         notes = (_describe_splits(splits, split_column[0], path),)
     rows = frame.drop({config.target, *config.drop, *split_column})
-    scale = None
+    scale = white = None
     column = None if config.image else _table_images.find_image_column(rows.schema)
     if column is not None:
-        pixels = _table_images.decode_files(rows[column], path)
+        pixels, white, white_notes = _table_images.decode_files(rows[column], path, config.white)
+        notes = (*notes, *white_notes)
         unused = [name for name in rows.columns if name != column]
         reason = f"not used: {_join_names(unused)}" if unused else f"image files of {path}"
         notes = (*notes, Choice("images", f"column {column}", reason))
     else:
         assert config.image
-        pixels, scale = _table_images.reshape_pixels(rows, config.image, path)
+        pixels, scale = _table_images.reshape_pixels(rows, config.image, path, config.white)
+        white = round(255 / scale) if scale < 1 else None
     test = None
     if test_path:
         test_frame = tables.read(test_path, target=config.target)
@@ -139,11 +151,13 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
             if name not in test_frame.columns:
                 raise DataError(f"{test_path}: {missing_column_message(name, test_frame.columns)}, as in {path}")
         if column is not None:
-            test_pixels = _table_images.decode_files(test_frame[column], test_path, pixels.shape[1:])
+            test_pixels, _, _ = _table_images.decode_files(
+                test_frame[column], test_path, white or config.white, pixels.shape[1:]
+            )
         else:
             assert config.image
             test_rows = test_frame.select(rows.columns)
-            test_pixels, _ = _table_images.reshape_pixels(test_rows, config.image, test_path, scale)
+            test_pixels, _ = _table_images.reshape_pixels(test_rows, config.image, test_path, scale=scale)
         test_names = _name_rows(test_path, np.arange(test_frame.height))
         test = Split(test_pixels, _encode_target(test_frame[config.target], classes, test_path), test_names)
         test = test.take(_find_test_rows(config, test_frame, test_path))
@@ -156,11 +170,12 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
     test = test or own_test
     if test:
         held_out = test
-        return Source(train, lambda: held_out, classes, validation=validation, notes=notes)
+        return Source(train, lambda: held_out, classes, validation=validation, white=white, notes=notes)
     assert not isinstance(config.test, str)
     if config.test and not len(splits):
         _check_class_sizes(train.labels, classes, path)
-    return _user_data.split_off_test(train, config.test, classes, path, validation=validation, notes=notes)
+    fields: dict[str, Any] = {"validation": validation, "white": white, "notes": notes}
+    return _user_data.split_off_test(train, config.test, classes, path, **fields)
 
 
 def _divide(table: "EncodedTable") -> tuple[Split, Split | None, Split | None]:
