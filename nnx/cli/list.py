@@ -110,7 +110,7 @@ def _table(entries: Iterable[tuple[str, str]]) -> Any:
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", overflow="fold")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, description in entries:
         table.add_row(Text(name), Text(description))
     return table

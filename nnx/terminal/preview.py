@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # imports torch
 
 BARS = 20  # classes with a bar each, at most
 BAR = 30  # characters of a bar, at most
+MIN_BAR = 8  # and at least
 THUMBNAIL = 14  # characters of width, at most
 ROWS = 20  # features listed, at most
 Rows = list[tuple[str, str, str]]
@@ -59,7 +61,7 @@ def sections(preview: "Preview", console: Console, width: int | None) -> list[Re
         _title("data"),
         align(_data(preview.data), width),
         "",
-        *_classes(preview.data),
+        *_classes(preview.data, width or sys.maxsize),
         *_samples(preview.data, console, width or 80),
         _title("model"),
         model_table(preview.layers, preview.parameters, preview.flops),
@@ -113,8 +115,8 @@ def _channels(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _classes(data: "Data") -> list[RenderableType]:
-    """A bar per class, or for many classes a sentence."""
+def _classes(data: "Data", width: int) -> list[RenderableType]:
+    """A bar per class, shorter or left out beside long names; or for many classes a sentence."""
     counts = data.counts["train"]
     if len(counts) > BARS:
         smallest = counts.index(min(counts))
@@ -125,12 +127,15 @@ def _classes(data: "Data") -> list[RenderableType]:
         return [Text(f"{len(counts)} classes with {spread} training samples each, median {median}"), ""]
     splits = [split for split in data.counts if data.samples[split]]
     table = plain_table(["class"], splits)
-    table.add_column("", no_wrap=True)
+    room = width - max(cell_len(printable(label)) for label in data.classes) - sum(len(split) + 2 for split in splits)
+    bar = min(BAR, room - 2)
+    if bar >= MIN_BAR:
+        table.add_column("", no_wrap=True)
     for label, train, *of_splits in zip(data.classes, counts, *(data.counts[split] for split in splits), strict=True):
         table.add_row(
             Text(printable(label)),
             *(f"{count:,}" for count in of_splits),
-            Text("━" * round(BAR * train / max(counts)), "cyan"),
+            *([Text("━" * round(bar * train / max(counts)), "cyan")] if bar >= MIN_BAR else []),
         )
     return [table, ""]
 

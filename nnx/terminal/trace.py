@@ -4,6 +4,7 @@ print_trace(trace("digits_mlp"))
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from nnx.formatting import percent as _percent
 from nnx.terminal import pixels as pixel_art
 from nnx.trace.result import Attention, LayerTrace, Neuron, Term, Trace
 
-PIPE = 100  # columns, where stdout is no terminal
+PIPE = 100  # columns, where stdout is no terminal and COLUMNS is not set
 INDENT = 3  # columns
 ROUNDING = 1e-12  # a mean below this share of the maximum is 0 up to rounding, such as that of a layer norm
 # Rows of a table, at most; the number of rows left out is printed
@@ -45,8 +46,11 @@ Item = TypeVar("Item")
 
 
 def print_trace(trace: Trace) -> None:
-    """Print all sections on stdout: 100 columns wide in a pipe, ASCII only where the encoding requires it."""
-    console = Console(width=None if sys.stdout.isatty() else PIPE)
+    """Print all sections on stdout, ASCII only where the encoding requires it. A pipe gets lines of COLUMNS columns, or
+    of 100."""
+    columns = os.environ.get("COLUMNS", "")
+    pipe_width = int(columns) if columns.isdecimal() and int(columns) else PIPE
+    console = Console(width=None if sys.stdout.isatty() else pipe_width)
     label = printable(trace.sample.label)  # names may contain control characters
     classes = tuple(map(printable, trace.classes))
     trace = replace(trace, source=printable(trace.source), classes=classes, sample=replace(trace.sample, label=label))

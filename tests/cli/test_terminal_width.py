@@ -10,7 +10,9 @@ import sys
 import termios
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.cells import cell_len
 
 from nnx import formatting
@@ -139,6 +141,34 @@ def test_lists_break_between_words(terminal, width):
     lines = terminal.run(width, "list")
     assert_fits(lines, width)
     assert sorted(words(lines)) == sorted(words(terminal.pipe("list")))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_cache_and_classes_of_long_names_break_between_words(terminal, tmp_path, width):
+    names = [f"a class of the beetles of the Amazon, number {number}" for number in range(2)]
+    for name in names:
+        (tmp_path / "beetles" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "beetles" / name / f"{number}.png")
+    (tmp_path / "c.yaml").write_text("dataset: {name: folder, path: beetles, validation: 2}\nmodel: mlp\n")
+    terminal.environment["NNX_CACHE_DIR"] = "cache"
+    shown = terminal.run(width, "show", "c.yaml", "--no-trial")
+    table = shown[shown.index(next(line for line in shown if line.startswith("class "))) :]
+    assert max(map(cell_len, shown)) <= width
+    assert table[0].split() == ["class", "train", "validation"]
+    assert {"beetles", "Amazon,", "number"} <= set(words(table))
+    lines = terminal.run(width, "list", "cache")
+    assert_fits(lines, width)
+
+
+def test_a_trace_in_a_pipe_is_as_wide_as_columns_says(terminal):
+    def width():
+        return max(map(cell_len, terminal.pipe("trace", "digits_mlp")))
+
+    assert 80 < width() <= 100
+    terminal.environment["COLUMNS"] = "70"
+    assert width() <= 70
 
 
 def test_lists_in_a_pipe_have_a_line_for_each(terminal):
