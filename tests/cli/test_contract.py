@@ -221,7 +221,7 @@ def test_a_broken_pipe_is_silent_and_141():
 
 def test_list_check_init_and_schema(nnx, tmp_path):
     listed = json.loads(nnx("list", "--json").out)
-    assert set(listed) == {"recipes", "models", "datasets", "losses", "optimizers", "schedules"}
+    assert set(listed) == {"recipes", "models", "datasets", "losses", "optimizers", "schedules", "formats"}
     assert all(text for entries in listed.values() for text in entries.values())
     assert "transformer" in nnx("list", "models").out
     assert nnx("check", *listed["recipes"]).out.count(": ok") == len(listed["recipes"])
