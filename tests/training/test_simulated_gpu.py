@@ -19,6 +19,7 @@ from nnx.inference import classifier
 from nnx.loader.batches import pinned_gather
 from nnx.run.dry_run import measure_throughput
 from nnx.run.pipeline import run
+from nnx.system import dropout
 from nnx.training.loop import EpochEnd, train
 from nnx.training.setup import prepare
 from nnx.training.step import WARM_UP, StepMethod, capture_cuda_graph
@@ -324,3 +325,9 @@ def test_memory_that_is_still_copied_must_not_be_written(gpu):
     gpu.in_flight.add(pinned.untyped_storage().data_ptr())
     with pytest.raises(Refused, match="may still be copied"):
         pinned.zero_()
+
+
+@pytest.fixture(autouse=True)
+def masks_of_the_device(monkeypatch):
+    """Dropout draws the same masks on the CPU as torch does on a device."""
+    monkeypatch.setattr(dropout, "draw_mask", dropout.bernoulli_mask)
