@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,9 +57,7 @@ def decode_files(
     if top > used:
         raise DataError(f"{path}, row {highest.index(top) + 1}: {images.above_white_message(top, used)}")
     if white is None and 0 < top < images.DARK:
-        problem = f"16-bit values of at most {top:,} leave {round(top / 257) + 1} of 256 gray levels"
-        cure = f"set dataset.white to the value that is white, such as {images.find_white(top)}, or to auto"
-        raise DataError(f"{first}: {problem}; {cure}")
+        raise DataError(f"{first}: {images.few_levels_message(top)}")
     channels = shape[0] if shape else max(pixels.shape[2] for pixels in decoded)
     stacked = np.stack([images.to_channels(pixels, channels) for pixels in decoded]).transpose(0, 3, 1, 2)
     notes = _user_data.describe_white(white, used, top) if top else ()
@@ -89,6 +89,15 @@ def _decode_rows(
         decoded.append(pixels)
         highest.append(top)
     return decoded, highest
+
+
+def pixel_order(columns: Sequence[str]) -> list[str]:
+    """The columns in the order of the numbers in their names, such as pixel0, pixel1, ... or 1x1, 1x2, ...: a table in
+    which they stand in another order has the same images. In the order of the table if the names don't number them."""
+    patterns = {re.sub(r"\d+", "#", name) for name in columns}
+    numbers = {name: tuple(map(int, re.findall(r"\d+", name))) for name in columns}
+    numbered = len(patterns) == 1 and len(set(numbers.values())) == len(columns)
+    return sorted(columns, key=numbers.__getitem__) if numbered else list(columns)
 
 
 def reshape_pixels(

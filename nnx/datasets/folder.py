@@ -607,9 +607,7 @@ def _check_white(
     if config.white is None and 0 < top < images.DARK:
         first = paths[deep[0]]
         files = first if len(deep) == 1 else f"{first} and {len(deep) - 1:,} more files"
-        problem = f"16-bit values of at most {top:,} leave {round(top / 257) + 1} of 256 gray levels"
-        cure = f"set dataset.white to the value that is white, such as {images.find_white(top)}, or to auto"
-        raise DataError(f"{files}: {problem}; {cure}")
+        raise DataError(f"{files}: {images.few_levels_message(top)}")
     dark = 0 if top * 16 <= white else int((highest[deep] * 16 <= white).sum())
     if dark <= WORTH_WARNING * len(deep):
         dark = 0

@@ -120,6 +120,12 @@ def above_white_message(highest: int, white: int) -> str:
     return f"{problem}; save it with 8 bits, or train with a higher dataset.white"
 
 
+def few_levels_message(highest: int) -> str:
+    """What is wrong with 16-bit images none of whose values reaches DARK, and the cure."""
+    problem = f"16-bit values of at most {highest:,} leave {round(highest / 257) + 1} of 256 gray levels"
+    return f"{problem}; set dataset.white to the value that is white, such as {find_white(highest)}, or to auto"
+
+
 def find_white(highest: int) -> int:
     """The lowest of WHITES that is not below the `highest` value of some images."""
     return next(white for white in WHITES if white >= highest)
