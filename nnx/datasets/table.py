@@ -142,6 +142,7 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
         notes = (*notes, Choice("images", f"column {column}", reason))
     else:
         assert config.image
+        rows = rows.select(_table_images.pixel_order(rows.columns))
         pixels, scale = _table_images.reshape_pixels(rows, config.image, path, config.white)
         white = round(255 / scale) if scale < 1 else None
     test = None
@@ -162,6 +163,9 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
         test = Split(test_pixels, _encode_target(test_frame[config.target], classes, test_path), test_names)
         test = test.take(_find_test_rows(config, test_frame, test_path))
     names = _table_images.class_names(path, config.target)
+    if names and "-1" in classes:  # so Hugging Face marks samples of a test set
+        problem = f"{int((frame[config.target] == -1).sum()):,} rows have no label: {config.target!r} is -1"
+        raise DataError(f"{path}: {problem}; remove them")
     if names and all(text.isdecimal() and int(text) < len(names) for text in classes):
         classes = tuple(names[int(text)] for text in classes)
     train = Split(pixels, labels).named(partial(_locate_row, path))

@@ -200,6 +200,30 @@ def test_a_column_for_each_pixel(nnx, model):
     assert run(nnx, "eval", "r")
 
 
+def test_columns_of_pixels_in_another_order(nnx):
+    """They are read in the order of their numbers: else a network would be measured on scrambled images."""
+    write_pixels("pixels.csv")
+    configure(name="table", path="pixels.csv", target="label", image=[8, 8])
+    show_and_train(nnx)
+    expected = json.loads(nnx("eval", "r", "--json").out)
+    frame = pl.read_csv("pixels.csv")
+    frame.select(*sorted(frame.columns, key=lambda name: name[::-1])).write_csv("scrambled.csv")
+    found = json.loads(nnx("eval", "r", "--set", "dataset.path=scrambled.csv", "--json").out)
+    assert found["confusion_matrix"] == expected["confusion_matrix"]
+    assert found["loss"] == expected["loss"]
+
+
+def test_rows_without_a_label_from_hugging_face(nnx):
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": [str(n) for n in range(10)]}}}})}
+    files = [{"bytes": png(image), "path": None} for image in IMAGES[:60]]
+    frame = pl.DataFrame({"image": files, "label": [*LABELS[:58].tolist(), -1, -1]})
+    frame.write_parquet("images.parquet", metadata=metadata)
+    configure(name="table", path="images.parquet", target="label")
+    refused = nnx("train", "a.yaml")
+    assert refused.code == 2
+    assert "images.parquet: 2 rows have no label: 'label' is -1; remove them" in refused.err
+
+
 def test_images_in_a_parquet_file(nnx):
     write_files("images.parquet", IMAGES[:120])
     configure(name="table", path="images.parquet", target="label")
