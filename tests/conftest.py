@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported, after this
+for name in ("COLUMNS", "LINES"):  # readline, imported by pytest, sets them for the workers of pytest-xdist
+    os.environ.pop(name, None)
 
 # Tests must not fail because a machine is busy, nor pass because of lucky draws
 settings.register_profile("nnx", deadline=None, derandomize=True, database=None)

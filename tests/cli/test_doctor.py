@@ -36,7 +36,9 @@ NAMES = {
     "cache",
     "terminal",
 }
-EXTRAS = {"nnx[explain]"}
+EXTRAS = {
+    f"nnx[{extra}]" for extra in metadata.metadata("nnx").get_all("Provides-Extra", []) if extra not in ("all", "dev")
+}
 
 
 def run_checks(nnx):
