@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Callable
 
-from nnx.cli._start import import_torch
+from nnx.cli._start import import_torch, keep_freed_memory
 
 import_torch()  # like the command line
+keep_freed_memory()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
