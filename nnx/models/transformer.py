@@ -11,6 +11,10 @@ from nnx.errors import ConfigError
 from nnx.models import ModelConfig
 from nnx.models._layers import Dropout, DropoutRate, Width, init_weights
 from nnx.preprocessing.spec import Spec
+from nnx.system.dropout import dropout
+
+FEW = 64  # tokens, up to which attention is computed as written
+FEW_BFLOAT16 = 256  # in training; evaluation has larger batches, whose weights would take gigabytes
 
 
 class Config(ModelConfig):
@@ -18,7 +22,8 @@ class Config(ModelConfig):
 
     name: Literal["transformer"] = "transformer"
     has_attention: ClassVar = True
-    reads_features_singly: ClassVar = True  # bfloat16 is slower: measured as for the cnn
+    prefers_bfloat16: ClassVar = True  # 1.2 to 1.8 times as fast, see `attention`
+    reads_features_singly: ClassVar = True
     patch: int = Field(
         7, ge=1, le=1024, description="width and height of a patch, in pixels; must divide those of the image"
     )
@@ -62,8 +67,22 @@ class Block(nn.Module):
         q, k, v = (
             self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         )  # (B, heads, T, D/heads)
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        y = attention(q, k, v, self.dropout if self.training else 0.0)
         return self.project(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017), with dropout of the weights. All are (B, heads, T, D).
+
+    On the CPU, few tokens are multiplied as written. A step of mnist_transformer by torch's fused kernel takes, in ms
+    for 16, 49, 196 tokens: float32 25, 68, 432, as written 25, 59, 530; bfloat16 29, 153, 518, as written 21, 36, 266
+    (best steps, two cores of an AMD EPYC with avx512_bf16, torch 2.14.1).
+    """
+    few = FEW_BFLOAT16 if q.dtype == torch.bfloat16 and q.requires_grad else FEW
+    if not q.is_cpu or q.shape[2] > few:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+    weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1), -1)  # (B, heads, T, T)
+    return dropout(weights, p) @ v if p else weights @ v
 
 
 class Model(nn.Module):

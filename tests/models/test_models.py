@@ -439,3 +439,22 @@ def test_without_positions_the_order_of_patches_has_no_effect(positions):
         assert (model(x) - model(swapped)).abs().max() > 1e-4
         model.positions.zero_()
         torch.testing.assert_close(model(x), model(swapped), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("tokens", [1, 17, transformer.FEW + 1, transformer.FEW_BFLOAT16 + 1])
+def test_attention_is_torchs(dtype, tolerance, tokens):
+    q, k, v = torch.randn(3, 2, 4, tokens, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    expected = F.scaled_dot_product_attention(q, k, v)
+    found = transformer.attention(q.to(dtype), k.to(dtype), v.to(dtype), 0)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [17, transformer.FEW + 1])
+def test_attention_drops_weights(tokens):
+    q, k = torch.randn(2, 64, 4, tokens, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    sums = transformer.attention(q, k, torch.ones_like(q), 0.5)  # of the weights, which are 1 without dropout
+    assert sums.std() > 0.1
+    assert abs(sums.mean() - 1) < 0.05

@@ -59,7 +59,7 @@ def test_threads_are_auto_or_a_count(text):
     [
         ("fma avx512f avx512_bf16", "cnn", torch.bfloat16),
         ("fma amx_bf16", "rnn", torch.bfloat16),
-        ("fma avx512_bf16", "transformer", torch.float32),
+        ("fma avx512_bf16", "transformer", torch.bfloat16),
         ("fma avx512_bf16", "mlp", torch.float32),
         ("fma avx512f avx2", "cnn", torch.float32),
     ],
