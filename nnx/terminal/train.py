@@ -38,6 +38,7 @@ REDRAW = 1 / 4
 # size of the curve in characters, at most
 COLUMNS = 60
 ROWS = 6
+PREPARING = "preparing data and network; a long training measures its speed (2 s)"  # on the screen until Started
 DIM = Style(dim=True)
 CYAN = Style(color="cyan")
 MAGENTA = Style(color="magenta")
@@ -103,6 +104,7 @@ def show(events: Iterable[Event], *, quiet: bool = False, console: Console | Non
                     last_drawn = time.monotonic()
                 yield event
         finally:  # also if the run ends early
+            view.preparing = False
             draw()
 
 
@@ -262,6 +264,7 @@ class _LiveView:
         self.latest: Step | None = None
         self.evaluated: dict[str, Any] | None = None  # line of metrics.jsonl of the latest epoch
         self.best: dict[str, Any] | None = None  # of the best one
+        self.preparing = True  # until Started, or an error before it
         self.finished = False
         self.health: Health | None = None
         self.train = _Curve()
@@ -270,6 +273,7 @@ class _LiveView:
     def update(self, event: Event) -> None:
         match event:
             case Started():
+                self.preparing = False
                 self.epochs = event.epochs
                 self.steps_per_epoch = event.steps_per_epoch
                 self.epoch = event.epoch
@@ -302,6 +306,11 @@ class _LiveView:
         self.validation.add(record["step"], record.get("val_loss"))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        if not self.begun:
+            if self.preparing:
+                yield Segment(PREPARING, DIM)
+                yield Segment.line()
+            return
         if not self.finished:
             yield Segment.line()
             yield from self._progress(options)

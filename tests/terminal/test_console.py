@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from nnx.errors import InputError
 from nnx.events import Choice, Epoch, Event, Finished, LayerSummary, Started, Step
 from nnx.terminal import console, train
 
@@ -149,6 +150,19 @@ def test_a_terminal_gets_the_table_each_epoch_once_and_the_curve(monkeypatch):
     last = text[text.rindex("stopping: enough") :]
     assert "batch" not in last.split("o val")[-1]  # the bars disappear, the curve stays
     assert re.search(r"[\u2801-\u28ff]", last)
+
+
+def test_until_started_a_line_says_what_is_done():
+    def failing() -> Iterator[Event]:
+        raise InputError("no such file")
+        yield
+
+    screen = terminal()
+    with pytest.raises(InputError):
+        list(train.show(failing(), console=screen))
+    assert train.PREPARING in written(screen)
+    assert "epoch" not in written(screen)
+    assert written(screen).rpartition("\x1b[2K")[2].strip("\x1b[?25h\n\r") == "", "an error erases it"
 
 
 def test_many_events_cause_few_drawings():
