@@ -13,11 +13,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from nnx.config import CountOrFraction, registry
 from nnx.config.registry import Component
@@ -37,6 +37,7 @@ from nnx.datasets._statistics import (
 from nnx.errors import ConfigError, DataError, InputError
 from nnx.events import Choice
 from nnx.preprocessing.columns import Columns
+from nnx.preprocessing.image_columns import ImageColumns
 from nnx.preprocessing.image_statistics import ImageStatistics
 from nnx.preprocessing.images import MAX_PIXELS
 from nnx.preprocessing.spec import Fit, Spec
@@ -84,6 +85,13 @@ class DatasetConfig(Component):
     std: Deviations | None = Field(
         None, description="value to divide by, likewise; by default the standard deviation of the training data"
     )
+    _trained_columns: ImageColumns | None = PrivateAttr(None)
+
+    def with_columns_of(self, columns: ImageColumns) -> Self:
+        """This config for a network that was trained on these columns of a table of images."""
+        config = self.model_copy()
+        config._trained_columns = columns
+        return config
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,7 @@ class Source:
     fit: Fit | None = None
     white: int | None = None  # scaled to 255, if the images had more than 8 bits
     max_pixels: int | None = None  # of an image file
+    image_columns: ImageColumns | None = None  # of a table of images
     notes: tuple[Choice, ...] = ()
 
 
@@ -211,6 +220,8 @@ def load(
     """
     folder = find_folder(config, data_dir)
     config = _with_white_of(config, like)
+    if like and like.image_columns:
+        config = config.with_columns_of(like.image_columns)
     with _changes.recording() as mapped_files, _progress.reporting(progress) if progress else nullcontext():
         source: Source = registry.module("dataset", config.name).load(config, folder)
     read_later = (*mapped_files, *(_changes.FileState.of(path) for path in source.test_files))
@@ -371,6 +382,7 @@ def _measure_spec(config: DatasetConfig, source: Source, train: Split, columns: 
         statistics,
         white=source.white if len(shape) == 3 else None,
         max_pixels=source.max_pixels if source.max_pixels != MAX_PIXELS else None,
+        image_columns=source.image_columns,
     )
 
 

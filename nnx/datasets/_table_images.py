@@ -14,6 +14,7 @@ from nnx.errors import ConfigError, DataError
 from nnx.events import Choice
 from nnx.preprocessing import images
 from nnx.preprocessing.columns import locate_first_row
+from nnx.preprocessing.image_columns import MAX_COLUMNS, MAX_LENGTH, ImageColumns
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,11 +22,27 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**32  # of the pixels of all images
 
 
-def find_image_column(schema: "pl.Schema") -> str | None:
-    """The first column of image files: bytes, or a struct with a field called bytes; None if there is none."""
+def find_image_column(schema: "pl.Schema", trained: ImageColumns | None = None) -> str | None:
+    """The column of image files, bytes or a struct with a field called bytes: the one that a network was trained on,
+    else the first; None if there is none."""
     import polars as pl
 
-    return next((name for name, kind in schema.items() if kind == pl.Binary or _is_image_struct(kind)), None)
+    columns = [name for name, kind in schema.items() if kind == pl.Binary or _is_image_struct(kind)]
+    return next((name for name in columns if trained and name in trained.names), columns[0] if columns else None)
+
+
+def check_names(columns: ImageColumns, path: str) -> None:
+    """Raises DataError for columns that a checkpoint does not accept: too many, or with a long name."""
+    if len(columns.names) > MAX_COLUMNS:
+        raise DataError(f"{path}: has {len(columns.names):,} columns of pixels, at most {MAX_COLUMNS:,} can be used")
+    if long := next((name for name in columns.names if len(name) > MAX_LENGTH), None):
+        problem = f"the column {long[:40]!r}… has a name of {len(long):,} characters"
+        raise DataError(f"{path}: {problem}; shorten it to at most {MAX_LENGTH}")
+
+
+def file_bytes(column: "pl.Series") -> "list[bytes | None]":
+    """The image files in a column."""
+    return (column if str(column.dtype) == "Binary" else column.struct.field("bytes")).to_list()
 
 
 def _is_image_struct(kind: "pl.DataType | type[pl.DataType]") -> bool:
@@ -46,7 +63,7 @@ def decode_files(
     Raises DataError, with the row, for a file that is missing, is no image, has another size, or has values above
     white; and without `white` for 16-bit values that would become few gray levels.
     """
-    files = (column if str(column.dtype) == "Binary" else column.struct.field("bytes")).to_list()
+    files = file_bytes(column)
     used = images.WHITES[0] if white == "auto" else int(white or images.WHITE)
     decoded, highest = _decode_rows(files, column.name, path, used, shape)
     top = max(highest)
@@ -111,7 +128,7 @@ def reshape_pixels(
     """A column per pixel, row by row -> (N, C, H, W) images of `shape` [H, W] or [H, W, C], and the factor that brings
     their values to 0 to 255. `white` is that of the config; `scale` that of the training images, if these are others.
 
-    Raises ConfigError for another number of columns, DataError for values that are not pixels.
+    Raises ConfigError for another number of columns, DataError for values that are not pixels, or have another scale.
     """
     if rows.width != math.prod(shape):
         sides = " x ".join(map(str, shape))
@@ -125,11 +142,23 @@ def reshape_pixels(
             problem = f"column {name!r} contains {rows[name][missing[0]]!r}, which is not a pixel value"
             raise DataError(f"{locate_first_row(path, missing)}: {problem}; correct it, or drop the row")
     values = numbers.to_numpy()
+    if scale is not None and scale <= 1 and values.max() <= 1 and (values != np.rint(values)).any():
+        problem = f"contains pixel values from {values.min():g} to {values.max():g}"
+        raise DataError(f"{path}: {problem}, those of the training images go up to {255 / scale:g}; multiply by it")
     if values.max() > 1 and (values == np.rint(values)).all() and np.abs(values).max() < 2**53:
         values = values.astype(np.int64)  # so that values between 8 and 16 bits are refused with the cure for integers
     pixels = values.reshape(-1, *shape, *([1] if len(shape) == 2 else [])).transpose(0, 3, 1, 2)
     used = arrays.pixel_scale(pixels, path, white) if scale is None else scale
     return np.ascontiguousarray(arrays.convert_block(pixels, used, path, 0)), used
+
+
+def trained_pixels(frame: "pl.DataFrame", columns: ImageColumns, path: str) -> "pl.DataFrame":
+    """The columns of the pixels that a network was trained on, in their order. Raises DataError if one is missing."""
+    if missing := [name for name in columns.names if name not in frame.columns]:
+        count = f"{len(missing):,} of the {len(columns.names):,} columns of pixels"
+        problem = f"lacks {count} that the network was trained on, such as {missing[0]!r}"
+        raise DataError(f"{path}: {problem}; name the columns as in the training data")
+    return frame.select(columns.names)
 
 
 def class_names(path: str, target: str) -> list[str] | None:

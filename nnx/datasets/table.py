@@ -27,6 +27,7 @@ from nnx.preprocessing.columns import (
     missing_column_message,
     sort_naturally,
 )
+from nnx.preprocessing.image_columns import ImageColumns
 
 if TYPE_CHECKING:
     import polars as pl
@@ -133,8 +134,10 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
         notes = (_describe_splits(splits, split_column[0], path),)
     rows = frame.drop({config.target, *config.drop, *split_column})
     scale = white = None
-    column = None if config.image else _table_images.find_image_column(rows.schema)
+    trained = config._trained_columns
+    column = None if config.image else _table_images.find_image_column(rows.schema, trained)
     if column is not None:
+        image_columns = ImageColumns((column,))
         pixels, white, white_notes = _table_images.decode_files(rows[column], path, config.white)
         notes = (*notes, *white_notes)
         unused = [name for name in rows.columns if name != column]
@@ -142,9 +145,17 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
         notes = (*notes, Choice("images", f"column {column}", reason))
     else:
         assert config.image
-        rows = rows.select(_table_images.pixel_order(rows.columns))
-        pixels, scale = _table_images.reshape_pixels(rows, config.image, path, config.white)
+        if trained and trained.are_pixels:
+            unused = [name for name in rows.columns if name not in trained.names]
+            notes = (*notes, Choice("not used", _join_names(unused), f"columns of {path}")) if unused else notes
+            rows = _table_images.trained_pixels(rows, trained, path)
+            scale = trained.scale
+        else:
+            rows = rows.select(_table_images.pixel_order(rows.columns))
+        pixels, scale = _table_images.reshape_pixels(rows, config.image, path, config.white, scale=scale)
         white = round(255 / scale) if scale < 1 else None
+        image_columns = ImageColumns(tuple(rows.columns), round(255 / scale))
+    _table_images.check_names(image_columns, path)
     test = None
     if test_path:
         test_frame = tables.read(test_path, target=config.target)
@@ -172,13 +183,13 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
     table = EncodedTable(train, test, splits, classes, Columns(()), notes)
     train, validation, own_test = _divide(table)
     test = test or own_test
+    fields: dict[str, Any] = {"validation": validation, "white": white, "image_columns": image_columns, "notes": notes}
     if test:
         held_out = test
-        return Source(train, lambda: held_out, classes, validation=validation, white=white, notes=notes)
+        return Source(train, lambda: held_out, classes, **fields)
     assert not isinstance(config.test, str)
     if config.test and not len(splits):
         _check_class_sizes(train.labels, classes, path)
-    fields: dict[str, Any] = {"validation": validation, "white": white, "notes": notes}
     return _user_data.split_off_test(train, config.test, classes, path, **fields)
 
 

@@ -5,8 +5,10 @@ for batch in inputs.batches():
     classifier(torch.from_numpy(batch.inputs)), batch.names, batch.prepared
 """
 
+import codecs
 import glob
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -25,6 +27,7 @@ from nnx.preprocessing.spec import Spec
 from nnx.system import workers
 
 ARRAY_EXTENSIONS = (".npy", ".npz")
+TABLE_EXTENSIONS = (".csv", ".tsv", ".tab", ".parquet", ".csv.gz", ".tsv.gz")
 BATCH, BATCH_BYTES = 500, 2**26  # maximum number of samples in a batch, and of their bytes
 CHUNK = 16  # number of files that a worker process receives at a time
 PATIENCE = 3.0  # seconds: longer work is shared between all cores, whose processes take 0.5 s to start
@@ -33,6 +36,9 @@ STDIN = "-"
 
 Sample = tuple[str, NDArray[Any], tuple[str, ...]]
 """A name, the input of the network, and the steps of its preparation."""
+
+ImageSource = tuple[str, str | bytes | NDArray[np.uint8]]
+"""The name of an image, and its path, its file's content or its (h, w, c) pixels."""
 
 
 class Batch(NamedTuple):
@@ -109,10 +115,14 @@ class InputSet:
         yield from image_files
 
     def _read_samples(self, progress: Callable[[int, int], None]) -> Iterator[Sample]:
-        image_samples = _read_images([file for file in self.files if self._is_image(file)], self.spec, self.auto)
+        tables_of_images = {file for file in self.files if self.spec.is_image and _is_table(file, self.spec)}
+        files = [file for file in self.files if self._is_image(file) and file not in tables_of_images]
+        image_samples = _read_images([(file, file) for file in files], self.spec, self.auto)
         for done, file in enumerate(self.files, 1):
             try:
-                if self._is_image(file):
+                if file in tables_of_images:
+                    yield from self._read_table_of_images(file)
+                elif self._is_image(file):
                     sample, mistake = next(image_samples)
                     if sample is None:
                         raise DataError(mistake)
@@ -130,6 +140,18 @@ class InputSet:
     def _is_image(self, file: str) -> bool:
         return self.spec.is_image and not file.lower().endswith(ARRAY_EXTENSIONS)
 
+    def _read_table_of_images(self, path: str) -> Iterator[Sample]:
+        """The images in the rows of a table. Adds the mistakes in rows to `mistakes`."""
+        sources, unused = _open_table_of_images(path, self.spec)
+        if unused:
+            shown = ", ".join(unused[:10]) + (f" and {len(unused) - 10:,} more" if len(unused) > 10 else "")
+            self.notes.append(f"{_name_of(path)}: columns that are not used: {shown}")
+        for sample, mistake in _read_images(sources, self.spec, self.auto):
+            if sample:
+                yield sample
+            else:
+                self.mistakes.append(mistake)
+
     def _read_table(self, path: str) -> Iterator[Sample]:
         """The rows of a table, encoded with the columns that the network was trained on."""
         columns = self.spec.columns
@@ -137,7 +159,7 @@ class InputSet:
         if path.lower().endswith(ARRAY_EXTENSIONS):
             problem = "has no column names, but the network was trained on a table that has them"
             raise DataError(f"{path}: {problem}; give it a .csv")
-        name = "standard input" if path == STDIN else path
+        name = _name_of(path)
         table = _read_standard_input(MAX_TABLE) if path == STDIN else path
         frame = tables.read(table, name, literal=columns.notated)
         encoded = columns.encode(frame, name)
@@ -186,40 +208,96 @@ class InputSet:
 # ---------------------------------------------------------------- images
 
 
-def _read_images(files: Sequence[str], spec: Spec, auto: bool) -> Iterator[tuple[Sample | None, str]]:
-    """`_read_image` of each file, in order, on all cores if that takes long. Reads a file only when its turn comes."""
+def _read_images(sources: Sequence[ImageSource], spec: Spec, auto: bool) -> Iterator[tuple[Sample | None, str]]:
+    """`_read_image` of each image, in order, on all cores if that takes long. Reads a file only when its turn comes."""
     start = time.perf_counter()
     cores = workers.available_cores()
-    for n, file in enumerate(files):
+    for n, source in enumerate(sources):
         elapsed = time.perf_counter() - start
-        if n and cores > 1 and elapsed / n * (len(files) - n) > PATIENCE and STDIN not in files[n:]:
-            chunks = ((files[first : first + CHUNK], spec, auto) for first in range(n, len(files), CHUNK))
+        if n and cores > 1 and elapsed / n * (len(sources) - n) > PATIENCE and (STDIN, STDIN) not in sources[n:]:
+            chunks = ((sources[first : first + CHUNK], spec, auto) for first in range(n, len(sources), CHUNK))
             for results in workers.map_in_processes(_read_chunk, chunks, cores):
                 yield from results
             return
-        yield _read_image(file, spec, auto)
+        yield _read_image(source, spec, auto)
 
 
 def decode_image(file: str, spec: Spec) -> NDArray[np.uint8]:
-    """An image file, or standard input -> (h, w, 1 or 3) pixels for a network of images. Raises DataError."""
+    """An image file, the only image of a table, or standard input -> (h, w, 1 or 3) pixels for a network of images.
+    Raises DataError."""
+    if not _is_table(file, spec):
+        return _decode(file, file, spec)
+    sources, _ = _open_table_of_images(file, spec)
+    if len(sources) > 1:
+        problem = f"is a table of {len(sources):,} images, only one can be shown"
+        raise DataError(f"{_name_of(file)}: {problem}; save one row, or use nnx predict for all of them")
+    return _decode(*sources[0], spec)
+
+
+def _decode(name: str, source: str | bytes | NDArray[np.uint8], spec: Spec) -> NDArray[np.uint8]:
+    if isinstance(source, np.ndarray):
+        return source
     max_pixels = spec.max_pixels or images.MAX_PIXELS
-    data = _read_standard_input(max(images.MAX_JPEG_BYTES, 4 * max_pixels)) if file == STDIN else file
-    name = "standard input" if file == STDIN else file
-    pixels = images.decode(data, name, white=spec.white, max_pixels=max_pixels, reduce=True)
-    _check_channels(pixels, spec, file)
+    data = _read_standard_input(max(images.MAX_JPEG_BYTES, 4 * max_pixels)) if source == STDIN else source
+    pixels = images.decode(data, _name_of(name), white=spec.white, max_pixels=max_pixels, reduce=True)
+    _check_channels(pixels, spec, name)
     return pixels
 
 
-def _read_chunk(files: Sequence[str], spec: Spec, auto: bool) -> list[tuple[Sample | None, str]]:
-    return [_read_image(file, spec, auto) for file in files]
+def _read_chunk(sources: Sequence[ImageSource], spec: Spec, auto: bool) -> list[tuple[Sample | None, str]]:
+    return [_read_image(source, spec, auto) for source in sources]
 
 
-def _read_image(file: str, spec: Spec, auto: bool) -> tuple[Sample | None, str]:
-    """An image file -> its sample and "", or None and the error message."""
+def _read_image(source: ImageSource, spec: Spec, auto: bool) -> tuple[Sample | None, str]:
+    """An image -> its sample and "", or None and the error message."""
+    name = source[0]
     try:
-        return (file, *_prepare_image(decode_image(file, spec), spec, auto, file)), ""
+        return (name, *_prepare_image(_decode(*source, spec), spec, auto, name)), ""
     except DataError as error:
         return None, str(error)
+
+
+def _is_table(file: str, spec: Spec) -> bool:
+    """Whether a file, or standard input, is a table rather than an image: by its ending, or its first bytes."""
+    if file != STDIN:
+        return file.lower().endswith(TABLE_EXTENSIONS)
+    peek = getattr(sys.stdin.buffer, "peek", None)
+    if peek is None or sys.stdin.isatty():
+        return False
+    head = peek(1)
+    if head.startswith(b"PAR1"):
+        return True
+    words = {word.strip(b' \r\n"') for word in re.split(rb"[,;\t|\n]", head.removeprefix(codecs.BOM_UTF8))}
+    columns = spec.image_columns
+    return bool(columns and columns.are_pixels and words & {name.encode() for name in columns.names})
+
+
+def _open_table_of_images(file: str, spec: Spec) -> tuple[list[ImageSource], list[str]]:
+    """The images in the rows of a table, read as those that the network was trained on, and the columns that are not
+    used. Raises DataError."""
+    from nnx.datasets import _table_images
+
+    name = _name_of(file)
+    table = _read_standard_input(MAX_TABLE) if file == STDIN else file
+    frame = tables.read(table, name)
+    columns = spec.image_columns
+    are_pixels = columns is not None and columns.are_pixels
+    column = _table_images.find_image_column(frame.schema, columns)
+    if column and not (are_pixels and columns and columns.names[0] in frame.columns):
+        sources: list[ImageSource] = []
+        for row, data in enumerate(_table_images.file_bytes(frame[column]), 1):
+            if data is None:
+                raise DataError(f"{name}, row {row}: has no image in column {column!r}; drop the row")
+            sources.append((f"{name}, row {row}", data))
+        return sources, [other for other in frame.columns if other != column]
+    if not (columns and are_pixels):
+        problem = "has no column of image files, and the network was not trained on columns of pixels"
+        raise DataError(f"{name}: {problem}; give it images, folders of images, .npy or .npz files")
+    C, H, W = spec.shape
+    chosen = _table_images.trained_pixels(frame, columns, name)
+    pixels, _ = _table_images.reshape_pixels(chosen, [H, W, C], name, scale=columns.scale)
+    rows = zip(tables.locate_rows(table, name, len(pixels)), pixels.transpose(0, 2, 3, 1), strict=True)
+    return list(rows), [other for other in frame.columns if other not in set(columns.names)]
 
 
 def _prepare_image(
@@ -284,6 +362,10 @@ def _read_standard_input(limit: int) -> bytes:
         cure = "redirect a file into it, as in: nnx predict checkpoint.pt - < seven.png"
         raise DataError(f"standard input: is a terminal; {cure}")
     return sys.stdin.buffer.read(limit + 1)
+
+
+def _name_of(file: str) -> str:
+    return "standard input" if file == STDIN else file
 
 
 def _unreadable(error: OSError) -> str:

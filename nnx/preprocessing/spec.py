@@ -9,13 +9,12 @@ from typing import Any, Literal, get_args
 
 from nnx.preprocessing import images
 from nnx.preprocessing.columns import Columns
+from nnx.preprocessing.image_columns import ImageColumns
 from nnx.preprocessing.image_statistics import ImageStatistics
 
 Fit = Literal["pad", "stretch"]
-OPTIONAL = (
-    "white",
-    "max_pixels",
-)  # keys that a checkpoint has only if they are set, so that older ones stay as they are
+# keys that a checkpoint has only if they are set, so that older ones stay as they are
+OPTIONAL = ("white", "max_pixels", "image_columns")
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Spec:
     `mean` and `std` are per channel, in units of [0, 1] for images, or per feature in the feature's own units. `fit` is
     set if the training images were files of any size: it says how they were resized, keeping the aspect ratio or not.
     `white` is set if they had more than 8 bits: it is the value that was scaled to 255. `max_pixels` is set if it was
-    not the default (see `images`).
+    not the default (see `images`). `image_columns` is set if they were in a table.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +36,7 @@ class Spec:
     columns: Columns | None = None  # tables only: how a row becomes features
     white: int | None = None
     max_pixels: int | None = None
+    image_columns: ImageColumns | None = None
 
     @property
     def is_image(self) -> bool:
@@ -55,6 +55,8 @@ class Spec:
         plain = {key: list(getattr(self, key)) for key in ("shape", "classes", "mean", "std")}
         look, columns = (part and part.to_dict() for part in (self.image_statistics, self.columns))
         optional = {key: value for key in OPTIONAL if (value := getattr(self, key)) is not None}
+        if self.image_columns:
+            optional["image_columns"] = self.image_columns.to_dict()
         return {**plain, "fit": self.fit, "look": look, "columns": columns, **optional}
 
     @classmethod
@@ -64,7 +66,7 @@ class Spec:
         Raises ValueError, KeyError or TypeError if `data` is not a valid spec.
         """
         plain = {key: tuple(data[key]) for key in ("shape", "classes", "mean", "std")}
-        look, columns = data.get("look"), data.get("columns")
+        look, columns, image_columns = (data.get(key) for key in ("look", "columns", "image_columns"))
         spec = cls(
             **plain,
             fit=data.get("fit"),
@@ -72,6 +74,7 @@ class Spec:
             columns=columns and Columns.from_dict(columns),
             white=data.get("white"),
             max_pixels=data.get("max_pixels"),
+            image_columns=None if image_columns is None else ImageColumns.from_dict(image_columns),
         )
         valid = (
             len(spec.shape) in (1, 3)
@@ -87,8 +90,14 @@ class Spec:
                 value is None or (spec.is_image and type(value) is int and 1 <= value <= most)
                 for value, most in ((spec.white, images.WHITE), (spec.max_pixels, images.HIGHEST_MAX_PIXELS))
             )
+            and (spec.image_columns is None or (spec.is_image and _has_pixels(spec.image_columns, spec.size)))
             and (spec.columns is None or spec.shape == (spec.columns.features,))
         )
         if not valid:
             raise ValueError("not a spec")
         return spec
+
+
+def _has_pixels(columns: ImageColumns, size: int) -> bool:
+    """Whether the columns are those of image files, or of an image of `size` values."""
+    return not columns.are_pixels or len(columns.names) == size

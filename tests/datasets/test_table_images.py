@@ -1,6 +1,7 @@
 """Images in tables: a column per pixel, or image files in a Parquet column as Hugging Face writes them."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -53,7 +54,7 @@ def test_a_table_of_images_equals_the_same_arrays(images, tmp_path, form):
     assert np.array_equal(found.train.inputs, expected.train.inputs)
     assert np.array_equal(found.train.labels, expected.train.labels)
     assert np.array_equal(found.test().inputs, expected.test().inputs)
-    assert found.spec == expected.spec
+    assert replace(found.spec, image_columns=None) == expected.spec
 
 
 @pytest.mark.parametrize(
