@@ -19,10 +19,13 @@ from nnx.preprocessing.columns import sort_naturally
 MAX_CLASSES = 10_000
 SPLIT_NAMES = {
     "train": "train",
+    "training": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
 """What people call a split, in lower case -> its name, in the order of training, validation and test data."""
 

@@ -374,7 +374,7 @@ class ListedImages(NamedTuple):
     names: list[str]
     labels: list[str]
     splits: list[str]
-    unused: list[str]
+    unused: dict[str, set[str]]  # the columns, with at most a few of their values
     lines: list[int]
 
 
@@ -459,8 +459,12 @@ def _list_notes(listed: ListedImages, path: Path) -> tuple[Choice, ...]:
             if (count := listed.splits.count(split))
         )
         notes.append(Choice("splits", sizes, f"as the column {SPLIT_COLUMN} of {path} says"))
+    for name, values in listed.unused.items():
+        if len(values) > 1 and values <= {*_user_data.SPLIT_NAMES}:
+            reason = f"names splits, but is not used; rename it to {SPLIT_COLUMN} to divide the images by it"
+            notes.append(Choice("warning", f"column {name} of {path}", reason))
     if listed.unused:
-        names = _shorten(listed.unused)
+        names = _shorten([*listed.unused])
         notes.append(Choice("not used", f"column{'s' * (len(listed.unused) > 1)} {names}", f"of the list {path}"))
     return tuple(notes)
 
@@ -471,7 +475,7 @@ def _shorten(names: Sequence[str]) -> str:
 
 def _read_csv(path: Path) -> ListedImages:
     """What a CSV file lists. Raises DataError, UnicodeDecodeError, csv.Error, OSError."""
-    listed = ListedImages([], [], [], [], [])
+    listed = ListedImages([], [], [], {}, [])
     with path.open(newline="", encoding="utf-8-sig") as file:
         first_line = file.readline(MAX_HEADER)
         delimiter = max(",;\t", key=first_line.count)
@@ -483,7 +487,8 @@ def _read_csv(path: Path) -> ListedImages:
         if file_column is None or label_column is None:
             raise DataError(f"{path}:1: has the columns {', '.join(header)[:200]}; it needs file and label")
         used = (file_column, label_column, split_column)
-        listed.unused.extend(name.strip()[:40] for k, name in enumerate(columns) if k not in used)
+        unused = {k: set[str]() for k in range(len(columns)) if k not in used}
+        listed.unused.update({columns[k].strip()[:40]: values for k, values in unused.items()})
         reader = csv.reader(file, delimiter=delimiter)
         for row in reader:
             if not row:
@@ -491,6 +496,9 @@ def _read_csv(path: Path) -> ListedImages:
             if len(row) != len(header) or not (row[file_column].strip() and row[label_column].strip()):
                 problem = "has no file, no label or too many values"
                 raise DataError(f"{path}:{reader.line_num + 1}: {problem}; correct or remove the line")
+            for k, values in unused.items():
+                if len(values) <= len(_user_data.SPLIT_NAMES):
+                    values.add(row[k].strip().lower())
             listed.names.append(row[file_column].strip())
             listed.lines.append(reader.line_num + 1)  # after the header
             listed.labels.append(row[label_column].strip())

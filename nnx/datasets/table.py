@@ -275,6 +275,7 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
         *_describe_missing(rows),
         *_describe_notations(rows, table_columns, config.categorical),
         *_describe_class_words(targets, classes),
+        *_warn_of_splits(rows, config.categorical),
     )
     splits = _encode_splits(frame, split_column, path)
     if split_column:
@@ -316,6 +317,22 @@ def _find_split_column(frame: "pl.DataFrame", config: Config) -> list[str]:
         and name not in other_use
         and any(str(value).strip().lower() in _user_data.SPLIT_NAMES for value in frame[name].unique())
     ][:1]
+
+
+def _warn_of_splits(rows: "pl.DataFrame", categorical: Sequence[str]) -> tuple[Choice, ...]:
+    """A warning of a column of inputs whose values, or whose name, are those of splits."""
+    warnings = []
+    for name in rows.columns:
+        values = {str(value).strip().lower() for value in rows[name].unique().head(10) if value is not None}
+        if name in categorical:
+            continue
+        if len(values) > 1 and values <= {*_user_data.SPLIT_NAMES}:
+            cure = f"rename it to {SPLIT_COLUMN} to divide the rows by it, or list it under dataset.drop"
+            warnings.append(Choice("warning", f"column {name}", f"names splits, but is an input; {cure}"))
+        elif name.strip().lower() == SPLIT_COLUMN:
+            cure = "write train, validation and test in it to divide the rows by it, or list it under dataset.drop"
+            warnings.append(Choice("warning", f"column {name}", f"names no splits, so it is an input; {cure}"))
+    return tuple(warnings)
 
 
 def _encode_splits(frame: "pl.DataFrame", split_column: list[str], path: str) -> NDArray[np.int64]:
@@ -505,7 +522,7 @@ def _warn_of_columns(
 _WARNINGS = {
     suspects.ORDER: "values follow the row order: an id or a time lets the network learn the order of the file",
     suspects.DISTINCT: "another value in every row: an id does not help with new rows",
-    suspects.DATES: "dates: as numbers or categories they do not help with new dates",
+    suspects.DATES: "dates or times: as numbers or categories they do not help with new ones",
 }
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nnx.config.registry import suggest
 from nnx.errors import DataError
-from nnx.preprocessing.notations import MOSTLY, Doubt, Notation, detect, parse
+from nnx.preprocessing.notations import MIXED, MOSTLY, Doubt, Notation, detect, parse
 from nnx.preprocessing.suspects import are_dates
 from nnx.preprocessing.tables import locate_row, parse_number, replace_missing
 
@@ -338,6 +338,8 @@ def describe_notations(
             read.append(f"{column.name} has {column.notation}, {_quote(texts[row])} is {parsed[row]:.15g}")
         elif column.name in categorical or isinstance(column, NumberColumn):
             continue
+        elif are_dates(category_names(frame[column.name])):
+            continue  # these have a warning of their own
         elif isinstance(doubt := _detect_notation(frame[column.name]), Doubt):
             doubts.append(_describe_doubt(column.name, doubt))
     return read, doubts
@@ -404,16 +406,16 @@ def _infer_column(series: "pl.Series", where: str, categorical: bool) -> NumberC
         if count >= MOSTLY * known:
             wrong = (numbers.is_null() & series.is_not_null()).arg_true().to_list()
             problem = f"column {name!r} contains {_quote(series[wrong[0]])} but is otherwise numeric"
-            cure = "correct it, leave it empty, or list the column under categorical"
+            cure = "correct it, leave it empty, list it under missing, or the column under categorical"
             raise DataError(f"{locate_first_row(where, wrong)}: {problem}; {cure}")
     categories = _categories(series)
     if len(categories) > MAX_CATEGORIES or (len(categories) == known >= 20 and not categorical):
-        if not categorical and isinstance(doubt := _detect_notation(series), Doubt):
-            raise DataError(f"{where}: column {_describe_doubt(name, doubt)}")
         if series.dtype == pl.String and are_dates(series):
             example = _quote(series.drop_nulls()[0])
             cure = "list it under drop, or replace it by numbers such as the month"
             raise DataError(f"{where}: column {name!r} contains dates, such as {example}; {cure}")
+        if not categorical and isinstance(doubt := _detect_notation(series), Doubt):
+            raise DataError(f"{where}: column {_describe_doubt(name, doubt)}")
         problem = f"column {name!r} has {len(categories):,} different values in {known:,} rows"
         raise DataError(f"{where}: {problem}, so it identifies rows rather than describing them; list it under drop")
     if long := next((text for text in categories if len(text) > MAX_LENGTH), None):
@@ -462,6 +464,8 @@ def _describe_doubt(name: str, doubt: Doubt) -> str:
     first, second = map(_quote, doubt.examples)
     examples = first if first == second else f"{first} and {second}"
     cure = "write its numbers as 1234.5, in one unit, or list it under categorical"
+    if doubt.problem == MIXED:
+        cure = "list words that mean a missing value under missing, or the column under categorical or drop"
     return f"{name!r} contains numbers that {doubt.problem} ({examples}); {cure}"
 
 
@@ -469,7 +473,7 @@ def _check_notation(series: "pl.Series", notation: Notation, where: str) -> None
     """Raises DataError for a value that is not a number in `notation`."""
     if wrong := (parse(series, notation).is_null() & series.is_not_null()).arg_true().to_list():
         problem = f"column {series.name!r} contains {_quote(series[wrong[0]])} but otherwise numbers ({notation})"
-        cure = "correct it, leave it empty, or list the column under categorical"
+        cure = "correct it, leave it empty, list it under missing, or the column under categorical"
         raise DataError(f"{locate_first_row(where, wrong)}: {problem}; {cure}")
 
 

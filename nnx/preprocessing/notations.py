@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 MOSTLY = 0.9  # from this share of numbers on, the other values of a column count as mistakes
 MAX_UNIT = 20  # characters
 MAX_UNITS = 5  # of a column that is worth a warning: more are names, such as 5a, 5b, 7c
+MIXED = "are mixed with other text"
 MIN_DISTINCT = 10  # values of a column with several units that is worth a warning: fewer are categories, such as 1st
-_SIGN = r"([+\-−]?)"
+_SIGN = r"([+\-−–]?)"  # with minus signs and en dashes
 _CURRENCY = r"(?:[A-Z]{0,3}\p{Sc}|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN|CZK|BRL|Rs\.?))"
 _BODY = r"((?:[0-9][0-9.,'’\s]*)?[0-9][.,]?|[.,][0-9]+)"
 _UNIT = r"[\p{L}%‰°\p{Sc}][\p{L}\p{Sc}%‰°²³·/^* .\-0-9]*"
@@ -35,7 +36,10 @@ class Notation:
     def __str__(self) -> str:
         parts = ["decimal comma"] if self.decimal == "," else []
         parts += [f"{'point' if self.decimal == ',' else 'comma'} between thousands"] if self.grouped else []
-        return ", ".join([*parts, *([f"unit {self.unit}"] if self.unit else [])]) or "separated thousands"
+        return (
+            ", ".join([*parts, *([f"unit {self.unit}"] if self.unit else [])])
+            or "separated thousands, or other minus signs"
+        )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Notation":
@@ -81,16 +85,18 @@ def parse(texts: "pl.Series", notation: Notation) -> "pl.Series":
 
 
 def detect(texts: "pl.Series") -> Notation | Doubt | None:
-    """The notation in which nearly all values of a column of text are numbers, with the doubt if there are several,
-    None if they are not numbers."""
+    """The notation in which nearly all values of a column of text are numbers, with the doubt if there are several or
+    only most values are numbers; None if they are not."""
     import polars as pl
 
     counts = texts.drop_nulls().value_counts(name="count").sort("count", texts.name, descending=[True, False])
     frame = pl.concat([_split(counts[texts.name]), counts.select("count")], how="horizontal")
     total = _count(frame)
+    others = frame.filter(pl.col("body").is_null())
     frame = frame.filter(pl.col("body").is_not_null())
     if not total or _count(frame) < MOSTLY * total:
-        return None
+        is_mixed = _count(frame) > total / 2 and len(frame) > MIN_DISTINCT
+        return Doubt((frame["text"][0], others["text"][0]), MIXED) if is_mixed else None
     units = frame.group_by("unit", maintain_order=True).agg(pl.col("text").first(), pl.col("count").sum())
     unit = units.sort("count", descending=True, maintain_order=True)["unit"][0]
     is_zero = pl.col("body").str.contains(r"^[0.,]+$")
@@ -134,7 +140,7 @@ def _split(texts: "pl.Series") -> "pl.DataFrame":
     """The columns text, sign, body, exponent and unit of each value; a null body where the text is not a number."""
     import polars as pl
 
-    groups = pl.col("text").str.extract_groups(_PARTS)
+    groups = pl.col("text").str.replace(r"^\((.+)\)$", "-$1").str.extract_groups(_PARTS)  # (5) is -5 in accounts
 
     def group(n: int) -> "pl.Expr":
         return groups.struct.field(str(n)).fill_null("")
@@ -144,7 +150,7 @@ def _split(texts: "pl.Series") -> "pl.DataFrame":
         .to_frame()
         .select(
             "text",
-            pl.concat_str(group(1), group(3)).str.replace_all("−", "-", literal=True).alias("sign"),
+            pl.concat_str(group(1), group(3)).str.replace_all("[−–]", "-").alias("sign"),
             groups.struct.field("4").alias("body"),
             group(5).alias("exponent"),
             pl.concat_str(group(2), group(6)).str.strip_chars().alias("unit"),

@@ -12,11 +12,22 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import polars as pl
 
-MIN_ROWS = 20  # of fewer rows, distinct or ordered values say little
+MIN_ROWS = 20  # of fewer rows or values, distinct or ordered values say little
 MAX_ROWS = 10_000  # rows, evenly spaced, whose order is compared
 ORDERED = 0.99  # rank correlation with the row number from which a column follows it
 MOSTLY = 0.9
-_DATE = r"^([0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.]([0-9]{2}|[0-9]{4}))([T ,].*)?$"
+_MONTH = (
+    r"(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
+    r"|dec(ember)?)\.?"
+)
+_DAY = r"[0-9]{1,2}(st|nd|rd|th)?"
+_NUMBERS = r"[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.]([0-9]{2}|[0-9]{4})"
+_NAMED = rf"([a-z]{{2,9}}\.?,? )?({_DAY}[-/. ]+)?{_MONTH}[-/. ]*({_DAY},? )?[0-9]{{2,4}}"
+_DATE = rf"(?i)^({_NUMBERS}|{_NAMED}|[12][0-9]{{3}}[-/](0?[1-9]|1[0-2]))([T ,].*)?$"
+_TIME = r"(?i)^([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?( ?[ap]m)?$"
+MIN_TIMES = 20  # different times of day that are worth a warning: fewer are categories, such as shifts
+# Whole numbers that are all seconds or milliseconds since 1970 in 2000 to 2039
+_EPOCH = (946_684_800, 2_208_988_800)
 
 DATES = "contain dates"
 ORDER = "follow the row order"
@@ -36,7 +47,8 @@ def find(numbers: Mapping[str, NDArray[np.float64]], texts: Mapping[str, "pl.Ser
 
 
 def are_dates(texts: "pl.Series") -> bool:
-    """Whether nearly all values are dates, such as 2024-01-31, 31.1.2024 or 1/31/24, with or without a time."""
+    """Whether nearly all values are dates, such as 2024-01-31, 31.1.2024, 1/31/24 or Jan 31, 2024, with or without a
+    time."""
     values = texts.drop_nulls()
     return len(values) > 0 and int(values.str.contains(_DATE).sum()) >= MOSTLY * len(values)
 
@@ -50,7 +62,7 @@ def _check_numbers(values: NDArray[np.float64]) -> str | None:
         return DATES
     sample = known[:: -(-len(known) // MAX_ROWS)]
     distinct = len(np.unique(sample))
-    if distinct > len(sample) / 2 and abs(_rank_correlation(sample)) >= ORDERED:
+    if distinct >= MIN_ROWS and abs(_rank_correlation(sample)) >= ORDERED:
         return ORDER
     if whole and distinct == len(sample) and len(np.unique(known)) == len(known):
         return DISTINCT
@@ -58,11 +70,13 @@ def _check_numbers(values: NDArray[np.float64]) -> str | None:
 
 
 def _are_dates(numbers: NDArray[np.float64]) -> bool:
-    """Whether whole numbers are dates such as 20240131."""
+    """Whether whole numbers are dates such as 20240131, or seconds or milliseconds since 1970."""
     year, rest = np.divmod(numbers, 10_000)
     month, day = np.divmod(rest, 100)
     valid = (year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
-    return bool(valid.all() and len(np.unique(numbers)) > 1)
+    start, end = _EPOCH
+    are_times = any(((numbers >= start * unit) & (numbers < end * unit)).all() for unit in (1, 1000))
+    return bool((valid.all() or are_times) and len(np.unique(numbers)) > 1)
 
 
 def _rank_correlation(values: NDArray[np.float64]) -> float:
@@ -76,6 +90,8 @@ def _check_texts(series: "pl.Series") -> str | None:
     known = series.drop_nulls()
     if len(known) < MIN_ROWS:
         return None
-    if are_dates(known):
+    if are_dates(known) or (
+        known.n_unique() > MIN_TIMES and int(known.str.contains(_TIME).sum()) >= MOSTLY * len(known)
+    ):
         return DATES
     return DISTINCT if known.n_unique() > MOSTLY * len(known) else None

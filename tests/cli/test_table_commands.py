@@ -475,7 +475,10 @@ def test_ids_dates_and_row_numbers_are_warned_of(nnx, tmp_path):
         assert "warning column id values follow the row order: an id or a time lets the network learn" in message
         assert "if so, leave out with dataset.drop: ['id']" in message
         assert "warning column customer another value in every row" in message
-        assert "warning columns date, day dates: as numbers or categories they do not help with new dates" in message
+        assert (
+            "warning columns date, day dates or times: as numbers or categories they do not help with new ones"
+            in message
+        )
     (tmp_path / "a.yaml").write_text(config(drop=["id", "customer", "day", "date"]))
     assert "warning" not in nnx("train", "a.yaml", "--out", "r", "--force").err
 

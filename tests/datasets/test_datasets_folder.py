@@ -297,6 +297,22 @@ def test_the_split_column_of_a_list_says_what_is_tested_on(tmp_path):
     assert notes["not used"] == ("column Age", f"of the list {path}")
 
 
+def test_a_column_of_splits_with_another_name_is_warned_of(tmp_path):
+    path = with_splits(tmp_path)
+    path.write_text(path.read_text().replace("Split", "subset", 1))
+    notes = [(note.what, note.value, note.reason) for note in load(path).notes]
+    reason = "names splits, but is not used; rename it to split to divide the images by it"
+    assert ("warning", f"column subset of {path}", reason) in notes
+
+
+def test_folders_called_training_and_testing_are_splits(tmp_path):
+    """They were taken for two classes."""
+    tree(tmp_path / "Training", {"a": 6, "b": 6})
+    tree(tmp_path / "Testing", {"a": 2, "b": 2}, first=100)
+    found = source(tmp_path)
+    assert (found.classes, len(found.train), len(found.test())) == (("a", "b"), 12, 4)
+
+
 def test_a_list_of_training_images_only_has_test_data_set_aside(tmp_path):
     found = source(with_splits(tmp_path, ["train"] * 12), test=4)
     assert (len(found.train), len(found.test()), found.validation) == (8, 4, None)

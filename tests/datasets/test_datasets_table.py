@@ -136,7 +136,7 @@ def test_a_split_column_is_honoured(data, tmp_path, monkeypatch, cached):
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ("dev", r"data\.csv:3 .*has the split 'dev', which is not one of train, validation"),
+        ("holdout", r"data\.csv:3 .*has the split 'holdout', which is not one of train, validation"),
         ("", r"data\.csv:3 .*has the split ''"),
         ("7", r"data\.csv:3 .*has the split '7'"),
     ],
@@ -150,6 +150,34 @@ def test_other_values_in_a_split_column_are_named(data, split, words):
     )
     with pytest.raises(DataError, match=words):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "words", "problem"),
+    [
+        ("set", ("train", "test"), "names splits, but is an input; rename it to split"),
+        ("Partition", ("Training", "dev"), "names splits, but is an input; rename it to split"),
+        ("split", ("1", "2"), "names no splits, so it is an input; write train"),
+        ("split", ("left", "right"), "names no splits, so it is an input; write train"),
+        ("set", ("a", "test"), None),
+    ],
+)
+def test_an_input_that_looks_like_splits_is_warned_of(data, column, words, problem):
+    path, rows = data
+    marked = [[*row, words[n % 2]] for n, row in enumerate(rows)]
+    write(path, marked, ("size", "colour", "row", "kind", column))
+    warnings = {note.value: note.reason for note in load(path).notes if note.what == "warning"}
+    assert problem is None or warnings[f"column {column}"].startswith(problem)
+    assert problem or f"column {column}" not in warnings
+
+
+def test_other_names_of_splits(data):
+    path, rows = data
+    names = ("training", "Testing", "dev")
+    write(path, [[*row, names[n % 3]] for n, row in enumerate(rows)], ("size", "colour", "row", "kind", "split"))
+    dataset = load(path)
+    found = [rows_of(dataset.split(name), dataset) for name in ("train", "test", "validation")]
+    assert found == [set(range(k, N, 3)) for k in range(3)]
 
 
 def test_a_split_column_needs_training_rows_of_every_class(data):

@@ -21,6 +21,8 @@ READ = {  # values: (their notation, the numbers)
     ("CHF 1'234.50", "CHF 2"): (Notation(unit="CHF"), [1234.5, 2]),
     ("12 %", "13,5%"): (Notation(",", unit="%"), [12, 13.5]),
     ("5.1cm", "6 cm", "0"): (Notation(unit="cm"), [5.1, 6, 0]),
+    ("–5", "−7.5", "-1"): (Notation(), [-5, -7.5, -1]),
+    ("(1,200.50)", "3"): (Notation(grouped=True), [-1200.5, 3]),
     ("5 kg/m3", "7.5 kg/m3"): (Notation(unit="kg/m3"), [5, 7.5]),
 }
 
@@ -38,6 +40,8 @@ DOUBTS = {
     ("1,234", "2,345", "5"): ("1,234", "2,345"),
     ("1.234 kg", "2.345 kg"): ("1.234 kg", "2.345 kg"),
     ("5,1", "5.2"): ("5.2", "5,1"),
+    (*(f"{i},5" for i in range(20)), *["n.d."] * 9): ("0,5", "n.d."),
+    (*(f"{i}.5" for i in range(20)), "<1", "<2", "<3"): ("0.5", "<1"),
     tuple(f"{i} {unit}" for i in range(9) for unit in ("g", "kg")): ("0 g", "0 kg"),
 }
 
