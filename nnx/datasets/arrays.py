@@ -25,6 +25,7 @@ INPUTS = ("x", "images", "data", "features", "inputs")
 LABELS = ("y", "labels", "targets", "target", "label")
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 BLOCK = 2**23  # values converted at a time
+MAX_RATIO = 4  # of an image's sides: floats that might be sequences are not read as a longer image
 PICKLED = "contains Python objects, which nnx never loads; save plain numbers"
 DEFLATE = 1032  # deflate's highest compression ratio: an archive that claims more is a zip bomb
 
@@ -37,6 +38,11 @@ class Config(DatasetConfig):
         examples=["data.npz"], description="a .npz file, a .npy file of inputs, or a folder of .npy files"
     )
     labels: str | None = Field(None, description="the .npy file of the labels, if path is a .npy file")
+    inputs: Literal["auto", "images", "rows"] = Field(
+        "auto",
+        description="images: N x H x W (x C); rows: features, also sequences (N x T x F), flattened; auto: rows if "
+        "N x F, else images",
+    )
     white: _user_data.White | None = Field(
         None,
         examples=[4095],
@@ -81,7 +87,7 @@ def load(config: Config, folder: Path) -> Source:
             raise DataError(f"{inputs.where}: contains no samples; add some {name} samples")
         labels[name], known = _user_data.encode_labels(stored.read(), stored.where, names=config.classes, known=known)
     classes = tuple(config.classes or known or ())
-    arrays, white, notes = _load_inputs({name: inputs for name, (inputs, _) in splits.items()}, path, config.white)
+    arrays, white, notes = _load_inputs({name: inputs for name, (inputs, _) in splits.items()}, path, config)
     loaded = {name: Split(arrays[name], labels[name]) for name in splits}
     train = loaded["train"]
     fields: dict[str, Any] = {"validation": loaded.get("validation"), "white": white, "notes": tuple(notes)}
@@ -234,21 +240,29 @@ def _pair_splits(
 
 
 def _load_inputs(
-    stored: dict[str, StoredArray], path: Path, white: int | str | None
+    stored: dict[str, StoredArray], path: Path, config: Config
 ) -> tuple[dict[str, NDArray[Any]], int | None, list[Choice]]:
     """The inputs of each split as (N, C, H, W) uint8 or (N, F) float32, memory-mapped or converted once; the value that
-    was white, if images had more than 8 bits and it is known; and notes. `white` is the value in the config."""
+    was white, if images had more than 8 bits and it is known; and notes."""
     _check_shapes(stored)
     shape = stored["train"].shape
+    white = config.white
+    is_rows = len(shape) == 2 or config.inputs == "rows"
+    if is_rows and config.inputs == "images":
+        raise ConfigError.at("dataset.inputs", f"{stored['train'].where} has rows, {_shape_text(shape)}; remove it")
     axis = 1
     notes = []
-    if len(shape) == 4:
+    if len(shape) == 4 and not is_rows:
         axis = 3 if shape[3] <= shape[1] else 1
         layout = "N x H x W x C" if axis == 3 else "N x C x H x W"
         notes = [Choice("layout", layout, "channels are on the shorter of axes 1 and 3")]
-    is_rows = len(shape) == 2
     dtype = np.dtype(np.float32 if is_rows else np.uint8)
     usable = all(array.file.suffix == ".npy" and array.dtype == dtype for array in stored.values())
+
+    def read(array: StoredArray) -> NDArray[Any]:
+        values = array.read()
+        return values.reshape(len(values), -1) if is_rows else values
+
     if usable and not is_rows:
         return {split: channels_first(array.read(), axis) for split, array in stored.items()}, None, notes
 
@@ -256,8 +270,10 @@ def _load_inputs(
         scale = 1.0 if is_rows else 0.0
         highest = 0.0
         for split, array in stored.items():  # train first
-            values = array.read()
+            values = read(array)
             if not scale:
+                if config.inputs == "auto" and white is None:
+                    _check_sides(values, array.where)
                 scale = pixel_scale(values, array.where, white)
                 highest = float(values.max())
             rows = max(1, BLOCK // math.prod(shape[1:]))
@@ -271,13 +287,14 @@ def _load_inputs(
     files = sorted({array.file for array in stored.values()})
     key = _cache.CacheKey(
         os.path.abspath(path),
-        {split: array.where for split, array in stored.items()} | {"white": None if is_rows else white},
+        {split: array.where for split, array in stored.items()}
+        | {"white": None if is_rows else white, "inputs": config.inputs},
         _cache.hash_file_stats(files),
     )
     arrays = {} if usable else dict.fromkeys(stored, (dtype.name, 2 if is_rows else 4))
     cached = _cache.load_or_decode("arrays", key, convert, arrays, {"scale": float, "highest": float})
     if usable:  # convert() only checked the values, once, for infinite numbers and NaN
-        return {split: array.read() for split, array in stored.items()}, None, notes
+        return {split: read(array) for split, array in stored.items()}, None, notes
     scale = cached.facts["scale"]
     highest = cached.facts["highest"]
     notes.append(cached.note)
@@ -285,6 +302,10 @@ def _load_inputs(
         notes.append(
             Choice("gray levels", f"times {scale:.4g}", f"values from 0 to {255 / scale:g} are scaled to 0 to 255")
         )
+    if len(shape) > 2 and (config.inputs != "auto" or _may_be_sequences(stored["train"], highest)):
+        how = f"of {' x '.join(map(str, shape[1:]))}" + (", flattened" if is_rows else "")
+        other = "as dataset.inputs says" if config.inputs != "auto" else "dataset.inputs: rows reads sequences instead"
+        notes.append(Choice("inputs", f"{'rows' if is_rows else 'images'} {how}", other))
     if is_rows or has_own_white(stored["train"].dtype, highest) or (scale == 1 and white is None):
         return cached.arrays, None, notes
     used = round(255 / scale)
@@ -301,6 +322,21 @@ def _check_shapes(stored: dict[str, StoredArray]) -> None:
             raise DataError(f"{array.where}: has {split} inputs of shape {_shape_text(array.shape)}; give {shapes}")
         if array.dtype.kind not in "uifb":
             raise DataError(f"{array.where}: contains values of type {array.dtype}; give numbers")
+
+
+def _may_be_sequences(stored: StoredArray, highest: float) -> bool:
+    """Whether an array of three axes has floats up to 1, as images do, but scaled sequences, too."""
+    return len(stored.shape) == 3 and stored.dtype.kind == "f" and highest <= 1
+
+
+def _check_sides(values: NDArray[Any], where: str) -> None:
+    """Raises DataError for (N, a, b) floats from 0 to 1 of which a and b differ as in sequences, not as in images."""
+    if values.ndim != 3 or values.dtype.kind != "f" or values.max() > 1 or values.min() < 0:
+        return
+    sides = values.shape[1:]
+    if max(sides) > MAX_RATIO * min(sides):
+        problem = f"has inputs of {_shape_text(sides)} with values from 0 to 1: images or sequences (N x T x F)?"
+        raise DataError(f"{where}: {problem}; set dataset.inputs to images or rows")
 
 
 def channels_first(array: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -331,10 +367,10 @@ def pixel_scale(images: NDArray[Any], where: str, white: int | str | None = None
     if not (low >= 0 and high <= (WHITE if is_integer or white else 255)):
         cure = "give uint8 from 0 to 255, or floats from 0 to 1; nnx normalises them itself"
         if low < 0 and images.ndim == 3:
-            cure += "; sequences (N x T x F) are not read: reshape them to rows, x.reshape(len(x), -1)"
+            cure += "; for sequences (N x T x F), set dataset.inputs: rows, which flattens them"
         raise DataError(f"{where}: {problem}; {cure}")
     if images.ndim == 3 and not is_integer and high > 1 and white is None and _has_fractions(images):
-        cure = "reshape sequences (N x T x F) to rows, x.reshape(len(x), -1); for images, set dataset.white: 255"
+        cure = "for sequences (N x T x F), set dataset.inputs: rows; for images, set dataset.white: 255"
         raise DataError(f"{where}: {problem}, with fractions: images or sequences?; {cure}")
     if has_own_white(images.dtype, high):
         return 1.0 if is_integer else 255.0

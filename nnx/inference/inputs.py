@@ -7,6 +7,7 @@ for batch in inputs.batches():
 
 import codecs
 import glob
+import math
 import os
 import re
 import sys
@@ -336,8 +337,8 @@ def _arrange_samples(values: NDArray[Any], spec: Spec, where: str) -> NDArray[An
         content = "no values" if not values.size else f"values of type {values.dtype}"
         raise DataError(f"{where}: contains {content}; give it numbers")
     if not spec.is_image:
-        if len(shape) == 2 and shape[1] == spec.size:
-            return values
+        if len(shape) > 1 and math.prod(shape[1:]) == spec.size:
+            return values.reshape(len(values), -1)
         expected = f"rows of {spec.size} numbers (N x {spec.size})"
     elif len(shape) == 2 and shape[1] == spec.size:
         return values.reshape(-1, *spec.shape)

@@ -150,6 +150,42 @@ def test_formats(nnx):
     assert "warning" in output
 
 
+def save_sequences(low, high, shape=(60, 50, 6)):
+    values = np.random.default_rng(0).uniform(low, high, shape).astype(np.float32)
+    np.savez("sequences.npz", x=values, y=np.arange(60) % 3)
+    np.savez("rows.npz", x=values.reshape(60, -1), y=np.arange(60) % 3)
+
+
+def test_scaled_sequences_are_not_taken_for_images(nnx):
+    """They were read as gray images of 50 by 6, of 8 bits."""
+    save_sequences(0, 1)
+    configure(name="arrays", path="sequences.npz")
+    refused = nnx("train", "a.yaml")
+    assert refused.code == 2
+    assert "50 x 6 with values from 0 to 1: images or sequences (N x T x F)?" in " ".join(refused.err.split())
+    configure(name="arrays", path="sequences.npz", inputs="images")
+    assert "inputs images of 50 x 6 as dataset.inputs says" in show_and_train(nnx)
+    save_sequences(0, 1, (60, 8, 8))
+    configure(name="arrays", path="sequences.npz")
+    assert "inputs images of 8 x 8 dataset.inputs: rows reads sequences instead" in show_and_train(nnx)
+
+
+@pytest.mark.parametrize("low", [0, -3])
+def test_sequences_are_read_as_rows(nnx, low):
+    save_sequences(low, 1)
+    configure(name="arrays", path="sequences.npz", inputs="rows")
+    assert "inputs rows of 50 x 6, flattened as dataset.inputs says" in show_and_train(nnx)
+    found = json.loads(nnx("eval", "r", "--json").out)["loss"]
+    assert predict(nnx, "sequences.npz") == predict(nnx, "rows.npz")
+    configure(name="arrays", path="rows.npz")
+    run(nnx, "train", "a.yaml", "--out", "r", "--force")
+    assert json.loads(nnx("eval", "r", "--json").out)["loss"] == found
+    configure(name="arrays", path="rows.npz", inputs="images")
+    refused = nnx("train", "a.yaml")
+    assert refused.code == 2
+    assert "has rows, 60 x 300; remove it" in refused.err
+
+
 @pytest.mark.parametrize(("bits", "factor", "levels"), [(8, 15, 2), (12, 240, 16)])
 def test_sixteen_bits_of_low_values(nnx, bits, factor, levels):
     top = 16 * factor
@@ -239,7 +275,7 @@ def test_sequences_are_refused(nnx):
     for command in ("show", "train"):
         refused = nnx(command, "a.yaml")
         assert refused.code == 2
-        assert "sequences (N x T x F) are not read: reshape them to rows, x.reshape(len(x), -1)" in refused.err
+        assert "for sequences (N x T x F), set dataset.inputs: rows, which flattens them" in refused.err
 
 
 def test_positive_sequences_are_refused_too(nnx):

@@ -80,5 +80,5 @@ def test_pixels_that_are_none_are_refused(images, tmp_path):
 
 def test_sequences_are_refused_with_the_cure(tmp_path):
     np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).normal(size=(20, 5, 3)), y=np.arange(20) % 2)
-    with pytest.raises(DataError, match=r"sequences .* are not read: reshape them to rows"):
+    with pytest.raises(DataError, match=r"for sequences \(N x T x F\), set dataset\.inputs: rows"):
         datasets.load(arrays.Config(path=str(tmp_path / "s.npz")), seed=0)
