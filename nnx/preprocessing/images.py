@@ -101,7 +101,7 @@ def measure(
             raise DataError("is empty; get the file again")
         limit = most if data.startswith(_JPEG) else max_bytes
         if len(data) > limit:
-            raise DataError(f"is larger than {limit // 2**20} MiB; save a smaller image")
+            raise DataError(f"is larger than {limit // 2**20} MiB; {_smaller_image_cure(max_pixels)}")
         if data.startswith(b"version https://git-lfs"):
             raise DataError("is a Git LFS pointer, not the image itself; run `git lfs pull`")
         return _decode_pixels(data, white, max_pixels, reduce)
@@ -306,8 +306,11 @@ def _components_in_first_scan(data: bytes) -> int:
 
 
 def _too_large_message(pixels: str, max_pixels: int) -> str:
-    cure = "save a smaller image" + ", or train with a higher dataset.max_pixels" * (max_pixels < HIGHEST_MAX_PIXELS)
-    return f"has {pixels} pixels, more than {max_pixels / 10**6:g} megapixels; {cure}"
+    return f"has {pixels} pixels, more than {max_pixels / 10**6:g} megapixels; {_smaller_image_cure(max_pixels)}"
+
+
+def _smaller_image_cure(max_pixels: int) -> str:
+    return "save a smaller image" + ", or train with a higher dataset.max_pixels" * (max_pixels < HIGHEST_MAX_PIXELS)
 
 
 def _to_uint8(image: "Image") -> NDArray[np.uint8]:

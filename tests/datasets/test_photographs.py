@@ -141,3 +141,12 @@ def test_the_limit_reaches_the_decoder(tmp_path):
     with pytest.raises(DataError, match="has 10 x 10 pixels"):
         _decode.decode(str(path), options)
     assert _decode.decode(str(path), options._replace(max_pixels=100)).pixels.shape == (10, 10, 1)
+
+
+def test_the_cure_of_a_file_of_too_many_bytes_works(tmp_path):
+    """An uncompressed photograph is refused for its bytes; max_pixels allows more of both."""
+    path = tmp_path / "photograph.bmp"
+    Image.fromarray(np.zeros((2000, 2000, 3), np.uint8)).save(path)
+    with pytest.raises(DataError, match="is larger than 10 MiB; save a smaller image, or train with a higher dataset"):
+        images.decode(path)
+    assert images.decode(path, max_pixels=20_000_000).shape == (2000, 2000, 3)
