@@ -47,7 +47,9 @@ MAX_EPOCHS = 200  # epochs in the table and the curves; of more, every n-th
 class ReportContent:
     """What a report shows: the predictions of a network for the samples of a split.
 
-    `records` are the lines of metrics.jsonl, if known. `run` is the summary of the run, empty for an evaluation. `film`
+    `records` are the lines of metrics.jsonl, if known. `assessment` is what the run was judged by: its training
+    accuracy, health and baselines, as in summary.json; empty if unknown, without baselines of other test samples. `run`
+    is the whole summary, empty for an evaluation. `film`
     is the recording of the training by nnx.training.film, if there is one. `duplicates` are the samples of a test
     split that are also in the training data. `config` is that of the run, named after its recipe;
     that of the checkpoint has no name.
@@ -59,6 +61,7 @@ class ReportContent:
     predictions: Predictions
     choices: Sequence[Choice] = ()
     records: Sequence[dict[str, Any]] = ()
+    assessment: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     film: Frame | None = None
     duplicates: datasets.Duplicates | None = None
@@ -159,7 +162,7 @@ def _setup(content: ReportContent) -> dict[str, Any]:
 def _comparison(content: ReportContent) -> list[tuple[str, float, str]]:
     """The run's test accuracy beside those of the baselines: name, accuracy, remark; itself last. Empty where no
     baseline was measured."""
-    baselines = content.run.get("baselines") or {}
+    baselines = content.assessment.get("baselines") or {}
     rows = []
     frequent = baselines.get("most_frequent_class") or {}
     if frequent.get("accuracy") is not None:
@@ -168,8 +171,9 @@ def _comparison(content: ReportContent) -> list[tuple[str, float, str]]:
     if linear.get("accuracy") is not None:
         remark = f"fitted to {linear['train_samples']:,} training samples"
         rows.append(("logistic regression", linear["accuracy"], remark))
-    trained = content.run.get("train_accuracy")
-    remark = f"{formatting.percent(trained)} on {content.run['train_samples']:,} training samples" if trained else ""
+    trained = content.assessment.get("train_accuracy")
+    samples = content.assessment.get("train_samples")
+    remark = f"{formatting.percent(trained)} on {samples:,} training samples" if trained else ""
     return [*rows, ("your network", content.metrics["accuracy"], remark)] if rows else []
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pydantic
 import torch
 
 from nnx import losses
@@ -53,6 +54,53 @@ def assess(setup: TrainingSetup, best: Checkpoint, test: Split | None) -> Assess
         linear = fit_linear(train, setup.dataset.validation, setup.dataset.spec)
     diagnosis = diagnose(_evidence(setup, predictions, dead_units(setup.state.model, setup.loader(probe)), linear))
     return Assessment(diagnosis, predictions if is_full else None, _baselines(setup, test, linear))
+
+
+class _MostFrequent(pydantic.BaseModel):
+    label: str
+    accuracy: float | None
+
+
+class _Linear(pydantic.BaseModel):
+    accuracy: float | None
+    train_samples: int
+
+
+class _Baselines(pydantic.BaseModel):
+    most_frequent_class: _MostFrequent
+    logistic_regression: _Linear | None
+
+
+class _Health(pydantic.BaseModel):
+    verdict: str
+    evidence: str
+    advice: str
+
+
+class _Summary(pydantic.BaseModel):
+    """What `known_assessment` reads of summary.json, which anyone may have edited."""
+
+    best_epoch: int
+    val_loss: float | None
+    test_data: str | None
+    train_accuracy: float | None
+    train_samples: int | None
+    baselines: _Baselines
+    health: _Health
+
+
+def known_assessment(summary: dict[str, Any], best: Checkpoint, test_data: str | None) -> dict[str, Any]:
+    """What the summary of a run says of its network `best`: training accuracy, health, and the baselines, where they
+    were measured on the test samples of the SHA-256 `test_data`. Empty where the summary is of another network."""
+    try:
+        known = _Summary.model_validate(summary)
+    except pydantic.ValidationError:  # of an older version, or damaged
+        return {}
+    if (known.best_epoch, known.val_loss) != (best.record.get("epoch"), best.record.get("val_loss")):
+        return {}
+    is_same_test = test_data is not None and known.test_data == test_data
+    fields = {"train_accuracy", "train_samples", "health"} | ({"baselines"} if is_same_test else set())
+    return known.model_dump(include=fields)
 
 
 def _bytes_per_sample(split: Split) -> int:

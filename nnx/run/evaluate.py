@@ -17,7 +17,7 @@ from nnx.loader.batches import EVALUATION_BATCH, BatchLoader
 from nnx.losses import Criterion
 from nnx.report import ReportContent
 from nnx.run import folder as run_folder
-from nnx.run.assess import assess
+from nnx.run.assess import assess, known_assessment
 from nnx.run.saver import RunSaver
 from nnx.system import device as devices
 from nnx.system.device import Runtime
@@ -56,9 +56,14 @@ def evaluate_checkpoint(
     records = run_folder.matching_metrics(path.parent, saved.record)
     frames = film.read_or_none(path.parent) if records else None
     duplicates = datasets.find_duplicates(dataset.seen, samples, saved.spec.classes) if split == "test" else None
-    changes = [] if overrides else _changed_data(saved, path.parent, dataset, samples if split == "test" else None)
+    summary = run_folder.read_summary(path.parent)
+    test_data = _fingerprint(samples) if split == "test" else None
+    changes = [] if overrides else _changed_data(saved, summary, dataset, test_data)
     choices = (*runtime.choices, threads, *dataset.notes, *changes, *_changed_division(saved, config, split))
-    return ReportContent(saved, split, samples, predictions, choices, records, film=frames, duplicates=duplicates)
+    assessment = known_assessment(summary, saved, test_data)
+    return ReportContent(
+        saved, split, samples, predictions, choices, records, assessment, film=frames, duplicates=duplicates
+    )
 
 
 def settings_of(saved: Checkpoint, path: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
@@ -83,17 +88,21 @@ def dataset_of(saved: Checkpoint, config: Config, path: Path, data_dir: str | No
     return dataset
 
 
-def _changed_data(saved: Checkpoint, folder: Path, dataset: Dataset, test: Split | None) -> list[Choice]:
-    """What changed in the dataset since training, by the hashes in the checkpoint and in summary.json. Data that is
-    larger than memory is not compared: hashing it takes minutes."""
+def _fingerprint(samples: Split) -> str | None:
+    """The SHA-256 of the samples; None of data larger than memory: hashing it takes minutes."""
+    return None if datasets.is_mapped(samples.inputs) else datasets.fingerprint(samples)
+
+
+def _changed_data(saved: Checkpoint, summary: dict[str, Any], dataset: Dataset, test_data: str | None) -> list[Choice]:
+    """What changed in the dataset since training, by the hashes in the checkpoint and in summary.json. `test_data` is
+    that of the test samples, if they are measured. Data that is larger than memory is not compared."""
     if datasets.is_mapped(dataset.train.inputs):
         return []
     changes = []
     if saved.data not in (None, hash_training_data(dataset)):
         reason = "training or validation samples differ from those that the network was trained on"
         changes.append(Choice("warning", "data changed", reason))
-    tested = run_folder.read_summary(folder).get("test_data")
-    if test is not None and tested not in (None, datasets.fingerprint(test)):
+    if test_data is not None and summary.get("test_data") not in (None, test_data):
         changes.append(Choice("warning", "data changed", "test samples differ from those of the run's own test"))
     return changes
 
@@ -127,17 +136,17 @@ def evaluate_best(saver: RunSaver, choices: Sequence[Choice], begun: float) -> R
     is_test = split == "test"
     duplicates = datasets.find_duplicates(setup.dataset.seen, samples, best.spec.classes) if is_test else None
     predictions = _predict(best, setup.loader(samples), setup.runtime, setup.evaluation_criterion)
-    test_data = datasets.fingerprint(samples) if is_test and not datasets.is_mapped(samples.inputs) else None
-    assessment = assess(setup, best, samples if is_test else None)
+    test_data = _fingerprint(samples) if is_test else None
+    assessment = assess(setup, best, samples if is_test else None).summary()
     changed = _changed_files(setup.dataset) if is_test else []
     test = predictions if is_test else None
     seconds = time.perf_counter() - begun
     summary = _summary(saver, best, test, test_data=test_data, duplicates=duplicates, seconds=seconds)
-    summary |= assessment.summary() | {"warnings": [f"{choice.value}: {choice.reason}" for choice in changed]}
+    summary |= assessment | {"warnings": [f"{choice.value}: {choice.reason}" for choice in changed]}
     frames = film.read_or_none(folder)
     choices = (*choices, *changed)
     return ReportContent(
-        best, split, samples, predictions, choices, saver.metrics, summary, frames, duplicates, setup.config
+        best, split, samples, predictions, choices, saver.metrics, assessment, summary, frames, duplicates, setup.config
     )
 
 

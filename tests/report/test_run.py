@@ -128,6 +128,31 @@ def test_eval_writes_one_of_its_split(nnx, page, trained):
     assert sorted(os.listdir()) == ["e"], "without --out nothing is written"
 
 
+def assessed(text):
+    """What a report says of health, baselines and training accuracy."""
+    marks = {"health": 'class="health', "baselines": "logistic regression", "training accuracy": "training accuracy"}
+    return {what for what, mark in marks.items() if mark in text}
+
+
+def test_eval_reports_health_and_baselines_of_its_run(trained):
+    whole = shutil.copytree(trained, trained.parent / "whole")
+    for _ in run(config.load("digits_mlp", ["train.epochs=2"]), out=whole, force=True):
+        pass
+    summary = json.loads((whole / "summary.json").read_text())
+    text = report.render(evaluate_checkpoint(whole))
+    assert assessed(text) == {"health", "baselines", "training accuracy"}
+    assert summary["health"]["evidence"] in text
+    assert formatting.percent(summary["baselines"]["logistic_regression"]["accuracy"]) in text
+    # the baselines were measured on the test samples, and only on these
+    other_split = report.render(evaluate_checkpoint(whole, split="validation"))
+    (whole / "summary.json").write_text(json.dumps(summary | {"test_data": "0" * 64}))
+    other_data = report.render(evaluate_checkpoint(whole))
+    assert assessed(other_split) == assessed(other_data) == {"health", "training accuracy"}
+    for change in ({"best_epoch": 9}, {"val_loss": 0.1}, {"health": "fine"}, {"baselines": {"x": 1}}):
+        (whole / "summary.json").write_text(json.dumps(summary | change))
+        assert assessed(report.render(evaluate_checkpoint(whole))) == set(), "of another network, or nonsense"
+
+
 @pytest.mark.parametrize("damage", ["another run's", "nonsense", "gone", "not finite"])
 def test_curves_are_only_those_of_the_checkpoints_own_run(trained, tmp_path, damage):
     folder = Path(shutil.copytree(trained, tmp_path / "r"))
