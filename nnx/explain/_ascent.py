@@ -72,10 +72,12 @@ def maximise(
             (shifts * remaining * (2 * torch.rand(len(targets), 2, generator=generator) - 1)).round().int().tolist()
         )
         gradient = _gradient(leaky, prepare, _shift(images, offsets), targets)
-        gradient = blur(_shift(gradient, [(-down, -right) for down, right in offsets]))
+        sharp = _shift(gradient, [(-down, -right) for down, right in offsets])
+        gradient = blur(sharp)
         if colours is not None:
             gradient = torch.einsum("cd,ndhw->nchw", mix, gradient)
-        visible = (gradient != 0).flatten(1).sum(1).clamp(min=1)
+        # in colour, the blur's halo does not count: a small receptive field would change too fast, into saturation
+        visible = ((gradient if colours is None else sharp) != 0).flatten(1).sum(1).clamp(min=1)
         size = gradient.flatten(1).norm(dim=1) / visible.sqrt()  # root mean square over the visible pixels
         change = contrast * gradient / size.clamp(min=1e-12)[:, None, None, None] - pull * (images - base)
         images = (images + RATE * (0.1 + 0.9 * remaining) * change).clamp(0, 1)

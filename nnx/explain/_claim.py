@@ -4,7 +4,7 @@ The rules compare scores only, so that made-up scores can test them. For each st
 which a linear probe reads the stage's property as well as from any, within the error. The claim holds for a stage if
 
 1. its layer reads the property better than the input does: the network makes it easier to read,
-2. at least a quarter of this gain is missing with random weights: training did it, not only the architecture,
+2. at least a quarter of this gain is missing without training: training did it, not only the architecture,
 3. no earlier stage has a later layer, and the whole objects come after the edges,
 4. and, for edges, a unit of the layer sees only a part of the image.
 """
@@ -33,7 +33,7 @@ STAGES = (
 MIN_SCORE = 0.2  # of the way from chance to 1: a property that is read worse says nothing about layers
 MIN_MARGIN = {True: 0.005, False: 0.02}  # of a class, of a number
 ERRORS = 2  # standard errors
-LEARNED = 0.25  # of the gain over the input: if less is missing with random weights, the architecture does it
+LEARNED = 0.25  # of the gain over the input: if less is missing without training, the architecture does it
 
 
 class Score(NamedTuple):
@@ -128,7 +128,7 @@ def _judge_stage(
         )
     read = (
         f"{stage.description} is read best from {layers[n].number} ({score.trained:.2f}; input {before.trained:.2f}, "
-        f"random weights {score.untrained:.2f})"
+        f"untrained {score.untrained:.2f})"
     )
     if stage.name == "edges" and layers[n].field == image:
         return finding(
@@ -184,7 +184,7 @@ def describe_layer(
     best = [f for f in findings if f.layer == n and f.verdict != "unclear" and f.score.trained > f.before]
     sentences = []
     if best:
-        reads = [f"{f.stage.description} ({f.score.trained:.2f}; random weights {f.score.untrained:.2f})" for f in best]
+        reads = [f"{f.stage.description} ({f.score.trained:.2f}; untrained {f.score.untrained:.2f})" for f in best]
         sentences.append(f"From here a linear probe reads best: {_join(reads)}.")
     risen: list[str] = []
     fallen: list[str] = []

@@ -229,7 +229,8 @@ def draw_prediction(axes: "Axes", classes: Sequence[str], probabilities: NDArray
     top = int(probabilities.argmax())
     axes.barh(range(len(shown)), probabilities[shown], color=[COLOURS[0] if k == top else INK for k in shown])
     axes.set_yticks(range(len(shown)), [shorten(classes[k]) for k in shown])
-    axes.set(xlim=(0, 1), ylim=(max(4, len(shown)) - 0.5, -0.5), xticks=[0, 0.5, 1], xlabel="probability")
+    room_for_bars(axes, len(shown))
+    axes.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="probability")
     axes.set_title(f"predicted {shorten(classes[top])}\n{100 * probabilities[top]:.1f} %")
 
 
@@ -286,11 +287,11 @@ def outlines(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     return lines
 
 
-def colour_bar(figure: "Figure", drawn: Any, axes: Any, label: str, *, ticks: int = 5) -> None:
-    """A slim colour bar below one or several `axes`, with at most `ticks` steps."""
+def colour_bar(figure: "Figure", drawn: Any, axes: Any, label: str, *, ticks: int = 5, aspect: int = 60) -> None:
+    """A slim colour bar below one or several `axes`, with at most `ticks` steps, `aspect` times as long as high."""
     from matplotlib.ticker import MaxNLocator
 
-    options: dict[str, Any] = {"fraction": 0.03, "aspect": 60, "pad": 0.04, "shrink": 0.6}
+    options: dict[str, Any] = {"fraction": 0.03, "aspect": aspect, "pad": 0.04, "shrink": 0.6}
     bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", ticks=MaxNLocator(ticks), **options)
     bar.outline.set_visible(False)
     bar.set_label(label)
@@ -332,6 +333,20 @@ def hide_axes(axes: "Axes") -> "Axes":
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     return axes
+
+
+def frame(axes: "Axes") -> "Axes":
+    """The axes without ticks, in a thin frame, for maps whose units mean nothing."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color=FAINT)
+    return axes
+
+
+def room_for_bars(axes: "Axes", bars: int) -> None:
+    """Limit the vertical axis to `bars` horizontal bars from top to bottom. Fewer than four stay as thin as four, in
+    the middle."""
+    margin = max(0, 4 - bars) / 2
+    axes.set_ylim(bars - 0.5 + margin, -0.5 - margin)
 
 
 def sample_image(image: NDArray[Any]) -> NDArray[Any]:

@@ -142,7 +142,9 @@ def _draw_layers(subject: Subject, outputs: dict[str, NDArray[Any]], n: int) -> 
         f"{subject.names[n]}: the prediction, and the activations of {which}. Each layer has its own colour scale: "
     )
     numbers = (
-        "" if all(sheet.labels for sheet in sheets.values()) else " A neuron's number is its row's plus its column's."
+        " A neuron's number is its row's plus its column's."
+        if any(not sheet.labels and len(sheet.image) > 1 for sheet in sheets.values())
+        else ""
     )
     return Picture(f"activations-{n + 1}", f"{caption}{'; '.join(colours)}.{numbers}", _draw.to_png(figure))
 
@@ -163,8 +165,8 @@ class Sheet:
         rows, columns = self.image.shape
         filled = int(np.isfinite(self.image[0]).sum())
         axes.set_xticks([] if self.labels else range(0, filled, 8))
-        axes.set_yticks([] if self.labels else range(rows))
-        axes.set_yticklabels([] if self.labels else [f"{row * columns}" for row in range(rows)])
+        numbered = rows if rows > 1 and not self.labels else 0
+        axes.set_yticks(range(numbered), [f"{row * columns}" for row in range(numbered)])
         axes.tick_params(length=0, labelsize=7)
         for x, y, number in self.labels:
             axes.text(x, y - 1, f"{number}", ha="center", va="bottom", fontsize=6)
@@ -205,9 +207,10 @@ def _draw_row(axes: "Axes", subject: Subject, n: int) -> None:
     values = subject.inputs()[n].cpu().numpy()
     shown = np.sort(np.argsort(-np.abs(values), kind="stable")[:FEATURES])
     axes.barh(range(len(shown)), values[shown])
-    axes.set_yticks(range(len(shown)), [_draw.shorten(subject.features[k], 18) for k in shown])
+    axes.set_yticks(range(len(shown)), [_draw.shorten(subject.features[k], 24) for k in shown])
     some = f", the {len(shown)} largest of {len(values)}" if len(shown) < len(values) else ""
-    axes.set(ylim=(max(4, len(shown)) - 0.5, -0.5), xlabel=f"standardised value{some}")
+    _draw.room_for_bars(axes, len(shown))
+    axes.set_xlabel(f"standardised value{some}")
     axes.set_title(_draw.sample_title(subject, n))
     axes.axvline(0, color=_draw.INK, linewidth=0.6)
 
@@ -286,7 +289,7 @@ def _draw_tokens(subject: Subject, outputs: dict[str, NDArray[Any]], samples: in
         row[1].set_ylabel("patch row" if subject.spec.is_image else "")
         _draw.draw_prediction(row[-1], subject.classes, subject.probabilities[n], limit=3)
     for axes in table.T[1 : 1 + len(lengths)]:
-        _draw.colour_bar(figure, axes[0].images[0], axes.tolist(), "token length", ticks=2)
+        _draw.colour_bar(figure, axes[0].images[0], axes.tolist(), "token length", ticks=2, aspect=15)
     longest = ", ".join(f"{subject.layer_titles[name]} {norms.max():.1f}" for name, norms in lengths.items())
     caption = (
         "The length of each token after each block. Each column has one colour scale, from zero (dark) to its longest "

@@ -108,7 +108,7 @@ def _describe_units(layer: LayerPatterns, shown: Patterns, image: tuple[int, int
     statistics = shown.statistics[layer.name]
     return (
         f"A unit sees {seen}; on average {100 * statistics['same_class']:.0f} % of the nine images with its highest "
-        f"activation are of one class (random weights {100 * statistics['same_class_untrained']:.0f} %)."
+        f"activation are of one class (untrained {100 * statistics['same_class_untrained']:.0f} %)."
     )
 
 
@@ -118,7 +118,7 @@ def _describe_units(layer: LayerPatterns, shown: Patterns, image: tuple[int, int
 def _draw_table(
     layers: list[_claim.Layer], scores: dict[str, list[_claim.Score]], findings: list[_claim.Finding]
 ) -> bytes:
-    """A PNG with a row per stage and a column per layer: the score, and that with random weights below it. A frame
+    """A PNG with a row per stage and a column per layer: the score, and that of the untrained network below it. A frame
     marks the layer from which the stage is read best."""
     from matplotlib.patches import Rectangle
 
@@ -134,7 +134,7 @@ def _draw_table(
             axes.text(
                 column,
                 row + 0.24,
-                f"random {score.untrained:.2f}",
+                f"untrained {score.untrained:.2f}",
                 ha="center",
                 va="center",
                 color=colour,
@@ -149,7 +149,9 @@ def _draw_table(
     axes.set_yticks(range(len(findings)), [f"{f.stage.name}\n({f.stage.property})" for f in findings])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    _draw.colour_bar(figure, drawn, axes, "score of a linear probe; framed: the layer from which it is read best")
+    _draw.colour_bar(
+        figure, drawn, axes, "score of a linear probe\nframed: the first layer within the error of the highest"
+    )
     return _draw.to_png(figure)
 
 
@@ -179,7 +181,7 @@ def _draw_scores(axes: Any, scores: dict[str, _claim.Score]) -> None:
     trained = np.array([score.trained for score in scores.values()])
     untrained = np.array([score.untrained for score in scores.values()])
     axes.barh(rows - 0.2, trained.clip(0), 0.38, color=_draw.COLOURS[0], label="trained")
-    axes.barh(rows + 0.2, untrained.clip(0), 0.38, color=_draw.COLOURS[1], label="random weights")
+    axes.barh(rows + 0.2, untrained.clip(0), 0.38, color=_draw.COLOURS[1], label="untrained")
     axes.set_yticks(rows, list(scores))
     axes.set(xlim=(0, 1), ylim=(len(scores) - 0.5, -0.5), xticks=[0, 0.5, 1], xlabel="probe score")
     axes.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, fontsize=7, handlelength=1, columnspacing=1)

@@ -159,7 +159,7 @@ def _describe(subject: Subject, separations: dict[str, Any], samples: int) -> st
     return (
         f"The {NEIGHBOURS}-NN accuracy, of a vote of the {NEIGHBOURS} nearest neighbours, is {100 * before:.1f} % on "
         f"{samples:,} samples in the {_units.INPUT} and {100 * after:.1f} % in {subject.layer_titles[last]} "
-        f"({100 * control:.1f} % with random weights)."
+        f"({100 * control:.1f} % in the untrained network)."
     )
 
 
@@ -204,7 +204,7 @@ def _scatter(
 ) -> None:
     """The points in the colours of their classes. Of few classes and many points, each class has its name in the middle
     of its points, at least `min_distance` from other names, as a share of half of the map."""
-    _draw.hide_axes(axes)
+    _draw.frame(axes)
     low, high = points.min(0), points.max(0)
     middle = (low + high) / 2
     reach = 0.55 * max(float((high - low).max()), 1e-6)

@@ -181,7 +181,7 @@ def _draw_columns(subject: Subject, weight: Tensor, figures: dict[str, Any]) -> 
         "shown": len(order),
     }
     names = [_draw.shorten(list(sources)[n], MAX_NAME) for n in order]
-    series = {"trained": trained[order], "random weights": untrained[order]}
+    series = {"trained": trained[order], "untrained": untrained[order]}
     figure = _draw.bar_chart(names, series, "standard deviation of the weighted sums, over all units")
     which = f"the {len(order)} largest of {len(sources)}" if len(order) < len(sources) else f"all {len(sources)}"
     wide = sum(len(features) > 1 for features in sources.values())

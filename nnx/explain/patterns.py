@@ -247,7 +247,7 @@ def _caption(title: str, layer: LayerPatterns, statistics: dict[str, Any]) -> st
     return (
         f"{title}: {which}. The receptive field is {height}×{width} pixels{note}. On average, "
         f"{100 * statistics['same_class']:.0f} % of a unit's nine images belong to one class "
-        f"({100 * statistics['same_class_untrained']:.0f} % with random weights). {gray}. In an optimised image, "
+        f"({100 * statistics['same_class_untrained']:.0f} % in the untrained network). {gray}. In an optimised image, "
         "pixels that hardly matter stay at the mean of the images."
     )
 

@@ -31,7 +31,7 @@ READING = (
     "A point shows how well a linear probe, a weighted sum of a layer's activations, predicts a property of samples "
     "that it was not fitted to. Where the line rises, the layers make the property easier to read off; where it "
     "falls, they discard or entangle it. A high score does not mean that the network uses the property, and only what "
-    "lies above random weights was learned."
+    "lies above the untrained network was learned."
 )
 
 
@@ -41,7 +41,7 @@ def applies(checkpoint: Checkpoint) -> str | None:
 
 @dataclass(frozen=True)
 class Probes:
-    """The results of a probe of each property on each layer, of the network and of one with random weights."""
+    """The results of a probe of each property on each layer, of the network and of the untrained one."""
 
     properties: list[Property]  # the class first
     missing: str  # which are not probed, and why
@@ -52,7 +52,7 @@ class Probes:
 
 
 def measure(subject: Subject) -> Probes:
-    """Linear probes (Alain & Bengio 2017), each with two controls: the same layer with random weights, and shuffled
+    """Linear probes (Alain & Bengio 2017), each with two controls: the same layer of the untrained network, and shuffled
     properties, which cannot be predicted (Hewitt & Liang 2019). Raises DataError if there are too few samples."""
     fit, test, source = _choose_samples(subject)
     properties, missing = properties_of(fit, test, subject.classes)
@@ -196,7 +196,7 @@ def _caption(subject: Subject, figures: dict[str, Any]) -> str:
     return (
         f"The probe accuracy for the class {trend}: {100 * scores[_units.INPUT]['trained']:.1f} % in the input, "
         f"{100 * scores[last]['trained']:.1f} % in {subject.layer_titles[last]} "
-        f"({100 * scores[last]['untrained']:.1f} % with random weights). "
+        f"({100 * scores[last]['untrained']:.1f} % in the untrained network). "
         f"Fitted to {figures['fitted_to']['samples']:,} samples, scored on "
         f"{figures['scored_on']['samples']:,} others ({figures['scored_on']['split']} split). {figures['missing']}"
     ).strip()
@@ -234,7 +234,7 @@ def _draw_panel(axes: "Axes", trained: list[ProbeResult], untrained: list[ProbeR
     colours = _draw.COLOURS
     axes.plot(depth, [result.score for result in trained], "o-", color=colours[0], label="trained")
     random_scores = [result.score for result in untrained]
-    axes.plot(depth, random_scores, "s--", color=colours[1], markersize=4, label="random weights")
+    axes.plot(depth, random_scores, "s--", color=colours[1], markersize=4, label="untrained")
     axes.plot(depth, [result.shuffled.mean() for result in trained], "x", color=_draw.INK, label="shuffled labels")
     axes.axhline(target.chance, color=_draw.INK, linestyle=":", linewidth=1, label="chance")
     axes.set(ylim=(-0.05, 1.05), xlim=(-0.3, len(trained) - 0.7))

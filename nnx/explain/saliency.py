@@ -214,7 +214,7 @@ def _draw_maps(subject: Subject, methods: dict[str, list[NDArray[Any]]], figures
     N = len(figures["samples"])
     rows = 1 + 2 * len(methods)
     longest = max(map(len, figures["classes"] + (figures["labels"] or [])))
-    column = 0.82 if longest <= 2 else 1.1  # inches
+    column = 0.82 if longest <= 2 else 1.1 if longest <= 8 else 1.4  # inches
     figure = _draw.new_figure(column * N + 1.9, 0.5 + column * _draw.aspect_ratio(subject) * rows)
     # colour bars have a column of their own, so that images and maps stay in line
     places = figure.add_gridspec(rows, N + 1, width_ratios=[*N * [1], BAR])
@@ -249,11 +249,11 @@ def _draw_map(axes: Any, values: NDArray[Any], image: NDArray[Any], signed: bool
 
 def _title(axes: Any, figures: dict[str, Any], n: int) -> None:
     """The name of the sample, its true and its predicted class. A mistake has a colour, a cross and a frame."""
-    predicted = _draw.shorten(figures["classes"][n], 8)
-    lines = [_draw.shorten(figures["samples"][n], 10, tail=True)]
+    predicted = _draw.shorten(figures["classes"][n])
+    lines = [_draw.shorten(figures["samples"][n], 14, tail=True)]
     is_mistake = _is_mistake(figures, n)
     if figures["labels"]:
-        lines.append(f"true {_draw.shorten(figures['labels'][n], 8)}")
+        lines.append(f"true {_draw.shorten(figures['labels'][n])}")
     lines.append(f"{'✗ ' if is_mistake else ''}pred. {predicted}")
     axes.set_title("\n".join(lines), fontsize=8, color=_draw.MISTAKE if is_mistake else _draw.INK)
     if is_mistake:

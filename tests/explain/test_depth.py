@@ -47,10 +47,10 @@ def test_where_the_claim_holds():
     assert summary == "The claim holds for this network."
     assert findings["edges"].sentence == (
         "Edges: the direction of the edges in the middle of the image is read best from layer 1 (0.93; input 0.50, "
-        "random weights 0.70): the claim holds."
+        "untrained 0.70): the claim holds."
     )
     assert sentences[1] == (
-        "From here a linear probe reads best: the number of holes in the drawing (0.88; random weights 0.50). Read "
+        "From here a linear probe reads best: the number of holes in the drawing (0.88; untrained 0.50). Read "
         "better than from layer 1: stroke ends (0.50 to 0.60) and class (0.90 to 0.95). Read worse than from layer 1: "
         "edge direction (0.93 to 0.90)."
     )

@@ -163,7 +163,7 @@ def test_the_bars_of_the_untrained_network_are_beside_those_of_the_trained_one(m
     [axes] = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["area", "date", "city"]
     assert len(axes.containers) == 2
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["trained", "random weights"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["trained", "untrained"]
     assert axes.get_legend() is None, "a legend inside the axes may hide a bar"
 
 

@@ -285,6 +285,20 @@ def test_optimised_colour_images_are_not_saturated():
     assert natural.std() == pytest.approx(_ascent.CONTRAST * 0.02**0.5, rel=0.2)
 
 
+def test_small_fields_in_colour_are_not_saturated_by_the_halo_of_the_blur():
+    spec = Spec((3, 16, 16), ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3)
+    network = built("{name: cnn, channels: [8]}", spec)
+    middle = 3 * 8 + 3
+    targets = [Target("stages.0", unit, middle, shift=0, blur=1.5, pull=0.2) for unit in range(8)]
+    covariance = 0.05 * np.eye(3)
+    images = _ascent.maximise(
+        network, Normalise(spec, torch.device("cpu")), np.full((3, 16, 16), 0.5), targets, 0, covariance
+    )
+    field = images[:, :, 6:10, 6:10]
+    assert np.abs(field - 0.5).mean() > 0.1
+    assert ((field == 0) | (field == 1)).mean() < 0.15
+
+
 def test_the_colour_covariance_is_numpys():
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 5)).astype(np.uint8)
     pixels = (images / 255 - images.mean(0) / 255).transpose(1, 0, 2, 3).reshape(3, -1)
