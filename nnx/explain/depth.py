@@ -17,7 +17,7 @@ READING = (
     "It is often said that depth learns edges, then shapes, then parts, then whole objects. Follow the pictures from "
     "layer 1 on, and judge by the scores: a linear probe reads from each layer the direction of edges, and of "
     "drawings the number of holes (shapes) and of stroke ends (parts), and the class (whole objects). What a network "
-    "with random weights does as well was not learned."
+    "without training does as well was not learned."
 )
 
 
