@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from nnx.errors import InputError, printable
@@ -87,7 +86,7 @@ def newest_checkpoint(runs: Path = Path("runs")) -> Path:
 # ---------------------------------------------------------------- in the terminal
 
 
-def stage_table(stages: Sequence[Stage]) -> Table:
+def stage_table(stages: Sequence[Stage]) -> RenderableType:
     """A row per stage: the step, and the prediction after it."""
     return as_table([{"input": stage.text, **stage.top[0], "top": stage.top} for stage in stages], "step")
 
@@ -117,7 +116,8 @@ def _block(text: str, pixels: Pixels, prediction: str, console: Console) -> list
     picture = pixel_art.render(pixels.repeat(scale, 0).repeat(scale, 1), WIDTH, console=console)
     width = max(WIDTH // 2, max(line.cell_len for line in picture))
     heading = [Text(line, "bold") for line in textwrap.wrap(text, width)]
-    return [*heading, *picture, Text(prediction[: max(width, 24)])]
+    best = [Text(line) for line in textwrap.wrap(prediction, max(width, 24))]
+    return [*heading, *picture, *best]
 
 
 def _heading_height(block: list[Text]) -> int:

@@ -53,7 +53,10 @@ class Probes:
 
 def measure(subject: Subject) -> Probes:
     """Linear probes (Alain & Bengio 2017), each with two controls: the same layer of the untrained network, and
-    shuffled properties, which cannot be predicted (Hewitt & Liang 2019). Raises DataError if there are too few samples."""
+    shuffled properties, which cannot be predicted (Hewitt & Liang 2019).
+
+    Raises DataError if there are too few samples.
+    """
     fit, test, source = _choose_samples(subject)
     properties, missing = properties_of(fit, test, subject.classes)
 

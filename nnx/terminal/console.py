@@ -41,11 +41,11 @@ def print_notes(lines: Iterable[str]) -> None:
         print_wrapped(printable(line))
 
 
-def print_table(table: Table) -> None:
-    """Print a table on stdout, without rich's trailing spaces."""
+def print_table(table: RenderableType) -> None:
+    """Print a table, or what `FirstThatFits` it, on stdout, without rich's trailing spaces."""
     console = stdout_console()
     with console.capture() as captured:
-        console.print(table)
+        console.print(table, crop=False)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
@@ -109,7 +109,7 @@ def print_result(summary: dict[str, Any]) -> None:
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print the metrics of an evaluation on stdout."""
-    stdout_console().print(metrics_table(metrics, terminal_width(sys.stdout)))
+    print_table(metrics_table(metrics, terminal_width(sys.stdout)))
 
 
 def model_table(layers: Sequence[LayerSummary], parameters: int, flops: int | None = None) -> Table:
@@ -222,7 +222,7 @@ def metrics_table(metrics: dict[str, Any], width: int | None = None) -> Group:
     confusions = [most_confused(labels, matrix)]
     if len(labels) <= MATRIX_CLASSES:
         confusions.insert(0, confusion_matrix(labels, matrix))
-    return Group(head, "", align(figures, width), "", classes, "", _FirstThatFits(confusions))
+    return Group(head, "", align(figures, width), "", classes, "", FirstThatFits(confusions))
 
 
 def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Table:
@@ -250,7 +250,7 @@ def most_confused(labels: Sequence[str], matrix: Sequence[Sequence[int]], limit:
     return table
 
 
-class _FirstThatFits:
+class FirstThatFits:
     """Renders the first alternative that fits the width, or the last if none does."""
 
     def __init__(self, alternatives: Sequence[RenderableType]) -> None:

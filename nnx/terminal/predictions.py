@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnx.errors import printable
-from nnx.formatting import percent
+from nnx.formatting import percent, wrap
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
 
 LISTED = 10  # images, at most, whose preparation is listed one by one; for more, the steps are counted
@@ -45,7 +46,14 @@ def _csv_text(text: str) -> str:
     return f"'{line}" if is_formula else line
 
 
-def as_table(predictions: Sequence[dict[str, Any]], heading: str = "input") -> "Table":
+def as_table(predictions: Sequence[dict[str, Any]], heading: str = "input") -> "RenderableType":
+    """One row per prediction, or where the terminal is too narrow for that, a line per class below each input."""
+    from nnx.terminal.console import FirstThatFits
+
+    return FirstThatFits([_rows(predictions, heading), _Blocks(predictions)])
+
+
+def _rows(predictions: Sequence[dict[str, Any]], heading: str) -> "Table":
     """One row per prediction: its input, label, probability, and the next most probable classes. `heading` is that of
     the first column."""
     from rich.table import Table
@@ -67,12 +75,37 @@ def as_table(predictions: Sequence[dict[str, Any]], heading: str = "input") -> "
     return table
 
 
+class _Blocks:
+    """Renders each input, and below it its classes and their probabilities."""
+
+    def __init__(self, predictions: Sequence[dict[str, Any]]) -> None:
+        self.predictions = predictions
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        figures = 12  # columns: the indent, a gap and "100.00 %"
+        room = max(1, options.max_width - figures)
+        tops = [
+            [(printable(entry["label"]), entry["probability"]) for entry in each["top"]] for each in self.predictions
+        ]
+        widest = min(room, max(cell_len(label) for top in tops for label, _ in top))
+        for prediction, top in zip(self.predictions, tops, strict=True):
+            lines = wrap(printable(prediction["input"]), options.max_width)
+            for label, probability in top:
+                *pieces, last = wrap(label, widest)
+                gap = " " * (widest - cell_len(last))
+                lines += [*(f"  {piece}" for piece in pieces), f"  {last}{gap}  {percent(probability):>8}"]
+            yield Text("\n".join(lines), no_wrap=True, overflow="ignore")
+
+
 def preparation_notes(predictions: Sequence[dict[str, Any]]) -> list[str]:
     """Describe how the images were prepared: a line per image, or for more than LISTED images one line with the count
     of each step and the reasons given after colons. Unchanged images have no line."""
     prepared = [prediction for prediction in predictions if prediction.get("prepared")]
     if len(prepared) <= LISTED:
-        return [f"prepared {printable(image['input'])}: {'; '.join(image['prepared'])}" for image in prepared]
+        return [f"{printable(image['input'])} prepared: {'; '.join(image['prepared'])}" for image in prepared]
     steps = [step for image in prepared for step in image["prepared"]]
     counts = ", ".join(f"{kind} {count:,}" for kind, count in Counter(map(_step_kind, steps)).items())
     reasons = dict.fromkeys(reason for step in steps if (reason := step.partition(": ")[2]))

@@ -106,8 +106,8 @@ def test_a_folder_is_explained_file_by_file_and_the_preparation_is_printed(nnx, 
     result = nnx("explain", checkpoint, "mine", "--only", "activations", "--out", "a", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["samples"] == ["mine/0.png", "mine/5.png"]
-    assert "prepared mine/0.png: inverted" in result.err
-    assert "prepared mine/5.png: inverted" in result.err
+    assert "mine/0.png prepared: inverted" in result.err
+    assert "mine/5.png prepared: inverted" in result.err
 
 
 def test_samples_of_another_split(nnx, checkpoint):

@@ -355,7 +355,7 @@ def test_the_preparation_is_printed(nnx, trained, tmp_path):
     as_it_is, prepared = (found["prepared"] for found in json.loads(result.out)["predictions"])
     assert as_it_is == []
     assert prepared[0] == "inverted"
-    assert f"prepared many/0.png: {'; '.join(prepared)}" in result.err.splitlines()
+    assert f"many/0.png prepared: {'; '.join(prepared)}" in result.err.splitlines()
     assert "prepared" not in nnx("predict", path, "many/0.png", "-q").err
     result = nnx("predict", path, "many", *files[:3])
     (line,) = [line for line in result.err.splitlines() if line.startswith("prepared")]

@@ -202,3 +202,40 @@ def test_a_run_its_preview_and_its_evaluation_break_between_words(terminal):
     assert "threads" in words(lines)
     assert_fits(terminal.run(60, "show", "digits_mlp", "--no-trial"), 60)
     assert_fits(terminal.run(60, "eval", "r"), 60)
+
+
+@pytest.fixture
+def long_names(terminal, tmp_path):
+    """Of two classes with long names, a run `r` and the image `photographs/...`, whose name is long, too."""
+    names = ["Chrysochroa fulgidissima, male, pinned", "Chrysochroa fulgidissima, female, pinned"]
+    for brightness, name in zip((0, 128), names, strict=True):
+        (tmp_path / "beetles" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.random.default_rng(number).integers(0, 128, (8, 8), np.uint8) + np.uint8(brightness)
+            Image.fromarray(pixels).save(tmp_path / "beetles" / name / f"{number}.png")
+    image = tmp_path / "photographs" / "IMG_20240503_112233_BURST_COVER.png"
+    image.parent.mkdir()
+    Image.fromarray(np.zeros((30, 40), np.uint8) + np.uint8(200)).save(image)
+    (tmp_path / "c.yaml").write_text(
+        "dataset: {name: folder, path: beetles, validation: 8, test: 8}\nmodel: mlp\n"
+        "train: {epochs: 2, report: false}\n"
+    )
+    done = terminal.pipe("train", "c.yaml", "--out", "r")
+    assert any(line.startswith("health") for line in done), done
+    return names, str(image.relative_to(tmp_path))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_long_names_of_classes_and_files_break_between_words(terminal, long_names, width):
+    names, image = long_names
+    for command in (["eval", "r"], ["show", "c.yaml", "--no-trial"]):
+        lines = terminal.run(width, *command)
+        assert all(cell_len(line) <= width or len(line.split()) == 1 for line in lines), command
+        assert {"fulgidissima,", "female,", "pinned"} <= set(words(lines)), command
+    predicted = terminal.run(width, "predict", "r", image)
+    assert max(map(cell_len, predicted)) <= width
+    assert "prepared" not in {line.strip() for line in predicted}
+    assert image in " ".join(predicted)
+    for name in names:
+        assert set(name.split()) <= set(words(predicted))
+    assert re.search(r"\d+\.\d\d %$", "\n".join(terminal.run(width, "doctor", image, "--checkpoint", "r")), re.M)
