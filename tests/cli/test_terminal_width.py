@@ -235,7 +235,7 @@ def test_long_names_of_classes_and_files_break_between_words(terminal, long_name
     predicted = terminal.run(width, "predict", "r", image)
     assert max(map(cell_len, predicted)) <= width
     assert "prepared" not in {line.strip() for line in predicted}
-    assert image in " ".join(predicted)
+    assert image in predicted, "whole, on a line of its own"
     for name in names:
         assert set(name.split()) <= set(words(predicted))
     assert re.search(r"\d+\.\d\d %$", "\n".join(terminal.run(width, "doctor", image, "--checkpoint", "r")), re.M)
