@@ -54,12 +54,10 @@ def parse(content: Any, name: str) -> Checkpoint:
     spec_keys = {"shape", "classes", "mean", "std"} | ({"fit", "look", "columns"} if content["format"] > 2 else set())
     text_keys = {"config", "spec", "record", "counters"} | (set() if is_first_format else {"environment", "data"})
     _require(content.keys() == {"format", "json", "model", "training"})
-    texts = _load_json(content["json"])
+    texts = load_json(content["json"])
     _require(texts.keys() == text_keys)
-    config = configs.from_dict(texts["config"], name)
-    spec = Spec.from_dict(texts["spec"])
-    _require(spec.size <= _MAX_INPUT and texts["spec"].keys() - OPTIONAL == spec_keys)
-    network = _build_network(config, spec, len(content["model"]))
+    _require(texts["spec"].keys() - OPTIONAL == spec_keys)
+    config, spec, network = describe(texts, name, len(content["model"]))
     if content["model"] != _weights(network):
         raise CheckpointError(_mismatch(config))
     checkpoint = Checkpoint(
@@ -82,12 +80,21 @@ def parse(content: Any, name: str) -> Checkpoint:
     return checkpoint
 
 
+def describe(texts: dict[str, Any], name: str, max_parameters: int) -> tuple[Config, Spec, nn.Module]:
+    """The config and the spec in `texts`, and their network on the meta device, if it has no more than
+    `max_parameters` tensors. Raises as `parse` does."""
+    config = configs.from_dict(texts["config"], name)
+    spec = Spec.from_dict(texts["spec"])
+    _require(spec.size <= _MAX_INPUT)
+    return config, spec, _build_network(config, spec, max_parameters)
+
+
 def _require(condition: object) -> None:
     if not condition:
         raise CheckpointError(_WRONG_PARTS)
 
 
-def _load_json(text: Any) -> dict[str, Any]:
+def load_json(text: Any) -> dict[str, Any]:
     """The JSON, unless it is larger than the longest history makes it: 100,000 records of six values have 600,000
     commas; a million different keys would take 250 MB."""
     _require(type(text) is str and text.isascii())

@@ -40,6 +40,15 @@ CheckpointPath = Annotated[
         callback=suggest_ending, help="A run folder, or a checkpoint file (checkpoint.pt, last.pt).", show_default=False
     ),
 ]
+ClassifierPath = Annotated[
+    Path,
+    typer.Argument(
+        callback=suggest_ending,
+        help="A run folder, a checkpoint file (checkpoint.pt, last.pt), or an exported ONNX file.",
+        metavar="CHECKPOINT",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option("--device", metavar="DEVICE", help="Device: auto, cpu, cuda, cuda:N or mps.", show_default=False),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Out, Quiet, Set, print_json
+from nnx.cli._options import ClassifierPath, DataDir, Device, Json, Out, Quiet, Set, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import CheckFailed
 from nnx.system import signals
@@ -20,7 +20,7 @@ class SplitName(StrEnum):
 
 
 def evaluate(
-    checkpoint: CheckpointPath,
+    checkpoint: ClassifierPath,
     split: Annotated[
         SplitName, typer.Option("--split", metavar="SPLIT", help="Split to evaluate on: train, validation or test.")
     ] = SplitName.test,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nnx.cli._options import CheckpointPath, Device, Json, Quiet, print_json
+from nnx.cli._options import ClassifierPath, Device, Json, Quiet, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import InputError
 from nnx.system import signals
@@ -20,7 +20,7 @@ class Prepare(StrEnum):
 
 
 def predict(
-    checkpoint: CheckpointPath,
+    checkpoint: ClassifierPath,
     paths: Annotated[
         list[str],
         typer.Argument(

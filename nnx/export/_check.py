@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from nnx import export
 from nnx.errors import CheckFailed
-from nnx.preprocessing.columns import UNSEEN, Columns, NumberColumn
 
 BATCHES = (1, 2, 7, 1000)  # samples; the last one is the whole split if that has fewer
 TIE = 1e-6  # labels whose probabilities differ by less than this are equally probable: float32 has 7 digits
@@ -78,23 +77,3 @@ def run_in_fresh_process(name: str, contents: dict[str, bytes], batches: list[ND
             raise CheckFailed(f"the exported file can't be run, so it was not kept: {reason[:300]}")
         with np.load(answers) as stored:
             return [stored[key] for key in stored.files]
-
-
-def raw_rows(features: NDArray[np.float32], columns: Columns) -> NDArray[np.float64]:
-    """(N, F) features of a table -> (N, columns) rows, as `TableRows` takes them. Inverse of `Columns.apply`."""
-    rows = np.empty((len(features), len(columns.columns)))
-    start = 0
-    for n, column in enumerate(columns.columns):
-        end = start + len(column.feature_names)
-        own = features[:, start:end].astype(np.float64)
-        if isinstance(column, NumberColumn):
-            rows[:, n] = own[:, 0] * column.std + column.mean
-        elif column.categories:
-            flags = own[:, : len(column.categories)]
-            rows[:, n] = np.where(flags.any(1), flags.argmax(1), UNSEEN)
-        else:
-            rows[:, n] = UNSEEN
-        if column.indicator:
-            rows[own[:, -1] == 1, n] = np.nan
-        start = end
-    return rows

@@ -52,12 +52,20 @@ def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes
     assert program is not None
     model = program.model_proto
     model.producer_name, model.producer_version = "nnx", str(facts["nnx"])
+    _remove_traces(model.graph)
+    return {ENDING: _with_facts(model, facts)}
+
+
+def _with_facts(model: Any, facts: dict[str, Any]) -> bytes:
+    """The file: the model with the facts, each as JSON, and a checksum in its metadata."""
+    from nnx.inference.onnx_file import SEAL, digest
+
     del model.metadata_props[:]
     for key, value in sorted(facts.items()):
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, json.dumps(value)
-    _remove_traces(model.graph)
-    return {ENDING: model.SerializeToString(deterministic=True)}
+        model.metadata_props.add(key=key, value=json.dumps(value))
+    model.metadata_props.add(key=SEAL, value=digest(model))
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""A trained network as a classifier: raw inputs in, probabilities out."""
+"""A trained network as a classifier: raw inputs in, probabilities out.
+
+The network is that of a checkpoint, in PyTorch, or that of an exported ONNX file (see `onnx_file`).
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from nnx import checkpoint, losses
+from nnx.checkpoint import Checkpoint
+from nnx.config import Config
 from nnx.errors import DeviceError
 from nnx.inference.inputs import Batch
+from nnx.inference.onnx_file import is_onnx, onnx_runtime, open_onnx
 from nnx.preprocessing.normalise import Normalise
 from nnx.preprocessing.spec import Spec
 from nnx.system.device import Runtime
@@ -27,7 +33,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network.to(device).eval()
         self.spec = spec
-        self.normalise = Normalise(spec, device)
+        self.normalise = nn.Identity() if _takes_raw_inputs(network) else Normalise(spec, device)
         self.eval()
 
     @property
@@ -40,6 +46,10 @@ class Classifier(nn.Module):
         return losses.probabilities(self.network(self.normalise(x)))
 
 
+def _takes_raw_inputs(network: nn.Module) -> bool:
+    return bool(getattr(network, "takes_raw_inputs", False))
+
+
 def load(path: str | Path, device: str = "cpu") -> Classifier:
     """Load the classifier from a checkpoint, or from the checkpoint of a run folder, in evaluation mode. Raises
     CheckpointError."""
@@ -48,20 +58,35 @@ def load(path: str | Path, device: str = "cpu") -> Classifier:
 
 
 def load_with_runtime(path: Path, device: str | None = None) -> tuple[Classifier, Runtime]:
-    """Load the classifier from a checkpoint, or from the checkpoint of a run folder, with its runtime.
+    """Load the classifier from a checkpoint, from the checkpoint of a run folder, or from an exported ONNX file, with
+    its runtime.
 
     The device is the named one or the best available. The precision is that of the training, or float32 if this machine
-    does not support it. Raises CheckpointError, DeviceError.
+    does not support it. Raises CheckpointError, DeviceError, MachineError.
     """
+    saved, network = open_network(path)
+    runtime = runtime_of(network, saved.config, saved.spec, device or "auto")
+    return Classifier(network, saved.spec, runtime.device), runtime
+
+
+def open_network(path: Path) -> tuple[Checkpoint, nn.Module]:
+    """The checkpoint that `path` is, or that of the run in that folder, and its network; or what an exported ONNX file
+    contains of them. Raises CheckpointError, MachineError."""
+    if is_onnx(path):
+        return open_onnx(path)
     saved = checkpoint.read(checkpoint.locate(path))
-    model = checkpoint.build_network(saved)
-    config = saved.config
-    device = device or "auto"
+    return saved, checkpoint.build_network(saved)
+
+
+def runtime_of(network: nn.Module, config: Config, spec: Spec, device: str) -> Runtime:
+    """The runtime for the network of a config. Raises CheckpointError, DeviceError."""
+    if _takes_raw_inputs(network):
+        return onnx_runtime(device)
     try:
-        runtime = with_supported_precision(runtime_for(config, device=device), config, model, saved.spec, device=device)
+        runtime = runtime_for(config, device=device)
+        return with_supported_precision(runtime, config, network, spec, device=device)
     except DeviceError:
-        runtime = runtime_for(config, device=device, precision="float32")
-    return Classifier(model, saved.spec, runtime.device), runtime
+        return runtime_for(config, device=device, precision="float32")
 
 
 def predict_batches(

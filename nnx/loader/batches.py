@@ -39,9 +39,14 @@ def batch_bounds(samples: int, train: Train) -> list[tuple[int, int]]:
 
 
 class BatchLoader:
-    """Batches of a split. `epoch` yields shuffled training batches; `in_order` each sample once, unchanged."""
+    """Batches of a split. `epoch` yields shuffled training batches; `in_order` each sample once, unchanged.
 
-    def __init__(self, split: Split, spec: Spec, device: torch.device) -> None:
+    `normalise` replaces the spec's own, for a network that normalises its inputs itself.
+    """
+
+    def __init__(
+        self, split: Split, spec: Spec, device: torch.device, normalise: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.inputs, self.rows = _tensor(split.inputs)
         self.gather: Gather = lambda inputs, index: inputs.index_select(0, index).to(device)
         if self.rows is None and fits_on_device(split.inputs.nbytes, device):
@@ -50,7 +55,7 @@ class BatchLoader:
             self.gather = pinned_gather(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.classes = len(spec.classes)
-        self.normalise = Normalise(spec, device)
+        self.normalise = normalise or Normalise(spec, device)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from nnx import datasets, formatting, models
+from nnx import datasets, formatting, losses, models
 from nnx.checkpoint import Checkpoint, build_network
 from nnx.config import Config
 from nnx.events import Choice
@@ -148,7 +148,10 @@ def _metrics_data(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _setup(content: ReportContent) -> dict[str, Any]:
     """Config, network, environment and calibration."""
-    model = build_network(content.checkpoint)
+    kept = content.checkpoint
+    outputs = losses.outputs(kept.config.loss, len(kept.spec.classes))
+    # an exported ONNX file has no weights by these names; the table needs none
+    model = build_network(kept) if kept.model else models.build(kept.config.model, kept.spec, outputs)
     return {
         "yaml": content.checkpoint.config.to_yaml(),
         "layers": models.layer_table(model, content.checkpoint.spec),
@@ -258,7 +261,9 @@ def _sample_views(content: ReportContent) -> dict[str, Any]:
 
 def _layer_panels(content: ReportContent) -> list[_pictures.Panel]:
     """Pictures of the layers, with their activations for the first correctly classified sample and the most confident
-    mistake, where they exist."""
+    mistake, where they exist. None of an exported ONNX file, whose layers can't be looked into."""
+    if not content.checkpoint.model:
+        return []
     correct = np.flatnonzero(content.predictions.predicted == content.predictions.labels)
     chosen = [*correct[:1].tolist(), *_samples.most_confident_mistakes(content.predictions, 1)]
     names = [f"{content.split} {sample}" for sample in chosen]

@@ -12,7 +12,9 @@ from nnx.config import Config
 from nnx.datasets import Dataset, DatasetConfig, Duplicates, Split
 from nnx.errors import CheckpointError, InputError
 from nnx.events import Choice
+from nnx.inference.classifier import Classifier, open_network
 from nnx.inference.metrics import Predictions, evaluate
+from nnx.inference.onnx_file import OnnxNetwork, onnx_runtime
 from nnx.loader.batches import EVALUATION_BATCH, BatchLoader
 from nnx.losses import Criterion
 from nnx.report import ReportContent
@@ -34,32 +36,38 @@ def evaluate_checkpoint(
     overrides: Sequence[str] = (),
     data_dir: str | None = None,
 ) -> ReportContent:
-    """Measure the checkpoint that `path` is, or that of the run in that folder, on a split of its dataset, or of the
-    dataset that `overrides` describe: the `metrics` of the result, or a report of it.
+    """Measure the checkpoint that `path` is, or that of the run in that folder, or an exported ONNX file, on a split of
+    its dataset, or of the dataset that `overrides` describe: the `metrics` of the result, or a report of it.
 
     Raises CheckpointError, ConfigError, DataError, DeviceError, MachineError.
     """
     path = checkpoint.locate(path)
-    saved = checkpoint.read(path)
-    config = settings_of(saved, path, overrides, device)
-    runtime = runtime_for(config)
+    saved, network = open_network(path)
+    if is_exported := isinstance(network, OnnxNetwork):
+        runtime = onnx_runtime(device)
+        config = settings_of(saved, path, overrides, "cpu")
+    else:
+        config = settings_of(saved, path, overrides, device)
+        runtime = runtime_for(config)
     dataset = dataset_of(saved, config, path, data_dir)
-    model = build_network(saved)
-    runtime = with_supported_precision(runtime, config, model, saved.spec)
-    threads = devices.set_threads(config.threads, models.multiply_adds(model, saved.spec) * EVALUATION_BATCH)
+    if not is_exported:
+        runtime = with_supported_precision(runtime, config, network, saved.spec)
+        multiply_adds = models.multiply_adds(network, saved.spec) * EVALUATION_BATCH
+        runtime = runtime.adding(devices.set_threads(config.threads, multiply_adds))
     cure = "Close other programs, or use --device cpu where it is the device's memory that is full"
     with devices.explain_out_of_memory(cure):
         samples = dataset.split(split)
-        batches = BatchLoader(samples, saved.spec, runtime.device)
+        classifier = Classifier(runtime.place(network), saved.spec, runtime.device)
+        batches = BatchLoader(samples, saved.spec, runtime.device, classifier.normalise)
         criterion = build_criterion(losses.evaluated_loss(config.loss), dataset, runtime)
-        predictions = _predict(saved, batches, runtime, criterion)
+        predictions = evaluate(classifier.network, batches, criterion, runtime)
     records = run_folder.matching_metrics(path.parent, saved.record)
     frames = film.read_or_none(path.parent) if records else None
     duplicates = datasets.find_duplicates(dataset.seen, samples, saved.spec.classes) if split == "test" else None
     summary = run_folder.read_summary(path.parent)
     test_data = _fingerprint(samples) if split == "test" else None
     changes = [] if overrides else _changed_data(saved, summary, dataset, test_data)
-    choices = (*runtime.choices, threads, *dataset.notes, *changes, *_changed_division(saved, config, split))
+    choices = (*runtime.choices, *dataset.notes, *changes, *_changed_division(saved, config, split))
     assessment = known_assessment(summary, saved, test_data)
     return ReportContent(
         saved, split, samples, predictions, choices, records, assessment, film=frames, duplicates=duplicates

@@ -16,6 +16,7 @@ from nnx.events import Choice
 from nnx.export import _check, _network
 from nnx.inference.metrics import Predictions, evaluate
 from nnx.loader.batches import BatchLoader
+from nnx.preprocessing.raw_rows import raw_rows
 from nnx.run import folder as run_folder
 from nnx.run.evaluate import dataset_of, settings_of
 from nnx.system import device as devices
@@ -110,7 +111,7 @@ def _facts(saved: Checkpoint, path: Path, split: str, predictions: Predictions) 
 def _raw_inputs(samples: Split, saved: Checkpoint) -> Any:
     """The first samples of a split, as many as the check needs, as the exported network takes them."""
     inputs = np.ascontiguousarray(samples.inputs[: max(_check.BATCHES)])
-    return _check.raw_rows(inputs, saved.spec.columns) if saved.spec.columns else inputs
+    return raw_rows(inputs, saved.spec.columns) if saved.spec.columns else inputs
 
 
 def _raise_if_different(rows: Sequence[_check.Row], tolerance: float, file: Path) -> None:

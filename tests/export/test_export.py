@@ -15,6 +15,7 @@ from nnx.config import registry
 from nnx.errors import CheckFailed, InputError, MachineError
 from nnx.export import _check, _network
 from nnx.inference.classifier import Classifier
+from nnx.preprocessing.raw_rows import raw_rows
 from nnx.run.export import export_checkpoint
 from nnx.system import files
 
@@ -128,7 +129,7 @@ def test_raw_rows_lead_to_the_same_features(trained):
     columns = checkpoint.read(trained("mlp", "table") / "checkpoint.pt").spec.columns
     rows = np.array([[1_700_000_100, np.nan, np.nan, 1, 7], [1_700_000_000, 0.002, -1, 0, 7]])
     features = columns.apply(rows, columns)
-    again = _check.raw_rows(features, columns)
+    again = raw_rows(features, columns)
     assert np.allclose(again, rows, rtol=1e-6, equal_nan=True)
     module = _network.TableRows(columns)
     assert np.array_equal(module(torch.from_numpy(rows)).numpy(), features)
