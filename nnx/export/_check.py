@@ -62,18 +62,24 @@ def run_in_fresh_process(name: str, contents: dict[str, bytes], batches: list[ND
             (Path(folder) / f"exported{other}").write_bytes(content)
         given, answers = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(given, *batches)
-        package = str(Path(export.__file__).parent.parent.parent)
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "nnx.export._fresh", name, f"{folder}/exported{ending}", given, answers],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise CheckFailed(f"the exported file can't be run, so it was not kept: {reason[:300]}")
+        start_fresh_process(name, f"{folder}/exported{ending}", given, answers)
         with np.load(answers) as stored:
             return [stored[key] for key in stored.files]
+
+
+def start_fresh_process(name: str, *paths: Path | str) -> None:
+    """Run exported files of a format: for each, its path, those of its inputs, and of its outputs to be written, both
+    .npz. Raises CheckFailed if the process fails."""
+    package = str(Path(export.__file__).parent.parent.parent)
+    folders = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "nnx.export._fresh", name, *paths],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise CheckFailed(f"the exported file can't be run, so it was not kept: {reason[:300]}")

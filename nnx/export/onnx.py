@@ -34,7 +34,7 @@ def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes
     from nnx.export._network import example
 
     batch = torch.export.Dim.DYNAMIC
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 network,
@@ -53,13 +53,14 @@ def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes
     model = program.model_proto
     model.producer_name, model.producer_version = "nnx", str(facts["nnx"])
     _remove_traces(model.graph)
-    return {ENDING: _with_facts(model, facts)}
+    return {ENDING: with_facts(model, facts)}
 
 
-def _with_facts(model: Any, facts: dict[str, Any]) -> bytes:
+def with_facts(model: Any, facts: dict[str, Any]) -> bytes:
     """The file: the model with the facts, each as JSON, and a checksum in its metadata."""
     from nnx.inference.onnx_file import SEAL, digest
 
+    facts = {key: value for key, value in facts.items() if key != SEAL}
     del model.metadata_props[:]
     for key, value in sorted(facts.items()):
         model.metadata_props.add(key=key, value=json.dumps(value))
@@ -69,7 +70,7 @@ def _with_facts(model: Any, facts: dict[str, Any]) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep torch's warnings and progress, which speak of its inner workings, from the user."""
     with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), contextlib.redirect_stdout(nowhere):
         warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,13 @@ def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes
 
     from nnx.export._network import example
 
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of an RNN's weights: they speak of torch's inner workings
         program = torch.export.export(
             network, (example(network.spec),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
         )
-    data = io.BytesIO()
-    torch.export.save(program, data, extra_files={FACTS: json.dumps(facts)})
+        data = io.BytesIO()
+        torch.export.save(program, data, extra_files={FACTS: json.dumps(facts)})
     return {ENDING: data.getvalue()}
 
 

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -161,12 +160,13 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(data: bytes) -> Any:
-    from google.protobuf.message import DecodeError
     from onnx import ModelProto
 
     try:
         model = ModelProto.FromString(data)
-    except DecodeError:
+    except MemoryError:
+        raise
+    except Exception:  # DecodeError of protobuf, which is onnx's own affair
         model = None
     if model is None or not model.graph.node:
         raise CheckpointError(f"is damaged, or not an ONNX file; {CURE}")
@@ -229,6 +229,8 @@ def _check_ends(graph: Any, spec: Spec) -> None:
     """Raises CheckpointError unless the graph takes what the metadata says, and returns what its classes need."""
     from onnx import TensorProto
 
+    kind: int
+    shape: tuple[int, ...]
     if spec.columns:
         kind, shape = TensorProto.DOUBLE, (len(spec.columns.columns),)
     else:

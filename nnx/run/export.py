@@ -2,19 +2,22 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from nnx import checkpoint, export, losses
 from nnx.checkpoint import Checkpoint
 from nnx.datasets import Split
 from nnx.errors import CheckFailed, InputError
 from nnx.events import Choice
-from nnx.export import _check, _network
+from nnx.export import _check, _network, _quantize
+from nnx.inference.baselines import evenly_spread
 from nnx.inference.metrics import Predictions, evaluate
+from nnx.inference.onnx_file import OnnxNetwork
 from nnx.loader.batches import BatchLoader
 from nnx.preprocessing.raw_rows import raw_rows
 from nnx.run import folder as run_folder
@@ -35,6 +38,7 @@ class Exported:
     rows: list[_check.Row]
     tolerance: float
     choices: tuple[Choice, ...]
+    quantized: dict[str, _quantize.Measured] = field(default_factory=dict)  # float32 and int8, with --quantize
 
 
 def export_checkpoint(
@@ -44,15 +48,20 @@ def export_checkpoint(
     out: Path | None = None,
     overrides: Sequence[str] = (),
     data_dir: str | None = None,
+    quantize: bool = False,
 ) -> Exported:
     """Export the checkpoint that `path` is, or that of the run in that folder, in the format called `name`.
 
+    With `quantize`, the file that passed is then rounded to 8 bits, and measured beside the float one on the test set.
     Raises CheckFailed, and writes nothing, unless the file predicts what PyTorch does in float32. Raises
     CheckpointError, ConfigError, DataError, InputError, MachineError.
     """
     exporter = export.exporter(name)
     path = checkpoint.locate(path)
-    file = _check_name(out or path.with_suffix(exporter.ENDING), name, exporter.ENDING)
+    if quantize and name != "onnx":
+        raise InputError(f"--quantize int8: is for --format onnx only, not for {name}; leave it out")
+    default = path.with_name(f"{path.stem}-int8{exporter.ENDING}" if quantize else f"{path.stem}{exporter.ENDING}")
+    file = _check_name(out or default, name, exporter.ENDING)
     export.check_packages(name)
     saved = checkpoint.read(path)
     config = settings_of(saved, path, overrides, "cpu")
@@ -70,12 +79,28 @@ def export_checkpoint(
         inputs = _raw_inputs(samples, saved)
         rows = _check.compare(name, contents, inputs, predictions.probabilities[: len(inputs)])
     _raise_if_different(rows, exporter.TOLERANCE, file)
+    measured: dict[str, _quantize.Measured] = {}
+    if quantize:
+        whole = contents[exporter.ENDING]
+        calibration = evenly_spread(dataset.train, _quantize.CALIBRATION)  # training samples, never others
+        rounded = _quantize.quantize(whole, _raw_inputs(calibration, saved))
+
+        def predict(network: OnnxNetwork) -> Predictions:
+            batches = BatchLoader(samples, saved.spec, runtime.device, nn.Identity())
+            return evaluate(network, batches, criterion, runtime)
+
+        measured = {
+            precision: _quantize.measure(content, inputs[:1], predict)
+            for precision, content in (("float32", whole), ("int8", rounded))
+        }
+        facts |= {"accuracy": _accuracy(split, measured["int8"].predictions), "precision": "int8"}
+        contents = {exporter.ENDING: _quantize.with_accuracy(rounded, facts["accuracy"])}
     files.make_folder(file.parent)
     written = {file.with_suffix(ending): content for ending, content in contents.items()}
     for place, content in sorted(written.items(), key=lambda item: item[0] == file):  # the main file last
         files.replace(place, content)
     sizes = {place: len(content) for place, content in written.items()}
-    return Exported(sizes, facts, rows, exporter.TOLERANCE, _choices(facts, path))
+    return Exported(sizes, facts, rows, exporter.TOLERANCE, _choices(facts, path), measured)
 
 
 def _check_name(file: Path, name: str, ending: str) -> Path:
@@ -100,12 +125,16 @@ def _facts(saved: Checkpoint, path: Path, split: str, predictions: Predictions) 
         "classes": list(saved.spec.classes),
         "input": _network.describe_input(saved.spec),
         "output": "probabilities, B x classes, float32",
-        "accuracy": {"split": split, "samples": len(predictions.labels), "accuracy": predictions.accuracy},
+        "accuracy": _accuracy(split, predictions),
         "precision": "float32",
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "config": saved.config.to_dict(),
         "spec": saved.spec.to_dict(),
     }
+
+
+def _accuracy(split: str, predictions: Predictions) -> dict[str, Any]:
+    return {"split": split, "samples": len(predictions.labels), "accuracy": predictions.accuracy}
 
 
 def _raw_inputs(samples: Split, saved: Checkpoint) -> Any:
@@ -127,8 +156,11 @@ def _raise_if_different(rows: Sequence[_check.Row], tolerance: float, file: Path
 def _choices(facts: dict[str, Any], path: Path) -> tuple[Choice, ...]:
     """What was chosen for the user: the precision, and the samples to check with where there are no test samples."""
     trained = run_folder.read_summary(path.parent).get("precision", facts["config"]["precision"])
+    exported = facts["precision"]
     reason = f"the network was trained in {trained}" if trained not in ("auto", "float32") else "as in training"
-    choices = [Choice("precision", "float32", reason)]
+    choices = [Choice("precision", exported, reason)]
+    if exported == "int8":
+        choices = [Choice("precision", "int8", f"calibrated on at most {_quantize.CALIBRATION} training samples")]
     if (split := facts["accuracy"]["split"]) != "test":
         choices.append(Choice("checked on", f"{split} samples", "the dataset has no test samples"))
     return tuple(choices)

@@ -3,21 +3,27 @@
 import hashlib
 import json
 import os
+import shutil
+import warnings
 
 import numpy as np
+import onnx
 import pytest
+import safetensors
 import torch
 from tiny_networks import ARCHITECTURES, DATA
 
 import nnx
-from nnx import checkpoint, export, models
+from nnx import checkpoint, datasets, export, models
 from nnx.config import registry
 from nnx.errors import CheckFailed, InputError, MachineError
-from nnx.export import _check, _network
+from nnx.export import _check, _network, _quantize
 from nnx.inference.classifier import Classifier
 from nnx.preprocessing.raw_rows import raw_rows
+from nnx.run.evaluate import evaluate_checkpoint
 from nnx.run.export import export_checkpoint
 from nnx.system import files
+from nnx.terminal import export as export_view
 
 CASES = [
     (architecture, data)
@@ -32,20 +38,28 @@ def test_all_architectures_are_exported():
 
 
 @pytest.mark.parametrize("name", export.names())
-@pytest.mark.parametrize(("architecture", "data"), CASES)
-def test_an_exported_network_predicts_what_pytorch_does(trained, tmp_path, name, architecture, data):
-    """In a fresh process, by the check of nnx itself, and again here, with the classifier of nnx.load."""
-    run = trained(architecture, data)
+def test_an_exported_network_predicts_what_pytorch_does(trained, tmp_path, check_here, name):
+    """Each architecture on each kind of data. To save time, nnx's own check runs in this process, and one fresh process
+    runs all files of the format."""
     exporter = export.exporter(name)
-    exported = export_checkpoint(run, name, out=tmp_path / f"model{exporter.ENDING}")
-    assert all(row.difference <= exporter.TOLERANCE and row.labels == 0 for row in exported.rows)
-    assert [row.samples for row in exported.rows][:3] == [1, 2, 7]
-    inputs, expected = samples(run)
-    output = exporter.load(tmp_path / f"model{exporter.ENDING}")(inputs)
-    assert output.shape == expected.shape
-    assert output.dtype == np.float32
-    assert np.abs(output - expected).max() <= exporter.TOLERANCE
-    assert np.abs(expected - expected[0]).max() > 0.01, "predictions differ between samples"
+    jobs = []
+    for architecture, data in CASES:
+        run = trained(architecture, data)
+        file = tmp_path / f"{architecture}-{data}{exporter.ENDING}"
+        exported = export_checkpoint(run, name, out=file)
+        assert all(row.difference <= exporter.TOLERANCE and row.labels == 0 for row in exported.rows)
+        assert [row.samples for row in exported.rows][:3] == [1, 2, 7]
+        inputs, expected = samples(run)
+        given, answers = (tmp_path / f"{architecture}-{data}-{kind}.npz" for kind in ("inputs", "outputs"))
+        np.savez(given, inputs)
+        jobs.append((file, given, answers, expected))
+    _check.start_fresh_process(name, *(path for job in jobs for path in job[:3]))
+    for file, _, answers, expected in jobs:
+        with np.load(answers) as stored:
+            (output,) = (stored[key] for key in stored.files)
+        assert output.dtype == np.float32
+        assert _check.compare_batch(output, expected).passes(exporter.TOLERANCE), file
+        assert np.abs(expected - expected[0]).max() > 0.01, "predictions differ between samples"
 
 
 def samples(run, count=20):
@@ -135,7 +149,7 @@ def test_raw_rows_lead_to_the_same_features(trained):
     assert np.array_equal(module(torch.from_numpy(rows)).numpy(), features)
 
 
-def test_facts(trained, tmp_path):
+def test_facts(trained, tmp_path, check_here):
     """What the metadata says is so."""
     run = trained("cnn")
     facts = export_checkpoint(run, "safetensors", out=tmp_path / "model.safetensors").facts
@@ -158,14 +172,81 @@ def test_facts(trained, tmp_path):
     json.dumps(table, allow_nan=False)
 
 
-def test_equal_checkpoints_give_equal_bytes(trained, tmp_path):
+@pytest.mark.parametrize("name", ["onnx", "numpy", "pt2", "safetensors"])
+def test_the_metadata_of_each_format_has_all_facts(trained, tmp_path, check_here, name):
+    """As another program reads them."""
+    file = tmp_path / f"model{export.exporter(name).ENDING}"
+    run = trained("rnn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # none reaches the user
+        facts = export_checkpoint(run, name, out=file).facts
+    if name == "onnx":
+        stored = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
+        del stored["content_sha256"]
+    elif name == "numpy":
+        stored = json.loads(str(np.load(file.with_suffix(".npz"))["facts"]))
+    elif name == "pt2":
+        extra = {"nnx.json": ""}
+        torch.export.load(file, extra_files=extra)
+        stored = json.loads(extra["nnx.json"])
+    else:
+        with safetensors.safe_open(file, "pt") as opened:
+            stored = json.loads(opened.metadata()["nnx"])
+    assert stored == json.loads(json.dumps(facts))
+    assert stored["checkpoint_sha256"] == hashlib.sha256((run / "checkpoint.pt").read_bytes()).hexdigest()
+    assert {"classes", "input", "config", "accuracy", "spec", "precision"} <= stored.keys()
+
+
+def test_a_network_trained_in_bfloat16_is_exported_in_float32_and_says_so(trained, tmp_path, check_here):
+    run = tmp_path / "run"
+    shutil.copytree(trained("mlp"), run)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "precision": "bfloat16"}))
+    choice, *_ = export_checkpoint(run, "safetensors", out=tmp_path / "model.safetensors").choices
+    assert (choice.value, choice.reason) == ("float32", "the network was trained in bfloat16")
+
+
+def test_int8_is_measured_beside_float32(trained, tmp_path, monkeypatch, check_here, capsys):
+    """Calibrated on training samples, smaller, opened as any exported file, with its own accuracy in the metadata."""
+    given = []
+    quantize = _quantize.quantize
+    monkeypatch.setattr(
+        _quantize, "quantize", lambda content, inputs: given.append(inputs) or quantize(content, inputs)
+    )
+    run = trained("cnn")
+    file = tmp_path / "model.onnx"
+    exported = export_checkpoint(run, "onnx", out=file, quantize=True)
+    train = {
+        sample.tobytes() for sample in datasets.load(checkpoint.read(run / "checkpoint.pt").config.dataset).train.inputs
+    }
+    assert len(given[0]) == _quantize.CALIBRATION
+    assert all(sample.tobytes() in train for sample in given[0])
+    assert exported.quantized["int8"].bytes < exported.quantized["float32"].bytes
+    measured = evaluate_checkpoint(file)
+    assert measured.metrics["accuracy"] == exported.facts["accuracy"]["accuracy"]
+    assert np.array_equal(measured.predictions.probabilities, exported.quantized["int8"].predictions.probabilities)
+    stored = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
+    assert stored["precision"] == "int8"
+    assert stored["accuracy"] == exported.facts["accuracy"]
+    export_view.print_tables(exported)
+    printed = capsys.readouterr().out
+    assert "int8 and float32: largest difference" in printed
+
+
+@pytest.mark.parametrize("name", sorted({*export.names()} - {"onnx"}))
+def test_int8_is_for_onnx_only(trained, tmp_path, name):
+    with pytest.raises(InputError, match=f"--quantize int8: is for --format onnx only, not for {name}; leave it out"):
+        export_checkpoint(trained("mlp"), name, out=tmp_path / f"m{export.exporter(name).ENDING}", quantize=True)
+
+
+def test_equal_checkpoints_give_equal_bytes(trained, tmp_path, check_here):
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     export_checkpoint(trained("mlp"), "safetensors", out=first)
     export_checkpoint(trained("mlp"), "safetensors", out=second)
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_full_disk_keeps_the_old_file(trained, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_file(trained, tmp_path, check_here, monkeypatch):
     file = tmp_path / "model.safetensors"
     file.write_text("old")
 

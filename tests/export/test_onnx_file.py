@@ -14,6 +14,7 @@ from tiny_networks import ARCHITECTURES
 from nnx import checkpoint
 from nnx.cli import run_command
 from nnx.errors import CheckpointError, MachineError
+from nnx.export import _check
 from nnx.inference import onnx_file
 from nnx.inference.classifier import load_with_runtime
 from nnx.run.evaluate import evaluate_checkpoint
@@ -24,13 +25,15 @@ from onnx import TensorProto, helper  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def exported(trained):
+def exported(trained, run_here):
     """`exported("mlp", "digits")` -> the run folder, with checkpoint.pt and checkpoint.onnx in it."""
 
     def export(architecture="mlp", data="digits"):
         run = trained(architecture, data)
         if not (run / "checkpoint.onnx").exists():
-            export_checkpoint(run, "onnx")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_check, "run_in_fresh_process", run_here)
+                export_checkpoint(run, "onnx")
         return run
 
     return export
