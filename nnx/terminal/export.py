@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+from rich.text import Text
 
 from nnx.errors import printable
 from nnx.export._quantize import Measured
@@ -45,6 +46,5 @@ def _print_quantized(measured: dict[str, Measured]) -> None:
     whole, rounded = (measured[name].predictions for name in ("float32", "int8"))
     difference = float(np.abs(whole.probabilities - rounded.probabilities).max())
     labels = int((whole.predicted != rounded.predicted).sum())
-    console.print_lines(
-        [f"int8 and float32: largest difference {difference:.1e}, {labels:,} of {len(whole.labels):,} labels differ"]
-    )
+    line = f"int8 and float32: largest difference {difference:.1e}, {labels:,} of {len(whole.labels):,} labels differ"
+    console.print_lines([Text(line)])
