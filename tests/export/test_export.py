@@ -216,9 +216,8 @@ def test_int8_is_measured_beside_float32(trained, tmp_path, monkeypatch, check_h
     run = trained("cnn")
     file = tmp_path / "model.onnx"
     exported = export_checkpoint(run, "onnx", out=file, quantize=True)
-    train = {
-        sample.tobytes() for sample in datasets.load(checkpoint.read(run / "checkpoint.pt").config.dataset).train.inputs
-    }
+    config = checkpoint.read(run / "checkpoint.pt").config
+    train = {sample.tobytes() for sample in datasets.load(config.dataset, seed=config.seed).train.inputs}
     assert len(given[0]) == _quantize.CALIBRATION
     assert all(sample.tobytes() in train for sample in given[0])
     assert exported.quantized["int8"].bytes < exported.quantized["float32"].bytes
