@@ -213,7 +213,7 @@ def test_int8_is_measured_beside_float32(trained, tmp_path, monkeypatch, check_h
     monkeypatch.setattr(
         _quantize, "quantize", lambda content, inputs: given.append(inputs) or quantize(content, inputs)
     )
-    run = trained("cnn")
+    run = trained("{name: mlp, hidden: [256, 64]}")  # the file of a tiny network would become larger
     file = tmp_path / "model.onnx"
     exported = export_checkpoint(run, "onnx", out=file, quantize=True)
     config = checkpoint.read(run / "checkpoint.pt").config
