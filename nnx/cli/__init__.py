@@ -13,6 +13,7 @@ from nnx.cli import _streams, check, doctor, explain, init, predict, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import export as export_command
 from nnx.cli import list as list_command
+from nnx.cli import serve as serve_command
 from nnx.cli import show as show_command
 from nnx.cli import trace as trace_command
 from nnx.cli import train as train_command
@@ -40,6 +41,7 @@ for name, function, panel in (
     ("explain", explain.explain, UNDERSTAND),
     ("trace", trace_command.trace, UNDERSTAND),
     ("export", export_command.export, SHIP),
+    ("serve", serve_command.serve, SHIP),
     ("init", init.init, MANAGE),
     ("list", list_command.list_parts, MANAGE),
     ("show", show_command.show, MANAGE),

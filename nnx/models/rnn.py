@@ -55,8 +55,7 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images or (B, F) rows -> (B, outputs) logits."""
-        steps = x.permute(0, 2, 1, 3).flatten(2) if x.ndim == 4 else x.unsqueeze(2)  # (B, H, C*W) or (B, F, 1)
-        states, _ = self.recurrent(steps)  # (B, T, hidden * directions)
+        states = self._states(x)
         if self.read == "mean":
             summary = states.mean(1)
         elif self.recurrent.bidirectional:  # the last state of each direction: the backward one ends at the first step
@@ -66,6 +65,23 @@ class Model(nn.Module):
             summary = states[:, -1]
         logits: Tensor = self.output(self.dropout(summary))
         return logits
+
+    def step_logits(self, x: Tensor) -> Tensor | None:
+        """(B, C, H, W) images or (B, F) rows -> (B, T, outputs): the logits if the sample ended after each step. None
+        if the network reads backwards, too: its states then depend on what follows."""
+        if self.recurrent.bidirectional:
+            return None
+        states = self._states(x)
+        if self.read == "mean":
+            states = states.cumsum(1) / torch.arange(1, states.shape[1] + 1, device=x.device)[:, None]
+        logits: Tensor = self.output(self.dropout(states))
+        return logits
+
+    def _states(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) images or (B, F) rows -> (B, T, hidden * directions), the state after each step."""
+        steps = x.permute(0, 2, 1, 3).flatten(2) if x.ndim == 4 else x.unsqueeze(2)  # (B, H, C*W) or (B, F, 1)
+        states: Tensor = self.recurrent(steps)[0]
+        return states
 
 
 def _init_recurrent(recurrent: nn.RNNBase) -> None:
