@@ -80,6 +80,7 @@ class Column(BaseModel):
 
     name: str
     kind: Literal["number", "category"]
+    features: int = Field(description="values of the input, and of the saliency, that are of this column")
     typical: str | None = Field(description="the median, or the most frequent category")
     frequent: list[str] = Field(description="the most frequent values")
     low: float | None = None

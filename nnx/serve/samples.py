@@ -102,7 +102,8 @@ def describe_columns(network: Network, dataset: Dataset | None) -> list[dict[str
             content = _describe_categories(column, features)
         else:
             content = _describe_numbers(column, features)
-        described.append({"name": column.name, "kind": column.kind, **content})
+        features_of = len(column.feature_names)
+        described.append({"name": column.name, "kind": column.kind, "features": features_of, **content})
     return described
 
 
