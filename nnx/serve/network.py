@@ -153,7 +153,7 @@ class Network:
                 logits = step_logits(x)
             if logits is not None:
                 unit = "row" if self.spec.is_image else "feature"
-                title = f"Belief: the prediction if the input ended after each {unit}"
+                title = f"Belief after each {unit}"
                 belief = losses.probabilities(logits[0]).cpu()[None]
                 layers.append({"name": "belief", "title": title, "kind": "belief", "values": pack(belief)})
         return [layer | {"shape": layer["values"]["shape"]} for layer in layers]
@@ -170,8 +170,7 @@ class Network:
             if grid := _layer_outputs.patch_grid(self.spec, received.shape[1]):
                 rows, columns, others = grid
                 maps = received[:, others:].reshape(-1, rows, columns)
-                source = "the class token" if from_class_token else "all tokens"
-                title = f"Attention of {source} in block {n}, {len(maps)} heads"
+                title = f"Attention {n}"
                 layers.append({"name": f"attention {n}", "title": title, "kind": "attention", "values": pack(maps)})
         return layers
 

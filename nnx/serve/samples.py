@@ -1,5 +1,6 @@
 """Held-out samples of the dataset that a checkpoint names, and what the columns of its table contain."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ def decode_row(network: Network, features: NDArray[np.float64]) -> Row:
         if column.indicator and own[-1]:
             row[column.name] = None
         elif isinstance(column, NumberColumn):
-            row[column.name] = _format(own[0])
+            row[column.name] = _format(_round(own[0], column))
         else:
             known = np.flatnonzero(own[: len(column.categories)])
             row[column.name] = column.categories[int(known[0])] if len(known) else None
@@ -113,8 +114,8 @@ def _describe_numbers(column: NumberColumn, features: NDArray[np.float64] | None
         low, high = (column.mean + sign * SPREAD * column.std for sign in (-1, 1))
         return {"low": low, "high": high, "typical": _format(typical), "frequent": []}
     present = features[features[:, 1] == 0] if column.indicator else features
-    values = present[:, 0] * column.std + column.mean
-    unique, counts = np.unique(np.array([float(_format(value)) for value in values]), return_counts=True)
+    values = _round(present[:, 0] * column.std + column.mean, column)
+    unique, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:FREQUENT]
     frequent = [_format(value) for value in unique[order[counts[order] > 1]]]
     return {
@@ -134,6 +135,12 @@ def _describe_categories(column: CategoryColumn, features: NDArray[np.float64] |
         "typical": categories[0] if categories else None,
         "frequent": categories[:FREQUENT],
     }
+
+
+def _round(values: Any, column: NumberColumn) -> Any:
+    """Values of a column to the digits that its float32 features have, so that 0 is not 6e-08."""
+    size = max(abs(column.mean), column.std) or 1.0
+    return np.round(values, DIGITS - 2 - math.floor(math.log10(size)))
 
 
 def _format(value: float) -> str:

@@ -54,24 +54,26 @@ const pictures = (() => {
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
-  // {shape: [channels, height, width], data}
-  function drawImage(canvas, { shape: [channels, height, width], data }) {
+  // {shape: [channels, height, width], data} -> ImageData
+  function asImageData({ shape: [channels, height, width], data }) {
     const pixels = bytes(data);
     const image = new ImageData(width, height);
     for (let i = 0; i < width * height; i++) {
       for (let c = 0; c < 3; c++) image.data[4 * i + c] = pixels[channels === 3 ? 3 * i + c : channels * i];
       image.data[4 * i + 3] = 255;
     }
-    canvas.width = width;
-    canvas.height = height;
+    return image;
+  }
+
+  function put(canvas, image) {
+    canvas.width = image.width;
+    canvas.height = image.height;
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
   // The contributions over a pale copy of the image.
   function drawContributions(canvas, picture, packed) {
-    drawImage(canvas, picture);
-    const context = canvas.getContext("2d");
-    const image = context.getImageData(0, 0, canvas.width, canvas.height);
+    const image = asImageData(picture);
     const [plus, minus] = [colour("--plus"), colour("--minus")];
     values(packed).forEach((value, i) => {
       const strength = Math.abs(value) ** 0.6, tint = value < 0 ? minus : plus;
@@ -80,8 +82,10 @@ const pictures = (() => {
         image.data[4 * i + c] = pale * (1 - strength) + tint[c] * strength;
       }
     });
-    context.putImageData(image, 0, 0);
+    put(canvas, image);
   }
+
+  const drawImage = (canvas, picture) => put(canvas, asImageData(picture));
 
   return { values, prepareLayer, drawLayer, drawImage, drawContributions };
 })();
