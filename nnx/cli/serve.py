@@ -59,7 +59,8 @@ def serve(
         networks, notes = choose.find_networks(
             checkpoints, lambda saved: runtime_for(saved.config, device=device or "cpu", precision="float32").device
         )
-        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        reached_at = LOOPBACK if ipaddress.ip_address(address).is_unspecified else address
+        url = f"http://{f'[{reached_at}]' if ':' in reached_at else reached_at}:{port}"
         if not ipaddress.ip_address(address).is_loopback:
             notes.append(f"warning: --host {address} lets other machines use this page; there is no password")
         if not quiet:

@@ -56,6 +56,7 @@ def serve(application: Guard, listener: socket.socket, started: Callable[[], Non
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="critical",  # the application prints its own errors
         access_log=False,
         proxy_headers=False,
         server_header=False,
@@ -76,6 +77,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._when_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Without waiting for bodies that have not arrived."""
+        for connection in list(self.server_state.connections):
+            if connection.cycle and connection.cycle.more_body:  # type: ignore[union-attr]
+                connection.transport.abort()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn calls it ten times a second."""

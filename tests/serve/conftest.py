@@ -57,7 +57,9 @@ def serving(*words: object, environment: dict[str, str] | None = None) -> Iterat
     try:
         assert process.stdout
         line = process.stdout.readline()
-        assert line == f"http://127.0.0.1:{port}\n", process.communicate()[1]
+        if line != f"http://127.0.0.1:{port}\n":
+            process.kill()
+            raise AssertionError(line + process.communicate()[1])
         yield Served(process, port)
     finally:
         process.terminate()
