@@ -188,7 +188,8 @@ def test_no_request_breaks_it_whether_it_fits_the_description_or_not(served, mod
 
         @settings(max_examples=40, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=modes))
-        def check(case, path=operation.path):
+        def check(case):
+            path = case.operation.path
             response = case.call()
             checked.append(path)
             assert response.status_code < 500
