@@ -93,7 +93,7 @@ class _Server(uvicorn.Server):
 
 
 class Connection(H11Protocol):
-    """A connection with a time limit. Beyond MAX_CONNECTIONS, the one that has waited longest is closed."""
+    """A connection with a time limit. Beyond MAX_CONNECTIONS, the one that waits longest for its client is closed."""
 
     since = 0.0  # when it was made, or its last answer completed, in the event loop's time
 
@@ -101,14 +101,19 @@ class Connection(H11Protocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self.since = self.loop.time()
         if len(self.connections) > MAX_CONNECTIONS:
-            waiting = [each for each in self.connections if cast(Connection, each).is_waiting and each is not self]
-            oldest = min(waiting, key=lambda each: cast(Connection, each).since, default=self)
+            others = [cast(Connection, each) for each in self.connections if each is not self]
+            waiting = [each for each in others if each.is_waiting or each.awaits_body]
+            oldest = min(waiting, key=lambda each: each.since, default=self)
             oldest.transport.abort()
 
     @property
     def is_waiting(self) -> bool:
         """Whether the next request has not begun, or its head is incomplete."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def awaits_body(self) -> bool:
+        return self.cycle is not None and self.cycle.more_body
 
     def check_time(self) -> None:
         limit = REQUEST_SECONDS if self.is_waiting else ANSWER_SECONDS

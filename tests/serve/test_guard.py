@@ -259,6 +259,21 @@ def test_slow_senders_do_not_keep_others_out(served):
             connection.close()
 
 
+def test_more_unfinished_bodies_than_connections_do_not_keep_others_out(served):
+    head = f"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: application/json\r\n"
+    stalled = []
+    try:
+        for _ in range(MAX_CONNECTIONS + 20):
+            connection = served.connect()
+            with contextlib.suppress(OSError):
+                connection.sendall(f"{head}Content-Length: 100000\r\n\r\n{{".encode())
+            stalled.append(connection)
+        assert all(answered_within(served, PROMPT) for _ in range(5))
+    finally:
+        for connection in stalled:
+            connection.close()
+
+
 def test_endless_bodies_do_not_keep_others_out(served):
     head = f"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: application/json\r\n"
     done = threading.Event()

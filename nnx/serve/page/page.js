@@ -11,8 +11,8 @@ const percent = (value) => `${(100 * value).toFixed(value > 0.9995 || value < 0.
 
 let about; // what is served
 let cards = [];
-let input = null; // the latest input, null if there is none
-let truth = null; // the true class of a sample
+let input = null; // the latest input, null if there is none; a sample has its true class in `truth`
+let truth = null; // the true class of the input that is answered
 let latest = null; // the latest answers
 let drawing, form;
 
@@ -29,7 +29,10 @@ async function ask() {
     const asked = input;
     try {
       const answers = asked && (await source.answer(asked, PARTS));
-      if (!input === !asked) show(answers);
+      if (!input === !asked) {
+        truth = asked?.truth ?? null;
+        show(answers);
+      }
     } catch (error) {
       complain(error);
     }
@@ -217,8 +220,7 @@ function showSteps(parent, steps) {
 // ---------------------------------------------------------------- inputs
 
 function set(next, label = null) {
-  input = next;
-  truth = label;
+  input = next && { ...next, truth: label };
   ask();
 }
 
