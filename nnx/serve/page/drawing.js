@@ -3,7 +3,7 @@
 
 const createDrawing = (canvas, pen, changed) => {
   const SIZE = 560; // pixels of the canvas: two for each pixel of the page
-  const SENT = 200; // pixels of the drawing that is sent: more changes no answer, and takes longer
+  const SENT = 160; // pixels of the drawing that is sent: more changes no label, and takes longer
   const STEP = 14; // pixels that an arrow key moves the pen
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const sent = document.createElement("canvas");
