@@ -6,13 +6,17 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnx import export
 from nnx.errors import CheckFailed
+from nnx.events import Choice
+
+if TYPE_CHECKING:
+    from nnx.export._network import ExportedNetwork
 
 BATCHES = (1, 2, 7, 1000)  # samples; the last one is the whole split if that has fewer
 TIE = 1e-6  # labels whose probabilities differ by less than this are equally probable: float32 has 7 digits
@@ -28,6 +32,24 @@ class Row:
 
     def passes(self, tolerance: float) -> bool:
         return self.difference <= tolerance and not self.labels  # false for NaN
+
+
+def encode(
+    name: str,
+    network: "ExportedNetwork",
+    facts: dict[str, Any],
+    inputs: NDArray[Any],
+    expected: NDArray[np.float32],
+) -> tuple[dict[str, bytes], list[Row], tuple[Choice, ...]]:
+    """The exported contents in a format, how they compare with the (N, K) `expected` probabilities of the (N, ...) raw
+    inputs, and what the exporter has chosen. An exporter whose file states its check has its own `encode_checked`.
+    Raises CheckFailed if the file can't be run, and InputError if there can be none."""
+    exporter = export.exporter(name)
+    if own := getattr(exporter, "encode_checked", None):
+        contents, rows, choices = own(network, facts, inputs, expected)
+        return contents, rows, choices
+    contents = exporter.encode(network, facts)
+    return contents, compare(name, contents, inputs, expected), ()
 
 
 def compare(name: str, contents: dict[str, bytes], inputs: NDArray[Any], expected: NDArray[np.float32]) -> list[Row]:

@@ -77,16 +77,22 @@ if __name__ == "__main__":
 def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes]:
     """The Python file, and the .npz file with the numbers and, as JSON, the facts. Raises InputError for an
     architecture without a forward pass here."""
-    page = _Page()
+    page = write(network, facts)
+    data = io.BytesIO()
+    np.savez(data, facts=json.dumps(facts), **page.arrays)
+    return {ENDING: _render(page, facts).encode(), ".npz": data.getvalue()}
+
+
+def write(network: "ExportedNetwork", facts: dict[str, Any]) -> "ForwardPass":
+    """The forward pass from raw inputs to probabilities. Raises InputError if there is none here."""
+    page = ForwardPass()
     _write_preparation(page, network)
     writers = {"mlp": _write_mlp, "cnn": _write_cnn, "rnn": _write_rnn, "transformer": _write_transformer}
     if facts["model"] not in writers:
         raise InputError(f"--format numpy: has no forward pass of {facts['model']}; use another format")
     writers[facts["model"]](page, network.network, network.spec.is_image)
     page.add("x = two_classes(x)" if page.width == 1 else "x = softmax(x)", "logits to probabilities")
-    data = io.BytesIO()
-    np.savez(data, facts=json.dumps(facts), **page.arrays)
-    return {ENDING: _render(page, facts).encode(), ".npz": data.getvalue()}
+    return page
 
 
 def load(path: Path) -> Predict:
@@ -100,7 +106,7 @@ def load(path: Path) -> Predict:
     return predict
 
 
-class _Page:
+class ForwardPass:
     """The lines of the forward pass, and the numbers that they refer to."""
 
     def __init__(self) -> None:
@@ -147,7 +153,7 @@ class _Page:
         return f"{function}({given}{slope})"
 
 
-def _write_preparation(page: _Page, network: "ExportedNetwork") -> None:
+def _write_preparation(page: ForwardPass, network: "ExportedNetwork") -> None:
     from nnx.export._network import TableRows
 
     if isinstance(network.prepare, TableRows):
@@ -163,7 +169,7 @@ def _write_preparation(page: _Page, network: "ExportedNetwork") -> None:
     page.add(f"x = x.astype(np.float32) * {factor} + {offset}")
 
 
-def _write_mlp(page: _Page, network: Any, is_image: bool) -> None:
+def _write_mlp(page: ForwardPass, network: Any, is_image: bool) -> None:
     from torch import nn
 
     if is_image:
@@ -185,7 +191,7 @@ def _write_mlp(page: _Page, network: Any, is_image: bool) -> None:
             page.add(f"x = {page.activation(f'activation{n}', layer)}")
 
 
-def _write_cnn(page: _Page, network: Any, is_image: bool) -> None:
+def _write_cnn(page: ForwardPass, network: Any, is_image: bool) -> None:
     from torch import nn
 
     pools = {nn.MaxPool2d: "max_pool", nn.AvgPool2d: "average_pool"}
@@ -220,7 +226,7 @@ def _write_cnn(page: _Page, network: Any, is_image: bool) -> None:
             page.add(f"x = {page.activation(f'head{n}', layer)}")
 
 
-def _convolution(page: _Page, name: str, conv: Any, given: str = "x") -> str:
+def _convolution(page: ForwardPass, name: str, conv: Any, given: str = "x") -> str:
     """The call of a convolution. For "same", torch puts the odd row of zeros after the image."""
     size, stride = conv.kernel_size[0], conv.stride[0]
     if conv.padding == "same":
@@ -232,7 +238,7 @@ def _convolution(page: _Page, name: str, conv: Any, given: str = "x") -> str:
     return f"convolution({given}, {weights}, {bias}, before={before}, after={after}, stride={stride})"
 
 
-def _write_rnn(page: _Page, network: Any, is_image: bool) -> None:
+def _write_rnn(page: ForwardPass, network: Any, is_image: bool) -> None:
     cell = network.recurrent.mode.removesuffix("_TANH").lower()
     if is_image:
         page.add("x = x.transpose(0, 2, 1, 3).reshape(len(x), x.shape[2], -1)", "(B, H, C * W): a step is a row")
@@ -258,7 +264,7 @@ def _write_rnn(page: _Page, network: Any, is_image: bool) -> None:
     page.add(f"x = {page.linear('output', network.output)}")
 
 
-def _cell_numbers(page: _Page, recurrent: Any, suffix: str, name: str) -> list[str]:
+def _cell_numbers(page: ForwardPass, recurrent: Any, suffix: str, name: str) -> list[str]:
     """The arguments of a cell. Two biases that are always added are stored as one; those of a GRU are not."""
     weights = [
         page.number(f"{name}.{part}_weights", getattr(recurrent, f"weight_{kind}_{suffix}").T)
@@ -270,7 +276,7 @@ def _cell_numbers(page: _Page, recurrent: Any, suffix: str, name: str) -> list[s
     return [*weights, page.number(f"{name}.bias", of_input + of_state)]
 
 
-def _write_transformer(page: _Page, network: Any, is_image: bool) -> None:
+def _write_transformer(page: ForwardPass, network: Any, is_image: bool) -> None:
     if is_image:
         page.add(f"x = patches(x, {network.patch})", "(B, T, numbers in a patch)")
     else:
@@ -300,7 +306,7 @@ def _write_transformer(page: _Page, network: Any, is_image: bool) -> None:
     page.add(f"x = {page.linear('output', network.output)}")
 
 
-def _render(page: _Page, facts: dict[str, Any]) -> str:
+def _render(page: ForwardPass, facts: dict[str, Any]) -> str:
     """The Python file. Of what the user named, it contains the class names only, as Python writes them."""
     given, accuracy = facts["input"], facts["accuracy"]
     is_image = given["kind"] == "image"
@@ -324,7 +330,7 @@ def _render(page: _Page, facts: dict[str, Any]) -> str:
     return code if "math." in code else code.replace("import math\n", "")
 
 
-def _used(page: _Page) -> list[Any]:
+def _used(page: ForwardPass) -> list[Any]:
     """The functions of `_numpy_layers` that the forward pass calls, and those that they call, in the file's order."""
     known = {name: item for name, item in vars(_numpy_layers).items() if inspect.isfunction(item)}
     used = set(re.findall(r"(?<![\w.])\w+(?=\()", "\n".join(page.lines))) & known.keys()

@@ -75,9 +75,10 @@ def export_checkpoint(
         predictions = evaluate(network.network, BatchLoader(samples, saved.spec, runtime.device), criterion, runtime)
         facts = _facts(saved, path, split, predictions)
         devices.load_meta_kernels()  # torch's exporters fail if they are the first to load them
-        contents = exporter.encode(network, facts)
         inputs = _raw_inputs(samples, saved)
-        rows = _check.compare(name, contents, inputs, predictions.probabilities[: len(inputs)])
+        contents, rows, chosen = _check.encode(
+            name, network, facts, inputs, predictions.probabilities[: len(inputs)]
+        )
     _raise_if_different(rows, exporter.TOLERANCE, file)
     measured: dict[str, _quantize.Measured] = {}
     if quantize:
@@ -100,7 +101,8 @@ def export_checkpoint(
     for place, content in sorted(written.items(), key=lambda item: item[0] == file):  # the main file last
         files.replace(place, content)
     sizes = {place: len(content) for place, content in written.items()}
-    return Exported(sizes, facts, rows, exporter.TOLERANCE, _choices(facts, path), measured)
+    choices = (*_choices(facts, path), *chosen)
+    return Exported(sizes, facts, rows, exporter.TOLERANCE, choices, measured)
 
 
 def _check_name(file: Path, name: str, ending: str) -> Path:

@@ -308,6 +308,7 @@ function connectDesk() {
   $("open").onclick = () => $("file").click();
   $("file").onchange = (event) => event.target.files[0] && openFile(event.target.files[0]);
   $("camera").onclick = toggleCamera;
+  $("sample").hidden = about.samples === false;
   $("sample").onclick = takeSample;
   document.addEventListener("keydown", (event) => {
     if ((event.ctrlKey || event.metaKey) && event.key === "z") {
@@ -340,13 +341,15 @@ function connectForm() {
     note("");
     set({ row: form.row() });
   });
-  const button = document.createElement("button");
-  button.type = "button";
-  button.id = "sample";
-  button.textContent = "Test sample";
-  button.onclick = takeSample;
-  $("sample").remove();
-  $("form").prepend(button);
+  if (about.samples !== false) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.id = "sample";
+    button.textContent = "Test sample";
+    button.onclick = takeSample;
+    $("sample").remove();
+    $("form").prepend(button);
+  }
   $("form").hidden = false;
   set({ row: form.row() });
 }
