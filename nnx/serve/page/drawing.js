@@ -143,7 +143,7 @@ const createDrawing = (canvas, pen, changed) => {
     },
     // The drawing, as it is sent.
     image() {
-      const small = sent.getContext("2d");
+      const small = sent.getContext("2d", { willReadFrequently: true });
       small.imageSmoothingQuality = "high";
       small.drawImage(canvas, 0, 0, SENT, SENT);
       return sent;
