@@ -4,6 +4,7 @@ import ast
 import base64
 import hashlib
 import html
+import io
 import json
 import os
 import re
@@ -58,6 +59,7 @@ NETWORK = """const network = (() => {{
 """
 NODE = """
 const [page, questions] = [1, 2].map((n) => require("fs").readFileSync(process.argv[n], "utf8"));
+if (!page.trimEnd().endsWith("</html>")) throw new Error("the page is cut off");
 const script = (id) => page.match(new RegExp(`<script id="${id}"[^>]*>([^]*?)</script>`))[1];
 const run = `const facts = ${script("facts")}; const weights = ${JSON.stringify(script("weights").trim())};
 ${script("network").replaceAll('"use strict";', "")}; answerAll(${questions})`;
@@ -91,9 +93,9 @@ def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes
         _script(weights, 'id="weights" type="text/plain"'),
         _script(_read(OWN, "start.js")),
         _script(computing, 'id="network"'),
-        _script(_read(OWN, "check.js")),
         *(_script(_read(OWN, name)) for name in ("prepare.js", "offline.js")),
         *(_script(_read(SERVED, name)) for name in ("pictures.js", "drawing.js", "form.js", "page.js")),
+        _script(_read(OWN, "check.js")),  # last, so that a damaged page has none
     ]
     return {ENDING: _assemble(scripts, facts).encode()}
 
@@ -103,15 +105,15 @@ def _assemble(scripts: list[str], facts: dict[str, Any]) -> str:
     style = f"<style>\n{_read(SERVED, 'style.css')}{_read(OWN, 'offline.css')}</style>"
     icon = base64.b64encode((SERVED / "icon.svg").read_bytes()).decode()
     inline = [re.sub(r"^<[^>]*>|</script>$", "", script) for script in scripts if 'type="' not in script[:60]]
-    policy = (
-        f"default-src 'none'; img-src data: blob:; media-src blob:; script-src {' '.join(map(_hash, inline))}; "
-        f"style-src {_hash(style.removeprefix('<style>').removesuffix('</style>'))}; base-uri 'none'; form-action 'none'"
-    )
+    allowed, own = " ".join(map(_hash, inline)), _hash(style.removeprefix("<style>").removesuffix("</style>"))
+    policy = f"default-src 'none'; img-src data: blob:; media-src blob:; script-src {allowed}; style-src {own}"
+    policy += "; base-uri 'none'; form-action 'none'"
+    meta = '<meta charset="utf-8">'
     page = re.sub(r"<script src=[^>]*></script>\n|<nav>.*</nav>\n?", "", _read(SERVED, "index.html"))
     for place, content in (
         ('<link rel="stylesheet" href="style.css">', style),
         ('href="icon.svg"', f'href="data:image/svg+xml;base64,{icon}"'),
-        ('<meta charset="utf-8">', f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        (meta, f'{meta}\n<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         ("</main>", f"</main>\n<footer>{_footer(facts)}</footer>"),
         ("</body>", "\n".join(scripts) + "\n</body>"),
     ):
@@ -252,7 +254,8 @@ def _javascript(lines: list[str]) -> str:
     code = "\n".join(f"    {line}" for line in written)
     functions = [name for name in sorted(set(re.findall(r"(?<![\w.])\w+(?=\()", code))) if name != "see"]
     rest = _read(OWN, "look.js")
-    return NETWORK.format(names=", ".join(sorted({*functions, "linear", "softmax", "twoClasses", "tensor"})), lines=code, rest=rest)
+    names = ", ".join(sorted({*functions, "linear", "softmax", "twoClasses", "tensor"}))
+    return NETWORK.format(names=names, lines=code, rest=rest)
 
 
 def _expression(node: ast.expr) -> str:
@@ -329,8 +332,9 @@ def encode_checked(
     name = {"": "by the same arithmetic in numpy", "node": "in node"}.get(Path(runner).name, f"in {Path(runner).name}")
     check = {"samples": rows[-1].samples, "difference": max(row.difference for row in rows), "runner": name}
     short = "which changes no probability by more than the check accepts"
+    bits = "as trained" if weights == "float32" else f"{8 * WIDTHS[weights]} bits each, {short}"
     choices = (
-        Choice("weights", weights, "as trained" if weights == "float32" else f"{8 * WIDTHS[weights]} bits each, {short}"),
+        Choice("weights", weights, bits),
         Choice("checked", name, "the page itself" if runner.endswith(BROWSERS) else "no Chromium works here"),
     )
     return encode(network, facts | {"check": check}), rows, choices
@@ -355,10 +359,8 @@ def _shortest(
 
 
 def _rounded_npz(content: bytes, width: int) -> bytes:
-    import io
-
     with np.load(io.BytesIO(content)) as stored:
-        arrays = {
+        arrays: dict[str, Any] = {
             name: _rounded(array, width) if _is_matrix(array) else array
             for name, array in ((name, stored[name]) for name in stored.files)
         }
