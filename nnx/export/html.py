@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import nnx
 from nnx.errors import CheckFailed, InputError
 from nnx.events import Choice
 from nnx.export import Predict, _check
@@ -42,7 +41,7 @@ PATIENCE = 600  # seconds for a browser, or node, to predict a batch
 SPREAD = 3  # standard deviations around the mean: the range of a column in the form
 RUNNER = ".runner"  # the file beside the page that says what runs it in the check
 
-ROOT = Path(nnx.__file__).parent
+ROOT = Path(__file__).parent.parent
 SERVED, OWN = ROOT / "serve" / "page", ROOT / "export" / "_page"
 NETWORK = """const network = (() => {{
   const numbers = readNumbers(facts.numbers, weights, facts.alphabet);
@@ -72,7 +71,9 @@ process.stdout.write(`<pre id="found">${require("vm").runInNewContext(run, { ato
 
 def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes]:
     """The page. `facts` may also name the format of its weights, by default float32, and describe the check. Raises
-    InputError for a network without a forward pass here."""
+    InputError for a network without a forward pass here, and for images that are no pictures."""
+    if network.spec.is_image and network.spec.shape[0] not in (1, 3):
+        raise InputError(f"--format html: needs images in gray or in colours, not of {network.spec.shape[0]} channels")
     pass_ = _forward_pass(network, facts)
     width = WIDTHS[facts.get("weights", "float32")]
     listed, weights = _pack(pass_.arrays, width)
@@ -129,7 +130,7 @@ def _footer(facts: dict[str, Any]) -> str:
     if check:
         lines.append(
             f"Largest difference of a probability from PyTorch's, on {check['samples']:,} {accuracy['split']} samples, "
-            f"{check['runner']}: {check['difference']:.1e}. Weights: {facts['weights']}."
+            f"{check['runner']}: {check['difference']:.1e}. Weights: {8 * WIDTHS[facts['weights']]}-bit floats."
         )
     lines.append(f"Made by nnx {facts['nnx']} from the checkpoint with the SHA-256 {facts['checkpoint_sha256']}.")
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
@@ -329,7 +330,7 @@ def encode_checked(
     (output,) = _check.run_in_fresh_process("html", {**encode(network, facts), **beside}, [inputs])
     bounds = _check.batch_bounds(len(inputs))
     rows = [_check.compare_batch(output[start:end], expected[start:end]) for start, end in bounds]
-    name = {"": "by the same arithmetic in numpy", "node": "in node"}.get(Path(runner).name, f"in {Path(runner).name}")
+    name = {"": "by the same arithmetic in numpy", "node": "in node"}.get(Path(runner).name, "in headless Chromium")
     check = {"samples": rows[-1].samples, "difference": max(row.difference for row in rows), "runner": name}
     short = "which changes no probability by more than the check accepts"
     bits = "as trained" if weights == "float32" else f"{8 * WIDTHS[weights]} bits each, {short}"

@@ -44,7 +44,7 @@ def test_the_page_gives_the_probabilities_of_pytorch(trained, tmp_path, architec
     """For 100 test digits, with float32 weights."""
     run = trained(MORE.get(architecture, architecture))
     page = export(run, tmp_path)
-    assert "Weights: float32." in page.read_text()
+    assert "Weights: 32-bit floats." in page.read_text()
     saved = checkpoint.read(run / "checkpoint.pt")
     dataset = dataset_of(saved, settings_of(saved, run / "checkpoint.pt"), run / "checkpoint.pt", None)
     digits = dataset.split("test").inputs[:100]
@@ -105,8 +105,8 @@ def test_few_weights_stay_as_trained_and_many_are_shortened(trained, tmp_path, m
     as_trained = export(run, tmp_path).read_text()
     monkeypatch.setattr(html, "FEW", 0)
     short = export(run, tmp_path).read_text()
-    assert "Weights: float32." in as_trained
-    assert re.search(r"Weights: float(24|16)\.", short)
+    assert "Weights: 32-bit floats." in as_trained
+    assert re.search(r"Weights: (24|16)-bit floats\.", short)
     assert len(short) < len(as_trained)
 
 

@@ -143,8 +143,9 @@ const source = (() => {
   function omitColumns(values, k) {
     const logit = (share) => Math.log(share + 1e-9) - Math.log(1 - share + 1e-9);
     const of = (row) => logit(network.predict(arithmetic.tensor([row.length], row)).data[k]);
-    const whole = of(values), contributions = [];
+    const whole = of(values), contributions = [], end = performance.now() + 4 * PATIENCE;
     columns.forEach(({ kind, mean, features }, n) => {
+      if (performance.now() > end) return contributions.push(...new Array(features).fill(0));
       const without = values.slice();
       without[n] = kind === "category" ? -1 : mean;
       contributions.push(whole - of(without), ...new Array(features - 1).fill(0));

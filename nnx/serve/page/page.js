@@ -78,7 +78,8 @@ function verdict(answers, consensus) {
 
 function invitation() {
   if (about.input === "row") return "Fill in the row.";
-  return about.drawing ? `Draw one of ${list(about.classes)}.` : "Open an image, or take a test sample.";
+  if (about.drawing) return `Draw one of ${list(about.classes)}.`;
+  return about.samples === false ? "Open an image." : "Open an image, or take a test sample.";
 }
 
 function list(names) {
