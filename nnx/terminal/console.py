@@ -41,12 +41,12 @@ def print_notes(lines: Iterable[str]) -> None:
         print_wrapped(printable(line))
 
 
-def print_table(table: RenderableType) -> None:
-    """Print a table, or what `FirstThatFits` it, on stdout, without rich's trailing spaces."""
-    console = stdout_console()
+def print_table(table: RenderableType, console: Console | None = None) -> None:
+    """Print a table, or what `FirstThatFits` it, on stdout, or on `console`, without rich's trailing spaces."""
+    console = console or stdout_console()
     with console.capture() as captured:
         console.print(table, crop=False)
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def print_lines(lines: Iterable[Text], console: Console | None = None) -> None:

@@ -23,6 +23,7 @@ from nnx.terminal.console import (
     model_table,
     plain_table,
     print_lines,
+    print_table,
     stdout_console,
     wraps,
 )
@@ -46,7 +47,7 @@ def print_preview(preview: "Preview", console: Console | None = None) -> None:
         if isinstance(part, Text):
             print_lines([part], console)
         else:
-            console.print(part)
+            print_table(part, console)
 
 
 def sections(preview: "Preview", console: Console, width: int | None) -> list[RenderableType]:

@@ -1,4 +1,4 @@
-"""Names of files and classes with control characters, formulas or bytes that are not UTF-8 (issue 15: B15)."""
+"""Names of files and classes with control characters, formulas or bytes that are not UTF-8."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""stdout and stderr that are closed, have no reader, are full, or can't show a character (issue 15: B13, B14)."""
+"""stdout and stderr that are closed, have no reader, are full, or can't show a character."""
 
 import os
 import shlex

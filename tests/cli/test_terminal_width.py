@@ -1,4 +1,4 @@
-"""What commands print on terminals of 60, 80 and 120 columns: lines break between words (issue 15: D24)."""
+"""What commands print on terminals of 60, 80 and 120 columns: lines break between words."""
 
 import fcntl
 import os
@@ -201,6 +201,10 @@ def test_a_run_its_preview_and_its_evaluation_break_between_words(terminal):
     assert_fits(lines, 60)
     assert "threads" in words(lines)
     assert_fits(terminal.run(60, "show", "digits_mlp", "--no-trial"), 60)
+    piped = terminal.pipe("show", "digits_mlp", "--no-trial")
+    rows = [line for line in piped if line.startswith("class ") or "━" in line]
+    assert rows
+    assert [line for line in rows if line != line.rstrip()] == []
     assert_fits(terminal.run(60, "eval", "r"), 60)
 
 

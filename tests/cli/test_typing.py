@@ -1,4 +1,4 @@
-"""What people type is answered with what does it (issue 15: D27)."""
+"""What people type is answered with what does it."""
 
 import pytest
 

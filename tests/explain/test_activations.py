@@ -67,7 +67,7 @@ def test_what_is_too_much_to_show_is_counted():
     assert activations._sheet(-np.ones((2, 6)), 1).is_signed
 
 
-# ---------------------------------------------------------------- issue 15, number 28: numbers, axes, colour bars
+# ---------------------------------------------------------------- numbers, axes, colour bars
 
 
 def test_a_neuron_has_a_number_by_row_and_column():

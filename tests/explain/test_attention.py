@@ -88,7 +88,7 @@ def test_figures_of_heads_whose_answer_is_known(subject):
     assert attention._statistics(all_alike, explained) == pytest.approx({"entropy": 1, "distance": apart})
 
 
-# ---------------------------------------------------------------- issue 15, number 28: labels and scales
+# ---------------------------------------------------------------- labels and scales
 
 
 def drawn(explained, module, name, monkeypatch):

@@ -228,7 +228,7 @@ def test_it_explains(subject, model):
         assert again == found
 
 
-# ---------------------------------------------------------------- issue 15, number 28: no checkerboards, gray, layers
+# ---------------------------------------------------------------- no checkerboards, gray, layers
 
 
 def neighbour_correlation(images):

@@ -123,7 +123,7 @@ def test_one_logit_speaks_for_the_second_class_and_against_the_first():
     torch.testing.assert_close(saliency._target_logit(network, x, torch.tensor([0, 0, 0, 0])), -logits)
 
 
-# ---------------------------------------------------------------- issue 15, number 28: true class, mistakes, occlusion
+# ---------------------------------------------------------------- true class, mistakes, occlusion
 
 
 def test_the_title_shows_the_true_and_the_predicted_class_and_marks_a_mistake():

@@ -110,7 +110,7 @@ def test_patch_grid(shape, tokens, places):
     assert _layer_outputs.patch_grid(Spec(shape, ("a", "b"), (0.0,) * shape[0], (1.0,) * shape[0]), tokens) == places
 
 
-# ---------------------------------------------------------------- issue 15, number 28: one naming of layers
+# ---------------------------------------------------------------- one naming of layers
 
 
 @pytest.mark.parametrize(

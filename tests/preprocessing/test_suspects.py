@@ -1,4 +1,4 @@
-"""Columns that identify rows or dates rather than describe them (issue 15, number 8)."""
+"""Columns that identify rows or dates rather than describe them."""
 
 import numpy as np
 import polars as pl

@@ -386,7 +386,7 @@ def test_a_film_that_is_long_is_thinned_for_the_page():
     assert 30 < len(chosen) < S
 
 
-# ---------------------------------------------------------------- issue 15, number 28: titles and class names
+# ---------------------------------------------------------------- titles and class names
 
 
 @pytest.mark.parametrize(

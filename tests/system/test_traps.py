@@ -1,4 +1,4 @@
-"""Links, pipes and devices where a command expects its files: nothing else changes, nothing hangs (issue 15: B10)."""
+"""Links, pipes and devices where a command expects its files: nothing else changes, nothing hangs."""
 
 import gzip
 import hashlib
