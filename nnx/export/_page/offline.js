@@ -2,7 +2,6 @@
 // Where the answers come from: here, from the network in this file. See source.js of nnx serve for what they are.
 
 const source = (() => {
-  const MAX_SIDE = 1600; // pixels of a picture
   const MAX_MAPS = 32, MAX_UNITS = 1024; // of a layer that are shown
   const PATIENCE = 50; // milliseconds for finding out which parts speak for the answer
   const PARTS = 7; // down and across, at least
@@ -38,20 +37,7 @@ const source = (() => {
   // ---------------------------------------------------------------- inputs
 
   async function pixelsOf({ canvas, file }) {
-    let drawn = canvas;
-    if (file) {
-      const bitmap = await createImageBitmap(file).catch(() => {
-        throw new Error("The browser can't read this image: save it as PNG or JPEG");
-      });
-      const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
-      drawn = document.createElement("canvas");
-      drawn.width = Math.max(1, Math.round(bitmap.width * scale));
-      drawn.height = Math.max(1, Math.round(bitmap.height * scale));
-      const context = drawn.getContext("2d");
-      context.fillStyle = "white";
-      context.fillRect(0, 0, drawn.width, drawn.height);
-      context.drawImage(bitmap, 0, 0, drawn.width, drawn.height);
-    }
+    const drawn = file ? pictures.shrink(await pictures.open(file)) : canvas;
     const { data, height, width } = drawn.getContext("2d").getImageData(0, 0, drawn.width, drawn.height);
     const colours = Uint8Array.from({ length: height * width * 3 }, (_, i) => data[Math.floor(i / 3) * 4 + (i % 3)]);
     const isGray = colours.every((level, i) => level === colours[i - (i % 3)]);

@@ -3,6 +3,27 @@
 
 const pictures = (() => {
   const GAP = 1; // pixels between maps
+  const MAX_SIDE = 1600; // pixels of a picture that is read
+
+  // The image in a file.
+  function open(file) {
+    return createImageBitmap(file).catch(() => {
+      throw new Error("The browser can't read this image: save it as PNG or JPEG");
+    });
+  }
+
+  // A copy of an image on white, of at most `side` pixels.
+  function shrink(bitmap, side = MAX_SIDE) {
+    const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+    canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+    const context = canvas.getContext("2d");
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    return canvas;
+  }
 
   function bytes(data) {
     return Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
@@ -87,5 +108,5 @@ const pictures = (() => {
 
   const drawImage = (canvas, picture) => put(canvas, asImageData(picture));
 
-  return { values, prepareLayer, drawLayer, drawImage, drawContributions };
+  return { MAX_SIDE, open, shrink, values, prepareLayer, drawLayer, drawImage, drawContributions };
 })();

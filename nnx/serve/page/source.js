@@ -9,7 +9,6 @@
 
 const source = (() => {
   const MAX_FILE = 180000; // bytes: in base64 it fits into a request
-  const MAX_SIDE = 1600; // pixels of a picture that is sent
 
   async function get(path, body) {
     const request = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
@@ -39,18 +38,9 @@ const source = (() => {
 
   // A smaller copy of a picture, as JPEG.
   async function shrink(file) {
-    const bitmap = await createImageBitmap(file).catch(() => {
-      throw new Error("The browser can't read this image: save it as PNG or JPEG");
-    });
-    for (let side = MAX_SIDE; ; side *= 0.7) {
-      const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
-      const canvas = document.createElement("canvas");
-      canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-      canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-      const context = canvas.getContext("2d");
-      context.fillStyle = "white";
-      context.fillRect(0, 0, canvas.width, canvas.height);
-      context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    const bitmap = await pictures.open(file);
+    for (let side = pictures.MAX_SIDE; ; side *= 0.7) {
+      const canvas = pictures.shrink(bitmap, side);
       const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9));
       if (blob.size <= MAX_FILE) return blob;
     }
