@@ -8,8 +8,10 @@ thread of Python with OpenMP threads of its own, which does nothing, shortens th
 """
 
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -18,23 +20,24 @@ INTERVAL = 0.1  # seconds between two looks
 # interval without another process, at least 0.9 spinning and 0.35 sleeping beside one (MLP and CNN, 40 intervals each)
 CONTENDED = 0.25
 CALM = 5  # intervals without contention before they spin again
+TICK = 0.001  # seconds
+TICKING = 16  # CPUs at most: each tick needs the lock of Python's interpreter
 _PARALLEL = 1 << 20  # elements of an operation that torch divides among all threads
 
 
-class ShortSpins:
-    """While on, this process has more OpenMP threads than CPUs. The extra threads compute nothing."""
+class Sharing:
+    """While on, this process spins briefly and gives its cores up often. The threads for that compute nothing."""
 
     def __init__(self) -> None:
         self._end: threading.Event | None = None
-
-    def __bool__(self) -> bool:
-        return self._end is not None
 
     def switch(self, on: bool) -> None:
         """Start or end the extra threads."""
         if on and self._end is None:
             self._end = threading.Event()
-            threading.Thread(target=_hold_threads, args=(self._end,), daemon=True, name="nnx short spins").start()
+            _start(_hold_threads, self._end)
+            for cpu in _cpus():
+                _start(_tick, self._end, cpu)
         elif not on and self._end is not None:
             self._end.set()
             self._end = None
@@ -46,7 +49,7 @@ def adapt_waiting() -> None:
     Does nothing where Linux's schedstat can't be read.
     """
     if seconds_without_core() is not None:
-        threading.Thread(target=_watch, daemon=True, name="nnx waiting").start()
+        _start(_watch)
 
 
 def seconds_without_core() -> float | None:
@@ -66,7 +69,7 @@ def _seconds_of_thread(thread: str) -> float:
 
 
 def _watch() -> None:
-    short = ShortSpins()
+    sharing = Sharing()
     calm = 0
     before = seconds_without_core() or 0.0
     while True:
@@ -79,10 +82,30 @@ def _watch() -> None:
         before = now
         calm = 0 if contended else calm + 1
         if contended or calm >= CALM:
-            short.switch(contended)
+            sharing.switch(contended)
 
 
 def _hold_threads(end: threading.Event) -> None:
     """Have OpenMP threads of this thread's own until `end` is set."""
     torch.ones(_PARALLEL).add_(1)
     end.wait()
+
+
+def _cpus() -> list[int]:
+    """The CPUs to tick on. None where there are many: then few steps wait for one core."""
+    if sys.platform != "linux":
+        return []
+    cpus = sorted(os.sched_getaffinity(0))
+    return cpus if len(cpus) <= TICKING else []
+
+
+def _tick(end: threading.Event, cpu: int) -> None:
+    """Wake on one CPU every TICK until `end` is set."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {cpu})  # of this thread
+    while not end.is_set():
+        time.sleep(TICK)
+
+
+def _start(work: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=work, args=arguments, daemon=True, name=f"nnx waiting{work.__name__}").start()

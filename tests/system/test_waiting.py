@@ -1,9 +1,11 @@
 """Threads spin on free cores and sleep beside other processes: measured by the processor time of waiting threads."""
 
+import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -26,10 +28,10 @@ def processor_time():
         time.sleep(0.005)
     return time.process_time() - begun
 
-short = waiting.ShortSpins()
+sharing = waiting.Sharing()
 results = []
 for on in (False, True, False, True):
-    short.switch(on)
+    sharing.switch(on)
     time.sleep(0.2)
     results.append(processor_time())
 print(bool(torch.__config__.parallel_info().count("GNU") or "libgomp" in open("/proc/self/maps").read()), *results)
@@ -52,6 +54,35 @@ def test_short_spins_leave_the_core_to_others_and_can_be_ended():
     long, short, long_again, short_again = map(float, seconds)
     assert short < long / 2
     assert short_again < long_again / 2
+
+
+def naps_by_cpus():
+    """By the CPUs that a thread of this process may use: how often such threads went to sleep."""
+    naps = {}
+    for status in Path("/proc/self/task").glob("*/status"):
+        facts = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        cpus = facts["Cpus_allowed_list"].strip()
+        naps[cpus] = naps.get(cpus, 0) + int(facts["voluntary_ctxt_switches"])
+    return naps
+
+
+@linux
+def test_a_thread_ticks_on_each_cpu_while_cores_are_shared():
+    cpus = sorted(map(str, os.sched_getaffinity(0)))
+    if not 1 < len(cpus) <= waiting.TICKING:
+        pytest.skip("needs 2 to 16 CPUs")
+    sharing = waiting.Sharing()
+    sharing.switch(True)
+    try:
+        time.sleep(0.1)
+        before = naps_by_cpus()
+        time.sleep(1)
+        after = naps_by_cpus()
+    finally:
+        sharing.switch(False)
+    assert all(after[cpu] - before[cpu] > 100 for cpu in cpus)
+    time.sleep(0.1)
+    assert not set(cpus) & naps_by_cpus().keys()
 
 
 @linux
@@ -86,7 +117,7 @@ def test_contention_shortens_the_spins_at_once_and_calm_lengthens_them_later(mon
 
     monkeypatch.setattr(waiting, "seconds_without_core", seconds)
     monkeypatch.setattr(waiting, "INTERVAL", 0.01)
-    monkeypatch.setattr(waiting.ShortSpins, "switch", lambda self, on: switched.append((on, round(sum(shares), 1))))
+    monkeypatch.setattr(waiting.Sharing, "switch", lambda self, on: switched.append((on, round(sum(shares), 1))))
     with pytest.raises(End):
         waiting._watch()
     assert [on for on, _ in switched] == [True, False, False, False]
