@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,7 @@ RECIPES = {
     "mnist_mlp_fast": (0.98, 6),
     "mnist_cnn_fast": (0.99, 4),
 }  # recipe -> required test accuracy, number of seeds
+SHIPPED = ["mnist_mlp", "mnist_mlp_fast", "mnist_cnn", "mnist_cnn_fast", "mnist_rnn", "mnist_transformer"]
 PEERS = {
     "lightning": ("lightning", "peer_lightning.py"),
     "fastai": ("fastai", "peer_fastai.py"),
@@ -54,6 +56,7 @@ class Bench:
     seconds: float  # for each measurement
     quick: bool = False
     peers: bool = False
+    before: Path | None = None  # a checkout of another commit
     device: str = "cpu"
     real: bool = True  # whether the data is MNIST
     probe: Probe = field(default_factory=Probe)
@@ -77,8 +80,12 @@ class Bench:
                         raise Failed(f"{name}: {error}") from None
                     self.notes.append(f"{name}: {error}")
                 else:
-                    runners[name] = partial(child.train, max(20, round(rate * self.seconds / BATCH)) * BATCH)
+                    runners[name] = partial(child.train, self.samples(rate))
             return race(runners, self.probe, rounds=self.rounds)
+
+    def samples(self, rate: float) -> int:
+        """How many samples to train on, in whole batches, at `rate` samples per second."""
+        return max(20, round(rate * self.seconds / BATCH)) * BATCH
 
 
 def contestant(file: str, *arguments: object, python: str = sys.executable, **environment: str) -> Contestant:
@@ -228,6 +235,51 @@ def ranks(bench: Bench) -> list[Row]:
     return rows
 
 
+def together(bench: Bench) -> list[Row]:
+    """two trainings at once: the sum of their samples per second, beside one alone"""
+    rows = []
+    for recipe in SHIPPED:
+        with ExitStack() as running:
+            pair = [running.enter_context(Child(nnx(bench, recipe, []))) for _ in range(2)]
+            for child in pair:
+                child.ready()
+            samples = bench.samples(pair[0].train(50 * BATCH))
+
+            results = race(
+                {"alone": partial(pair[0].train, samples), "two at once": partial(_train_at_once, pair, samples)},
+                bench.probe,
+                rounds=bench.rounds,
+            )
+        rows += [
+            result.row(f"{recipe}, {name}", of_one=result.over(results["alone"])) for name, result in results.items()
+        ]
+    return rows
+
+
+def _train_at_once(children: Sequence[Child], samples: int) -> float:
+    """The sum of their samples per second. Each trains on `samples` samples."""
+    with ThreadPoolExecutor() as pool:
+        return sum(pool.map(lambda child: child.train(samples), children))
+
+
+def before(bench: Bench) -> list[Row]:
+    """each recipe by this code, and by the checkout that --before names"""
+    if not bench.before:
+        bench.notes.append("before: left out, it needs --before FOLDER")
+        return []
+    rows = []
+    for recipe in SHIPPED:
+        scripts, config = bench.before / "scripts" / "benchmarks", bench.before / "configs" / f"{recipe}.yaml"
+        command = [sys.executable, str(scripts / "nnx_loop.py"), "--recipe", str(config)]
+        earlier = Contestant(command, {"PYTHONPATH": str(bench.before)})
+        results = bench.compare({"before": earlier, "now": nnx(bench, recipe, [])})
+        rows += [
+            result.row(f"{recipe}, {name}", of_before=result.over(results["before"]))
+            for name, result in results.items()
+        ]
+    return rows
+
+
 def recipes(bench: Bench) -> list[Row]:
     """the fast recipes, each seed once: seconds of the whole process, and test accuracy"""
     rows = []
@@ -260,5 +312,7 @@ PARTS: dict[str, tuple[Callable[[Bench], list[Row]], int]] = {  # with the minut
     "startup": (startup, 3),
     "scaling": (scaling, 5),
     "ranks": (ranks, 3),
+    "together": (together, 4),
+    "before": (before, 4),
     "recipes": (recipes, 2),
 }

@@ -168,6 +168,48 @@ def test_synthetic_files_are_read_by_nnx(tmp_path: Path) -> None:
     assert source.test().labels.max() == 9
 
 
+# ---------------------------------------------------------------- parts
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> parts.Bench:
+    monkeypatch.setattr(parts, "SHIPPED", ["mnist_mlp"])
+    return parts.Bench(2, 0.01, probe=Quiet())
+
+
+def test_the_rates_of_two_trainings_at_once_are_added(
+    quick: parts.Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = fake_contestant(tmp_path, "nnx", 500)
+    monkeypatch.setattr(parts, "nnx", lambda *_: fake)
+    alone, two = parts.together(quick)
+    assert (alone["name"], alone["value"]) == ("mnist_mlp, alone", pytest.approx(500))
+    assert (two["name"], two["value"], two["of_one"]) == (
+        "mnist_mlp, two at once",
+        pytest.approx(1000),
+        pytest.approx(2),
+    )
+
+
+def test_the_code_of_another_checkout_is_the_one_before(
+    quick: parts.Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "nnx", lambda *_: fake_contestant(tmp_path, "now", 500))
+    scripts = tmp_path / "other" / "scripts" / "benchmarks"
+    scripts.mkdir(parents=True)
+    earlier = fake_contestant(scripts, "nnx_loop", 200)
+    assert earlier.command[1].startswith(str(scripts))
+    assert parts.before(quick) == []
+    assert quick.notes == ["before: left out, it needs --before FOLDER"]
+    quick.before = tmp_path / "other"
+    before, now = parts.before(quick)
+    assert (before["value"], now["value"], now["of_before"]) == (
+        pytest.approx(200),
+        pytest.approx(500),
+        pytest.approx(2.5),
+    )
+
+
 # ---------------------------------------------------------------- the program
 
 
