@@ -442,7 +442,7 @@ def test_without_positions_the_order_of_patches_has_no_effect(positions):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("tokens", [1, 17, transformer.FEW + 1, transformer.FEW_BFLOAT16 + 1])
+@pytest.mark.parametrize("tokens", [1, 17, transformer.FEW_TOKENS + 1, transformer.FEW_TOKENS_BFLOAT16 + 1])
 def test_attention_is_torchs(dtype, tolerance, tokens):
     q, k, v = torch.randn(3, 2, 4, tokens, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     expected = F.scaled_dot_product_attention(q, k, v)
@@ -451,7 +451,7 @@ def test_attention_is_torchs(dtype, tolerance, tokens):
     torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("tokens", [17, transformer.FEW + 1])
+@pytest.mark.parametrize("tokens", [17, transformer.FEW_TOKENS + 1])
 def test_attention_drops_weights(tokens):
     q, k = torch.randn(2, 64, 4, tokens, 16, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
