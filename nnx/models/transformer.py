@@ -15,7 +15,7 @@ from nnx.system.dropout import dropout
 
 FEW_TOKENS = 64  # tokens, up to which attention is computed as written
 FEW_TOKENS_BFLOAT16 = 256  # in training; evaluation has larger batches, whose weights would take gigabytes
-VECTOR = 32  # bfloat16 numbers; torch's softmax of fewer takes three (forward) and ten times (backward) as long as in float32
+VECTOR = 32  # bfloat16 numbers. Of fewer, torch's softmax takes three to ten times as long as in float32
 
 
 class Config(ModelConfig):
