@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -19,6 +19,7 @@ INTERVAL = 0.1  # seconds between two looks
 # Seconds that threads waited for a core, per second, from which on they sleep. On two cores: at most 0.24 in any
 # interval without another process, at least 0.9 spinning and 0.35 sleeping beside one (MLP and CNN, 40 intervals each)
 CONTENDED = 0.25
+BUSY = 2  # intervals with contention before they sleep: one alone is often a moment of another process
 CALM = 5  # intervals without contention before they spin again
 TICK = 0.001  # seconds
 TICKING = 16  # CPUs at most: each tick needs the lock of Python's interpreter
@@ -30,14 +31,14 @@ class Sharing:
 
     def __init__(self) -> None:
         self._end: threading.Event | None = None
+        self.ticking: list[threading.Thread] = []
 
     def switch(self, on: bool) -> None:
         """Start or end the extra threads."""
         if on and self._end is None:
             self._end = threading.Event()
             _start(_hold_threads, self._end)
-            for cpu in _cpus():
-                _start(_tick, self._end, cpu)
+            self.ticking = [_start(_tick, self._end, cpu) for cpu in _cpus()]
         elif not on and self._end is not None:
             self._end.set()
             self._end = None
@@ -52,12 +53,12 @@ def adapt_waiting() -> None:
         _start(_watch)
 
 
-def seconds_without_core() -> float | None:
+def seconds_without_core(without: Sequence[threading.Thread] = ()) -> float | None:
     """The seconds for which this process's threads were ready to run, but another thread had their core, in total. None
-    where the system does not tell."""
+    where the system does not tell. Leaves out the threads of `without`."""
+    left_out = {str(thread.native_id) for thread in without}
     try:
-        threads = os.listdir("/proc/self/task")
-        return sum(map(_seconds_of_thread, threads))
+        return sum(_seconds_of_thread(thread) for thread in os.listdir("/proc/self/task") if thread not in left_out)
     except OSError:
         return None
 
@@ -70,18 +71,18 @@ def _seconds_of_thread(thread: str) -> float:
 
 def _watch() -> None:
     sharing = Sharing()
-    calm = 0
-    before = seconds_without_core() or 0.0
+    busy = calm = 0
+    before, begun = seconds_without_core() or 0.0, time.perf_counter()
     while True:
-        begun = time.perf_counter()
         time.sleep(INTERVAL)
-        now = seconds_without_core()
+        now = seconds_without_core(sharing.ticking)
         if now is None:  # a thread ended while it was read
             continue
-        contended = now - before > CONTENDED * (time.perf_counter() - begun)
-        before = now
-        calm = 0 if contended else calm + 1
-        if contended or calm >= CALM:
+        ended = time.perf_counter()
+        contended = now - before > CONTENDED * (ended - begun)
+        before, begun = now, ended
+        busy, calm = (busy + 1, 0) if contended else (0, calm + 1)
+        if busy >= BUSY or calm >= CALM:
             sharing.switch(contended)
 
 
@@ -107,5 +108,7 @@ def _tick(end: threading.Event, cpu: int) -> None:
         time.sleep(TICK)
 
 
-def _start(work: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=work, args=arguments, daemon=True, name=f"nnx waiting{work.__name__}").start()
+def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, daemon=True, name=f"nnx waiting{work.__name__}")
+    thread.start()
+    return thread

@@ -101,15 +101,15 @@ def test_waiting_for_a_core_is_counted():
             process.wait()
 
 
-def test_contention_shortens_the_spins_at_once_and_calm_lengthens_them_later(monkeypatch):
-    shares = [0, 0, 0.2, 0, 0, 0, 0, 0, 0, 0]
+def test_lasting_contention_shortens_the_spins_and_calm_lengthens_them_later(monkeypatch):
+    shares = [0, 0.2, 0, 0.2, 0.2, 0, 0, 0, 0, 0, 0]
     switched = []
     total = iter([0.0] + [sum(shares[: n + 1]) for n in range(len(shares))])
 
     class End(Exception):
         pass
 
-    def seconds():
+    def seconds(without=()):
         try:
             return next(total)
         except StopIteration:
@@ -120,11 +120,11 @@ def test_contention_shortens_the_spins_at_once_and_calm_lengthens_them_later(mon
     monkeypatch.setattr(waiting.Sharing, "switch", lambda self, on: switched.append((on, round(sum(shares), 1))))
     with pytest.raises(End):
         waiting._watch()
-    assert [on for on, _ in switched] == [True, False, False, False]
+    assert [on for on, _ in switched] == [True, False, False]
 
 
 def test_nothing_is_started_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr(waiting, "seconds_without_core", lambda: None)
+    monkeypatch.setattr(waiting, "seconds_without_core", lambda without=(): None)
     before = threading.active_count()
     waiting.adapt_waiting()
     assert threading.active_count() == before
