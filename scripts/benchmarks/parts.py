@@ -45,6 +45,7 @@ PEERS = {
     "scikit-learn": ("scikit-learn", "peer_sklearn.py"),
     "skorch": ("skorch", "peer_skorch.py"),
 }
+SETTINGS = ["threads=1", f"threads={os.cpu_count() or 1}", "compile=false", "layout=channels_first"]
 Row = dict[str, Any]
 
 
@@ -280,6 +281,24 @@ def before(bench: Bench) -> list[Row]:
     return rows
 
 
+def settings(bench: Bench) -> list[Row]:
+    """each shipped recipe with what nnx chooses, beside settings by hand that don't change the mathematics"""
+    from nnx import config
+
+    rows = []
+    for path in sorted((HERE.parents[1] / "configs").glob("*.yaml")):
+        recipe = path.stem
+        model = config.load(recipe, []).model.name
+        ours = [setting for setting in SETTINGS if model == "cnn" or not setting.startswith("layout")]
+        contestants = {"as chosen": nnx(bench, recipe, [])} | {each: nnx(bench, recipe, [each]) for each in ours}
+        results = bench.compare(contestants)
+        rows += [
+            result.row(f"{recipe}, {name}", of_chosen=result.over(results["as chosen"]))
+            for name, result in results.items()
+        ]
+    return rows
+
+
 def recipes(bench: Bench) -> list[Row]:
     """the fast recipes, each seed once: seconds of the whole process, and test accuracy"""
     rows = []
@@ -314,5 +333,6 @@ PARTS: dict[str, tuple[Callable[[Bench], list[Row]], int]] = {  # with the minut
     "ranks": (ranks, 3),
     "together": (together, 4),
     "before": (before, 4),
+    "settings": (settings, 15),
     "recipes": (recipes, 2),
 }
