@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from nnx.cli._help import Command, Commands
 from nnx.cli._start import exit_quickly
 from nnx.errors import ConfigError, MachineError, NnxError, Stopped, printable
 from nnx.formatting import print_wrapped, terminal_width
+from nnx.system import platform
 
 app = typer.Typer(
     name="nnx",
@@ -147,7 +147,7 @@ def _describe_usage_error(error: Any) -> str:
     following = [word for name, word in zip(sys.argv, [*sys.argv[1:], "-"], strict=True) if name == option]
     inline = [word.partition("=")[2] for word in sys.argv if word.startswith(f"{option}=")]
     value = next((word for word in (*inline, *following) if word and not word.startswith("-")), "VALUE")
-    return f"No such option: {option}. Use --set {shlex.quote(f'{key}={value}')}"
+    return f"No such option: {option}. Use --set {platform.quote(f'{key}={value}')}"
 
 
 def _report(error: Exception) -> int:

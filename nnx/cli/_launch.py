@@ -8,6 +8,7 @@ import tempfile
 import uuid
 
 from nnx.formatting import print_wrapped
+from nnx.system.platform import STOPPING
 
 LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # set by torchrun and `launch` in the processes that they start
 
@@ -28,8 +29,7 @@ def launch(processes: int, max_restarts: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable()  # rank 0 prints the errors
-    names = ("SIGTERM", "SIGINT", "SIGHUP")
-    handled = [name for name in names if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN]
+    handled = [number.name for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from nnx.errors import MachineError
+from nnx.system import platform
 
 # option numbers of mallopt, from glibc's malloc.h
 M_TRIM_THRESHOLD = -1
@@ -27,22 +28,16 @@ M_MMAP_MAX = -4
 _handlers: list[object] = []  # kept alive for C
 # MB. A short training takes 1,025 of data, 3,825 of addresses, the import of torch 770 and 3,310 (torch 2.14, CUDA,
 # two threads). Below these limits libraries end the process (SIGSEGV, SIGABRT, code 127), or a training waits for ever.
-NEEDED_DATA = 1000
-NEEDED_ADDRESSES = 3300
+NEEDED = {"-d": 1000, "-v": 3300}  # by the option of ulimit: data, addresses
 DEFERRED = "torch._meta_registrations"
 TESTED = ("2.14.",)  # versions of torch tested without the deferred module; others are imported completely
 
 
 def check_memory_limits() -> None:
     """Raises MachineError if a limit on this process's memory is too low to import torch."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    limits = ((resource.RLIMIT_DATA, "-d", NEEDED_DATA), (resource.RLIMIT_AS, "-v", NEEDED_ADDRESSES))
-    for limit, option, needed in limits:
-        allowed = resource.getrlimit(limit)[0]
-        if allowed != resource.RLIM_INFINITY and allowed < needed * 2**20:
+    for option, allowed in platform.memory_limits().items():
+        needed = NEEDED[option]
+        if allowed < needed * 2**20:
             problem = f"allows {allowed // 2**20:,} MB of memory, too little to import torch, which needs {needed:,} MB"
             raise MachineError(f"ulimit {option} {problem}; raise it (ulimit {option} unlimited)")
 
@@ -96,7 +91,8 @@ def _exit_on_bus_error() -> None:
 
     A handler in Python can't: it would run only after the instruction that failed, which is repeated for ever.
     """
-    if not hasattr(signal, "SIGBUS"):
+    library = platform.c_library()
+    if not library or not hasattr(signal, "SIGBUS"):
         return
 
     def exit_with_message(number: int) -> None:
@@ -109,8 +105,7 @@ def _exit_on_bus_error() -> None:
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(exit_with_message)
     _handlers.append(handler)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).signal(signal.SIGBUS, handler)
+    library.signal(signal.SIGBUS, handler)
 
 
 def _avoid_dynamo() -> None:
@@ -149,9 +144,8 @@ def keep_freed_memory() -> None:
     second instead of 6,684, mnist_transformer 5,572 instead of 5,259, mnist_mlp 68,577 instead of 67,658 (medians of 4
     processes, A B A B, two cores of an AMD EPYC 7002, torch 2.14). Does nothing without glibc.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = getattr(platform.c_library(), "mallopt", None)
+    if not mallopt:
         return
     for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * 2**20)):
         mallopt(option, value)

@@ -12,8 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from nnx.system.platform import BROKEN_PIPE
+
 LOST = 141  # exit code of a command whose result could not be printed: 128 + SIGPIPE, as in a shell
-_GONE = (errno.EPIPE, errno.EBADF, errno.EIO)  # no reader, not open for writing, terminal closed
+_GONE = (*BROKEN_PIPE, errno.EBADF, errno.EIO)  # no reader, not open for writing, terminal closed
 
 # what stands for marks of nnx where the encoding has none of them; anything else becomes a question mark
 _SIMILAR = {
@@ -73,7 +75,7 @@ def install() -> Callable[[], OSError | None]:
     _open_closed()
     codecs.register_error(_REPLACE, _replace)
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open until the process exits
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the process exits
     out = sys.stdout = _open_output(1, sys.stdout)
     sys.stderr = sys.__stderr__ = _open_output(2, sys.stderr, line_buffering=True)  # type: ignore[misc]
 
@@ -123,7 +125,7 @@ def _move(descriptor: int, number: int) -> None:
 
 def _open_output(number: int, stream: TextIO | None, *, line_buffering: bool = False) -> _Output:
     """A stream on descriptor `number` with the settings of the stream that it replaces, if that was open."""
-    raw = io.FileIO(number, "wb", closefd=False)
+    raw = open(number, "wb", buffering=0, closefd=False)  # noqa: SIM115 - on Windows, a console takes UTF-8 only from this
     chosen = stream.errors if stream else None
     return _Output(
         io.BufferedWriter(raw),

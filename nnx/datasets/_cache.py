@@ -29,7 +29,7 @@ from nnx.datasets._mapped import check_in_background, note_mapped
 from nnx.errors import InputError, MachineError
 from nnx.events import Choice
 from nnx.formatting import print_wrapped
-from nnx.system import files, locks
+from nnx.system import files, locks, platform
 
 FORMAT = 3  # of an entry; entries of other formats are decoded again
 LARGE = 2**28  # bytes of an array: one that is larger is checked in the background, 0.3 s and more
@@ -112,7 +112,7 @@ class Writer:
             with self._files.popitem()[1] as file:
                 if durably:
                     file.flush()
-                    os.fsync(file.fileno())
+                    platform.sync(file.fileno())
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays kept in memory."""
@@ -244,12 +244,12 @@ def _make_entry(place: Path, key: CacheKey, decode: Callable[[Writer], dict[str,
             "checksums": writer.checksums,
             "facts": facts,
         }
-        with (unfinished / "meta.json").open("w") as file:
+        with (unfinished / "meta.json").open("w", encoding="utf-8") as file:
             json.dump(meta, file)
             file.flush()
-            os.fsync(file.fileno())
+            platform.sync(file.fileno())
         _remove(place)  # an entry there is unreadable
-        unfinished.rename(place)
+        platform.replace(unfinished, place)
     except OSError as error:
         raise MachineError(f"{place.parent}: can't be written ({error.strerror}); {CURE}") from None
     finally:
@@ -276,7 +276,7 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
     """The content of a meta.json; None if it is unreadable, malformed or of another format."""
     try:
         files.check_regular(path)
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             meta = json.loads(file.read(MAX_META))
     except (OSError, ValueError, RecursionError):
         return None

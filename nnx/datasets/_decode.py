@@ -12,7 +12,7 @@ from nnx.datasets._progress import count_progress
 from nnx.errors import DataError
 from nnx.preprocessing import images
 from nnx.preprocessing.spec import Fit
-from nnx.system import workers
+from nnx.system import platform, workers
 
 WORTH_PROCESSES = 3000  # files; starting two processes takes 0.5 s, in which one process decodes some 2,000
 CHUNK = 256  # files per task of a process, at most
@@ -76,7 +76,7 @@ def decode_all(paths: Sequence[str], options: DecodeOptions) -> Generator[Chunk,
     many = len(paths) >= WORTH_PROCESSES
     size = max(1, min(CHUNK, CHUNK_BYTES // (options.size[0] * options.size[1] * (options.channels or 3))))
     tasks = [(start, paths[start : start + size], options) for start in range(0, len(paths), size)]
-    cores = workers.available_cores()
+    cores = platform.cores()
     with count_progress("decoding", len(paths), "images") if many else nullcontext(lambda done: None) as progress:
         parallel = many and cores > 1
         chunks = workers.map_in_processes(_decode_chunk, tasks, cores) if parallel else starmap(_decode_chunk, tasks)

@@ -1,7 +1,6 @@
 """Samples that are larger than memory: they stay in their file and are read when they are indexed."""
 
 import os
-import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnx.datasets import _changes
 from nnx.errors import MachineError
+from nnx.system import platform
 
 SHORTENED = "became shorter while it was in use; restore the file, then run the command again or resume the run"
 SHARE = 0.5  # of the free memory that data may take; the network and its activations need the rest
@@ -99,30 +99,6 @@ def is_mapped(array: Any) -> bool:
     return array is not None
 
 
-def free_memory() -> int:
-    """Bytes that this process can still allocate: the machine's free memory, or less by a container's or its limits."""
-    free = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        most, now = ("".join(_lines(f"/sys/fs/cgroup/{name}")).strip() for name in (limit, used))
-        if most.isdigit() and now.isdigit():
-            free.append(int(most) - int(now))
-    pages = [int(text) for text in "".join(_lines("/proc/self/statm")).split()] or [0] * 7
-    for kind, used_pages in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
-        if (soft := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
-            free.append(soft - used_pages * resource.getpagesize())
-    return max(0, min(free, default=2**62))
-
-
 def fits(size: int) -> bool:
     """Whether `size` bytes are at most SHARE of the free memory."""
-    return size <= free_memory() * SHARE
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines(keepends=True)
-    except OSError:
-        return []
+    return size <= platform.free_memory() * SHARE

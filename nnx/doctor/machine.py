@@ -167,7 +167,7 @@ def _torch() -> Iterator[Check]:
 
     from nnx.models import cnn
     from nnx.system import device as devices
-    from nnx.system import workers
+    from nnx.system import platform as system
     from nnx.training import tuning
 
     runtime = devices.choose_runtime(
@@ -175,7 +175,7 @@ def _torch() -> Iterator[Check]:
     )
     for choice in runtime.choices:
         yield Check(choice.what, "ok", choice.value, choice.reason)
-    cores = workers.available_cores()
+    cores = system.cores()
     threads = torch.get_num_threads()
     thread_count = f"{threads} thread{'s' * (threads != 1)}"
     instructions = torch.backends.cpu.get_cpu_capability()
@@ -207,9 +207,9 @@ def _gradient(device: "object") -> Check:
 
 
 def _memory() -> Iterator[Check]:
-    from nnx.datasets._mapped import free_memory
+    from nnx.system import platform as system
 
-    free = free_memory()
+    free = system.free_memory()
     if free >= MIN_FREE:
         yield Check("memory", "ok", f"{_size(free)} free")
     else:

@@ -72,7 +72,11 @@ def with_facts(model: Any, facts: dict[str, Any]) -> bytes:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep torch's warnings and progress, which speak of its inner workings, from the user."""
-    with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), contextlib.redirect_stdout(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(nowhere),
+    ):
         warnings.simplefilter("ignore")
         previous = logging.root.manager.disable
         logging.disable()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nnx.errors import DataError
 from nnx.preprocessing import handwriting, images, tables
 from nnx.preprocessing.spec import Spec
-from nnx.system import workers
+from nnx.system import platform, workers
 
 ARRAY_EXTENSIONS = (".npy", ".npz")
 TABLE_EXTENSIONS = (".csv", ".tsv", ".tab", ".parquet", ".csv.gz", ".tsv.gz")
@@ -212,7 +212,7 @@ class InputSet:
 def _read_images(sources: Sequence[ImageSource], spec: Spec, auto: bool) -> Iterator[tuple[Sample | None, str]]:
     """`_read_image` of each image, in order, on all cores if that takes long. Reads a file only when its turn comes."""
     start = time.perf_counter()
-    cores = workers.available_cores()
+    cores = platform.cores()
     for n, source in enumerate(sources):
         elapsed = time.perf_counter() - start
         if n and cores > 1 and elapsed / n * (len(sources) - n) > PATIENCE and (STDIN, STDIN) not in sources[n:]:

@@ -4,7 +4,6 @@ The file's name is the architecture's. `forward` takes (B, C, H, W) images or (B
 logits.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -19,6 +18,7 @@ from nnx.config.registry import Component
 from nnx.errors import ConfigError
 from nnx.events import LayerSummary
 from nnx.preprocessing.spec import Spec
+from nnx.system import platform
 from nnx.system.device import load_meta_kernels
 
 
@@ -46,7 +46,7 @@ def build(config: Component, spec: Spec, outputs: int) -> nn.Module:
     # Counted without allocating memory: a model of 10^12 parameters must be refused
     parameters = count_parameters(build_on_meta(config, spec, outputs))
     required = parameters * BYTES_PER_PARAMETER
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = platform.total_memory()
     if required > memory:
         raise ConfigError.at(
             "model",

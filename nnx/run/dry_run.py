@@ -1,6 +1,5 @@
 """Speed and memory of a run, measured by training a throw-away copy for two seconds."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from nnx.errors import DivergedError
 from nnx.events import Step
 from nnx.inference.metrics import evaluate
 from nnx.loader.batches import EVALUATION_BATCH, BatchLoader
-from nnx.system import accelerator
+from nnx.system import accelerator, platform
 from nnx.training.loop import train
 from nnx.training.setup import TrainingSetup
 
@@ -80,7 +79,7 @@ def measure_throughput(setup: TrainingSetup, batches: BatchLoader, *, seconds: f
         seconds=took,
         once=max(0.0, warming - warm * took / steps),
         a_sample=predicted.seconds / len(samples),
-        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        memory=platform.peak_memory(),
         device_memory=accelerator.peak_memory(device),
         trouble=early or late,
     )

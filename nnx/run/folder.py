@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nnx.errors import InputError, MachineError
 from nnx.system import files, locks
@@ -109,7 +109,7 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
     path = folder / "metrics.jsonl"
     try:
         descriptor = locks.open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        with open(descriptor, "a", encoding="utf-8") as file:
+        with open(descriptor, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise MachineError(f"{path}: can't be written ({error.strerror})") from None
@@ -172,28 +172,20 @@ def _check_empty(out: Path) -> None:
         )
 
 
-def _lock(folder: Path) -> BinaryIO:
+def _lock(folder: Path) -> locks.LockFile:
     """`.lock` in the folder, locked, with our process id in it. Raises MachineError, InputError."""
     path = folder / ".lock"
     try:
         lock = locks.acquire(path, required=False)
         if lock is None:
-            raise MachineError(f"{folder}: is in use by process {_owner(path)}; wait for it, or name another --out")
-        lock.truncate(0)
+            raise MachineError(
+                f"{folder}: is in use by process {locks.read_owner(path)}; wait for it, or name another --out"
+            )
         with contextlib.suppress(OSError):  # where more depends on it, a full disk is found
-            lock.write(f"{os.getpid()}\n".encode())
+            locks.write_owner(lock)
         return lock
     except OSError as error:
         raise MachineError(f"{folder}: can't be written ({error.strerror})") from None
-
-
-def _owner(path: Path) -> str:
-    """The process id in a lock file."""
-    try:
-        with os.fdopen(locks.open_regular(path, os.O_RDONLY), "rb") as lock:
-            return lock.read(20).decode(errors="replace").strip() or "unknown"
-    except OSError:
-        return "unknown"
 
 
 def _make_folder(folder: Path, exactly: bool) -> Path:

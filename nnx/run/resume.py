@@ -1,6 +1,5 @@
 """From a saved run to where it continues."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from nnx import config as configs
 from nnx.checkpoint import Checkpoint
 from nnx.config import Config
 from nnx.errors import CheckpointError
-from nnx.system import distributed
+from nnx.system import distributed, platform
 from nnx.training.setup import TrainingSetup
 
 
@@ -53,8 +52,8 @@ def resume_command(folder: Path, data_dir: str | None) -> str:
     _, world, _, local_world = distributed.current()
     command = "nnx train" if world == local_world else "torchrun … -m nnx train"
     command += f" --nproc {world}" if world == local_world > 1 else ""
-    command += f" --resume {shlex.quote(str(folder))}"
-    return f"Resume with: {command}{f' --data-dir {shlex.quote(data_dir)}' if data_dir else ''}"
+    command += f" --resume {platform.quote(str(folder))}"
+    return f"Resume with: {command}{f' --data-dir {platform.quote(data_dir)}' if data_dir else ''}"
 
 
 def network_is_stale(setup: TrainingSetup, folder: Path) -> bool:

@@ -1,1 +1,2 @@
-"""The operating system and hardware: device, distributed training, worker processes, files, locks, signals."""
+"""The operating system and hardware: device, distributed training, worker processes, files, locks, signals;
+`platform` knows what differs between Linux, macOS and Windows."""

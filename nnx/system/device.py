@@ -14,7 +14,7 @@ from torch import nn
 
 from nnx.errors import DeviceError, MachineError
 from nnx.events import Choice
-from nnx.system import accelerator, distributed
+from nnx.system import accelerator, distributed, platform
 
 # Multiply-adds of the forward pass of a step. Two threads instead of one changed the throughput by a factor of 0.94 at
 # 0.5 M, 0.98 at 7.1 M (digits_rnn), 1.06 at 10 M (digits_cnn), 1.15 at 6.7 M, 1.22 at 7.5 M and 1.49 at 30 M (MLPs).
@@ -102,17 +102,9 @@ def set_threads(requested: int | Literal["auto"], multiply_adds: int) -> Choice:
 def available_cores() -> int:
     """The number of cores that this process may use: the smallest of torch's count of physical cores, the CPU affinity
     and the CPU quota of the container."""
-    cores = [
-        torch.get_num_threads(),
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    ]
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        cores += [math.ceil(int(quota) / int(period))] if quota != "max" else []
-    except (OSError, ValueError):
-        pass
-    return min(cores)
+    cores = min(torch.get_num_threads(), platform.cores())
+    quota = platform.cpu_quota()
+    return cores if quota is None else min(cores, math.ceil(quota))
 
 
 def load_meta_kernels() -> None:
@@ -184,14 +176,14 @@ def explain_out_of_memory(cure: str) -> Iterator[None]:
 
 def environment() -> dict[str, str | int]:
     """The versions, hardware and threads that results depend on, besides config and data."""
-    import platform
+    from platform import machine, processor, python_version
 
     return {
         "nnx": _version(),
         "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu": _cpuinfo("model name"),
+        "python": python_version(),
+        "machine": machine(),
+        "cpu": platform.cpu_info("model name") or processor(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
     }
@@ -247,22 +239,13 @@ def _channels_last(layout: str, device: torch.device) -> tuple[bool, str]:
         return True, "the native layout of tensor cores"
     # mnist_cnn, batches of 128: 1.5 times as fast on a Zen 2 (AVX2), 1.4 on a Zen 4 (AVX-512) in float32 and bfloat16,
     # 1.8 and 2.1 on a Xeon with AMX
-    if device.type == "cpu" and "avx2" in _cpuinfo("flags").split():
+    if device.type == "cpu" and "avx2" in platform.cpu_info("flags").split():
         return True, "faster on CPUs with AVX2"
     return False, f"PyTorch's default; channels last was not measured on a {device.type} like this"
 
 
 def _has_bfloat16_instructions() -> bool:
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpuinfo("flags").split())
-
-
-def _cpuinfo(key: str) -> str:
-    """The value of `key` in Linux's /proc/cpuinfo for the first core; empty on other systems."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
-    except OSError:
-        return ""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(platform.cpu_info("flags").split())
 
 
 def _version() -> str:

@@ -8,8 +8,10 @@ import stat
 from pathlib import Path
 
 from nnx.errors import MachineError
+from nnx.system import platform
 
-WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # FAT, some network drives
+# FAT, some network drives. macOS and Windows have numbers of their own for them.
+WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
@@ -24,19 +26,15 @@ def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         # O_EXCL: a link that somebody prepared under this name is not followed
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | platform.OPEN_FLAGS, 0o666), "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            platform.sync(file.fileno())
         if keep and path.exists():
             _link(path, keep)
-        os.replace(temporary, path)
+        platform.replace(temporary, path)
         replaced = True
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        platform.sync_folder(path.parent)
     except OSError as error:
         state = "it may be lost if the machine stops now" if replaced else "the previous file is unchanged"
         raise MachineError(f"{path}: could not be saved ({error.strerror}); {state}") from None
@@ -85,7 +83,7 @@ def is_alive(temporary: Path) -> bool:
     """Whether the process that writes `temporary`, named `.NAME.<pid>.tmp`, is running. Also true for a name without a
     process number, which nnx must not remove."""
     pid = temporary.name.split(".")[-2]
-    return not pid.isdigit() or _alive(int(pid))
+    return not pid.isdigit() or platform.is_running(int(pid))
 
 
 def _link(path: Path, second: Path) -> None:
@@ -96,22 +94,11 @@ def _link(path: Path, second: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             link.unlink()
         os.link(path, link)
-        os.replace(link, second)
+        platform.replace(link, second)
     except OSError as error:
         if error.errno not in WITHOUT_LINKS:
             raise
-        os.replace(path, second)
+        platform.replace(path, second)
     finally:
         with contextlib.suppress(OSError):
             link.unlink()
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process with this number is running."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to another user
-        return True
-    return True

@@ -1,4 +1,6 @@
-"""Handle Ctrl-C, SIGTERM and SIGHUP: the first signal stops the work once it is saved, the second stops it immediately.
+"""Handle Ctrl-C, SIGTERM and SIGHUP (on Windows: SIGBREAK).
+
+The first signal stops the work once it is saved, the second stops it immediately.
 
 with catch_signals() as signal:                   # around a command
     with exit_on_signal("nothing was written"):   # nothing to save: a signal ends the work immediately
@@ -14,8 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from nnx.errors import Stopped
-
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from nnx.system.platform import STOPPING
 
 _number = 0  # the signal received, 0 if none was
 _message: str | None = None  # inside exit_on_signal: the message of Stopped
@@ -26,7 +27,7 @@ _deferred = False  # inside defer_signals
 def catch_signals() -> Iterator[Callable[[], int]]:
     """Inside, the first signal is only recorded. Yields a function that returns its number, 0 if there was none.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored.
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored, except Ctrl-C and SIGTERM.
     """
     global _number
 
@@ -43,9 +44,10 @@ def catch_signals() -> Iterator[Callable[[], int]]:
             return
         sys.stderr.write("\nstopping after this step; signal again to exit immediately\n")
 
-    previous = {number: signal.getsignal(number) for number in HANDLED}
-    if previous[signal.SIGHUP] is signal.SIG_IGN:
-        del previous[signal.SIGHUP]
+    previous = {number: signal.getsignal(number) for number in STOPPING}
+    for number in STOPPING[2:]:
+        if previous[number] is signal.SIG_IGN:
+            del previous[number]
     _number = 0
     for number in previous:
         signal.signal(number, record)

@@ -65,7 +65,7 @@ def seconds_without_core(without: Sequence[threading.Thread] = ()) -> float | No
 
 def _seconds_of_thread(thread: str) -> float:
     """See "schedstat" in https://docs.kernel.org/scheduler/sched-stats.html."""
-    with open(f"/proc/self/task/{thread}/schedstat") as file:
+    with open(f"/proc/self/task/{thread}/schedstat", encoding="ascii") as file:
         return int(file.read().split()[1]) / 1e9
 
 

@@ -3,7 +3,6 @@
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import sys
 import threading
 from collections import deque
@@ -14,14 +13,9 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from nnx.errors import MachineError
-from nnx.system import signals
+from nnx.system import platform, signals
 
 Result = TypeVar("Result")
-
-
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_processes(
@@ -37,7 +31,8 @@ def map_in_processes(
     pending: deque[Future[Result]] = deque()
     with ExitStack() as stack:
         with _start_processes():  # a signal inside is raised at its end, when the stack owns the pool
-            pool = stack.enter_context(ProcessPoolExecutor(processes, spawn, initializer=_exit_with_parent))
+            processes = min(processes, platform.MAX_PROCESSES)
+            pool = stack.enter_context(ProcessPoolExecutor(processes, spawn, initializer=_start_worker))
         try:
             for args in arguments:
                 with _start_processes():
@@ -65,9 +60,9 @@ def _start_processes() -> Iterator[None]:
     os.environ["PYTHONSAFEPATH"] = "1"
     path = sys.path[:]
     sys.path[:] = [folder for folder in path if folder]  # multiprocessing passes it on
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
     sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run the real one to get its definitions
-    with signals.defer_signals():  # the mask is per thread: one of torch's threads may still receive the signal
+    # the mask is per thread: one of torch's threads may still receive the signal
+    with signals.defer_signals(), platform.blocked_terminal_signals():
         try:
             yield
         finally:
@@ -77,11 +72,11 @@ def _start_processes() -> Iterator[None]:
             else:
                 os.environ["PYTHONSAFEPATH"] = safe_path
             sys.modules["__main__"] = main
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _exit_with_parent() -> None:
-    """Make this worker process exit when its parent does."""
+def _start_worker() -> None:
+    """Make this worker process exit when its parent does, and leave the signals of a terminal to that."""
+    platform.ignore_terminal_signals()
     if parent := multiprocessing.parent_process():
 
         def exit_after_parent() -> None:

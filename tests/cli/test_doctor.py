@@ -19,7 +19,7 @@ from nnx.doctor import machine
 from nnx.inference import classifier as classifiers
 from nnx.preprocessing import handwriting, images
 from nnx.system import device as devices
-from nnx.system import workers
+from nnx.system import platform
 from nnx.terminal.pixels import RAMP
 
 NAMES = {
@@ -125,11 +125,11 @@ def test_folders_that_can_not_be_used(nnx, tmp_path, monkeypatch):
 
 
 def test_scarce_memory_disk_and_threads(nnx, monkeypatch):
-    monkeypatch.setattr("nnx.datasets._mapped.free_memory", lambda: 2**20)
+    monkeypatch.setattr(platform, "free_memory", lambda: 2**20)
     monkeypatch.setattr(
         machine.shutil, "disk_usage", lambda path: os.statvfs_result((0,) * 10) and type("Usage", (), {"free": 1000})
     )
-    monkeypatch.setattr(workers, "available_cores", lambda: 99)
+    monkeypatch.setattr(platform, "cores", lambda: 99)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     checks = run_checks(nnx)
     assert {checks[name]["state"] for name in ("memory", "runs", "cache")} == {"warning"}

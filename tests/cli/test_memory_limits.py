@@ -42,5 +42,5 @@ def test_the_help_needs_no_torch():
 
 
 def test_the_control_that_much_is_enough():
-    done = run(resource.RLIMIT_DATA, _start.NEEDED_DATA + 50, "list")
+    done = run(resource.RLIMIT_DATA, _start.NEEDED["-d"] + 50, "list")
     assert done.returncode == 0, done.stderr

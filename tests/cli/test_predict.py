@@ -17,7 +17,7 @@ from nnx.errors import DataError
 from nnx.inference import classifier as classifiers
 from nnx.inference import inputs
 from nnx.preprocessing import images
-from nnx.system import workers
+from nnx.system import platform, workers
 
 
 @pytest.fixture(scope="module")
@@ -418,7 +418,7 @@ def test_all_cores_give_the_same_result(trained, tmp_path, monkeypatch):
 
     alone = results()
     monkeypatch.setattr(inputs, "PATIENCE", 0.0)
-    monkeypatch.setattr(workers, "available_cores", lambda: 2)
+    monkeypatch.setattr(platform, "cores", lambda: 2)
     used = []
     real = workers.map_in_processes
     monkeypatch.setattr(workers, "map_in_processes", lambda *all_of_it: used.append(1) or real(*all_of_it))

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -84,52 +82,6 @@ def test_what_lies_in_a_file(tmp_path):
         assert _mapped.is_mapped(view)
     for copy in (WHOLE, WHOLE[3:], np.array(mapped), mapped + 0, mapped[[1, 2]] + 0):
         assert not _mapped.is_mapped(copy)
-
-
-# ---------------------------------------------------------------- what is free
-
-
-def system(monkeypatch, files):
-    monkeypatch.setattr(_mapped, "_lines", lambda path: files.get(path, "").splitlines(keepends=True))
-
-
-MEMORY = {"/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:  1000 kB\n"}
-V1 = "/sys/fs/cgroup/memory/memory"
-
-
-@pytest.mark.parametrize(
-    ("files", "free"),
-    [
-        (MEMORY, 1000 * 1024),
-        ({**MEMORY, "/sys/fs/cgroup/memory.max": "500000\n", "/sys/fs/cgroup/memory.current": "200000\n"}, 300_000),
-        ({**MEMORY, "/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/memory.current": "200000\n"}, 1000 * 1024),
-        ({**MEMORY, f"{V1}.limit_in_bytes": "500000\n", f"{V1}.usage_in_bytes": "600000\n"}, 0),
-        ({**MEMORY, f"{V1}.limit_in_bytes": "9223372036854771712\n", f"{V1}.usage_in_bytes": "1\n"}, 1000 * 1024),
-        ({}, 2**62),
-    ],
-)
-def test_free_memory_is_the_least_that_machine_and_container_have(files, free, monkeypatch):
-    system(monkeypatch, files)
-    assert _mapped.free_memory() == free
-    assert _mapped.fits(int(free * 0.5))
-    assert not _mapped.fits(int(free * 0.5) + 2)
-
-
-@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
-def test_a_limit_of_the_process_counts(limit):
-    code = (
-        "import resource; from nnx.datasets import _mapped\n"
-        f"resource.setrlimit(resource.{limit}, (3 * 2**29, 3 * 2**29))\n"
-        "free = _mapped.free_memory(); block = bytearray(2**27); print(free, free - _mapped.free_memory())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    free, less = map(int, done.stdout.split())
-    assert 2**28 < free < 3 * 2**29
-    assert less == pytest.approx(2**27, rel=0.05)
-
-
-def test_this_machine_has_some():
-    assert 2**20 < _mapped.free_memory() < 2**50
 
 
 # ---------------------------------------------------------------- a dataset

@@ -94,7 +94,7 @@ def keep_threads():
 
 @pytest.fixture(params=CPUS.values(), ids=CPUS)
 def cpu(request, monkeypatch):
-    monkeypatch.setattr(devices, "_cpuinfo", lambda key: request.param)
+    monkeypatch.setattr(devices.platform, "cpu_info", lambda key: request.param)
     return request.param
 
 
@@ -116,7 +116,7 @@ def test_the_same_facts_give_the_choices_of_cnn(cpu, add_architecture):
 
 
 def test_the_reason_is_the_cpus_instructions(add_architecture, monkeypatch):
-    monkeypatch.setattr(devices, "_cpuinfo", lambda key: CPUS["AVX-512 with bfloat16"])
+    monkeypatch.setattr(devices.platform, "cpu_info", lambda key: CPUS["AVX-512 with bfloat16"])
     add_architecture("sibling", CONVOLUTIONAL, BFLOAT16)
     precision = next(choice for choice in runtime_for(settings("sibling")).choices if choice.what == "precision")
     assert (precision.value, precision.reason) == ("bfloat16", "this CPU has instructions for it")
@@ -131,7 +131,7 @@ def test_the_cpus_give_every_combination(monkeypatch):
     """The control: the flags above lead cnn to each layout and each precision."""
     combinations = set()
     for flags in CPUS.values():
-        monkeypatch.setattr(devices, "_cpuinfo", lambda key, flags=flags: flags)
+        monkeypatch.setattr(devices.platform, "cpu_info", lambda key, flags=flags: flags)
         combinations.add(choices(runtime_for(settings("cnn")))[:2])
     assert combinations == {
         (layout, precision) for layout in ("channels last", "channels first") for precision in ("float32", "bfloat16")
@@ -144,7 +144,7 @@ def test_the_cpus_give_every_combination(monkeypatch):
     ids=["plain_layers", "none"],
 )
 def test_plain_layers_are_trained_by_matrices(code, method, add_architecture, monkeypatch):
-    monkeypatch.setattr(devices, "_cpuinfo", lambda key: CPUS["AVX2"])
+    monkeypatch.setattr(devices.platform, "cpu_info", lambda key: CPUS["AVX2"])
     add_architecture("dense", code)
     assert prepare(settings("dense")).step_method is method
 

@@ -65,7 +65,7 @@ def test_threads_are_auto_or_a_count(text):
     ],
 )
 def test_bfloat16_is_chosen_where_cpu_and_architecture_gain_from_it(monkeypatch, flags, model, expected):
-    monkeypatch.setattr(devices, "_cpuinfo", lambda key: flags)
+    monkeypatch.setattr(devices.platform, "cpu_info", lambda key: flags)
     prefers = registry.find("model", model).prefers_bfloat16
     chosen = devices.choose_runtime("cpu", "auto", prefers_bfloat16=prefers)
     assert chosen.dtype == expected
@@ -97,7 +97,7 @@ def test_multiply_adds_by_hand(model, expected):
 
 def test_a_precision_without_kernels_is_replaced_or_refused(monkeypatch, tmp_path):
     """As an LSTM in bfloat16 on a CPU without AVX-512."""
-    monkeypatch.setattr(devices, "_cpuinfo", lambda key: "avx512_bf16")
+    monkeypatch.setattr(devices.platform, "cpu_info", lambda key: "avx512_bf16")
     count = models.multiply_adds
 
     def no_kernels(model, spec):
