@@ -1,10 +1,11 @@
-"""A simulated CUDA device: it computes on the CPU, with real numbers, and refuses what a GPU would refuse.
+"""A simulated CUDA or MPS device: it computes on the CPU, with real numbers, and refuses what a GPU would refuse.
 
 - Tensors on it can't be mixed with tensors on the CPU: only `copy_` and `to` cross over.
 - Each read of a value by Python (`item`, `float`, `bool`, `cpu`), for which a GPU would have to be waited for, is
   recorded in `reads`.
 - A CUDA graph records operations without executing them, and executes them on the same memory at each replay. What
   Python computes in between is not recorded. Reads, and copies from memory that is not pinned, fail while it records.
+- An Apple GPU (MPS) has no float64, and not all operations.
 - A copy from pinned memory may happen late: writing to its source before an event behind the copy was waited for fails.
 
 The device is PyTorch's spare one (PrivateUse1) with wrapped tensors, whose operations arrive in `__torch_dispatch__`;
@@ -15,11 +16,15 @@ other kernels of CUDA, its random numbers (they are the CPU's), bfloat16, stream
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torchgen
+import yaml
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
@@ -184,6 +189,20 @@ class SimulatedGpu:
         )
 
     def _call(self, op: Any, args: Any, kwargs: Any) -> Any:
+        self._check(op)
+        outputs = self._compute(op, args, kwargs)
+        for tensor in pytree.tree_leaves((args, kwargs, outputs)):
+            if isinstance(tensor, Tensor):
+                self._check_dtype(op, tensor)
+        return outputs
+
+    def _check(self, op: Any) -> None:
+        """Raises Refused if the device has no kernel for `op`."""
+
+    def _check_dtype(self, op: Any, tensor: Tensor) -> None:
+        """Raises Refused if the device can't hold `tensor`."""
+
+    def _compute(self, op: Any, args: Any, kwargs: Any) -> Any:
         call = DECOMPOSED.get(op, op)
         if self.recording is None:
             return call(*args, **kwargs)
@@ -250,6 +269,34 @@ class SimulatedGpu:
     def side_stream(self, stream: Any) -> Iterator[None]:
         self.side_steps += 1
         yield
+
+
+class SimulatedMps(SimulatedGpu):
+    """An Apple GPU: it has no float64, and no kernel for some operations, of which torchgen has the list."""
+
+    def _check(self, op: Any) -> None:
+        if op.namespace == "aten" and op not in DECOMPOSED and str(op).removeprefix("aten.") not in mps_kernels():
+            raise Refused(f"{op} has no kernel for MPS")
+
+    def _check_dtype(self, op: Any, tensor: Tensor) -> None:
+        if tensor.dtype in (torch.float64, torch.complex128):
+            raise Refused(f"{op}: Cannot convert a MPS Tensor to {tensor.dtype}")
+
+
+@cache
+def mps_kernels() -> frozenset[str]:
+    """The operations that torch has for MPS, as `name.overload`: those with a kernel for it, and those that are made of
+    others on any device. From the list that torch is generated from."""
+    listed = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
+    functions = {entry["func"].partition("(")[0]: entry for entry in yaml.load(listed.read_text(), yaml.CSafeLoader)}
+    supported = set()
+    for name, entry in functions.items():
+        kernels = functions[entry.get("structured_delegate", name)].get("dispatch", {"CompositeImplicitAutograd": ""})
+        keys = {key.strip() for keys in kernels for key in keys.split(",")}
+        if "MPS" in keys or any(key.startswith("Composite") for key in keys):
+            base, _, overload = name.partition(".")
+            supported.add(f"{base}.{overload or 'default'}")
+    return frozenset(supported)
 
 
 @dataclass
@@ -376,10 +423,11 @@ _current: SimulatedGpu | None = None
 
 
 @contextmanager
-def simulated_gpu(*, memory: int = 2**30) -> Iterator[SimulatedGpu]:
-    """Inside, `device: cuda` is the simulated device, and torch.cuda's streams, events and graphs are simulated."""
+def simulated_gpu(*, memory: int = 2**30, mps: bool = False) -> Iterator[SimulatedGpu]:
+    """Inside, `device: cuda` is the simulated device, and torch.cuda's streams, events and graphs are simulated. With
+    `mps`, the device is an Apple GPU instead."""
     global _current
-    gpu = SimulatedGpu(memory)
+    gpu = SimulatedMps(memory) if mps else SimulatedGpu(memory)
     stream = SimpleNamespace(wait_stream=lambda other: None)
     stubs: dict[str, Any] = {
         "is_available": lambda: True,
@@ -402,10 +450,13 @@ def simulated_gpu(*, memory: int = 2**30) -> Iterator[SimulatedGpu]:
     _current = gpu
     try:
         with pytest.MonkeyPatch.context() as patch, _Dispatch(), torch.autograd.set_multithreading_enabled(False):
-            for name, stub in stubs.items():
-                patch.setattr(torch.cuda, name, stub)
+            if mps:
+                patch.setattr(torch.mps, "manual_seed", torch.default_generator.manual_seed)
+            else:
+                for name, stub in stubs.items():
+                    patch.setattr(torch.cuda, name, stub)
             patch.setattr(torch, "Generator", Generator)
-            patch.setattr(accelerator, "is_cuda", lambda device: device.type == NAME)
+            patch.setattr(accelerator, "is_mps" if mps else "is_cuda", lambda device: device.type == NAME)
             patch.setattr(device, "_device", lambda name: (DEVICE, "a simulated device for tests"))
             yield gpu
     finally:

@@ -224,7 +224,7 @@ def test_the_example_of_an_explainer_draws(tmp_path, add_file, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "configs/README.md", "scripts/README.md", "scripts/demo"]
+    "name", ["README.md", "CONTRIBUTING.md", "configs/README.md", "scripts/README.md", "scripts/tasks.py"]
 )
 def test_every_example_can_be_typed_in_zsh(name):
     """zsh expands brackets and braces that are not quoted, and stops where no file matches."""

@@ -13,6 +13,10 @@ def is_cuda(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def is_mps(device: torch.device) -> bool:
+    return device.type == "mps"
+
+
 def list_devices() -> list[str]:
     """The values of the config's `device` that this machine has, without "auto"."""
     gpus = count_gpus()
@@ -50,7 +54,7 @@ def seed_generator(device: torch.device, seed: int) -> None:
     `torch.manual_seed` would seed all devices, and would record the whole call stack if CUDA is available but not
     initialised.
     """
-    if device.type == "mps":
+    if is_mps(device):
         torch.mps.manual_seed(seed)
     elif is_cuda(device):
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
@@ -89,4 +93,4 @@ def collective_backend(device: torch.device) -> str:
 
 def fuses_optimizers(device: torch.device) -> bool:
     """Whether torch has a kernel for this device that updates all parameters at once."""
-    return device.type == "cpu" or device.type == "mps" or is_cuda(device)
+    return device.type == "cpu" or is_mps(device) or is_cuda(device)

@@ -3,8 +3,8 @@
 The kernel releases a lock when its process ends, for any reason. Another user may have prepared the folder. Therefore a
 lock file must be a regular file with a single name, links are not followed, and nothing is changed before it is locked.
 
-Windows has no flock: there, filelock locks the first byte of the file. Elsewhere filelock would keep less: it locks pipes
-and files with a second name, and where flock is missing, its locks outlive a killed process.
+Windows has no flock: there, filelock locks the first byte of the file. Elsewhere filelock would keep less: it locks
+pipes and files with a second name, and where flock is missing, its locks outlive a killed process.
 """
 
 import contextlib
