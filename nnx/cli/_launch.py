@@ -7,6 +7,7 @@ import sys
 import tempfile
 import uuid
 
+from nnx.errors import MachineError
 from nnx.formatting import print_wrapped
 from nnx.system.platform import STOPPING
 
@@ -22,7 +23,7 @@ def launch(processes: int, max_restarts: int) -> int:
     """Run this command line in `processes` ranks, and restart them up to `max_restarts` times after a crash. Returns
     the exit code of the first rank to fail; that of rank 0 takes precedence.
 
-    A first signal is passed on to each rank; a second one ends them immediately.
+    A first signal is passed on to each rank; a second one ends them immediately. Raises MachineError if torch can't.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -49,6 +50,13 @@ def launch(processes: int, max_restarts: int) -> int:
             return 128 + error.sigval
         except ChildFailedError as error:
             return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
+        except RuntimeError as error:  # https://github.com/pytorch/pytorch/issues/139990
+            if "libuv" not in str(error):
+                raise
+            cure = "train with one process, or on Linux, for example in WSL"
+            raise MachineError(
+                f"--nproc {processes}: this torch is built without libuv, as on Windows; {cure}"
+            ) from None
     return 0
 
 

@@ -114,7 +114,7 @@ def attribute(
     batch_size = max(len(x), _layer_outputs.batch_size_for(x))
     with torch.no_grad():
         before = _target_logit(network, reference.expand_as(x), targets)
-        difference = (_target_logit(network, x, targets) - before).double()
+        difference = (_target_logit(network, x, targets) - before).cpu().double()  # MPS has no float64
     with accelerator.differentiable_rnn(x.device):
         for count in np.unique(steps):
             group = torch.from_numpy(np.flatnonzero(steps == count)).to(x.device)
@@ -126,10 +126,9 @@ def attribute(
                 method="riemann_middle",
                 internal_batch_size=batch_size,
             ).to(values.dtype)
+    values = values.detach().cpu()
     missing = (values.double().flatten(1).sum(1) - difference).abs() / difference.abs().clamp_min(1e-12)
-    return Attributions(
-        values.detach().float().cpu().numpy(), steps.copy(), missing.cpu().numpy(), difference.cpu().numpy()
-    )
+    return Attributions(values.float().numpy(), steps.copy(), missing.numpy(), difference.numpy())
 
 
 def grad_cam(network: nn.Module, x: Tensor, targets: Tensor) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nnx.errors import InputError, MachineError
 from nnx.serve.guard import Guard
+from nnx.system import platform
 
 MAX_CONNECTIONS = 200
 REQUEST_SECONDS = 20.0  # until a connection must have sent the head of a request, the first or the next
@@ -31,7 +32,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        platform.claim_port(listener)
         listener.bind(address)
         listener.listen(socket.SOMAXCONN)  # so that a second server fails here, not later
     except OSError as error:

@@ -20,6 +20,7 @@ if sys.platform != "win32":
     import resource
 if TYPE_CHECKING:
     import ctypes
+    from socket import socket
 
 # Signals that stop a run once it is saved. Windows sends SIGBREAK for Ctrl-Break and where a console is closed.
 if sys.platform == "win32":
@@ -30,6 +31,8 @@ else:
     STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     OPEN_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # opening a named pipe would wait for a reader
     MAX_PROCESSES = sys.maxsize
+
+COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")  # of C++, for torch.compile
 
 # What writing to a pipe without a reader raises; on Windows it is an invalid argument.
 BROKEN_PIPE = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
@@ -161,6 +164,15 @@ def quote(argument: str) -> str:
 
         return list2cmdline([argument])
     return shlex.quote(argument)
+
+
+def claim_port(listener: "socket") -> None:
+    """Let `listener` take a port that a server has just left, but none that is in use: on Windows, SO_REUSEADDR would
+    share it. Raises OSError."""
+    import socket
+
+    option = socket.SO_EXCLUSIVEADDRUSE if sys.platform == "win32" else socket.SO_REUSEADDR
+    listener.setsockopt(socket.SOL_SOCKET, option, 1)
 
 
 # ---------------------------------------------------------------- files

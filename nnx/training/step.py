@@ -22,7 +22,7 @@ from nnx.config.registry import Component
 from nnx.errors import DeviceError
 from nnx.events import Choice
 from nnx.losses import Criterion
-from nnx.system import accelerator, distributed
+from nnx.system import accelerator, distributed, platform
 from nnx.system.device import Runtime
 from nnx.training.loop import backpropagation, train_step
 from nnx.training.state import GradientFunction, State, StepFunction
@@ -91,9 +91,10 @@ def _method(config: Config, model: nn.Module, runtime: Runtime) -> tuple[StepMet
         return StepMethod.DISTRIBUTED, "each takes its share of every batch"
     if config.compile is False:
         return StepMethod.AUTOGRAD, "compile: false"
-    if asked and kind == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+    if asked and kind == "cpu" and not any(map(shutil.which, platform.COMPILERS)):
         raise DeviceError(
-            "compile: true needs a C++ compiler (g++ or clang++), and there is none; install one, or use compile: auto"
+            f"compile: true needs a C++ compiler ({' or '.join(platform.COMPILERS)}), and there is none; "
+            "install one, or use compile: auto"
         )
     why_not = _not_recordable(config, runtime)
     if accelerator.records_graphs(runtime.device) and why_not is None:

@@ -16,6 +16,7 @@ import importlib.abc
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import traceback
 from enum import IntEnum
@@ -159,6 +160,7 @@ def _facades() -> dict[str, ModuleType]:
         ),
         "signal": Facade(signal, missing={*missing, *MISSING_SIGNALS}, **signals),
         "ctypes": Facade(ctypes, CDLL=_Library),
+        "socket": Facade(socket, missing=("SO_REUSEPORT", "AF_UNIX"), SO_EXCLUSIVEADDRUSE=socket.SO_KEEPALIVE),
     }
 
 

@@ -1,5 +1,6 @@
 """What differs between systems: by itself, and in whole commands on a simulated Windows and macOS."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from nnx.cli import _launch
 from nnx.datasets import _mapped
+from nnx.errors import MachineError
 from nnx.system import platform
 
 HERE = Path(__file__).parent.parent
@@ -301,6 +304,29 @@ files.replace(Path("a"), b"2")
 print(calls, Path("a").read_text())
 """
     assert Simulated("darwin", tmp_path).python(code) == "['full sync'] 2\n"
+
+
+def test_several_processes_need_libuv_which_torch_lacks_on_windows(monkeypatch):
+    def elastic_launch(config, program):
+        raise RuntimeError("use_libuv was requested but PyTorch was built without libuv support")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", elastic_launch)
+    monkeypatch.setattr(logging, "disable", lambda: None)
+    with pytest.raises(MachineError, match="--nproc 2: this torch is built without libuv"):
+        _launch.launch(2, 0)
+
+
+def test_a_port_in_use_is_not_shared(windows):
+    code = """
+from nnx.errors import MachineError
+from nnx.serve.server import bind
+first = bind("127.0.0.1", 0)
+try:
+    bind("127.0.0.1", first.getsockname()[1])
+except MachineError as error:
+    print(error)
+"""
+    assert "is in use by another program" in windows.python(code)
 
 
 def test_a_command_is_quoted_for_the_shell_of_windows(windows):
