@@ -209,6 +209,8 @@ def _yaml_problem(error: yaml.MarkedYAMLError, source: SourceMap) -> Problem:
         message = "tab in the indentation; indent with spaces"
     elif message.startswith("but found another document"):
         message = "second document (---); a config is one document"
+    elif "escape" in message:  # as in "C:\Users"
+        message = r"\ begins an escape in double quotes; use single quotes, or / in paths"
     return source._at("", message, line, column)
 
 

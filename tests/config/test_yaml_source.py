@@ -84,6 +84,13 @@ def test_places_of_keys_and_values():
 # ---------------------------------------------------------------- what is refused, and where
 
 REFUSED = {
+    "path of Windows, double quotes": (
+        'a: "C:\\Users\\me"\n',
+        1,
+        9,
+        r"\ begins an escape in double quotes; use single",
+    ),
+    "another path of Windows": ('a: "C:\\pictures"\n', 1, 8, r"\ begins an escape in double quotes; use single"),
     "duplicate": ("a: 1\nb: {c: 1, c: 2}\n", 2, 11, "duplicate key 'c'"),
     "duplicate, one quoted": ('a: 1\n"a": 2\n', 2, 1, "duplicate key 'a'"),
     "anchor": ("a: &x 1\n", 1, 4, "anchors"),
