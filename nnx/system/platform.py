@@ -171,7 +171,10 @@ def claim_port(listener: "socket") -> None:
     share it. Raises OSError."""
     import socket
 
-    option = socket.SO_EXCLUSIVEADDRUSE if sys.platform == "win32" else socket.SO_REUSEADDR
+    if sys.platform == "win32":
+        option = socket.SO_EXCLUSIVEADDRUSE
+    else:
+        option = socket.SO_REUSEADDR
     listener.setsockopt(socket.SOL_SOCKET, option, 1)
 
 
