@@ -109,6 +109,6 @@ def _tick(end: threading.Event, cpu: int) -> None:
 
 
 def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:
-    thread = threading.Thread(target=work, args=arguments, daemon=True, name=f"nnx waiting{work.__name__}")
+    thread = threading.Thread(target=work, args=arguments, daemon=True, name="nnx waiting")
     thread.start()
     return thread
