@@ -4,11 +4,11 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from nnx.cli import _streams, check, doctor, explain, init, predict, schema
+from nnx.cli import _streams, _usage, check, doctor, explain, init, predict, schema
 from nnx.cli import eval as eval_command
 from nnx.cli import export as export_command
 from nnx.cli import list as list_command
@@ -21,7 +21,6 @@ from nnx.cli._help import Command, Commands
 from nnx.cli._start import exit_quickly
 from nnx.errors import ConfigError, MachineError, NnxError, Stopped, printable
 from nnx.formatting import print_wrapped, terminal_width
-from nnx.system import platform
 
 app = typer.Typer(
     name="nnx",
@@ -104,22 +103,6 @@ def _fill_in_resume(arguments: Sequence[str]) -> Sequence[str]:
     ]
 
 
-SETTINGS = {  # option that people expect -> the setting that does it
-    "--epochs": "train.epochs",
-    "--epoch": "train.epochs",
-    "--batch-size": "train.batch_size",
-    "--batch_size": "train.batch_size",
-    "--batch": "train.batch_size",
-    "--lr": "optimizer.lr",
-    "--learning-rate": "optimizer.lr",
-    "--learning_rate": "optimizer.lr",
-    "--patience": "train.patience",
-    "--hidden": "model.hidden",
-    "--dropout": "model.dropout",
-    "--optimizer": "optimizer",
-    "--model": "model",
-    "--dataset": "dataset",
-}
 PATH_ERRORS = {  # errno of a path that can't be used -> what to do, exit code
     errno.ENAMETOOLONG: ("use a shorter name", 2),
     errno.ELOOP: ("fix the symbolic links", 2),
@@ -137,17 +120,6 @@ def _missing_resource(error: Exception) -> str:
     if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         return "out of memory"
     return str(error.strerror) if isinstance(error, OSError) and error.errno in RESOURCE_ERRORS else ""
-
-
-def _describe_usage_error(error: Any) -> str:
-    """typer's error about the command line, with the --set that does what an unknown option says, or the help."""
-    option = getattr(error, "option_name", "")
-    if not (key := SETTINGS.get(option)):
-        return f"{error.format_message().rstrip('.')}. See nnx --help"
-    following = [word for name, word in zip(sys.argv, [*sys.argv[1:], "-"], strict=True) if name == option]
-    inline = [word.partition("=")[2] for word in sys.argv if word.startswith(f"{option}=")]
-    value = next((word for word in (*inline, *following) if word and not word.startswith("-")), "VALUE")
-    return f"No such option: {option}. Use --set {platform.quote(f'{key}={value}')}"
 
 
 def _report(error: Exception) -> int:
@@ -169,7 +141,8 @@ def _report(error: Exception) -> int:
         cure, code = PATH_ERRORS[error.errno]
         message = f"{error.filename}: {error.strerror}; {cure}"
     elif hasattr(error, "format_message"):  # typer's own: an unknown flag, a missing argument
-        message, code = _describe_usage_error(error), 2
+        commands = [command.name or "" for command in app.registered_commands]
+        message, code = _usage.describe(error, sys.argv[1:], commands), 2
     else:
         message, code = f"a bug in nnx: {type(error).__name__}: {error}. NNX_DEBUG=1 shows the traceback", 1
     # names of files may contain control characters; a newline in one is no new line

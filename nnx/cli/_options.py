@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nnx.errors import InputError
+from nnx.system.platform import quote
 
 
 def check_utf8(path: Path | None, option: str = "--out") -> Path | None:
@@ -23,11 +25,36 @@ def check_out(out: Path | None) -> Path | None:
     return check_utf8(out)
 
 
-def suggest_ending(checkpoint: Path) -> Path:
-    """`checkpoint` itself. Raises InputError if only its ending is missing."""
-    if not os.path.exists(checkpoint) and os.path.isfile(f"{checkpoint}.pt"):
-        raise InputError(f"{checkpoint}: no such file, did you mean {str(checkpoint) + '.pt'!r}?")
+def is_run(name: str | Path) -> bool:
+    """Whether `name` is a checkpoint file or a folder with one."""
+    return str(name).endswith(".pt") or os.path.isfile(os.path.join(name, "checkpoint.pt"))
+
+
+def check_checkpoint(checkpoint: Path) -> Path:
+    """`checkpoint` itself. Raises InputError if it is a config or a recipe, if only its ending or its folder is
+    missing, or if it is another file of a run."""
+    name = str(checkpoint)
+    if not os.path.exists(checkpoint):
+        for likely in (f"{name}.pt", os.path.join("runs", name), os.path.join("runs", f"{name}.pt")):
+            if is_run(likely) and os.path.exists(likely):
+                raise InputError(f"{name}: no such file, did you mean {likely!r}?")
+        from nnx.config import recipes
+
+        if name in recipes():
+            raise InputError(f"{name}: is a recipe, not a run; train it first: nnx train {name}")
+        raise InputError(f"{name}: no such file; name a run folder, or a checkpoint in one")
+    elif is_run(checkpoint.parent) and not is_run(checkpoint) and checkpoint.suffix in (".yaml", ".json", ".jsonl"):
+        raise InputError(f"{name}: is not a checkpoint; did you mean {str(checkpoint.parent)!r}?")
+    elif checkpoint.suffix in (".yaml", ".yml") and os.path.isfile(checkpoint):
+        raise InputError(f"{name}: is a config, not a checkpoint; train it first: nnx train {quote(name)}")
     return checkpoint
+
+
+def check_order(checkpoint: Path, others: Sequence[str], command: str) -> None:
+    """Raises InputError if the checkpoint is not the first argument of `command`, but one of the `others`."""
+    if others and not is_run(checkpoint) and (runs := [name for name in others if is_run(name)]):
+        words = [runs[0], str(checkpoint), *(name for name in others if name != runs[0])]
+        raise InputError(f"{runs[0]}: the checkpoint comes first: nnx {command} {' '.join(map(quote, words))}")
 
 
 Set = Annotated[
@@ -37,13 +64,15 @@ Set = Annotated[
 CheckpointPath = Annotated[
     Path,
     typer.Argument(
-        callback=suggest_ending, help="A run folder, or a checkpoint file (checkpoint.pt, last.pt).", show_default=False
+        callback=check_checkpoint,
+        help="A run folder, or a checkpoint file (checkpoint.pt, last.pt).",
+        show_default=False,
     ),
 ]
 ClassifierPath = Annotated[
     Path,
     typer.Argument(
-        callback=suggest_ending,
+        callback=check_checkpoint,
         help="A run folder, a checkpoint file (checkpoint.pt, last.pt), or an exported ONNX file.",
         metavar="CHECKPOINT",
         show_default=False,

@@ -1,13 +1,12 @@
 """nnx doctor [IMAGE]: check this machine, or how an image is prepared."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nnx.cli._options import Device, Json, check_out, print_json
+from nnx.cli._options import Device, Json, check_out, is_run, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import DataError, InputError, MachineError, printable
 from nnx.formatting import print_wrapped, terminal_width
@@ -63,15 +62,10 @@ def doctor(
         if run is not None:
             if checkpoint:
                 raise InputError(f"{run}: the checkpoint is named twice; remove it, or --checkpoint")
-            if _is_run(image):
+            if is_run(image):
                 image, run = run, image
             checkpoint = Path(run)
         _check_image(image, checkpoint, out, device, json)
-
-
-def _is_run(name: str) -> bool:
-    """Whether `name` is a checkpoint file or a folder with one, not an image."""
-    return name.endswith(".pt") or os.path.isfile(os.path.join(name, "checkpoint.pt"))
 
 
 def _check_machine(json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Quiet, Set, check_out, print_json
+from nnx.cli._options import CheckpointPath, DataDir, Device, Json, Quiet, Set, check_order, check_out, print_json
 from nnx.cli._start import import_torch
 from nnx.cli.eval import SplitName
 from nnx.errors import DataError, InputError, printable
@@ -81,6 +81,7 @@ def explain(
 
     Example: nnx explain runs/mnist --only filters --only saliency --index 8
     """
+    check_order(checkpoint, images or [], "explain")
     import_torch()
     from nnx import checkpoint as checkpoints
     from nnx import datasets, explain, models
@@ -106,6 +107,8 @@ def explain(
         runtime = runtime_for(config, precision="float32")
         dataset = cache(lambda: dataset_of(saved, config, path, data_dir))
         if images:
+            if (name := images[0]) in explain.names() and not Path(name).exists():
+                raise InputError(f"{name}: no such image; it is an explainer: --only {name}")
             if index:
                 raise InputError("name image files or --index, not both")
             selected = _read_images(images, saved, path)

@@ -23,6 +23,10 @@ def init(
     recipes = config.recipes()
     if recipe not in recipes:
         raise InputError(f"{recipe}: no such recipe{registry.suggest(recipe, recipes)}")
+    if out and out.suffix in (".yaml", ".yml"):
+        raise InputError(
+            f"--out {out}: names the folder to copy the recipe to, not the file; rename the file afterwards"
+        )
     path = (out or Path()) / f"{recipe}.yaml"
     if path.exists():
         raise InputError(f"{path}: already exists; name another folder with --out, or delete the file")

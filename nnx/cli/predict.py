@@ -1,12 +1,13 @@
 """nnx predict CHECKPOINT PATH...: classify images, arrays and table rows."""
 
+import os
 import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from nnx.cli._options import ClassifierPath, Device, Json, Quiet, print_json
+from nnx.cli._options import ClassifierPath, Device, Json, Quiet, check_order, print_json
 from nnx.cli._start import import_torch
 from nnx.errors import InputError
 from nnx.system import signals
@@ -59,6 +60,11 @@ def predict(
     """
     if json and csv:
         raise InputError("--json and --csv: use only one of them")
+    check_order(checkpoint, paths, "predict")
+    for flag, ending in (("--json", ".json"), ("--csv", ".csv")):
+        for name in paths if flag in sys.argv else ():
+            if name.endswith(ending) and not os.path.exists(name) and name in sys.argv[sys.argv.index(flag) + 1 :][:1]:
+                raise InputError(f"{name}: no such file; {flag} prints the result, and the shell writes it: > {name}")
     import_torch()
     from nnx.inference.classifier import load_with_runtime, predict_batches
     from nnx.inference.inputs import InputSet

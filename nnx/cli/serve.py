@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nnx.cli._options import DataDir, Device, Quiet, suggest_ending
+from nnx.cli._options import DataDir, Device, Quiet, check_checkpoint
 from nnx.cli._start import import_torch
 from nnx.errors import InputError
 from nnx.formatting import print_wrapped
@@ -45,7 +45,7 @@ def serve(
 
     Example: nnx serve runs/mlp runs/cnn
     """
-    checkpoints = [suggest_ending(path) for path in checkpoints]
+    checkpoints = [check_checkpoint(path) for path in checkpoints]
     _check_extra()
     address = _check_address(host)
     import_torch()

@@ -1,10 +1,11 @@
 """nnx trace CONFIG|CHECKPOINT"""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nnx.cli._options import DataDir, Json, Set, print_json
+from nnx.cli._options import DataDir, Json, Set, check_checkpoint, print_json
 from nnx.cli._start import import_torch
 from nnx.cli.eval import SplitName
 from nnx.errors import CheckFailed
@@ -47,6 +48,8 @@ def trace(
 
     Example: nnx trace digits_mlp --index 3 --neuron 2:5
     """
+    if Path(f"{source}.pt").exists():
+        check_checkpoint(Path(source))
     import_torch()
     from nnx.system import device as devices
     from nnx.trace import trace as run_trace

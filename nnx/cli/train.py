@@ -1,5 +1,6 @@
 """nnx train CONFIG: train a network."""
 
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -81,6 +82,8 @@ def train(
         if config is None and resume and _is_config(resume, configs.recipes()):
             config = resume  # `--resume CONFIG --out RUN`: the argument after --resume is the config
             resume = OUT_RUN
+        if config and resume == OUT_RUN and out is None and os.path.isfile(os.path.join(config, "last.pt")):
+            config, resume = None, config  # `RUN --resume`
         flags = {key: str(value) for key, value in {"device": device, "seed": seed}.items() if value is not None}
         state = _resumed_run(resume, out)
         if config is None and state is None:

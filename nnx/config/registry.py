@@ -59,11 +59,15 @@ def find(kind: str, name: str) -> type[Component]:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'adam'?" if one of `known` is similar to `word`, else ", one of: ..."."""
+    """ ", did you mean 'adam'?" if one of `known` is similar to `word`, else ", one of: ...", those with `word` in them
+    if there are several."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if len(word) > 2 and len(longer := [name for name in known if word.lower() in name.lower()]) > 1:
+        return f", one of: {', '.join(longer)}"
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     if close:
-        return f", did you mean {close[0]!r}?"
+        return f", did you mean {by_lower[close[0]]!r}?"
     return f", one of: {', '.join(known)}" if known else ""
 
 

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from nnx.config import registry, yaml_source
 from nnx.config.registry import Component, StrictModel
+from nnx.config.synonyms import SYNONYMS
 from nnx.config.yaml_source import SourceMap
 from nnx.errors import ConfigError, Problem
 
@@ -226,7 +227,8 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
         if os.path.isfile(path / "last.pt"):
             raise ConfigError(Problem("", f"is a run; resume it with: nnx train --resume {config}", str(config)))
         if os.path.exists(path):
-            raise ConfigError(Problem("", "is not a file; name a config file or a recipe", str(config)))
+            cure = "name a config file or a recipe; a config names its data with dataset.path"
+            raise ConfigError(Problem("", f"is not a file; {cure}", str(config)))
         if str(config) not in known:
             name = yaml_source.truncate(str(config))
             raise ConfigError(Problem("", f"no such config file or recipe{registry.suggest(name, known)}", name))
@@ -240,7 +242,9 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
             )
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(Problem("", "not UTF-8 text; is it a config?", str(path))) from None
+        hint = f"is a checkpoint; resume its run with: nnx train --resume {path.parent}"
+        message = hint if path.suffix == ".pt" else "not UTF-8 text; is it a config?"
+        raise ConfigError(Problem("", message, str(path))) from None
     except OSError as error:
         raise ConfigError(Problem("", f"can't be read ({error.strerror})", str(path))) from None
     return parse(text, str(path), overrides, flags)
@@ -402,7 +406,7 @@ def _locate_errors(
     for details in error.errors(include_url=False):
         path = (*prefix, *details["loc"])
         unknown = details["type"] == "extra_forbidden"
-        message = f"unknown key{_did_you_mean(details, model)}" if unknown else _message(details)
+        message = f"unknown key{_did_you_mean(details, prefix, model)}" if unknown else _message(details)
         if unknown and path == ("dataset", "test"):
             message = "this dataset has its own test samples, which nnx never trains on; remove the key"
         if details["type"] == "missing" and path == ("dataset", "target"):
@@ -428,21 +432,39 @@ def _list_columns(section: Any) -> str:
     return f"; name the column with the class, one of: {names}{more}"
 
 
-def _did_you_mean(details: ErrorDetails, model: type[BaseModel]) -> str:
-    """A suggestion for an unknown key, from the keys of the mapping that contains it."""
+def _did_you_mean(details: ErrorDetails, prefix: yaml_source.KeyPath, model: type[BaseModel]) -> str:
+    """A suggestion for an unknown key below `prefix`: the same key in another section, a similar key in its own, or
+    what nnx calls it."""
     for step in details["loc"][:-1]:
         annotation = model.model_fields[str(step)].annotation
         model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
     name = yaml_source.truncate(str(details["loc"][-1]))
-    if model is Config and name in Train.model_fields:
-        return f", did you mean 'train.{name}'?"
-    if model is Config and name in _MOVED:
-        return f", did you mean {_MOVED[name]!r}?"
-    return registry.suggest(name, model.model_fields)
+    place = full_key(name)
+    section, _, key = (place or "").rpartition(".")
+    here = ".".join(map(str, (*prefix, *details["loc"][:-1])))
+    suggestion = registry.suggest(name, model.model_fields)
+    is_other = section != here or key in model.model_fields
+    if place and is_other and (_is_key(name) or not suggestion.endswith("?")):
+        return f", did you mean {place!r}?"
+    return suggestion
+
+
+def full_key(word: str) -> str | None:
+    """The full key of the setting that `word` names, such as train.epochs for epochs or num-epochs; None if there is
+    none."""
+    name = word.lower().replace("-", "_")
+    for prefix, model in (("", Config), ("train.", Train), ("train.augment.", Augment)):
+        if name in model.model_fields:
+            return prefix + name
+    return SYNONYMS.get(name)
+
+
+def _is_key(name: str) -> bool:
+    """Whether some section has a key of exactly this name."""
+    return (full_key(name) or "").rpartition(".")[2] == name
 
 
 _COLUMNS = 20  # of a table, at most, that a message lists
-_MOVED = {"lr": "optimizer.lr", "learning_rate": "optimizer.lr", "hidden": "model.hidden", "dropout": "model.dropout"}
 _BOUNDS = {
     "greater_than": ("gt", "must be more than"),
     "greater_than_equal": ("ge", "must be at least"),

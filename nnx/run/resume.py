@@ -39,6 +39,8 @@ def last_saved(resume: Path) -> tuple[Checkpoint, Path, list[str]]:
     try:
         return checkpoint.read(last), last, []
     except CheckpointError as error:
+        if not last.exists() and not previous.exists():
+            raise CheckpointError(f"{folder}: has no last.pt to resume from; name the folder of a run") from None
         try:
             saved = checkpoint.read(previous)
         except CheckpointError:
