@@ -11,11 +11,23 @@ def _current_folder() -> str:
         return ""
 
 
-# -m puts the current folder first: a random.py or torch.py in it would be run instead of the real one.
-if sys.path[0] == _current_folder() and not os.path.samefile(
-    os.path.dirname(os.path.dirname(__file__)), sys.path[0] or "/"
-):
-    del sys.path[0]
+def _forget_current_folder() -> None:
+    """Import nothing from the current folder: a random.py or torch.py in it would be run instead of the real one.
+
+    `python -m` puts it first. An empty entry of PYTHONPATH also names it, mostly by mistake: `PYTHONPATH=$UNSET:more`.
+    """
+    current = _current_folder()
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if len(entries) > 1 and "" in entries:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, entries))  # for child processes
+        if not current or current not in map(os.path.abspath, filter(None, entries)):
+            sys.path[1:] = [folder for folder in sys.path[1:] if folder not in ("", current)]
+    if sys.path[0] == current:
+        del sys.path[0]
+
+
+if not _current_folder() or not os.path.samefile(os.path.dirname(os.path.dirname(__file__)), _current_folder()):
+    _forget_current_folder()
 
 import signal  # noqa: E402
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import nnx
+
 TRAIN = ("train", "digits_mlp", "--set", "train.epochs=1", "--set", "train.report=false", "--out", "r", "-q")
 NAMES = ("nnx", "random", "torch", "socket", "struct", "pickle", "numpy", "typer", "sklearn", "pathlib", "typing")
 
@@ -45,6 +47,21 @@ def test_python_m_nnx_does_not_beyond_the_package_itself(hostile):
     done = run(hostile, "-m", "nnx", *TRAIN)
     assert done.returncode == 0, done.stderr
     assert not (hostile / "ran").exists()
+
+
+def test_an_empty_entry_of_pythonpath_does_not(tmp_path):
+    """`PYTHONPATH=$UNSET:more` names the current folder. What Python itself imports first, nnx can't help."""
+    for name in ("torch", "numpy", "typer", "yaml", "sklearn"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')\n")
+    root = os.path.dirname(os.path.dirname(nnx.__file__))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nnx").write_text("from nnx.__main__ import main\nmain()\n")  # as pip makes it
+    for path, start in ((f":{root}", ("-P", "-m", "nnx")), (f"{root}:", ("-m", "nnx")), (f"{root}::", ("bin/nnx",))):
+        done = run(tmp_path, *start, "check", "digits_mlp", PYTHONPATH=path)
+        assert (done.returncode, done.stdout) == (0, "digits_mlp: ok\n"), done.stderr
+    done = run(tmp_path, "-m", "nnx", *TRAIN, "--nproc", "2", PYTHONPATH=f"{root}:")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_worker_processes_do_not(hostile):
