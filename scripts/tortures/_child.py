@@ -1,6 +1,7 @@
 """Child processes for the torture parts. They are forked, so that torch is imported only once (1.5 s)."""
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 from nnx.cli import run_command
 from nnx.cli._start import import_torch
+
+STEP = 0.5  # seconds
 
 import_torch()
 import torch  # noqa: E402
@@ -47,12 +50,15 @@ def ended(function: Callable[[], Any], *, kill_after: float | None = None, limit
         begun = time.perf_counter()
         pid = os.fork()
         if not pid:
+            faulthandler.dump_traceback_later(limit * 0.9, file=err.fileno())
             _run_child(function, out.fileno(), err.fileno())
-        status = _wait(pid, begun + (limit if kill_after is None else kill_after))
+        status = _wait(pid, limit if kill_after is None else kill_after)
         if status is None and kill_after is None:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            raise AssertionError(f"a process did not end within {limit:.0f} s")
+            err.seek(0)
+            where = err.read().decode(errors="replace")
+            raise AssertionError(f"a process did not end within {limit:.0f} s: {where[-3000:]}")
         if status is None:
             os.kill(pid, signal.SIGKILL)
             status = os.waitpid(pid, 0)[1]
@@ -93,11 +99,17 @@ def _run_child(function: Callable[[], Any], out: int, err: int) -> None:
         os._exit(code)
 
 
-def _wait(pid: int, until: float) -> int | None:
-    """The child's status, or None if it still runs at that time."""
-    while time.perf_counter() < until:
+def _wait(pid: int, seconds: float) -> int | None:
+    """The child's status, or None if it still runs after that time.
+
+    A pause of this process counts as STEP at most: while the machine stood still, so did the child.
+    """
+    waited, last = 0.0, time.perf_counter()
+    while waited < seconds:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return status
         time.sleep(0.001)
+        now = time.perf_counter()
+        waited, last = waited + min(now - last, STEP), now
     return None

@@ -21,7 +21,7 @@ from nnx.system import files, locks
 from tortures._child import check, command, ended, folder
 from tortures.download import FILES, ensure, make_half, serve, set_archives
 
-LIMIT = 30  # seconds in which a command must end
+LIMIT = 90  # seconds in which a command must end, on a busy machine
 MEMORY = 2**30  # bytes that a command may take: an endless device would need all
 SMALL = ("train.epochs=1", "model.hidden=[8]", "train.film=true", "train.ema=null", "train.report=false")
 QUICK = ("-q", *(word for setting in SMALL for word in ("--set", setting)))
@@ -210,7 +210,10 @@ def _watched(base: Path, name: str, function: Callable[[], Any]) -> set[str]:
         sys.addaudithook(hook)
         return function()
 
-    run = ended(watched, limit=LIMIT)
+    try:
+        run = ended(watched, limit=LIMIT)
+    except AssertionError as error:
+        raise AssertionError(f"the control: {name}: {error}") from None
     check(run.code == 0, f"the control: {name} failed without a trap: {run.err}")
     return set(log.read_text().splitlines())
 
