@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -19,7 +20,7 @@ from nnx.cli import train as train_command
 from nnx.cli import verify as verify_command
 from nnx.cli._help import Command, Commands
 from nnx.cli._start import exit_quickly
-from nnx.errors import ConfigError, MachineError, NnxError, Stopped, printable
+from nnx.errors import ConfigError, InputError, MachineError, NnxError, Stopped, printable
 from nnx.formatting import print_wrapped, terminal_width
 
 app = typer.Typer(
@@ -85,12 +86,20 @@ def main() -> None:
 def run_command() -> int:
     """Run the command line and return its exit code (see nnx.errors)."""
     try:
+        _check_empty(sys.argv[1:])
         code = app(_fill_in_resume(sys.argv[1:] or ["--help"]), standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         code = _report(error)
     return code if isinstance(code, int) else 0
+
+
+def _check_empty(arguments: Sequence[str]) -> None:
+    """Raises InputError for an empty argument, a shell's `"$UNSET"`: as a path it would be the current folder."""
+    for before, argument in zip(("nnx", *arguments), arguments, strict=False):
+        if not argument or (re.fullmatch("--[a-z-]+=", argument) and argument != "--resume="):
+            raise InputError(f"{argument.rstrip('=') or before}: is followed by nothing; is a variable unset?")
 
 
 def _fill_in_resume(arguments: Sequence[str]) -> Sequence[str]:

@@ -12,6 +12,8 @@ import typer
 from nnx.errors import InputError
 from nnx.system.platform import quote
 
+LONGEST = 255  # bytes in the name of a file, on all common file systems
+
 
 def check_utf8(path: Path | None, option: str = "--out") -> Path | None:
     """`path` itself. Raises InputError if it contains bytes that are not UTF-8, which no JSON or YAML file can name."""
@@ -21,7 +23,9 @@ def check_utf8(path: Path | None, option: str = "--out") -> Path | None:
 
 
 def check_out(out: Path | None) -> Path | None:
-    """typer's callback for --out: `check_utf8`."""
+    """typer's callback for --out: `check_utf8`. Also raises InputError for a name that no file system takes."""
+    if out is not None and any(len(os.fsencode(part)) > LONGEST for part in out.parts):
+        raise InputError(f"--out {out}: a name in it has more than {LONGEST} bytes; use a shorter one")
     return check_utf8(out)
 
 

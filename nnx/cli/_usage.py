@@ -162,13 +162,13 @@ def _find_option(option: str, value: str, command: str, parameters: Sequence[Any
         return f"Use {form}"
     places = [p for p in parameters if p.name in ARGUMENTS.get(name.lstrip("-"), ()) and p.param_type_name != "option"]
     if places:
-        given = platform.quote(value) if value else _metavar(places[0])
+        given = quote(value) if value else _metavar(places[0])
         return f"{_metavar(places[0])} is an argument: nnx {command} {given}"
     if setting and command in DATASET_ONLY and not setting.startswith("dataset."):
         return "The checkpoint fixes this setting"
     if setting:
         change = f"{setting}={value or ('true' if setting in SWITCHES else 'VALUE')}"
-        return f"Use {'' if command else 'nnx train CONFIG '}--set {platform.quote(change)}"
+        return f"Use {'' if command else 'nnx train CONFIG '}--set {quote(change)}"
     if name.lstrip("-") in format_names() and "--format" in known:
         return f"Use --format {name.lstrip('-')}"
     if name in ("--dry-run", "--summary") and command == "train":
@@ -215,7 +215,7 @@ def _find_command(name: str, words: Sequence[str], commands: Sequence[str]) -> s
         return f"Did you mean {close[0]}?"
     from nnx import config
 
-    place = platform.quote(name)
+    place = quote(name)
     if name in config.recipes() or name.endswith((".yaml", ".yml")):
         return f"Use nnx train {place}"
     if name.endswith(".pt") or os.path.isfile(os.path.join(name, "checkpoint.pt")):
@@ -229,11 +229,11 @@ def _explain_extra(extra: str, command: str, words: Sequence[str], parameters: S
     key, equals, value = extra.partition("=")
     for option, setting, after in zip(words, words[1:], words[2:], strict=False):
         if option == "--set" and "=" not in setting and after == extra.partition(" ")[0]:
-            return f"--set {setting}: expected key=value, as in --set {platform.quote(f'{setting}={after}')}"
+            return f"--set {setting}: expected key=value, as in --set {quote(f'{setting}={after}')}"
     if equals and "--set" in options:
         from nnx.config.schema import full_key
 
-        return f"{extra}: a setting needs --set: --set {platform.quote(f'{full_key(key) or key}={value}')}"
+        return f"{extra}: a setting needs --set: --set {quote(f'{full_key(key) or key}={value}')}"
     arguments = [_metavar(p) for p in parameters if p.param_type_name != "option"]
     takes = f"takes {' and '.join(arguments)} only" if arguments else "takes no argument"
     return f"{extra}: is one argument too many; nnx {command} {takes}"

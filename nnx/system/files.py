@@ -10,6 +10,7 @@ from pathlib import Path
 from nnx.errors import MachineError
 from nnx.system import platform
 
+NAME_LENGTH = 58  # characters, of up to 4 bytes each: with the rest at most 255 bytes
 # FAT, some network drives. macOS and Windows have numbers of their own for them.
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
@@ -21,7 +22,7 @@ def replace(path: Path, data: bytes, *, keep: Path | None = None) -> None:
     name. Raises MachineError if writing fails; the old file is then unchanged.
     """
     replaced = False
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -86,10 +87,15 @@ def is_alive(temporary: Path) -> bool:
     return not pid.isdigit() or platform.is_running(int(pid))
 
 
+def _temporary(path: Path) -> Path:
+    """`.NAME.<pid>.tmp` beside `path`. A name that is almost as long as the file system takes is cut."""
+    return path.with_name(f".{path.name[:NAME_LENGTH]}.{os.getpid()}.tmp")
+
+
 def _link(path: Path, second: Path) -> None:
     """Give the file at `path` a `second` name, replacing the file of that name. `path` exists at all times, except on
     file systems without hard links."""
-    link = second.with_name(f".{second.name}.{os.getpid()}.tmp")
+    link = _temporary(second.with_name(f"link-{second.name}"))  # never the file that is being written
     try:
         with contextlib.suppress(FileNotFoundError):
             link.unlink()

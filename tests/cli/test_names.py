@@ -82,3 +82,29 @@ def test_csv_is_safe_for_a_terminal_and_a_spreadsheet():
         ]
     prepared = as_csv([{"input": "a", "top": [], "prepared": ["=x"]}])
     assert prepared.splitlines()[1] == "a,'=x"
+
+
+def test_a_name_that_is_too_long_is_2_at_the_start(nnx, tmp_path):
+    for command in (("train", "digits_mlp"), ("init",), ("doctor", "seven.png")):
+        result = nnx(*command, "--out", "a" * 256)
+        assert result.code == 2
+        assert "a name in it has more than 255 bytes; use a shorter one" in result.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("train", ""), "train"),
+        (("train", "digits_mlp", "--out", ""), "--out"),
+        (("train", "digits_mlp", "--out="), "--out"),
+        (("init", "--out", ""), "--out"),
+        (("train", "--resume", ""), "--resume"),
+        (("predict", "nothing.pt", ""), "nothing.pt"),
+        (("",), "nnx"),
+    ],
+)
+def test_an_empty_argument_is_no_folder(nnx, tmp_path, words, named):
+    result = nnx(*words)
+    assert (result.code, result.err) == (2, f"error: {named}: is followed by nothing; is a variable unset?\n")
+    assert not list(tmp_path.iterdir())

@@ -74,3 +74,11 @@ def test_a_link_under_the_temporary_name_is_not_followed(tmp_path):
     assert target.read_text() == "ssh-ed25519 AAAA"
     assert (tmp_path / "last.pt").read_bytes() == b"state"
     assert not (tmp_path / "last.pt").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127])
+def test_the_longest_names_are_written(tmp_path, name):
+    """Their temporary files have a shorter name."""
+    (tmp_path / name).write_text("old")
+    files.replace(tmp_path / name, b"new", keep=tmp_path / name[:-1])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "new", name[:-1]: "old"}
