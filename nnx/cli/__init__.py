@@ -86,6 +86,7 @@ def main() -> None:
 def run_command() -> int:
     """Run the command line and return its exit code (see nnx.errors)."""
     try:
+        _repair_environment()
         _check_empty(sys.argv[1:])
         code = app(_fill_in_resume(sys.argv[1:] or ["--help"]), standalone_mode=False)
     except KeyboardInterrupt:
@@ -93,6 +94,14 @@ def run_command() -> int:
     except Exception as error:
         code = _report(error)
     return code if isinstance(code, int) else 0
+
+
+def _repair_environment() -> None:
+    """Remove settings of the environment with which libraries fail: a width of no terminal, a backend of Matplotlib
+    that does not exist. nnx only writes files with Matplotlib."""
+    os.environ["MPLBACKEND"] = "agg"
+    if not re.fullmatch(r"[1-9]\d{1,3}", os.environ.get("COLUMNS", "80")):
+        del os.environ["COLUMNS"]
 
 
 def _check_empty(arguments: Sequence[str]) -> None:
@@ -120,7 +129,10 @@ PATH_ERRORS = {  # errno of a path that can't be used -> what to do, exit code
     errno.EPERM: ("check its permissions", 3),
     errno.EROFS: ("name another folder", 3),
 }
-RESOURCE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+RESOURCE_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # of the disk; EFBIG: ulimit -f
+    *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN),  # EAGAIN: ulimit -u
+)
 
 
 def _missing_resource(error: Exception) -> str:

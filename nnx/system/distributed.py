@@ -413,6 +413,8 @@ def _environment() -> RankInfo:
         raise InputError(f"{invalid[0]}: must be a number if WORLD_SIZE is set; start the run with torchrun or --nproc")
     if not os.environ.get("MASTER_ADDR"):
         raise InputError("MASTER_ADDR: is missing, but WORLD_SIZE is set; start the run with torchrun or --nproc")
+    if not 0 < int(values[4]) < 2**16:
+        raise InputError(f"MASTER_PORT={values[4]}: is not a port; name one from 1 to 65535")
     info = RankInfo(*map(int, values[:4]))
     start = "start the run with torchrun or --nproc"
     places = (

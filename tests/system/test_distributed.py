@@ -166,6 +166,8 @@ def test_all_ranks_see_a_signal_to_one_of_them_at_the_same_call():
         ({"RANK": "2"}, "RANK=2 and WORLD_SIZE=2: do not fit"),
         ({"LOCAL_RANK": "5"}, "LOCAL_RANK=5 and LOCAL_WORLD_SIZE=2: do not fit"),
         ({"LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE=3 and WORLD_SIZE=2: do not fit"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999: is not a port"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT=0: is not a port"),
     ],
 )
 def test_ranks_that_can_not_be_are_refused_at_once(monkeypatch, names, message):
