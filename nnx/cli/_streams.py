@@ -129,11 +129,20 @@ def _open_output(number: int, stream: TextIO | None, *, line_buffering: bool = F
     chosen = stream.errors if stream else None
     return _Output(
         io.BufferedWriter(raw),
-        encoding=stream.encoding if stream else None,
+        encoding=_usable(stream.encoding) if stream else None,
         errors=chosen if chosen and chosen not in _DEFAULTS else _REPLACE,
         line_buffering=line_buffering or raw.isatty(),
         write_through=getattr(stream, "write_through", False),
     )
+
+
+def _usable(encoding: str) -> str:
+    """`encoding`, or UTF-8 for a codec that can't replace characters (PYTHONIOENCODING=idna)."""
+    try:
+        "→".encode(encoding, _REPLACE)
+    except (LookupError, ValueError):
+        return "utf-8"
+    return encoding
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

@@ -130,6 +130,12 @@ print(interrupts)
 """
 
 
+@pytest.mark.parametrize("encoding", ["idna", "utf-16", "ascii:bogus"])
+def test_an_encoding_that_can_not_replace_characters_ends_no_command(shell, encoding):
+    code, text = shell("check digits_mlp", PYTHONIOENCODING=encoding)
+    assert (code, text.encode().decode("ascii", "ignore").replace("\0", "")[-15:]) == (0, "digits_mlp: ok\n")
+
+
 def test_a_signal_during_a_write_prints_no_line_twice():
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-500:]
