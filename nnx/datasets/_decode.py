@@ -36,11 +36,11 @@ class DecodeOptions(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """(n, C, H, W) images, their indices in the list of files, and the error messages of the other files."""
+    """(n, C, H, W) images, their indices in the list of files, and the error messages of the other files by index."""
 
     pixels: NDArray[np.uint8]
     indices: list[int]
-    errors: list[str]
+    errors: dict[int, str]
     highest: list[int]  # value of each image of more than 8 bits, before scaling; 0 for the others
 
 
@@ -89,7 +89,7 @@ def _decode_chunk(start: int, paths: Sequence[str], options: DecodeOptions) -> C
     decoded = []
     highest = []
     indices = []
-    errors = []
+    errors = {}
     for index, path in enumerate(paths, start):
         try:
             image = decode(path, options)
@@ -97,7 +97,7 @@ def _decode_chunk(start: int, paths: Sequence[str], options: DecodeOptions) -> C
             highest.append(image.highest)
             indices.append(index)
         except DataError as error:
-            errors.append(str(error))
+            errors[index] = str(error)
     channels = options.channels or max((pixels.shape[2] for pixels in decoded), default=1)
     result = np.empty((len(decoded), channels, *options.size), np.uint8)
     for image, pixels in zip(result, decoded, strict=True):

@@ -1,7 +1,8 @@
 """Shared by the datasets that read the user's own files, given by `path`: folders, arrays, IDX pairs and tables."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,23 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """What people call a split, in lower case -> its name, in the order of training, validation and test data."""
+
+MAX_SPLITS = 10  # values of a column: one of more does not name splits
+SPLIT_WORD = re.compile(
+    r"(^|[\W_]|(?-i:(?<=[a-z])(?=[A-Z])))(train|trn|test|tst|val|vld|valid|validation|dev|holdout)(ing)?($|[\W_\d]|set|data)",
+    re.IGNORECASE,
+)
+_SPLIT_COLUMN = re.compile(
+    r"(is|in|for)[ _-]?(train|test|val|valid|validation)(ing)?|.*folds?|subset|partition|.*[ _-]split"
+)
+
+
+def may_be_split(name: str, values: Collection[str]) -> bool:
+    """Whether a column of this name, with these values, seems to say which samples are for training and which for
+    tests: by the words of its values or, if it has few, by its name."""
+    if not 1 < len(values) <= MAX_SPLITS:
+        return False
+    return all(map(SPLIT_WORD.search, values)) or bool(_SPLIT_COLUMN.fullmatch(name.strip().lower()))
 
 
 def _validate_test_data(value: Any) -> int | float | str:
@@ -100,8 +118,15 @@ def parse_split(text: str) -> str:
     try:
         return SPLIT_NAMES[text.strip().lower()]
     except KeyError:
-        problem = f"has the split {text.strip()!r}, which is not one of train, validation (val, valid) and test"
+        name = f"the split {text.strip()!r}, which is not one of" if text.strip() else "no split: write one of"
+        problem = f"has {name} train, validation (val, valid) and test"
         raise ValueError(f"{problem}; correct it, or rename the column") from None
+
+
+def describe_unused_test(count: int, path: object, test: str) -> Choice:
+    """A warning that the `count` test samples in `path` are not used, because the config names the data `test`."""
+    reason = f"the test data is {test} (dataset.test), so {path}'s own are neither trained on nor tested"
+    return Choice("warning", f"{count:,} test sample{'s' * (count > 1)} not used", reason)
 
 
 def split_off_test(samples: Split, test: int | float, classes: tuple[str, ...], where: object, **fields: Any) -> Source:

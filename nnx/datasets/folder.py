@@ -2,10 +2,11 @@
 
 import csv
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -28,7 +29,7 @@ from nnx.system import platform
 ALL = "all"  # the name of the only split of data that is not divided into train, validation and test
 WORTH_WARNING = 0.1  # of the files of a class: if more are left out, it is a warning
 MAX_HEADER = 100_000  # characters of a CSV file's first line
-FILE_COLUMNS = ("file", "filename", "path", "image")
+FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path")
 LABEL_COLUMNS = ("label", "class")
 SPLIT_COLUMN = "split"
 
@@ -126,6 +127,8 @@ def load(config: Config, folder: Path) -> Source:
     place = ListPlace(config.folder and str(_user_data.resolve_path(config.folder, "dataset.folder")), config.suffix)
     splits, notes = _find_splits(path, place)
     if isinstance(config.test, str):
+        if own := splits.get("test"):
+            notes = (*notes, _user_data.describe_unused_test(len(own.names), path, config.test))
         splits["test"], test_notes = _find_test(_user_data.resolve_path(config.test, "dataset.test"), place)
         notes = (*notes, *test_notes)
     if any(place) and not any(files.listed for files in splits.values()):
@@ -237,12 +240,13 @@ def _find_splits(
     """
     if not path.is_dir():
         return _list_csv(path, place, required)
-    folders = _list_folders(path)
+    folders, loose = _list_folders(path)
     split_folders = [name for name in folders if name.lower() in _user_data.SPLIT_NAMES]
     others = [name for name in folders if name.lower() not in _user_data.SPLIT_NAMES]
     # Classes, too, may be called train and test: their folders have no class folders inside
-    if not split_folders or (others and not any(_list_folders(path / name) for name in split_folders)):
-        return {ALL: _list_classes(path, folders)}, ()
+    if not split_folders or (others and not any(_list_folders(path / name)[0] for name in split_folders)):
+        files = _list_classes(path, folders)
+        return {ALL: files}, (*_check_nested(path, folders), *_loose_note({str(path): loose}))
     folder_of: dict[str, str] = {}
     for name in split_folders:
         split = _user_data.SPLIT_NAMES[name.lower()]
@@ -255,24 +259,63 @@ def _find_splits(
     splits: dict[str, ImageFiles] = {
         split: _list_classes(path / folder_of[split]) for split in ("train", "validation", "test") if split in folder_of
     }
+    places = {str(path): loose} | {str(path / name): _list_folders(path / name)[1] for name in folder_of.values()}
+    notes = _loose_note(places)
     if not others:
-        return splits, ()
-    return splits, (Choice("not looked at", _shorten(others), "the classes are in train, not beside it"),)
+        return splits, notes
+    return splits, (*notes, Choice("not looked at", _shorten(others), "the classes are in train, not beside it"))
 
 
-def _list_folders(path: Path) -> list[str]:
-    """The names of the folders in `path`, sorted, without hidden ones. Raises MachineError."""
+def _list_folders(path: Path) -> tuple[list[str], int]:
+    """The names of the folders in `path`, sorted, without hidden ones, and how many images lie beside them. Raises
+    MachineError."""
+    folders = []
+    loose = 0
     try:
         with os.scandir(path) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.name.lower().endswith(images.EXTENSIONS):
+                    loose += 1
     except OSError as error:
         raise _unreadable(path, error) from None
+    return sorted(folders), loose
+
+
+def _loose_note(places: dict[str, int]) -> tuple[Choice, ...]:
+    """A warning of images that lie beside the class folders of `places`, if there are any."""
+    if not (total := sum(places.values())):
+        return ()
+    where = ", ".join(place for place, count in places.items() if count)
+    reason = f"they lie in {where}, not in a class folder; move them into the folder of their class, or away"
+    return (Choice("warning", f"{total:,} image{'s' * (total > 1)} left out", reason),)
+
+
+def _check_nested(path: Path, classes: Sequence[str]) -> tuple[Choice, ...]:
+    """A warning of class folders that contain the same folders: these may be the classes. Raises DataError if their
+    names are those of splits."""
+    inner = [{*_list_folders(path / name)[0]} for name in classes]
+    if len(inner) == 1 and len(inner[0]) > 1:
+        problem = f"contains only the folder {classes[0]}, which contains {_shorten(sort_naturally(inner[0]))}"
+        raise DataError(f"{path}: {problem}; if those are the classes, give {path / classes[0]}")
+    shared = set.intersection(*inner) if len(inner) > 1 else set()
+    if len(shared) < 2:
+        return ()
+    problem = f"the folders {_shorten(classes)} contain the same folders, {_shorten(sort_naturally(shared))}"
+    if sum(bool(_user_data.SPLIT_WORD.search(name)) for name in classes) > 1:
+        cure = "name them train, validation and test to divide the images by them"
+        raise DataError(f"{path}: {problem}, as if they were splits; {cure}")
+    reason = "if those are the classes, give their folder as dataset.path"
+    return (Choice("warning", f"classes {_shorten(classes)}", f"{problem}; {reason}"),)
 
 
 def _list_classes(path: Path, classes: Sequence[str] = ()) -> ImageFiles:
     """The images in the class folders of `path`. Raises DataError if there are none, or a class has none."""
     files = ImageFiles(str(path), False, [], [], [], [], {})
-    for name in classes or _list_folders(path):
+    for name in classes or _list_folders(path)[0]:
         before = len(files.names)
         try:
             others = _scan_folder(f"{path}/{name}", files)
@@ -403,9 +446,29 @@ def _list_csv(path: Path, place: ListPlace, required: str) -> tuple[dict[str, Im
         _add_listed(name if name.endswith(suffix := place.suffix or "") else name + suffix, everything)
     if max(everything.sizes) < 0:
         problem = f"no such file, nor any other of the {len(listed.names):,} that {path} lists"
-        cure = "correct the names, or set dataset.folder to their folder or dataset.suffix to their ending"
-        raise DataError(f"{everything.path(0)}: {problem}; {cure}")
+        raise DataError(f"{everything.path(0)}: {problem}; {_missing_cure(listed.names[0], everything.root, place)}")
     return _split_list(everything, listed.splits), _list_notes(listed, path)
+
+
+def _missing_cure(listed: str, root: str, place: ListPlace) -> str:
+    """What to do about a listed file that is not in the folder `root`: specific, if a file of a similar name is."""
+    suffix = place.suffix or ""
+    if suffix and not suffix.startswith(".") and os.path.isfile(os.path.join(root, f"{listed}.{suffix}")):
+        return f"set dataset.suffix to .{suffix}, with its point"
+    added = "" if listed.endswith(suffix) else suffix
+    parts = re.split(r"[\\/]+", listed)
+    for start in range(1, len(parts)):
+        tail = "/".join(parts[start:])
+        if os.path.isfile(os.path.join(root, tail + added)):
+            return f"{tail}{added} exists in {root}; remove {listed[: -len(tail)]} from the names"
+    folder, name = os.path.split(os.path.join(root, listed))
+    with suppress(OSError):
+        endings = sorted(
+            {ending for stem, ending in map(os.path.splitext, os.listdir(folder)) if stem == name and ending}
+        )
+        if endings:
+            return f"{name}{endings[0]} exists; set dataset.suffix to {endings[0]}"
+    return "correct the names, or set dataset.folder to their folder or dataset.suffix to their ending"
 
 
 def _add_listed(name: str, files: ImageFiles) -> None:
@@ -452,9 +515,11 @@ def _list_notes(listed: ListedImages, path: Path) -> tuple[Choice, ...]:
         )
         notes.append(Choice("splits", sizes, f"as the column {SPLIT_COLUMN} of {path} says"))
     for name, values in listed.unused.items():
-        if len(values) > 1 and values <= {*_user_data.SPLIT_NAMES}:
-            reason = f"names splits, but is not used; rename it to {SPLIT_COLUMN} to divide the images by it"
-            notes.append(Choice("warning", f"column {name} of {path}", reason))
+        if _user_data.may_be_split(name, values):
+            cure = f"rename it to {SPLIT_COLUMN}, with train, validation and test in it, to divide the images by it"
+            notes.append(
+                Choice("warning", f"column {name} of {path}", f"seems to name splits, but is not used; {cure}")
+            )
     if listed.unused:
         names = _shorten([*listed.unused])
         notes.append(Choice("not used", f"column{'s' * (len(listed.unused) > 1)} {names}", f"of the list {path}"))
@@ -470,7 +535,7 @@ def _read_csv(path: Path) -> ListedImages:
     listed = ListedImages([], [], [], {}, [])
     with path.open(newline="", encoding="utf-8-sig") as file:
         first_line = file.readline(MAX_HEADER)
-        delimiter = max(",;\t", key=first_line.count)
+        delimiter = max(",;\t|", key=first_line.count)
         columns = next(csv.reader([first_line], delimiter=delimiter), [])
         header = [name.strip().lower() for name in columns]
         file_column = next((header.index(name) for name in FILE_COLUMNS if name in header), None)
@@ -489,8 +554,8 @@ def _read_csv(path: Path) -> ListedImages:
                 problem = "has no file, no label or too many values"
                 raise DataError(f"{path}:{reader.line_num + 1}: {problem}; correct or remove the line")
             for k, values in unused.items():
-                if len(values) <= len(_user_data.SPLIT_NAMES):
-                    values.add(row[k].strip().lower())
+                if len(values) <= _user_data.MAX_SPLITS:
+                    values.add(row[k].strip())
             listed.names.append(row[file_column].strip())
             listed.lines.append(reader.line_num + 1)  # after the header
             listed.labels.append(row[label_column].strip())
@@ -550,7 +615,7 @@ def _write_splits(
     ends = np.cumsum([len(order) for order in orders.values()])
     readable = np.zeros(len(paths), bool)
     highest = np.zeros(len(paths), np.int64)
-    errors: list[str] = []
+    errors: dict[int, str] = {}
     channels = options.channels
     with closing(_decode.decode_all(paths, options)) as chunks:
         for chunk in chunks:
@@ -558,7 +623,7 @@ def _write_splits(
             if config.white == "auto" and (top := int(highest[: ends[0]].max())) > options.white:  # training images
                 raise _OtherOptions(options._replace(white=images.find_white(top)))
             chunk = _refuse_above_white(chunk, paths, options.white)
-            errors += chunk.errors
+            errors |= chunk.errors
             if not chunk.indices:
                 continue
             channels = channels or chunk.pixels.shape[1]
@@ -568,19 +633,30 @@ def _write_splits(
             pixels = np.repeat(chunk.pixels, channels // chunk.pixels.shape[1], axis=1)
             for name, piece in zip(splits, np.split(pixels, np.searchsorted(chunk.indices, ends[:-1])), strict=True):
                 writer.add(f"{name}-inputs", piece)
+    messages = [_place_in_list(splits, orders, index) + errors[index] for index in sorted(errors)]
     if errors and not config.skip_bad:
         summary = f"{len(errors):,} of {len(paths):,} images can't be used"
-        raise _user_data.combine_errors(errors, f"{summary}; set dataset.skip_bad: true to leave them out")
+        raise _user_data.combine_errors(messages, f"{summary}; set dataset.skip_bad: true to leave them out")
     white_facts = _check_white(config, options.white, highest, int(ends[0]), paths)
     number = {name: k for k, name in enumerate(classes)}
     for name, usable in zip(splits, np.split(readable, ends[:-1]), strict=True):
         labels = np.array([number[splits[name].labels[index]] for index in orders[name]], np.int64)
         if lost := sorted({*labels.tolist()} - {*labels[usable].tolist()}):
             images_of = f"{'' if name == ALL else f'{name} '}images of the class {classes[lost[0]]!r}"
-            raise DataError(f"{errors[0]} (none of the {images_of} can be read)")
+            raise DataError(f"{messages[0]} (none of the {images_of} can be read)")
         writer.add(f"{name}-labels", labels[usable])
         writer.add(f"{name}-files", np.array(orders[name], np.int64)[usable])
-    return {"bad": len(errors), "skipped": "; ".join(errors[:2]), **white_facts}
+    return {"bad": len(errors), "skipped": "; ".join(messages[:2]), **white_facts}
+
+
+def _place_in_list(splits: dict[str, ImageFiles], orders: dict[str, list[int]], index: int) -> str:
+    """The line of the list that names the file at `index` among those of all splits; "" if there is no list."""
+    for name, order in orders.items():
+        if index < len(order):
+            files = splits[name]
+            return f"{files.list_path}:{files.lines[order[index]]} " if files.listed else ""
+        index -= len(order)
+    raise IndexError(index)
 
 
 def _refuse_above_white(chunk: _decode.Chunk, paths: Sequence[str], white: int) -> _decode.Chunk:
@@ -589,9 +665,9 @@ def _refuse_above_white(chunk: _decode.Chunk, paths: Sequence[str], white: int) 
     if all(usable):
         return chunk
     refused = [(index, top) for index, top in zip(chunk.indices, chunk.highest, strict=True) if top > white]
-    errors = [f"{paths[index]}: {images.above_white_message(top, white)}" for index, top in refused]
+    errors = {index: f"{paths[index]}: {images.above_white_message(top, white)}" for index, top in refused}
     kept = [*compress(chunk.indices, usable)]
-    return _decode.Chunk(chunk.pixels[usable], kept, chunk.errors + errors, [*compress(chunk.highest, usable)])
+    return _decode.Chunk(chunk.pixels[usable], kept, chunk.errors | errors, [*compress(chunk.highest, usable)])
 
 
 def _check_white(

@@ -88,9 +88,10 @@ def load(config: Config, folder: Path) -> Source:
         raise ConfigError.at("dataset.white", "applies only to images, but the table has none; remove it")
     table = _load_cached(config, path, test_path) or _encode_table(config, path, test_path)
     table = replace(table, train=table.train.named(partial(_locate_row, path)))
-    train, validation, test = _divide(table)
-    test = table.test or test
-    fields: dict[str, Any] = {"columns": table.columns, "notes": table.notes, "validation": validation}
+    train, validation, own_test = _divide(table)
+    test = table.test or own_test
+    notes = (*table.notes, *_describe_unused_test(config, own_test, path))
+    fields: dict[str, Any] = {"columns": table.columns, "notes": notes, "validation": validation}
     if test:
         return Source(train, lambda: test, table.classes, **fields)
     assert not isinstance(config.test, str)
@@ -143,6 +144,7 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
         unused = [name for name in rows.columns if name != column]
         reason = f"not used: {_join_names(unused)}" if unused else f"image files of {path}"
         notes = (*notes, Choice("images", f"column {column}", reason))
+        notes = (*notes, *_warn_of_splits(_flat_columns(rows.select(unused)), use="is not used"))
     else:
         assert config.image
         if trained and trained.are_pixels:
@@ -183,6 +185,7 @@ def _load_images(config: Config, path: str, test_path: str | None) -> Source:
     table = EncodedTable(train, test, splits, classes, Columns(()), notes)
     train, validation, own_test = _divide(table)
     test = test or own_test
+    notes = (*notes, *_describe_unused_test(config, own_test, path))
     fields: dict[str, Any] = {"validation": validation, "white": white, "image_columns": image_columns, "notes": notes}
     if test:
         held_out = test
@@ -319,19 +322,24 @@ def _find_split_column(frame: "pl.DataFrame", config: Config) -> list[str]:
     ][:1]
 
 
-def _warn_of_splits(rows: "pl.DataFrame", categorical: Sequence[str]) -> tuple[Choice, ...]:
-    """A warning of a column of inputs whose values, or whose name, are those of splits."""
+def _flat_columns(rows: "pl.DataFrame") -> "pl.DataFrame":
+    return rows.select(name for name, kind in rows.schema.items() if not kind.is_nested() and str(kind) != "Binary")
+
+
+def _warn_of_splits(
+    rows: "pl.DataFrame", categorical: Sequence[str] = (), use: str = "is an input"
+) -> tuple[Choice, ...]:
+    """A warning of a column, with this `use`, whose values, or whose name, are those of splits."""
     warnings = []
+    cure = f"in a column {SPLIT_COLUMN}, train, validation and test divide the rows; else list it under dataset.drop"
     for name in rows.columns:
-        values = {str(value).strip().lower() for value in rows[name].unique().head(10) if value is not None}
+        values = {str(value).strip() for value in rows[name].unique().head(20) if value is not None}
         if name in categorical:
             continue
-        if len(values) > 1 and values <= {*_user_data.SPLIT_NAMES}:
-            cure = f"rename it to {SPLIT_COLUMN} to divide the rows by it, or list it under dataset.drop"
-            warnings.append(Choice("warning", f"column {name}", f"names splits, but is an input; {cure}"))
+        if _user_data.may_be_split(name, values):
+            warnings.append(Choice("warning", f"column {name}", f"seems to name splits, but {use}; {cure}"))
         elif name.strip().lower() == SPLIT_COLUMN:
-            cure = "write train, validation and test in it to divide the rows by it, or list it under dataset.drop"
-            warnings.append(Choice("warning", f"column {name}", f"names no splits, so it is an input; {cure}"))
+            warnings.append(Choice("warning", f"column {name}", f"names no splits, so it {use}; {cure}"))
     return tuple(warnings)
 
 
@@ -369,6 +377,13 @@ def _check_splits(labels: NDArray[np.int64], splits: NDArray[np.int64], classes:
     if untrained:
         problem = f"class {classes[labels[untrained[0]]]!r} has no training row"
         raise DataError(f"{locate_first_row(path, untrained)}: {problem}; add some, or drop the row")
+
+
+def _describe_unused_test(config: Config, test: Split | None, path: str) -> tuple[Choice, ...]:
+    """A warning if the table has test rows, but the config names another test file."""
+    if test is None or not isinstance(config.test, str):
+        return ()
+    return (_user_data.describe_unused_test(len(test), path, config.test),)
 
 
 def _describe_splits(splits: NDArray[np.int64], column: str, path: str) -> Choice:

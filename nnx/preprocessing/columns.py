@@ -23,7 +23,7 @@ from nnx.config.registry import suggest
 from nnx.errors import DataError
 from nnx.preprocessing.notations import MIXED, MOSTLY, Doubt, Notation, detect, parse
 from nnx.preprocessing.suspects import are_dates
-from nnx.preprocessing.tables import locate_row, parse_number, replace_missing
+from nnx.preprocessing.tables import WHOLE, locate_row, parse_number, replace_missing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -152,10 +152,10 @@ class CategoryColumn:
             if source.notation:  # the training data did not show the notation, or an older nnx did not know it
                 parsed = [(category, _parse_text(category, source.notation)) for category in self.categories]
                 index |= {repr(value): index[category] for category, value in parsed if value is not None}
-                index |= {_WHOLE.sub(r"\1", name): n for name, n in index.items()}
+                index |= {WHOLE.sub(r"\1", name): n for name, n in index.items()}
             numbers, inverse = np.unique(values, return_inverse=True)
             codes = [
-                math.nan if np.isnan(number) else index.get(_WHOLE.sub(r"\1", repr(float(number))), UNSEEN)
+                math.nan if np.isnan(number) else index.get(WHOLE.sub(r"\1", repr(float(number))), UNSEEN)
                 for number in numbers
             ]
             return _look_up(codes, inverse.astype(np.float64), unseen=UNSEEN)
@@ -349,7 +349,7 @@ def category_names(series: "pl.Series") -> "pl.Series":
     """Values as strings, with 1.0 as "1": a column of whole numbers has fractions if some of them are missing."""
     import polars as pl
 
-    return series.cast(pl.String).str.replace(_WHOLE.pattern, "$1")
+    return series.cast(pl.String).str.replace(WHOLE.pattern, "$1")
 
 
 def sort_naturally(names: Iterable[str]) -> tuple[str, ...]:
@@ -379,7 +379,6 @@ def locate_first_row(where: str, rows: list[int]) -> str:
     return f"{locate_row(where, rows[0])}{more}"
 
 
-_WHOLE = re.compile(r"^(-?\d+)\.0+$")
 _PIECES = re.compile(r"(\D*)([0-9]{1,18})?")
 
 

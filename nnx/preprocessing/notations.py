@@ -6,6 +6,7 @@
 A column of text is parsed only where its values show one notation: "1,234" alone may be 1.234 or 1234.
 """
 
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,21 @@ MOSTLY = 0.9  # from this share of numbers on, the other values of a column coun
 MAX_UNIT = 20  # characters
 MAX_UNITS = 5  # of a column that is worth a warning: more are names, such as 5a, 5b, 7c
 MIXED = "are mixed with other text"
+UNKNOWN = "are not read in this notation"
 MIN_DISTINCT = 10  # values of a column with several units that is worth a warning: fewer are categories, such as 1st
-_SIGN = r"([+\-−–]?)"  # with minus signs and en dashes
+_MINUS = "−–－‐‑"  # minus signs, en dashes, hyphens that are not that of ASCII
+_SIGN = rf"([+\-{_MINUS}]?)"
 _CURRENCY = r"(?:[A-Z]{0,3}\p{Sc}|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN|CZK|BRL|Rs\.?))"
-_BODY = r"((?:[0-9][0-9.,'’\s]*)?[0-9][.,]?|[.,][0-9]+)"
+_BODY = r"((?:[0-9][0-9.,'’_\s]*)?[0-9][.,]?|[.,][0-9]+)"
 _UNIT = r"[\p{L}%‰°\p{Sc}][\p{L}\p{Sc}%‰°²³·/^* .\-0-9]*"
-_PARTS = rf"^{_SIGN}\s*({_CURRENCY})?\s*{_SIGN}{_BODY}([eE][+\-]?[0-9]+)?\s*({_UNIT})?$"
+_TRAILING_MINUS = rf"[0-9.,][\-{_MINUS}]$"  # 12.50- is -12.5 in accounts
+_PARTS = rf"^{_SIGN}\s*({_CURRENCY})?\s*{_SIGN}{_BODY}([eE][+\-{_MINUS}]?[0-9]+)?(?:([\-{_MINUS}])|\s*({_UNIT}))?$"
+_POWER = rf"\s*[×x*]\s*10(?:\^|\*\*)([+\-{_MINUS}]?[0-9]+)$"
+_FORTRAN = r"([0-9.,])[dD]([+\-][0-9]+)$"  # 1.5D+03 is 1500
+_FOREIGN = r"[\p{Nd}--[0-9]]"
+# Numbers in some notation: digits without letters that are no time of day, or with a prefix such as 0x
+_DIGITS = r"^[^\p{L}]*[0-9][^\p{L}]*$|^0[xX][0-9a-fA-F]+$|^0[bB][01]+$"
+_TIME = r"^[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?$"
 _AMBIGUOUS = r"^[1-9][0-9]{0,2}[.,][0-9]{3}$"
 
 
@@ -38,7 +48,7 @@ class Notation:
         parts += [f"{'point' if self.decimal == ',' else 'comma'} between thousands"] if self.grouped else []
         return (
             ", ".join([*parts, *([f"unit {self.unit}"] if self.unit else [])])
-            or "separated thousands, or other minus signs"
+            or "separated thousands, other minus signs or digits"
         )
 
     @classmethod
@@ -68,7 +78,7 @@ def parse(texts: "pl.Series", notation: Notation) -> "pl.Series":
 
     parts = _split(texts)
     grammar = _grammar(notation.decimal, grouped=notation.grouped)
-    thousands = r"[\s'’,]" if notation.decimal == "." else r"[\s'’.]"
+    thousands = r"[\s'’_,]" if notation.decimal == "." else r"[\s'’_.]"
     body = pl.col("body")
     plain = ~body.str.contains(_AMBIGUOUS) & body.str.contains(r"^[0-9]*\.?[0-9]*$")
     number = (
@@ -92,30 +102,51 @@ def detect(texts: "pl.Series") -> Notation | Doubt | None:
     counts = texts.drop_nulls().value_counts(name="count").sort("count", texts.name, descending=[True, False])
     frame = pl.concat([_split(counts[texts.name]), counts.select("count")], how="horizontal")
     total = _count(frame)
+    if len(frame) <= MIN_DISTINCT:  # 2- is a mark, too
+        has_sign = pl.col("text").str.contains(_TRAILING_MINUS)
+        frame = frame.with_columns(pl.when(~has_sign).then(pl.col("body")).alias("body"))
+    unknown = _find_unknown(frame, total)
     others = frame.filter(pl.col("body").is_null())
     frame = frame.filter(pl.col("body").is_not_null())
     if not total or _count(frame) < MOSTLY * total:
         is_mixed = _count(frame) > total / 2 and len(frame) > MIN_DISTINCT
-        return Doubt((frame["text"][0], others["text"][0]), MIXED) if is_mixed else None
+        return Doubt((frame["text"][0], others["text"][0]), MIXED) if is_mixed else unknown
     units = frame.group_by("unit", maintain_order=True).agg(pl.col("text").first(), pl.col("count").sum())
     unit = units.sort("count", descending=True, maintain_order=True)["unit"][0]
     is_zero = pl.col("body").str.contains(r"^[0.,]+$")
     one_unit = frame.filter((pl.col("unit") == unit) | ((pl.col("unit") == "") & is_zero))
     if len(unit) > MAX_UNIT or _count(one_unit) < MOSTLY * total:
         is_measured = len(units) <= MAX_UNITS and len(frame) > MIN_DISTINCT
-        return Doubt((units["text"][0], units["text"][1]), "have different units") if is_measured else None
-    return _detect_decimal(one_unit, unit, MOSTLY * total)
+        return Doubt((units["text"][0], units["text"][1]), "have different units") if is_measured else unknown
+    return _detect_decimal(one_unit, unit, MOSTLY * total) or unknown
+
+
+def _find_unknown(frame: "pl.DataFrame", total: int) -> Doubt | None:
+    """The doubt about a column of many values that nearly all are digits without letters, such as 10-20 or 3/8, or
+    hexadecimal: they may be numbers."""
+    import polars as pl
+
+    text = pl.col("text")
+    digits = frame.filter(text.str.contains(_DIGITS) & ~text.str.contains(_TIME))
+    if len(digits) <= MIN_DISTINCT or _count(digits) < MOSTLY * total:
+        return None
+    return Doubt((digits["text"][0], digits["text"][1]), UNKNOWN)
 
 
 def _detect_decimal(frame: "pl.DataFrame", unit: str, enough: float) -> Notation | Doubt | None:
     """The notation of the values in `frame`, which have one unit; `enough` of them must follow it."""
     import polars as pl
 
-    point = pl.col("body").str.contains(_grammar(".", grouped=True))
-    comma = pl.col("body").str.contains(_grammar(",", grouped=True))
+    has_exponent = pl.col("exponent") != ""  # then nothing separates thousands
+    point, comma = (
+        pl.when(has_exponent)
+        .then(pl.col("body").str.contains(_grammar(decimal, grouped=False)))
+        .otherwise(pl.col("body").str.contains(_grammar(decimal, grouped=True)))
+        for decimal in ".,"
+    )
     only_point = frame.filter(point & ~comma)
     only_comma = frame.filter(comma & ~point)
-    ambiguous = frame.filter(pl.col("body").str.contains(_AMBIGUOUS))
+    ambiguous = frame.filter(pl.col("body").str.contains(_AMBIGUOUS) & ~has_exponent)
     if _count(frame.filter(point | comma)) < enough:
         return None
     if len(only_point) and len(only_comma):
@@ -140,28 +171,35 @@ def _split(texts: "pl.Series") -> "pl.DataFrame":
     """The columns text, sign, body, exponent and unit of each value; a null body where the text is not a number."""
     import polars as pl
 
-    groups = pl.col("text").str.replace(r"^\((.+)\)$", "-$1").str.extract_groups(_PARTS)  # (5) is -5 in accounts
+    ascii_text = pl.col("ascii").str.replace(r"^\((.+)\)$", "-$1")  # (5) is -5 in accounts
+    ascii_text = ascii_text.str.replace(_POWER, "e$1").str.replace(_FORTRAN, "${1}e$2")
+    groups = ascii_text.str.extract_groups(_PARTS)
 
     def group(n: int) -> "pl.Expr":
         return groups.struct.field(str(n)).fill_null("")
 
-    return (
-        texts.alias("text")
-        .to_frame()
-        .select(
-            "text",
-            pl.concat_str(group(1), group(3)).str.replace_all("[−–]", "-").alias("sign"),
-            groups.struct.field("4").alias("body"),
-            group(5).alias("exponent"),
-            pl.concat_str(group(2), group(6)).str.strip_chars().alias("unit"),
-        )
+    return pl.DataFrame({"text": texts, "ascii": _with_ascii_digits(texts)}).select(
+        "text",
+        pl.concat_str(group(1), group(3), group(6)).str.replace_all(f"[{_MINUS}]", "-").alias("sign"),
+        groups.struct.field("4").alias("body"),
+        group(5).str.replace_all(f"[{_MINUS}]", "-").alias("exponent"),
+        pl.concat_str(group(2), group(7)).str.strip_chars().alias("unit"),
     )
+
+
+def _with_ascii_digits(texts: "pl.Series") -> "pl.Series":
+    """The texts with full-width, Arabic and other digits as 0 to 9, and with the point and comma of these scripts."""
+    foreign = texts.filter(texts.str.contains(_FOREIGN)).str.extract_all(_FOREIGN).explode().unique().drop_nulls()
+    if foreign.is_empty():
+        return texts
+    digits = {char: str(unicodedata.decimal(char)) for char in foreign}
+    return texts.str.replace_many(digits | {"٫": ".", "．": ".", "٬": "'", "，": ","})
 
 
 def _grammar(decimal: str, *, grouped: bool) -> str:
     """A pattern of numbers with this decimal separator. The other one separates thousands if `grouped`; spaces and
     apostrophes always may. 12,34,567 is Indian."""
-    thousands = r"[1-9][0-9]{0,2}(?:[\s'’][0-9]{3})+"
+    thousands = r"[1-9][0-9]{0,2}(?:[\s'’_][0-9]{3})+"
     if grouped:
         separator = "," if decimal == "." else r"\."
         thousands += rf"|[1-9][0-9]{{0,2}}(?:{separator}[0-9]{{2,3}})*{separator}[0-9]{{3}}"

@@ -32,6 +32,7 @@ MAX_VALUES = 2**29  # of a Parquet file, which stores a column of equal values i
 MAX_COLUMNS = 20_000  # of a file: twice what a network takes; polars reads 100,000 columns of 20 rows in 18 s
 MISSING = ("", "NA", "N/A", "nan", "NaN", "null", "None", "?", "-")
 SEPARATORS = (",", ";", "\t", "|")
+WHOLE = re.compile(r"^(-?\d+)\.0+$")
 _DECIMAL_COMMA = r"^([+-]?\d+),(\d+)$"
 _TWO_SEPARATORS = r"^[+-]?\d{1,3}([.,]\d{3})+[.,]\d+$"  # such as 1.234,5: its column is parsed as a whole
 _UNSUPPORTED = {  # the first bytes of other files that people pass as tables
@@ -55,8 +56,8 @@ def read(file: str | Path | bytes, name: str = "", target: str = "", literal: Se
 
     From text, which may be gzipped, every column is text without surrounding spaces. The separator is detected; .tsv
     files have tabs. In files with semicolons, 1,5 means 1.5, except in the columns `literal`. From Parquet, numbers
-    stay numbers; booleans, times and categories become text as in CSV. MISSING values become null; in the column
-    `target`, where a class may be called None, only empty ones do.
+    stay numbers, durations become seconds; booleans, times and categories become text as in CSV. MISSING values become
+    null; in the column `target`, where a class may be called None, only empty ones do.
 
     Raises DataError with the file and the line for a file that is empty, not text, ragged or without rows, or that has
     two columns of the same name.
@@ -72,15 +73,21 @@ def read(file: str | Path | bytes, name: str = "", target: str = "", literal: Se
 
 
 def replace_missing(frame: "pl.DataFrame", words: Sequence[str]) -> "pl.DataFrame":
-    """`frame` with null for each value that is one of `words`: in columns of numbers, for each equal number."""
+    """`frame` with null for each value that is one of `words`: in columns of numbers, for each equal number. -999 and
+    -999.0 are one word."""
     import polars as pl
 
     numbers = [number for word in words if (number := parse_number(word)) is not None]
     texts = [column for column, kind in frame.schema.items() if kind == pl.String]
     numeric = [column for column, kind in frame.schema.items() if kind.is_numeric()] if numbers else []
+    frame = frame.with_columns(pl.col(texts).replace(dict.fromkeys(words)))
+    whole = {WHOLE.sub(r"\1", word) for word in words} if numbers else set()
     return frame.with_columns(
-        pl.col(texts).replace(dict.fromkeys(words)),
         *(pl.when(~pl.col(column).cast(pl.Float64).is_in(numbers)).then(pl.col(column)) for column in numeric),
+        *(
+            pl.when(~pl.col(column).str.replace(WHOLE.pattern, "$1").is_in(whole)).then(pl.col(column))
+            for column in (texts if any(map(WHOLE.fullmatch, (f"{word}.0" for word in whole))) else [])
+        ),
     )
 
 
@@ -164,6 +171,8 @@ def _read_parquet(data: bytes, name: str) -> "pl.DataFrame":
         raise DataError(f"{name}: can't be read as Parquet, the file is damaged; get it again")
     frame = pl.read_ipc_stream(io.BytesIO(process.stdout))
     _check_names(frame.columns, name)
+    durations = [column for column, kind in frame.schema.items() if isinstance(kind, pl.Duration)]
+    frame = frame.with_columns(pl.col(durations).dt.total_nanoseconds() / 1e9)
     texts = [
         column
         for column, kind in frame.schema.items()

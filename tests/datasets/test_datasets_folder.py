@@ -266,7 +266,7 @@ def test_a_missing_file_of_a_list_is_named(tmp_path):
         ("nu\0l.png", "b"),
     ]
     lines = wrong(DataError, listed(tmp_path / "list.csv", rows)).splitlines()
-    assert lines[0] == f"{tmp_path / 'x/no.png'}: no such file; check the name"
+    assert lines[0] == f"{tmp_path / 'list.csv'}:8 {tmp_path / 'x/no.png'}: no such file; check the name"
     assert lines[-1] == "error: 2 of 8 images can't be used; set dataset.skip_bad: true to leave them out"
     assert len(source(tmp_path / "list.csv", skip_bad=True, test=2).train) == 4
 
@@ -301,8 +301,65 @@ def test_a_column_of_splits_with_another_name_is_warned_of(tmp_path):
     path = with_splits(tmp_path)
     path.write_text(path.read_text().replace("Split", "subset", 1))
     notes = [(note.what, note.value, note.reason) for note in load(path).notes]
-    reason = "names splits, but is not used; rename it to split to divide the images by it"
-    assert ("warning", f"column subset of {path}", reason) in notes
+    cure = "rename it to split, with train, validation and test in it, to divide the images by it"
+    assert ("warning", f"column subset of {path}", f"seems to name splits, but is not used; {cure}") in notes
+
+
+@pytest.mark.parametrize(
+    ("names", "suffix", "cure"),
+    [
+        (r"C:\data\x\{:03}.png", "", r"x/000.png exists in {root}; remove C:\data\ from the names"),
+        ("/old/place/x/{:03}", ".png", "x/000.png exists in {root}; remove /old/place/ from the names"),
+        ("x/{:03}", "png", "set dataset.suffix to .png, with its point"),
+        ("x/{:03}", "", "000.png exists; set dataset.suffix to .png"),
+        ("x/{:03}", ".jpg", "000.png exists; set dataset.suffix to .png"),
+        ("y/{:03}.png", "", "correct the names, or set dataset.folder"),
+    ],
+)
+def test_the_cure_for_a_list_of_missing_files(names, suffix, cure, tmp_path):
+    tree(tmp_path, {"x": 4})
+    path = listed(tmp_path / "list.csv", [("file", "label"), *((names.format(n), "ab"[n % 2]) for n in range(4))])
+    message = wrong(DataError, path, **({"suffix": suffix} if suffix else {}))
+    assert message.partition(f"{path} lists; ")[2].startswith(cure.replace("{root}", str(tmp_path)))
+
+
+def test_images_beside_the_class_folders_are_counted(tmp_path):
+    """60 images lay beside the folders of two classes, and nothing said that they are not used."""
+    tree(tmp_path, {"a": 6, "b": 6, "": 3})
+    notes = {note.value: note.reason for note in load(tmp_path).notes if note.what == "warning"}
+    assert notes["3 images left out"].startswith(f"they lie in {tmp_path}, not in a class folder")
+    tree(tmp_path / "s/train", {"a": 6, "b": 6, "": 1})
+    tree(tmp_path / "s/test", {"a": 6, "b": 6})
+    notes = {note.value: note.reason for note in load(tmp_path / "s").notes if note.what == "warning"}
+    assert notes["1 image left out"].startswith(f"they lie in {tmp_path / 's/train'}, not in a class folder")
+
+
+@pytest.mark.parametrize("names", [("training_set", "test_set"), ("trn", "tst", "vld"), ("seg_train", "seg_test", "x")])
+def test_split_folders_with_other_names_are_not_classes(names, tmp_path):
+    """They were two classes, each with all digits in it."""
+    for name in names:
+        tree(tmp_path / name, {"a": 4, "b": 4})
+    message = wrong(DataError, tmp_path)
+    assert f"the folders {', '.join(sorted(names))} contain the same folders, a, b, as if they were splits" in message
+    for name in names:
+        (tmp_path / name).rename(tmp_path / f"{name[::-1]} 1")
+    reasons = [note.reason for note in load(tmp_path).notes if note.what == "warning"]
+    assert any("contain the same folders, a, b; if those are the classes" in reason for reason in reasons)
+
+
+def test_a_folder_around_the_class_folders_is_named(tmp_path):
+    tree(tmp_path / "images", {"cat": 4, "dog": 4})
+    message = wrong(DataError, tmp_path)
+    assert message.endswith(f"which contains cat, dog; if those are the classes, give {tmp_path / 'images'}")
+
+
+def test_the_own_test_images_of_a_folder_that_are_not_used_are_counted(tmp_path):
+    tree(tmp_path / "train", {"a": 6, "b": 6})
+    tree(tmp_path / "test", {"a": 2, "b": 2})
+    other = tree(tmp_path / "other", {"a": 1, "b": 1})
+    found = load(tmp_path, test=str(other))
+    assert len(found.test()) == 2
+    assert "4 test samples not used" in {note.value for note in found.notes}
 
 
 def test_folders_called_training_and_testing_are_splits(tmp_path):
@@ -332,7 +389,7 @@ def test_test_data_may_be_the_test_lines_of_a_list(tmp_path):
     [
         (["test"] * 12, ": its column split has no line with train; add training images"),
         (["train", "3"], ":3: has the split '3', which is not one of train, validation (val, valid) and test; correct"),
-        (["train", "train", ""], ":4: has the split '', which is not one of"),
+        (["train", "train", ""], ":4: has no split: write one of train"),
     ],
 )
 def test_wrong_values_in_a_split_column(splits, message, tmp_path):

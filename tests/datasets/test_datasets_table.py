@@ -130,6 +130,9 @@ def test_a_split_column_is_honoured(data, tmp_path, monkeypatch, cached):
     write(tmp_path / "test.csv", [[*row, "9"] for row in marked], (*columns, "extra"))
     dataset = load(path, test=str(tmp_path / "test.csv"))
     assert len(dataset.test()) == 40
+    write(path, marked, columns)
+    own = {note.value: note.reason for note in load(path, test=str(tmp_path / "test.csv")).notes}
+    assert own["40 test samples not used"].startswith(f"the test data is {tmp_path / 'test.csv'} (dataset.test)")
     assert "columns 'extra'" in {note.value.replace("column ", "columns ") for note in dataset.notes}
 
 
@@ -137,7 +140,7 @@ def test_a_split_column_is_honoured(data, tmp_path, monkeypatch, cached):
     ("split", "words"),
     [
         ("holdout", r"data\.csv:3 .*has the split 'holdout', which is not one of train, validation"),
-        ("", r"data\.csv:3 .*has the split ''"),
+        ("", r"data\.csv:3 .*has no split: write one of train"),
         ("7", r"data\.csv:3 .*has the split '7'"),
     ],
 )
@@ -155,16 +158,25 @@ def test_other_values_in_a_split_column_are_named(data, split, words):
 @pytest.mark.parametrize(
     ("column", "words", "problem"),
     [
-        ("set", ("train", "test"), "names splits, but is an input; rename it to split"),
-        ("Partition", ("Training", "dev"), "names splits, but is an input; rename it to split"),
-        ("split", ("1", "2"), "names no splits, so it is an input; write train"),
-        ("split", ("left", "right"), "names no splits, so it is an input; write train"),
+        ("set", ("train", "test"), "seems to name splits, but is an input; in a column split"),
+        (
+            "Usage",
+            ("Training", "PublicTest", "PrivateTest"),
+            "seems to name splits, but is an input; in a column split",
+        ),
+        ("is_test", ("0", "1"), "seems to name splits, but is an input; in a column split"),
+        ("fold", ("0", "1", "2", "3"), "seems to name splits, but is an input; in a column split"),
+        ("test", ("0", "1"), None),
+        ("contest", ("contest", "latest"), None),
+        ("Partition", ("Training", "dev"), "seems to name splits, but is an input; in a column split"),
+        ("split", ("1", "2"), "names no splits, so it is an input; in a column split, train"),
+        ("split", ("left", "right"), "names no splits, so it is an input; in a column split, train"),
         ("set", ("a", "test"), None),
     ],
 )
 def test_an_input_that_looks_like_splits_is_warned_of(data, column, words, problem):
     path, rows = data
-    marked = [[*row, words[n % 2]] for n, row in enumerate(rows)]
+    marked = [[*row, words[n % len(words)]] for n, row in enumerate(rows)]
     write(path, marked, ("size", "colour", "row", "kind", column))
     warnings = {note.value: note.reason for note in load(path).notes if note.what == "warning"}
     assert problem is None or warnings[f"column {column}"].startswith(problem)

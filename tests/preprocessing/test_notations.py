@@ -24,6 +24,19 @@ READ = {  # values: (their notation, the numbers)
     ("–5", "−7.5", "-1"): (Notation(), [-5, -7.5, -1]),
     ("(1,200.50)", "3"): (Notation(grouped=True), [-1200.5, 3]),
     ("5 kg/m3", "7.5 kg/m3"): (Notation(unit="kg/m3"), [5, 7.5]),
+    ("1_234", "5_000_000"): (Notation(), [1234, 5_000_000]),
+    ("1,028E+04", "2,5E-1"): (Notation(","), [10280, 0.25]),
+    ("1.5×10^3", "2 x 10^-2", "3*10**−1"): (Notation(), [1500, 0.02, 0.3]),
+    ("1.5D+03", "1.5D-03"): (Notation(), [1500, 0.0015]),
+    ("４２", "－１．５"): (Notation(), [42, -1.5]),
+    ("١٢٫٥", "١٬٢٣٤"): (Notation(), [12.5, 1234]),
+    ("۱۲", "۳"): (Notation(), [12, 3]),
+    ("१२.५", "३"): (Notation(), [12.5, 3]),
+    (*(f"{i}.5" for i in range(20)), "7.25-", "1,000.00-"): (
+        Notation(grouped=True),
+        [*(i + 0.5 for i in range(20)), -7.25, -1000],
+    ),
+    ("4.5 x10^3/uL", "5.5 x10^3/uL"): (Notation(unit="x10^3/uL"), [4.5, 5.5]),
 }
 
 
@@ -43,6 +56,11 @@ DOUBTS = {
     (*(f"{i},5" for i in range(20)), *["n.d."] * 9): ("0,5", "n.d."),
     (*(f"{i}.5" for i in range(20)), "<1", "<2", "<3"): ("0.5", "<1"),
     tuple(f"{i} {unit}" for i in range(9) for unit in ("g", "kg")): ("0 g", "0 kg"),
+    ("1.028E+04", "1,5"): ("1.028E+04", "1,5"),
+    tuple(f"{i}-{i + 10}" for i in range(10, 30)): ("10-20", "11-21"),
+    tuple(f"0x{i:x}" for i in range(16, 36)): ("0x10", "0x11"),
+    tuple(f"{i}/64" for i in range(11, 30)): ("11/64", "12/64"),
+    tuple(f"~{i}" for i in range(10, 30)): ("~10", "~11"),
 }
 
 
@@ -64,6 +82,9 @@ def test_what_is_not_clear_is_a_doubt_with_two_examples(texts):
         ("10-20", "20-30"),
         ("ID1", "ID2"),
         ("1.2.3.4",),
+        ("1", "2", "2-", "3-", "1-"),
+        tuple(f"{i % 24:02}:{i:02}" for i in range(50)),
+        tuple(f"a{i}" for i in range(50)),
         ("5,1", "x", "y"),
         (),
     ],

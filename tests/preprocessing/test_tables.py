@@ -81,6 +81,14 @@ def test_further_words_for_missing_values():
     assert tables.replace_missing(frame, ["x"]).rows()[0] == (-999, -999, "-999")
 
 
+@pytest.mark.parametrize("word", ["-999", "-999.0"])
+def test_a_missing_number_may_be_written_with_a_point(word):
+    """Text columns, as all of a CSV file are, kept -999.0 as a number where -999 was listed."""
+    frame = pl.DataFrame({"t": ["-999", "-999.0", "-999.00", "-999.5", "x"]})
+    assert tables.replace_missing(frame, [word])["t"].to_list() == [None, None, None, "-999.5", "x"]
+    assert tables.replace_missing(pl.DataFrame({"t": ["00", "0.0"]}), ["0"])["t"].to_list() == ["00", None]
+
+
 def test_blank_lines_are_no_rows_and_lines_are_counted_all_the_same(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('a,b\n\n1,"two\nlines"\n   \n2,\n\n3,x\n')
@@ -138,6 +146,7 @@ def test_parquet_keeps_numbers_and_writes_the_rest_as_csv_would(tmp_path):
             "truth": [True, False, None],
             "category": pl.Series(["u", "v", None], dtype=pl.Categorical),
             "date": pl.Series(["2024-01-31", "2024-02-01", None]).str.to_date(),
+            "duration": pl.Series([1500, 0, None], dtype=pl.Duration("ms")),
             "nothing": pl.Series([None, None, None], dtype=pl.Null),
             "list": [[1], [2], [3]],
         }
@@ -151,6 +160,7 @@ def test_parquet_keeps_numbers_and_writes_the_rest_as_csv_would(tmp_path):
         "truth": ["true", "false", None],
         "category": ["u", "v", None],
         "date": ["2024-01-31", "2024-02-01", None],
+        "duration": [1.5, 0, None],
         "nothing": [None, None, None],
         "list": [[1], [2], [3]],
     }
