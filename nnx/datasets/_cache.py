@@ -31,7 +31,7 @@ from nnx.events import Choice
 from nnx.formatting import print_wrapped
 from nnx.system import files, locks, platform
 
-FORMAT = 3  # of an entry; entries of other formats are decoded again
+FORMAT = 4  # of an entry; entries of other formats are decoded again
 LARGE = 2**28  # bytes of an array: one that is larger is checked in the background, 0.3 s and more
 MAX_META = 2**26  # bytes of a meta.json: that of a table with 100,000 categories of 200 characters has 20 MB
 ENTRY_NAME = re.compile(r"[a-z]+-[0-9a-f]{32}")
@@ -154,15 +154,17 @@ def load_or_decode(
     decode: Callable[[Writer], dict[str, Any]],
     forms: Forms,
     fact_types: Mapping[str, type] | None = None,
+    is_valid: Callable[[CachedData], bool] = lambda cached: True,
 ) -> CachedData:
     """The arrays and facts of `key` from the cache or, if they are not in it, from `decode`, which may raise DataError.
 
-    `decode` gives arrays of these `forms` to the writer and returns facts of these types. If the cache folder is not
+    `decode` gives arrays of these `forms` to the writer and returns facts of these types. An entry is decoded again
+    unless `is_valid`: whether its values are possible, such as labels in range. If the cache folder is not
     writable, the data is decoded into memory. Raises MachineError if the disk is full.
     """
     fact_types = fact_types or {}
     place = folder() / f"{name}-{key.digest}"
-    if cached := _open_entry(place, key, forms, fact_types):
+    if cached := _open_entry(place, key, forms, fact_types, is_valid):
         return cached
     with contextlib.ExitStack() as stack:
         try:
@@ -174,11 +176,13 @@ def load_or_decode(
             problem = f"{place.parent} can't be written ({error.strerror}), so every run decodes the data again"
             note = Choice("cache", "none", f"{problem}; set NNX_CACHE_DIR to another folder")
             return CachedData(writer.arrays(), facts, note)
-        if cached := _open_entry(place, key, forms, fact_types):  # made by the process that this one waited for
+        if cached := _open_entry(
+            place, key, forms, fact_types, is_valid
+        ):  # made by the process that this one waited for
             return cached
         changed = _remove_outdated(place, key)
         _make_entry(place, key, decode)
-    made = _open_entry(place, key, forms, fact_types)
+    made = _open_entry(place, key, forms, fact_types, is_valid)
     if made is None:
         raise MachineError(f"{place}: was written, but can't be read again; {CURE}")
     if changed:
@@ -186,6 +190,11 @@ def load_or_decode(
     else:
         note = Choice("cache", "decoded", "stored for later runs; nnx list cache shows all entries")
     return CachedData(made.arrays, made.facts, note)
+
+
+def in_range(indices: NDArray[Any], end: int) -> bool:
+    """Whether all of some whole numbers are in [0, end)."""
+    return not len(indices) or bool(indices.min() >= 0 and indices.max() < end)
 
 
 def entries() -> list[Entry]:
@@ -245,7 +254,7 @@ def _make_entry(place: Path, key: CacheKey, decode: Callable[[Writer], dict[str,
             "facts": facts,
         }
         with (unfinished / "meta.json").open("w", encoding="utf-8") as file:
-            json.dump(meta, file)
+            json.dump(meta | {"checksum": _meta_checksum(meta)}, file)
             file.flush()
             platform.sync(file.fileno())
         _remove(place)  # an entry there is unreadable
@@ -281,11 +290,24 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     types = {"format": int, "source": str, "options": dict, "shapes": dict, "checksums": dict, "facts": dict}
-    valid = isinstance(meta, dict) and all(type(meta.get(name)) is kind for name, kind in types.items())
+    if not isinstance(meta, dict) or meta.pop("checksum", None) != _meta_checksum(meta):
+        return None
+    valid = all(type(meta.get(name)) is kind for name, kind in types.items())
     return meta if valid and meta["format"] == FORMAT else None
 
 
-def _open_entry(place: Path, key: CacheKey, forms: Forms, fact_types: Mapping[str, type]) -> CachedData | None:
+def _meta_checksum(meta: dict[str, Any]) -> int:
+    """The CRC-32 of the content of a meta.json, without this checksum."""
+    return zlib.crc32(json.dumps(json.loads(json.dumps(meta)), sort_keys=True).encode())
+
+
+def _open_entry(
+    place: Path,
+    key: CacheKey,
+    forms: Forms,
+    fact_types: Mapping[str, type],
+    is_valid: Callable[[CachedData], bool],
+) -> CachedData | None:
     """The entry at `place`, memory-mapped; None if there is no usable one.
 
     Which arrays and facts it must have, and of which type, is never taken from the entry itself.
@@ -311,10 +333,13 @@ def _open_entry(place: Path, key: CacheKey, forms: Forms, fact_types: Mapping[st
                 return None
         except (OSError, ValueError, OverflowError):
             return None
+    note = Choice("cache", "used", f"{key.source} has not changed since an earlier run decoded it")
+    cached = CachedData(arrays, meta["facts"], note)
+    if not is_valid(cached):
+        return None
     with contextlib.suppress(OSError):
         os.utime(place, (time.time(), time.time()))
-    note = Choice("cache", "used", f"{key.source} has not changed since an earlier run decoded it")
-    return CachedData(arrays, meta["facts"], note)
+    return cached
 
 
 # ---------------------------------------------------------------- several processes

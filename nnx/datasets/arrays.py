@@ -292,7 +292,12 @@ def _load_inputs(
         _cache.hash_file_stats(files),
     )
     arrays = {} if usable else dict.fromkeys(stored, (dtype.name, 2 if is_rows else 4))
-    cached = _cache.load_or_decode("arrays", key, convert, arrays, {"scale": float, "highest": float})
+
+    def is_possible(cached: _cache.CachedData) -> bool:
+        return all(len(cached.arrays[split]) == stored[split].shape[0] for split in cached.arrays)
+
+    facts = {"scale": float, "highest": float}
+    cached = _cache.load_or_decode("arrays", key, convert, arrays, facts, is_possible)
     if usable:  # convert() only checked the values, once, for infinite numbers and NaN
         return {split: read(array) for split, array in stored.items()}, None, notes
     scale = cached.facts["scale"]

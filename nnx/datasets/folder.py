@@ -147,6 +147,7 @@ def load(config: Config, folder: Path) -> Source:
         decode,
         arrays,
         {"bad": int, "skipped": str, "white": int, "highest": int, "dark": int},
+        partial(_is_possible, splits, len(classes)),
     )
 
     def split(name: str) -> Split:
@@ -169,6 +170,16 @@ def load(config: Config, folder: Path) -> Source:
         return Source(train, lambda: split("test"), classes, **fields)
     assert not isinstance(config.test, str)
     return _user_data.split_off_test(train, config.test, classes, path, **fields)
+
+
+def _is_possible(splits: dict[str, ImageFiles], classes: int, cached: _cache.CachedData) -> bool:
+    """Whether each cached image has a file, and a label in [0, classes)."""
+    for name, files in splits.items():
+        inputs, labels, indices = (cached.arrays[f"{name}-{kind}"] for kind in ("inputs", "labels", "files"))
+        in_range = _cache.in_range(labels, classes) and _cache.in_range(indices, len(files.names))
+        if not (len(inputs) == len(labels) == len(indices) and in_range):
+            return False
+    return True
 
 
 def _white_notes(config: Config, facts: dict[str, Any]) -> tuple[Choice, ...]:

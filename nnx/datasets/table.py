@@ -244,7 +244,8 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         for kind, form in (("rows", ("float64", 2)), ("labels", ("int64", 1)))
     } | {"splits": ("int64", 1), "test-lines": ("int64", 1)}
     key = _cache.CacheKey(os.path.abspath(path), options, _cache.hash_file_stats(files))
-    cached = _cache.load_or_decode("table", key, encode, arrays, {"classes": list, "columns": dict, "notes": list})
+    facts = {"classes": list, "columns": dict, "notes": list}
+    cached = _cache.load_or_decode("table", key, encode, arrays, facts, _is_possible)
     train, test = (
         Split(cached.arrays[f"{split}-rows"], np.array(cached.arrays[f"{split}-labels"])) for split in ("train", "test")
     )
@@ -260,6 +261,23 @@ def _load_cached(config: Config, path: str, test_path: str | None) -> EncodedTab
         )
     except (ValueError, KeyError, TypeError):  # damaged, or with more categories than a checkpoint accepts
         return None
+
+
+def _is_possible(cached: _cache.CachedData) -> bool:
+    """Whether each cached row has a label, a value for each column and, if there are splits, one of them."""
+    try:
+        width = len(Columns.from_dict(cached.facts["columns"]).columns)
+    except (ValueError, KeyError, TypeError):
+        return False
+    for split in ("train", "test"):
+        rows, labels = cached.arrays[f"{split}-rows"], cached.arrays[f"{split}-labels"]
+        if rows.shape != (len(labels), width) or not _cache.in_range(labels, len(cached.facts["classes"])):
+            return False
+    splits = cached.arrays["splits"]
+    lines = cached.arrays["test-lines"]
+    if len(splits) not in (0, len(cached.arrays["train-rows"])) or not _cache.in_range(splits, len(SPLITS)):
+        return False
+    return len(lines) == len(cached.arrays["test-rows"])
 
 
 def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTable:

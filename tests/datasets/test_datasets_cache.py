@@ -186,8 +186,11 @@ def only(cache):
 
 
 def meta(entry, **changes):
+    """Change the meta.json, with the checksum that it then needs."""
     path = entry / "meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    content = json.loads(path.read_text()) | changes
+    del content["checksum"]
+    path.write_text(json.dumps(content | {"checksum": _cache._meta_checksum(content)}))
 
 
 DAMAGE = {
@@ -262,18 +265,39 @@ def test_a_source_does_not_trust_the_facts_of_an_entry(value, tmp_path, cache):
     assert note(root).value == "decoded"
 
 
-def test_labels_of_an_entry_are_checked(tmp_path, cache):
-    from nnx import datasets
+IMPOSSIBLE = {  # arrays of an entry with 12 images
+    "labels": {"all-labels": np.full(12, 7)},
+    "huge labels": {"all-labels": np.full(12, 2**62)},
+    "negative labels": {"all-labels": np.full(12, -1)},
+    "files": {"all-files": np.full(12, 12)},
+    "fewer labels": {"all-labels": np.zeros(6, np.int64)},
+    "fewer images": {"all-inputs": np.zeros((6, 2, 8, 8), np.uint8)},
+}
 
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_an_entry_of_impossible_values_is_decoded_again(name, tmp_path, cache):
+    """Even if its checksums are right. Labels of 2^62 or -1 ended in a bug report."""
     root = tree(tmp_path / "p", COUNTS)
     source(root)
-    labels = np.full(12, 7).tobytes()
     entry = only(cache)
-    (entry / "all-labels.bin").write_bytes(labels)
-    checksums = json.loads((entry / "meta.json").read_text())["checksums"]
-    meta(entry, checksums={**checksums, "all-labels": zlib.crc32(labels)})  # else it would be decoded again
-    with pytest.raises((DataError, Exception), match="labels from 7 to 7, outside 0 to 1"):
-        datasets.load(folder.Config(path=str(root), size=8, test=2), seed=0)
+    content = json.loads((entry / "meta.json").read_text())
+    for array, values in IMPOSSIBLE[name].items():
+        (entry / f"{array}.bin").write_bytes(values.tobytes())
+        content["checksums"][array] = zlib.crc32(values.tobytes())
+        content["shapes"][array] = values.shape
+    meta(entry, checksums=content["checksums"], shapes=content["shapes"])
+    assert note(root).value == "decoded"
+
+
+def test_damaged_facts_are_not_used(tmp_path, cache):
+    """A single changed digit in meta.json was trusted, such as another white."""
+    root = tree(tmp_path / "p", COUNTS)
+    source(root)
+    assert note(root).value == "used", "the control"
+    path = only(cache) / "meta.json"
+    path.write_text(path.read_text().replace('"white": 0', '"white": 9'))
+    assert note(root).value == "decoded"
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -1,5 +1,6 @@
 """Tables as datasets: which rows are trained on, what is fitted on them, and how the classes are sorted."""
 
+import copy
 import csv
 import json
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from nnx import datasets
 from nnx.datasets import arrays, breast_cancer, iris, table, wine
-from nnx.errors import DataError
+from nnx.errors import DataError, MachineError
 from nnx.preprocessing import tables
 from nnx.preprocessing.columns import CategoryColumn, NumberColumn
 
@@ -386,3 +387,33 @@ def test_a_table_that_is_wrong_is_not_kept(data, kept, tmp_path):
         with pytest.raises(DataError, match=rf"data.csv:{N + 2}: column 'size' contains 'x'"):
             load(path)
     assert list((tmp_path / "cache").glob("*")) == []
+
+
+IMPOSSIBLE = {
+    "labels": lambda arrays, facts: arrays["train-labels"].fill(2**62),
+    "rows": lambda arrays, facts: facts["columns"]["columns"].pop(),
+    "columns": lambda arrays, facts: facts.update(columns={}),
+    "splits": lambda arrays, facts: arrays.update(splits=np.full(len(arrays["train-labels"]), 9)),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_cached_values_that_no_table_has_are_encoded_again(name, data, kept, monkeypatch):
+    """They ended in a bug report."""
+    opened = table._cache._open_entry
+
+    def tampered(place, key, forms, fact_types, is_valid):
+        found = opened(place, key, forms, fact_types, lambda cached: True)
+        if found is None:
+            return None
+        changed = {array: np.array(values) for array, values in found.arrays.items()}
+        facts = copy.deepcopy(found.facts)
+        IMPOSSIBLE[name](changed, facts)
+        assert is_valid(found), "the control"
+        return found if is_valid(table._cache.CachedData(changed, facts, found.note)) else None
+
+    path, _ = data
+    assert {note.what: note.value for note in load(path).notes}["cache"] == "decoded"
+    monkeypatch.setattr(table._cache, "_open_entry", tampered)
+    with pytest.raises(MachineError, match="can't be read again"):
+        load(path)
