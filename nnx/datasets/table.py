@@ -294,6 +294,7 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
     notes = (
         _describe_columns(table_columns, config.drop),
         *_describe_missing(rows),
+        *_warn_of_unused_words(frame.select(rows.columns), config.missing),
         *_describe_notations(rows, table_columns, config.categorical),
         *_describe_class_words(targets, classes),
         *_warn_of_splits(rows, config.categorical),
@@ -311,7 +312,9 @@ def _encode_table(config: Config, path: str, test_path: str | None) -> EncodedTa
         test = test.take(_find_test_rows(config, test_frame, test_path))
         notes = (*notes, *_describe_unused(config, table_columns, test_frame, test_path))
     train = Split(table_columns.encode(rows, path), _encode_target(targets, classes, path))
-    notes = (*notes, *_warn_of_columns(table_columns, np.asarray(train.inputs), rows, config.categorical))
+    encoded = np.asarray(train.inputs)
+    notes = (*notes, *_warn_of_columns(table_columns, encoded, rows, config.categorical))
+    notes = (*notes, *_warn_of_copies(table_columns, encoded, train.labels, config.target))
     if split_column:
         _check_splits(train.labels, splits, classes, path)
     return EncodedTable(train, test, splits, classes, table_columns, notes)
@@ -518,13 +521,29 @@ def _describe_missing(rows: "pl.DataFrame") -> tuple[Choice, ...]:
     return (Choice("missing", f"{total:,} value{'s' * (total > 1)}", f"{listed}; {treatment}"),)
 
 
+def _warn_of_unused_words(rows: "pl.DataFrame", words: Sequence[str]) -> tuple[Choice, ...]:
+    """A warning of words for missing values that occur in none of the `rows`, which still contain them."""
+    before = sum(rows.null_count().row(0))
+    unused = [word for word in words if sum(tables.replace_missing(rows, [word]).null_count().row(0)) == before]
+    unused = [word for word in unused if word not in tables.MISSING]  # these are replaced when the file is read
+    if not unused:
+        return ()
+    reason = "no value is written like this; correct dataset.missing"
+    return (Choice("warning", f"missing {_join_names([repr(word) for word in unused])}", reason),)
+
+
 def _describe_notations(rows: "pl.DataFrame", table_columns: Columns, categorical: Sequence[str]) -> tuple[Choice, ...]:
     """How numbers that are not written as 1234.5 are read, and a warning of columns where that is not clear."""
     read, doubts = columns.describe_notations(rows, table_columns, categorical)
     notes = (
         [Choice("notation", f"of {len(read)} column{'s' * (len(read) > 1)}", _join_names(read, "; "))] if read else []
     )
-    return (*notes, *(Choice("warning", "numbers are categories", doubt) for doubt in doubts[:MAX_NAMES]))
+    others = columns.describe_doubtful_numbers(rows, table_columns)
+    return (
+        *notes,
+        *(Choice("warning", "numbers are categories", doubt) for doubt in doubts[:MAX_NAMES]),
+        *(Choice("warning", "numbers may be others", doubt) for doubt in others[:MAX_NAMES]),
+    )
 
 
 def _warn_of_columns(
@@ -555,8 +574,30 @@ def _warn_of_columns(
 _WARNINGS = {
     suspects.ORDER: "values follow the row order: an id or a time lets the network learn the order of the file",
     suspects.DISTINCT: "another value in every row: an id does not help with new rows",
+    suspects.YEARS: "years: the network has not learned what follows the last of them",
     suspects.DATES: "dates or times: as numbers or categories they do not help with new ones",
 }
+
+
+def _warn_of_copies(
+    table_columns: Columns, encoded: NDArray[Any], labels: NDArray[np.int64], target: str
+) -> tuple[Choice, ...]:
+    """A warning of columns with one value for each class: they name the class."""
+    classes = len(np.unique(labels))
+    if len(labels) < suspects.MIN_ROWS or classes < 2:
+        return ()
+    copies = []
+    for column, values in zip(table_columns.columns, encoded.T, strict=True):
+        if len(np.unique(values[: 10 * classes + 1000])) > classes or np.isnan(values).any():
+            continue
+        distinct, codes = np.unique(values, return_inverse=True)
+        if len(distinct) == classes == len(np.unique(codes * classes + labels)):
+            copies.append(column.name)
+    if not copies:
+        return ()
+    problem = f"one value for each class of {target!r}: a copy of it under another name"
+    cure = f"if so, leave out with dataset.drop: [{_join_names([repr(n) for n in copies])}]"
+    return (Choice("warning", f"column{'s' * (len(copies) > 1)} {_join_names(copies)}", f"{problem}; {cure}"),)
 
 
 def _describe_class_words(targets: "pl.Series", classes: tuple[str, ...]) -> tuple[Choice, ...]:

@@ -37,6 +37,7 @@ LARGEST = 1e100  # the sum of squares of a column of larger numbers may be infin
 # Features are clipped to this many standard deviations from the mean. In fewer than 10^12 training rows no value is
 # that far from it, as |x - mean| <= sqrt(N) * std.
 CLIP = 1e6
+MIN_GROUPED = 20  # different values such as 1.234 that are worth a warning: of decimals, some would have fewer digits
 UNSEEN = -1  # encodes a category that the column does not list
 
 
@@ -343,6 +344,33 @@ def describe_notations(
         elif isinstance(doubt := _detect_notation(frame[column.name]), Doubt):
             doubts.append(_describe_doubt(column.name, doubt))
     return read, doubts
+
+
+def describe_doubtful_numbers(frame: "pl.DataFrame", columns: Columns) -> list[str]:
+    """Of the rows `frame` that `columns` were inferred from: each column whose text is read as numbers, but may mean
+    others, with the cure: 1.234 beside 999 or beside columns with decimal commas, and codes such as 00123."""
+    import polars as pl
+
+    has_comma = any(isinstance(c, NumberColumn) and c.notation and c.notation.decimal == "," for c in columns.columns)
+    doubts = []
+    for column in columns.columns:
+        texts = frame[column.name].drop_nulls()
+        if not isinstance(column, NumberColumn) or column.notation or texts.dtype != pl.String:
+            continue
+        pointed = texts.filter(texts.str.contains(".", literal=True))
+        others = len(texts) - len(pointed)
+        thousands = pointed.str.contains(r"^[+-]?[1-9][0-9]{0,2}\.[0-9]{3}$").all() and pointed.n_unique() > MIN_GROUPED
+        if thousands and (
+            has_comma or (others and texts.str.contains(r"^[+-]?([0-9]{1,3}|[0-9]{1,3}\.[0-9]{3})$").all())
+        ):
+            example = pointed[0]
+            problem = f"{column.name!r} contains {_quote(example)}, read as {float(example):g}"
+            doubts.append(f"{problem}; if points separate its thousands, write {example.replace('.', '')}")
+        elif texts.str.contains(r"^0[0-9]{3,}$").any() and texts.str.len_bytes().n_unique() == 1:
+            example = texts.filter(texts.str.starts_with("0"))[0]
+            problem = f"{column.name!r} contains {_quote(example)}, read as {float(example):g}"
+            doubts.append(f"{problem}; if these are codes, list the column under categorical or drop")
+    return doubts
 
 
 def category_names(series: "pl.Series") -> "pl.Series":

@@ -417,3 +417,25 @@ def test_cached_values_that_no_table_has_are_encoded_again(name, data, kept, mon
     monkeypatch.setattr(table._cache, "_open_entry", tampered)
     with pytest.raises(MachineError, match="can't be read again"):
         load(path)
+
+
+def warnings_of(path, **settings):
+    return {note.value: note.reason for note in load(path, **settings).notes if note.what == "warning"}
+
+
+def test_a_copy_of_the_target_is_warned_of(data):
+    """The network was right in all rows, and nothing said why."""
+    path, rows = data
+    kinds = sorted({row[3] for row in rows})
+    copies = [[*row, row[3].upper(), 10 * kinds.index(row[3]), 10 * kinds.index(row[3])] for row in rows]
+    copies[0][-1] = 10 * ((kinds.index(rows[0][3]) + 1) % len(kinds))
+    write(path, copies, ("size", "colour", "row", "kind", "name", "code", "guess"))
+    reason = warnings_of(path)["columns name, code"]
+    assert reason.startswith("one value for each class of 'kind'") and reason.endswith("drop: ['name', 'code']")
+
+
+def test_a_word_for_missing_values_that_does_not_occur_is_warned_of(data):
+    path, rows = data
+    write(path, [["-999", *rows[0][1:]], *rows[1:]], ("size", "colour", "row", "kind"))
+    warnings = warnings_of(path, missing=["-999.0", "unkown", "NA"])
+    assert "missing 'unkown'" in warnings

@@ -357,3 +357,31 @@ def test_invalid_columns_are_refused(data):
     assert Columns.from_dict(copy.deepcopy(GOOD)).to_dict() == GOOD, "the control"
     with pytest.raises((ValueError, KeyError, TypeError)):
         Columns.from_dict(data)
+
+
+GROUPED = [f"{n}.{n * 37 % 900 + 100}" for n in range(1, 41)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "others", "warning"),
+    [
+        (
+            [*GROUPED, "999", "5"],
+            ["1"],
+            "'x' contains '1.137', read as 1.137; if points separate its thousands, write 1137",
+        ),
+        ([*GROUPED, "1.5"], ["1"], None),
+        ([*GROUPED, "0.125", "7"], ["1"], None),
+        ([*GROUPED, "12345", "7"], ["1"], None),
+        (GROUPED, ["1"], None),
+        (GROUPED, ["1,5", "2,25"], "'x' contains '1.137', read as 1.137; if points separate its thousands, write 1137"),
+        (["00123", "10115"], ["1"], "'x' contains '00123', read as 123; if these are codes"),
+        (["01", "12"], ["1"], None),
+        (["0012", "123"], ["1"], None),
+    ],
+)
+def test_numbers_that_may_be_others_are_warned_of(texts, others, warning):
+    """1.234 beside 999 was 1.234, where whole numbers had points between their thousands."""
+    frame = pl.DataFrame({"x": texts, "y": [others[n % len(others)] for n in range(len(texts))]})
+    found = columns.describe_doubtful_numbers(frame, columns.infer(frame, "t.csv"))
+    assert [text.startswith(warning or "") for text in found] == [True] * bool(warning)

@@ -11,13 +11,29 @@ RNG = np.random.default_rng(0)
 NUMBERS = {  # values: what is suspicious about them
     "row numbers": (np.arange(N), suspects.ORDER),
     "from the last": (-np.arange(N), suspects.ORDER),
-    "times": (1.7e9 + np.cumsum(RNG.uniform(0, 60, N)), suspects.ORDER),
+    "times": (np.cumsum(RNG.uniform(0, 60, N)), suspects.ORDER),
     "row numbers, two swapped": (np.r_[1, 0, np.arange(2, N)], suspects.ORDER),
     "row numbers, some missing": (np.where(np.arange(N) % 7, np.arange(N), np.nan), suspects.ORDER),
     "ids": (RNG.permutation(N), suspects.DISTINCT),
     "dates": (20240100 + RNG.integers(1, 31, N), suspects.DATES),
     "seconds since 1970": (1.7e9 + RNG.integers(0, 1000, N), suspects.DATES),
     "milliseconds since 1970": (1.7e12 + RNG.integers(0, 1000, N), suspects.DATES),
+    "microseconds since 1970": (1.7e15 + RNG.integers(0, 10**9, N), suspects.DATES),
+    "nanoseconds since 1970": (1.7e18 + RNG.integers(0, 10**12, N), suspects.DATES),
+    "fractions of seconds since 1970": (1.7e9 + RNG.uniform(0, 1000, N), suspects.DATES),
+    "dates with minutes": (202401010000 + RNG.integers(1, 28, N) * 10_000 + 1230, suspects.DATES),
+    "days first": (12024 + RNG.integers(1, 28, N) * 10**6 + 10_000, suspects.DATES),
+    "years of two digits": (240100 + RNG.integers(0, 9, N) * 10_000 + RNG.integers(1, 28, N), suspects.DATES),
+    "years": (RNG.integers(1980, 2025, N), suspects.YEARS),
+    "pulse": (101 + np.arange(N) * 7 % 31, None),
+    "two years": (2020 + np.arange(N) % 2, None),
+    "sale_date": (RNG.integers(40_000, 45_000, N), suspects.DATES),
+    "day, with fractions": (45_000 + RNG.normal(size=N), suspects.DATES),
+    "price": (45_000 + RNG.normal(size=N), None),
+    "update": (RNG.normal(size=N), None),
+    "ids, some twice": (np.r_[RNG.permutation(N - 2), 3, 4], suspects.DISTINCT),
+    "large measurements, some twice": (np.r_[RNG.choice(10**6, N - 2, replace=False), 3, 3], None),
+    "ten groups in order": (np.arange(N) // 6, suspects.ORDER),
     "pairs of rows": (np.arange(N) // 2, suspects.ORDER),
     "measurements": (RNG.normal(size=N), None),
     "counts": (RNG.integers(0, 9, N), None),
@@ -31,7 +47,7 @@ NUMBERS = {  # values: what is suspicious about them
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers(name):
     values, problem = NUMBERS[name]
-    assert suspects.find({"x": values.astype(float)}, {}) == ({problem: ["x"]} if problem else {})
+    assert suspects.find({name: values.astype(float)}, {}) == ({problem: [name]} if problem else {})
 
 
 TEXTS = {
@@ -44,6 +60,16 @@ TEXTS = {
     "{}-Sep-24": suspects.DATES,
     "Mon, {:02} May 2024 12:30:00 +0000": suspects.DATES,
     "{:02}:30": suspects.DATES,
+    "2024-W{:02}": suspects.DATES,
+    "20{:02} Q1": suspects.DATES,
+    "Q2/20{:02}": suspects.DATES,
+    "05/20{:02}": suspects.DATES,
+    "{:02}.05.": suspects.DATES,
+    "{}. Januar 2024": suspects.DATES,
+    "{} de enero de 2024": suspects.DATES,
+    "Civic 20{:02}": None,
+    "{:02}.50": None,
+    "{}/32": None,
     "Mark 2{}": None,
     "10{}:30": None,
     "1.{}": None,
