@@ -520,6 +520,10 @@ def _cure(kind: str, value: Any) -> str:
         return f"; write {'true' if str(value).lower() in ('yes', 'on', '1') else 'false'}"
     if kind == "list_type" and isinstance(value, int | float) and not isinstance(value, bool):
         return f"; write [{value}]"
+    if kind == "list_type" and isinstance(value, str) and 0 < len(value) <= 40 and value.isprintable():
+        return f"; write [{value}]" if re.fullmatch(r"[\w ]+", value) else f"; write [{value!r}]"
+    if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"; write '{value}'"
     return ""
 
 

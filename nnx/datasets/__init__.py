@@ -28,6 +28,7 @@ from nnx.datasets._statistics import (
     Duplicates,
     describe_balance,
     describe_repeats,
+    describe_similar_classes,
     find_duplicates,
     fingerprint,
     mean_std,
@@ -258,7 +259,9 @@ def load(
     repeats: tuple[Choice, ...] = ()
     if like is None:
         seen = (train, validation) if validation else (train,)
-        repeats = describe_repeats(seen, source.classes, packaged=not hasattr(config, "path"))
+        is_own = hasattr(config, "path")
+        repeats = describe_repeats(seen, source.classes, packaged=not is_own)
+        repeats += describe_similar_classes(source.classes) if is_own else ()
     oversample = config.balance == "oversample"
     notes = (*source.notes, *repeats, *describe_balance(train.labels, source.classes, oversample=oversample))
     if oversample:

@@ -2,8 +2,10 @@
 
 import hashlib
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -49,6 +51,23 @@ def stratified_sample(labels: NDArray[np.int64], count: int, *, seed: int) -> ND
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(by_class[place_in_class < np.repeat(share, sizes)])
+
+
+def describe_similar_classes(classes: Sequence[str]) -> tuple[Choice, ...]:
+    """A warning of classes whose names differ only in capitals, spaces, underscores or the way to write a number:
+    probably one class. The letters a and A are two."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+        with suppress(ValueError):
+            key = str(float(key))
+        groups.setdefault(key, []).append(name)
+    similar = [names for names in groups.values() if len(names) > 1 and any(len(name) > 1 for name in names)]
+    if not similar:
+        return ()
+    listed = "; ".join(" and ".join(map(repr, names)) for names in similar[:NAMED]) + "; ..." * (len(similar) > NAMED)
+    reason = "their names differ only in how they are written; if they are one class, give it one name"
+    return (Choice("warning", f"classes {listed}", reason),)
 
 
 def mean_std(

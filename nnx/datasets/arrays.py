@@ -24,6 +24,7 @@ from nnx.preprocessing.images import DARK, WHITE, find_white
 INPUTS = ("x", "images", "data", "features", "inputs")
 LABELS = ("y", "labels", "targets", "target", "label")
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+FEW_LEVELS = 16  # gray levels of floats: so few are refused, as of 16 bits (DARK)
 BLOCK = 2**23  # values converted at a time
 MAX_RATIO = 4  # of an image's sides: floats that might be sequences are not read as a longer image
 PICKLED = "contains Python objects, which nnx never loads; save plain numbers"
@@ -377,6 +378,10 @@ def pixel_scale(images: NDArray[Any], where: str, white: int | str | None = None
     if images.ndim == 3 and not is_integer and high > 1 and white is None and _has_fractions(images):
         cure = "for sequences (N x T x F), set dataset.inputs: rows; for images, set dataset.white: 255"
         raise DataError(f"{where}: {problem}, with fractions: images or sequences?; {cure}")
+    levels = round(high * 255 if high <= 1 else high) + 1
+    if not is_integer and 1 < levels <= FEW_LEVELS and white is None and _has_fractions(images):
+        cure = "multiply them so that white is 1" if high <= 1 else "set dataset.white to the value that is white"
+        raise DataError(f"{where}: {problem}, which leave {levels} of 256 gray levels; {cure}")
     if has_own_white(images.dtype, high):
         return 1.0 if is_integer else 255.0
     if white is not None:

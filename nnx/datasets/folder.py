@@ -28,6 +28,7 @@ from nnx.system import platform
 
 ALL = "all"  # the name of the only split of data that is not divided into train, validation and test
 WORTH_WARNING = 0.1  # of the files of a class: if more are left out, it is a warning
+MIN_LEVELS = 16  # gray levels of images of floats: fewer are refused, as of 16 bits (`images.DARK`)
 MAX_HEADER = 100_000  # characters of a CSV file's first line
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path")
 LABEL_COLUMNS = ("label", "class")
@@ -628,6 +629,7 @@ def _write_splits(
     highest = np.zeros(len(paths), np.int64)
     errors: dict[int, str] = {}
     channels = options.channels
+    brightest = 0
     with closing(_decode.decode_all(paths, options)) as chunks:
         for chunk in chunks:
             highest[chunk.indices] = chunk.highest
@@ -641,6 +643,7 @@ def _write_splits(
             if chunk.pixels.shape[1] > channels:  # a colour image after gray ones
                 raise _OtherOptions(options._replace(channels=3))
             readable[chunk.indices] = True
+            brightest = max(brightest, int(chunk.pixels.max()))
             pixels = np.repeat(chunk.pixels, channels // chunk.pixels.shape[1], axis=1)
             for name, piece in zip(splits, np.split(pixels, np.searchsorted(chunk.indices, ends[:-1])), strict=True):
                 writer.add(f"{name}-inputs", piece)
@@ -648,6 +651,8 @@ def _write_splits(
     if errors and not config.skip_bad:
         summary = f"{len(errors):,} of {len(paths):,} images can't be used"
         raise _user_data.combine_errors(messages, f"{summary}; set dataset.skip_bad: true to leave them out")
+    if 0 < brightest < MIN_LEVELS and images.are_floats(first := paths[int(np.argmax(readable))]):
+        raise DataError(f"{first}: {images.dark_floats_message(brightest)}")
     white_facts = _check_white(config, options.white, highest, int(ends[0]), paths)
     number = {name: k for k, name in enumerate(classes)}
     for name, usable in zip(splits, np.split(readable, ends[:-1]), strict=True):

@@ -126,6 +126,22 @@ def few_levels_message(highest: int) -> str:
     return f"{problem}; set dataset.white to the value that is white, such as {find_white(highest)}, or to auto"
 
 
+def are_floats(path: str) -> bool:
+    """Whether the image file at `path`, which can be decoded, has fractions for gray levels."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=_supported_formats()) as image:
+            return image.mode == "F"
+
+
+def dark_floats_message(brightest: int) -> str:
+    """What is wrong with images of floats that would have no gray level above `brightest`."""
+    problem = f"values of at most {brightest / 255:.3g} leave {brightest + 1} of 256 gray levels"
+    return f"{problem}; multiply them so that white is 1, or save them with 16 bits"
+
+
 def find_white(highest: int) -> int:
     """The lowest of WHITES that is not below the `highest` value of some images."""
     return next(white for white in WHITES if white >= highest)

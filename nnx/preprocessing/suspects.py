@@ -86,7 +86,7 @@ def _check_numbers(name: str, values: NDArray[np.float64]) -> str | None:
 
 
 def _are_times(numbers: NDArray[np.float64], name: str) -> bool:
-    """Whether numbers are seconds, or thousandths or less, since 1970; or days, if the column has the `name` of such."""
+    """Whether numbers are seconds, or parts of them, since 1970; or days, if the column has the `name` of such."""
     low, high = numbers.min(), numbers.max()
     start, end = _EPOCH
     if any(start * unit <= low and high < end * unit for unit in (1, 10**3, 10**6, 10**9)):

@@ -157,6 +157,21 @@ def test_a_mistake_in_the_model(model, column, key, message, tiny):
     assert message in problem.message
 
 
+@pytest.mark.parametrize(
+    ("value", "key", "message"),
+    [
+        ("unknown", "missing", "expected a list, not 'unknown'; write [unknown]"),
+        ("k.A.", "missing", "expected a list, not 'k.A.'; write ['k.A.']"),
+        ("[-999]", "missing.0", "expected text, not -999; write '-999'"),
+        ("[2020]", "drop.0", "expected text, not 2020; write '2020'"),
+    ],
+)
+def test_how_to_write_a_list_of_words(value, key, message):
+    word = key.partition(".")[0]
+    text = f"dataset: {{name: table, path: a.csv, target: y, {word}: {value}}}\nmodel: mlp\n"
+    assert [(p.key, p.message) for p in problems(text)] == [(f"dataset.{key}", message)]
+
+
 @pytest.mark.parametrize("value", ["1.0", "-5", "1.5", "true", "x", "[1]"])
 def test_validation_is_a_count_or_a_fraction(value):
     [problem] = problems(f"dataset: {{name: digits, validation: {value}}}\nmodel: mlp\n")

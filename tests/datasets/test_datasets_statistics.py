@@ -222,3 +222,21 @@ def test_measuring_what_is_larger_than_memory_is_said(quiet, monkeypatch, capsys
         monkeypatch.setattr(_statistics, "MAX_READ", images.nbytes - 1)
         assert datasets.mean_std(mapped) == datasets.mean_std(images)
     assert capsys.readouterr().err == ("" if quiet else "measuring 50 samples\n")
+
+
+@pytest.mark.parametrize(
+    ("classes", "similar"),
+    [
+        (("cat", "Cat", "dog"), "'cat' and 'Cat'"),
+        (("cat", "cat ", "dog"), "'cat' and 'cat '"),
+        (("01", "1", "2"), "'01' and '1'"),
+        (("1", "1.0", "2"), "'1' and '1.0'"),
+        (("not ok", "not_ok", "ok"), "'not ok' and 'not_ok'"),
+        (("\u00e9t", "e\u0301t"), "'\u00e9t' and 'e\u0301t'"),
+        (("a", "A", "B"), None),
+        (("None", "NA", "nan", "1", "10"), None),
+    ],
+)
+def test_class_names_that_differ_only_in_how_they_are_written_are_warned_of(classes, similar):
+    notes = _statistics.describe_similar_classes(classes)
+    assert [note.value for note in notes] == ([f"classes {similar}"] if similar else [])

@@ -431,7 +431,8 @@ def test_a_copy_of_the_target_is_warned_of(data):
     copies[0][-1] = 10 * ((kinds.index(rows[0][3]) + 1) % len(kinds))
     write(path, copies, ("size", "colour", "row", "kind", "name", "code", "guess"))
     reason = warnings_of(path)["columns name, code"]
-    assert reason.startswith("one value for each class of 'kind'") and reason.endswith("drop: ['name', 'code']")
+    assert reason.startswith("one value for each class of 'kind'")
+    assert reason.endswith("drop: ['name', 'code']")
 
 
 def test_a_word_for_missing_values_that_does_not_occur_is_warned_of(data):

@@ -86,6 +86,38 @@ def test_low_values_in_sixteen_bits_are_refused_with_the_cure(bits, tmp_path):
     assert str(caught.value) == f"{tmp_path}/pics/a/000.png and 23 more files: {problem}; {cure}"
 
 
+def test_floats_that_leave_few_gray_levels_are_refused(tmp_path):
+    """They became 4 gray levels in silence."""
+    dark = values(16).astype(np.float32) / 65535 / 100
+    tree(tmp_path / "dark", dark, "tif")
+    message = r"000\.tif: values of at most 0\.0118 leave 4 of 256 gray levels; multiply them"
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "dark")
+    tree(tmp_path / "light", dark * 100, "tif")
+    assert everything(load(tmp_path / "light")).max() == 255
+    tree(tmp_path / "bytes", np.minimum(values(8), 3).astype(np.uint8))
+    assert everything(load(tmp_path / "bytes")).max() == 3, "8 bits lose nothing"
+
+
+@pytest.mark.parametrize(
+    ("high", "cure"),
+    [(0.01, "leave 4 of 256 gray levels; multiply"), (2, "leave 3 of 256 gray levels; set dataset.white")],
+)
+def test_arrays_of_floats_that_leave_few_gray_levels_are_refused(high, cure, tmp_path):
+    images = values(16)[..., None] / 65535 * high
+
+    def read(images, **options):
+        np.savez(tmp_path / "a.npz", x=images, y=np.arange(24) % 2)
+        return arrays.load(arrays.Config(path=str(tmp_path / "a.npz"), **options), Path("unused"))
+
+    with pytest.raises(DataError, match=cure):
+        read(images)
+    assert everything(read(images / high)).max() == 255
+    assert everything(read(np.rint(images / high))).max() == 255, "black and white are no few levels"
+    if high > 1:
+        assert everything(read(images, white=2)).max() == 255
+
+
 def test_a_list_is_treated_like_a_folder(tmp_path):
     tree(tmp_path / "pics", values(12))
     names = sorted(str(path) for path in tmp_path.glob("pics/*/*"))
