@@ -1,5 +1,6 @@
 """Images in the rows of a table: files in a Parquet column, as Hugging Face writes them, or a column per pixel."""
 
+import io
 import json
 import math
 import re
@@ -75,6 +76,9 @@ def decode_files(
         raise DataError(f"{path}, row {highest.index(top) + 1}: {images.above_white_message(top, used)}")
     if white is None and 0 < top < images.DARK:
         raise DataError(f"{first}: {images.few_levels_message(top)}")
+    brightest = max(int(pixels.max()) for pixels in decoded)
+    if shape is None and 0 < brightest < images.MIN_LEVELS and images.are_floats(io.BytesIO(files[0] or b"")):
+        raise DataError(f"{path}, row 1: {images.dark_floats_message(brightest)}")
     channels = shape[0] if shape else max(pixels.shape[2] for pixels in decoded)
     stacked = np.stack([images.to_channels(pixels, channels) for pixels in decoded]).transpose(0, 3, 1, 2)
     notes = _user_data.describe_white(white, used, top) if top else ()

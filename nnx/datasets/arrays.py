@@ -18,13 +18,12 @@ from nnx.datasets import DatasetConfig, Source, Split, _cache, _user_data
 from nnx.datasets._mapped import fits, note_mapped
 from nnx.errors import ConfigError, DataError, MachineError
 from nnx.events import Choice
-from nnx.preprocessing.images import DARK, WHITE, find_white
+from nnx.preprocessing.images import DARK, MIN_LEVELS, WHITE, find_white
 
 # Names accepted for the inputs and the labels of a split: those of Keras and MedMNIST, and common ones
 INPUTS = ("x", "images", "data", "features", "inputs")
 LABELS = ("y", "labels", "targets", "target", "label")
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
-FEW_LEVELS = 16  # gray levels of floats: so few are refused, as of 16 bits (DARK)
 BLOCK = 2**23  # values converted at a time
 MAX_RATIO = 4  # of an image's sides: floats that might be sequences are not read as a longer image
 PICKLED = "contains Python objects, which nnx never loads; save plain numbers"
@@ -379,7 +378,7 @@ def pixel_scale(images: NDArray[Any], where: str, white: int | str | None = None
         cure = "for sequences (N x T x F), set dataset.inputs: rows; for images, set dataset.white: 255"
         raise DataError(f"{where}: {problem}, with fractions: images or sequences?; {cure}")
     levels = round(high * 255 if high <= 1 else high) + 1
-    if not is_integer and 1 < levels <= FEW_LEVELS and white is None and _has_fractions(images):
+    if not is_integer and 1 < levels <= MIN_LEVELS and white is None and _has_fractions(images):
         cure = "multiply them so that white is 1" if high <= 1 else "set dataset.white to the value that is white"
         raise DataError(f"{where}: {problem}, which leave {levels} of 256 gray levels; {cure}")
     if has_own_white(images.dtype, high):

@@ -28,7 +28,6 @@ from nnx.system import platform
 
 ALL = "all"  # the name of the only split of data that is not divided into train, validation and test
 WORTH_WARNING = 0.1  # of the files of a class: if more are left out, it is a warning
-MIN_LEVELS = 16  # gray levels of images of floats: fewer are refused, as of 16 bits (`images.DARK`)
 MAX_HEADER = 100_000  # characters of a CSV file's first line
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path")
 LABEL_COLUMNS = ("label", "class")
@@ -651,7 +650,7 @@ def _write_splits(
     if errors and not config.skip_bad:
         summary = f"{len(errors):,} of {len(paths):,} images can't be used"
         raise _user_data.combine_errors(messages, f"{summary}; set dataset.skip_bad: true to leave them out")
-    if 0 < brightest < MIN_LEVELS and images.are_floats(first := paths[int(np.argmax(readable))]):
+    if 0 < brightest < images.MIN_LEVELS and images.are_floats(first := paths[int(np.argmax(readable))]):
         raise DataError(f"{first}: {images.dark_floats_message(brightest)}")
     white_facts = _check_white(config, options.white, highest, int(ends[0]), paths)
     number = {name: k for k, name in enumerate(classes)}

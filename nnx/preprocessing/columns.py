@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nnx.config.registry import suggest
 from nnx.errors import DataError
+from nnx.preprocessing.images import EXTENSIONS
 from nnx.preprocessing.notations import MIXED, MOSTLY, Doubt, Notation, detect, parse
 from nnx.preprocessing.suspects import are_dates
 from nnx.preprocessing.tables import WHOLE, locate_row, parse_number, replace_missing
@@ -443,6 +444,9 @@ def _infer_column(series: "pl.Series", where: str, categorical: bool) -> NumberC
             raise DataError(f"{where}: column {name!r} contains dates, such as {example}; {cure}")
         if not categorical and isinstance(doubt := _detect_notation(series), Doubt):
             raise DataError(f"{where}: column {_describe_doubt(name, doubt)}")
+        if all(text.lower().endswith(EXTENSIONS) for text in categories):
+            problem = f"column {name!r} names image files, such as {_quote(categories[0])}"
+            raise DataError(f"{where}: {problem}; use the dataset folder, which reads lists of images")
         problem = f"column {name!r} has {len(categories):,} different values in {known:,} rows"
         raise DataError(f"{where}: {problem}, so it identifies rows rather than describing them; list it under drop")
     if long := next((text for text in categories if len(text) > MAX_LENGTH), None):

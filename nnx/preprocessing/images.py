@@ -42,6 +42,7 @@ MAX_SCANNED_PIXELS = 50_000_000
 MAX_SCANS = 100 * MAX_PIXELS  # pixels in all scans together: a JPEG of 94 kB with 1,000 scans takes 9 s
 WHITE = 65535  # of an image of 16 bits, unless something else is known
 WHITES = (255, 1023, 4095, 16383, WHITE)  # of 8, 10, 12, 14 and 16 bits
+MIN_LEVELS = 16  # gray levels that images of floats must leave
 DARK = 4096  # 16-bit values that are all below it would become 16 gray levels or fewer
 _JPEG = b"\xff\xd8"  # the first bytes of a JPEG
 PHOTOMETRIC = 262  # TIFF tag; 0 means that the value 0 is white, which Pillow applies to 1 and 8 bits but not to 16
@@ -126,13 +127,13 @@ def few_levels_message(highest: int) -> str:
     return f"{problem}; set dataset.white to the value that is white, such as {find_white(highest)}, or to auto"
 
 
-def are_floats(path: str) -> bool:
-    """Whether the image file at `path`, which can be decoded, has fractions for gray levels."""
+def are_floats(file: str | io.BytesIO) -> bool:
+    """Whether an image file, which can be decoded, has fractions for gray levels."""
     from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path, formats=_supported_formats()) as image:
+        with Image.open(file, formats=_supported_formats()) as image:
             return image.mode == "F"
 
 
@@ -256,7 +257,7 @@ def _decode_pixels(data: bytes, white: int, max_pixels: int, reduce: bool) -> De
     except UnidentifiedImageError:
         raise DataError(f"is not an image that can be read ({NAMED_FORMATS}), or is damaged; save it as PNG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(_too_large_message("too many", max_pixels)) from None
+        raise DataError(f"has more than {HIGHEST_MAX_PIXELS / 10**6:g} megapixels; save a smaller image") from None
     # Pillow's parsers raise errors of any kind: struct.error, zlib.error, KeyError, SyntaxError, MemoryError...
     except Exception:
         raise DataError("is damaged or cut short; get the file again, or save it as PNG") from None

@@ -24,7 +24,8 @@ _SIGN = rf"([+\-{_MINUS}]?)"
 _CURRENCY = r"(?:[A-Z]{0,3}\p{Sc}|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN|CZK|BRL|Rs\.?))"
 _BODY = r"((?:[0-9][0-9.,'’_\s]*)?[0-9][.,]?|[.,][0-9]+)"
 _UNIT = r"[\p{L}%‰°\p{Sc}][\p{L}\p{Sc}%‰°²³·/^* .\-0-9]*"
-_TRAILING_MINUS = rf"[0-9.,][\-{_MINUS}]$"  # 12.50- is -12.5 in accounts
+_NO_CENTS = rf"([0-9])[.,][\-—{_MINUS}]{{1,2}}(\s|$)"  # 5,- or 5.– is 5.00
+_TRAILING_MINUS = rf"[0-9][\-{_MINUS}]$"  # 12.50- is -12.5 in accounts
 _PARTS = rf"^{_SIGN}\s*({_CURRENCY})?\s*{_SIGN}{_BODY}([eE][+\-{_MINUS}]?[0-9]+)?(?:([\-{_MINUS}])|\s*({_UNIT}))?$"
 _POWER = rf"\s*[×x*]\s*10(?:\^|\*\*)([+\-{_MINUS}]?[0-9]+)$"
 _FORTRAN = r"([0-9.,])[dD]([+\-][0-9]+)$"  # 1.5D+03 is 1500
@@ -172,7 +173,7 @@ def _split(texts: "pl.Series") -> "pl.DataFrame":
     import polars as pl
 
     ascii_text = pl.col("ascii").str.replace(r"^\((.+)\)$", "-$1")  # (5) is -5 in accounts
-    ascii_text = ascii_text.str.replace(_POWER, "e$1").str.replace(_FORTRAN, "${1}e$2")
+    ascii_text = ascii_text.str.replace(_NO_CENTS, "${1}$2").str.replace(_POWER, "e$1").str.replace(_FORTRAN, "${1}e$2")
     groups = ascii_text.str.extract_groups(_PARTS)
 
     def group(n: int) -> "pl.Expr":

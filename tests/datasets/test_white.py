@@ -4,12 +4,13 @@ silence."""
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from pictures import listed, save
 from pydantic import ValidationError
 
 from nnx import datasets
-from nnx.datasets import arrays, folder
+from nnx.datasets import _table_images, arrays, folder
 from nnx.errors import ConfigError, DataError
 from nnx.preprocessing.spec import Spec
 
@@ -97,6 +98,9 @@ def test_floats_that_leave_few_gray_levels_are_refused(tmp_path):
     assert everything(load(tmp_path / "light")).max() == 255
     tree(tmp_path / "bytes", np.minimum(values(8), 3).astype(np.uint8))
     assert everything(load(tmp_path / "bytes")).max() == 3, "8 bits lose nothing"
+    files = pl.Series("image", [path.read_bytes() for path in sorted((tmp_path / "dark").rglob("*.tif"))])
+    with pytest.raises(DataError, match=r"row 1: values of at most 0\.0118 leave 4 of 256"):
+        _table_images.decode_files(files, "a.parquet")
 
 
 @pytest.mark.parametrize(

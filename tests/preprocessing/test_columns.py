@@ -385,3 +385,9 @@ def test_numbers_that_may_be_others_are_warned_of(texts, others, warning):
     frame = pl.DataFrame({"x": texts, "y": [others[n % len(others)] for n in range(len(texts))]})
     found = columns.describe_doubtful_numbers(frame, columns.infer(frame, "t.csv"))
     assert [text.startswith(warning or "") for text in found] == [True] * bool(warning)
+
+
+def test_a_list_of_images_is_no_table():
+    frame = pl.DataFrame({"file": [f"x/{n}.PNG" for n in range(20)]})
+    with pytest.raises(DataError, match=r"'file' names image files, such as 'x/0\.PNG'; use the dataset folder"):
+        columns.infer(frame, "list.csv")
