@@ -361,12 +361,12 @@ def test_a_drive_without_locks_is_done_without(monkeypatch):
     assert right(kept()) == "none"
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "rename", "mkdir"])
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "mkdir"])
 def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(call, cache, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    owner = {"write": _cache.json, "fsync": os, "rename": Path, "mkdir": None}[call]
+    owner = {"write": _cache.json, "fsync": os, "replace": os, "mkdir": None}[call]
     if call == "mkdir":
         real = Path.mkdir
         monkeypatch.setattr(
