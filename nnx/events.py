@@ -96,7 +96,8 @@ class Health:
 class Diagnosis:
     """The verdict on a finished training: `health` in summary.json."""
 
-    verdict: str  # healthy, not learning, diverging, dead units, overfitting or underfitting
+    # healthy, not learning, barely learning, still learning, diverging, dead units, overfitting or underfitting
+    verdict: str
     epoch: int | None  # from which the problem is visible, where there is such an epoch
     evidence: str
     advice: str  # what to try, with its --set; may be empty

@@ -41,11 +41,18 @@ class LinearModel:
         """The share of the samples that are classified correctly, and the mean cross-entropy."""
         correct = 0
         loss = 0.0
-        for inputs, labels in _batches(split, self.spec):
-            log_p = _log_softmax(inputs @ self.weights[:-1] + self.weights[-1])
+        for log_p, labels in self._log_probabilities(split):
             correct += int((log_p.argmax(1) == labels).sum())
             loss -= float(log_p[np.arange(len(labels)), labels].sum())
         return correct / len(split), loss / len(split)
+
+    def predict(self, split: Split) -> NDArray[np.int64]:
+        """(N,) the most probable class of each sample."""
+        return np.concatenate([log_p.argmax(1) for log_p, _ in self._log_probabilities(split)])
+
+    def _log_probabilities(self, split: Split) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        for inputs, labels in _batches(split, self.spec):
+            yield _log_softmax(inputs @ self.weights[:-1] + self.weights[-1]), labels
 
 
 def fit_linear(train: Split, validation: Split | None, spec: Spec) -> LinearModel | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pydantic
 import torch
+from numpy.typing import NDArray
 
 from nnx import losses
 from nnx.checkpoint import Checkpoint, build_network
@@ -14,17 +15,18 @@ from nnx.events import Diagnosis
 from nnx.inference.baselines import LinearModel, evenly_spread, fit_linear
 from nnx.inference.metrics import Predictions, evaluate
 from nnx.system import distributed
-from nnx.training.diagnosis import Evidence, diagnose
+from nnx.training.diagnosis import TOLERANCE, Baseline, Evidence, diagnose
 from nnx.training.health import dead_units, probe_size
 from nnx.training.setup import TrainingSetup
 
 MOST = 10_000  # training samples for the training accuracy
+QUICK = 1_000  # the same of a run with train.report: false; and samples for recall and the comparison with the baseline
 MOST_BYTES = 2**28  # of a copy of them
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """Of a run with train.report: false, only the diagnosis and the most frequent class, to save time."""
+    """Of a run with train.report: false, only the diagnosis and what it needed, to save time."""
 
     diagnosis: Diagnosis
     train: Predictions | None  # of the checkpoint, for training samples without augmentation
@@ -44,16 +46,38 @@ def assess(setup: TrainingSetup, best: Checkpoint, test: Split | None) -> Assess
     """Judge a finished run by its history and its best network. `test`, if there is any, measures the baselines and
     nothing else: it has no influence on the verdict. All ranks call this."""
     is_full = setup.config.train.report
-    train = setup.dataset.train
-    probe = train.take(probe_size(len(train)))
-    sample = evenly_spread(train, min(MOST, MOST_BYTES // _bytes_per_sample(train) + 1)) if is_full else probe
+    train, validation = setup.dataset.train, setup.dataset.validation or None
+    most = MOST if is_full else QUICK
     network = setup.runtime.place(build_network(best))
-    predictions = evaluate(network, setup.loader(sample), setup.evaluation_criterion, setup.runtime)
+
+    def predict(split: Split) -> Predictions:
+        return evaluate(network, setup.loader(split), setup.evaluation_criterion, setup.runtime)
+
+    seen = evenly_spread(train, min(most, MOST_BYTES // _bytes_per_sample(train) + 1))
+    fitted = predict(seen)
+    judged = validation or seen
+    part = evenly_spread(judged, QUICK)
+    outcome = predict(part)
     linear = None
-    if is_full and distributed.current().rank == 0:
-        linear = fit_linear(train, setup.dataset.validation, setup.dataset.spec)
-    diagnosis = diagnose(_evidence(setup, predictions, dead_units(setup.state.model, setup.loader(probe)), linear))
-    return Assessment(diagnosis, predictions if is_full else None, _baselines(setup, test, linear))
+    # Without a report, only where there is room for it to be better: it takes up to a second
+    if distributed.current().rank == 0 and (is_full or outcome.accuracy <= 1 - TOLERANCE):
+        linear = fit_linear(train, validation, setup.dataset.spec)
+    evidence = Evidence(
+        config=setup.config,
+        history=setup.state.history,
+        dead=dead_units(setup.state.model, setup.loader(train.take(probe_size(len(train))))),
+        train_accuracy=fitted.accuracy,
+        train_recall=_recall(fitted.predicted, fitted.labels),
+        train_loss=_cross_entropy(fitted),
+        recall=_recall(outcome.predicted, outcome.labels),
+        most_frequent=float((judged.labels == _most_frequent(setup)).mean()),
+        entropy=_entropy(setup),
+        classes=len(setup.dataset.spec.classes),
+        guess=_loss_of_guessing(setup),
+        validation_samples=len(validation or ()),
+        linear=_compare(linear, judged, part, outcome) if linear else None,
+    )
+    return Assessment(diagnose(evidence), fitted if is_full else None, _baselines(setup, test, linear))
 
 
 class _MostFrequent(pydantic.BaseModel):
@@ -130,29 +154,31 @@ def _most_frequent(setup: TrainingSetup) -> int:
     return int(np.bincount(setup.dataset.train.labels).argmax())
 
 
-def _evidence(setup: TrainingSetup, train: Predictions, dead: dict[str, float], linear: LinearModel | None) -> Evidence:
-    dataset = setup.dataset
-    validation = dataset.validation if dataset.validation is not None and len(dataset.validation) else None
-    K = len(dataset.spec.classes)
-    shares = np.bincount(dataset.train.labels, minlength=K) / len(dataset.train)
-    shares = shares[shares > 0]
-    present = np.unique(train.labels)
-    recalls = [(train.predicted[train.labels == label] == label).mean() for label in present]
-    probabilities = train.probabilities[np.arange(len(train.labels)), train.labels].astype(np.float64)
-    return Evidence(
-        config=setup.config,
-        history=setup.state.history,
-        dead=dead,
-        train_accuracy=train.accuracy,
-        train_recall=float(np.mean(recalls)),
-        train_loss=float(-np.log(probabilities.clip(1e-30)).mean()),
-        most_frequent=float(((validation or dataset.train).labels == _most_frequent(setup)).mean()),
-        entropy=float(-(shares * np.log(shares)).sum()),
-        classes=K,
-        guess=_loss_of_guessing(setup),
-        validation_samples=len(validation) if validation else 0,
-        linear=linear.measure(validation)[0] if linear and validation else None,
+def _compare(linear: LinearModel, judged: Split, part: Split, network: Predictions) -> Baseline:
+    """The linear model on the judged samples; its difference to the network's predictions of a part of them."""
+    predicted = linear.predict(part)
+    lead = (predicted == part.labels).astype(np.float64) - (network.predicted == part.labels)
+    return Baseline(
+        accuracy=linear.measure(judged)[0],
+        recall=_recall(predicted, part.labels),
+        error=float(lead.std() / np.sqrt(len(judged))),
     )
+
+
+def _recall(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """The mean, over the classes present, of the share of a class that is found."""
+    return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
+
+
+def _cross_entropy(predictions: Predictions) -> float:
+    p = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels].astype(np.float64)
+    return float(-np.log(p.clip(1e-30)).mean())
+
+
+def _entropy(setup: TrainingSetup) -> float:
+    """Of the training labels, in nats: the loss of predicting the frequencies of the classes."""
+    shares = np.unique(setup.dataset.train.labels, return_counts=True)[1] / len(setup.dataset.train)
+    return float(-(shares * np.log(shares)).sum())
 
 
 def _loss_of_guessing(setup: TrainingSetup) -> float:

@@ -32,7 +32,23 @@ RELATIVE_RISE = 0.2
 RISE = 0.05
 FEW = 5  # samples; a rise that so many confident mistakes explain is noise
 TOLERANCE = 0.02  # accuracy below that of a linear model that is not worth a word
-SIGMAS = 3.0  # standard errors between two accuracies on the validation samples
+SIGMAS = 3.0  # standard errors between two accuracies of different samples
+PAIRED_SIGMAS = 2.0  # and of the same samples, where a chance difference is small
+GAP = 0.05  # between training and validation accuracy
+# A network barely learned that goes less of the way from guessing to perfect, and is not TIMES as accurate as guessing
+BARELY, TIMES = 0.2, 3.0
+UNEQUAL = 0.8  # entropy of the classes, relative to that of equal ones
+STEEP = 0.1  # share by which training and validation loss fall in the last quarter of the epochs while it learns
+LEARNED = 0.02  # a loss below this share of that of a uniform guess has nowhere to fall
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Logistic regression on the samples that the network is judged by. All are shares."""
+
+    accuracy: float
+    recall: float  # the mean over the classes
+    error: float  # standard error of the difference to the network's accuracy
 
 
 @dataclass(frozen=True)
@@ -45,12 +61,13 @@ class Evidence:
     train_accuracy: float  # of the checkpoint, on training samples without augmentation
     train_recall: float  # the mean over the classes
     train_loss: float  # mean -log p of the true class
-    most_frequent: float  # share of the most frequent training class, among the validation samples
+    recall: float  # the mean over the classes, on the validation samples; where there are none, on training samples
+    most_frequent: float  # share of the most frequent training class, among the same samples
     entropy: float  # nats, of the training classes: the loss of predicting their frequencies
     classes: int
     guess: float  # validation loss of uniform probabilities
     validation_samples: int = 0
-    linear: float | None = None  # validation accuracy of logistic regression
+    linear: Baseline | None = None
 
     @property
     def best_accuracy(self) -> float | None:
@@ -58,8 +75,23 @@ class Evidence:
         return max((r["val_accuracy"] for r in self.history if r.get("val_accuracy") is not None), default=None)
 
     @property
+    def accuracy(self) -> float:
+        """What the network is judged by: its validation accuracy; without validation samples its training accuracy."""
+        return self.train_accuracy if self.best_accuracy is None else self.best_accuracy
+
+    @property
+    def measured(self) -> str:
+        """`accuracy` in words."""
+        return f"{'training' if self.best_accuracy is None else 'validation'} accuracy {_percent(self.accuracy)}"
+
+    @property
     def train_losses(self) -> list[float]:
         return [record["train_loss"] for record in self.history]
+
+    @property
+    def val_losses(self) -> list[float]:
+        """Of the epochs after which it was measured."""
+        return [record["val_loss"] for record in self.history if record.get("val_loss") is not None]
 
     def skill(self, accuracy: float, chance: float) -> float:
         """How far `accuracy` is from `chance`, 0, to perfect, 1."""
@@ -72,7 +104,17 @@ class Evidence:
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """The verdict on a training: the first of these problems that it has, or healthy."""
-    for check in (_not_learning, _diverging, _dead_units, _overfitting, _underfitting):
+    checks = (
+        _not_learning,
+        _diverging,
+        _dead_units,
+        _overfitting,
+        _underfitting,
+        _memorising,
+        _barely_learning,
+        _still_learning,
+    )
+    for check in checks:
         if diagnosis := check(evidence):
             return diagnosis
     return _healthy(evidence)
@@ -87,12 +129,8 @@ def _not_learning(e: Evidence) -> Diagnosis | None:
         or e.train_loss < AS_GUESSING * e.entropy
     ):
         return None
-    measured = (
-        f"training accuracy {_percent(e.train_accuracy)}" if best is None else f"validation accuracy {_percent(best)}"
-    )
-    evidence = f"{measured}; always predicting the most frequent class gives {_percent(e.most_frequent)}"
     cause, advice = _cause(e)
-    return Diagnosis("not learning", None, f"{evidence}{cause}", advice or _check_labels(e))
+    return Diagnosis("not learning", None, f"{_against_guessing(e)}{cause}", advice or _check_labels(e))
 
 
 def _diverging(e: Evidence) -> Diagnosis | None:
@@ -152,25 +190,97 @@ def _overfitting(e: Evidence) -> Diagnosis | None:
 
 
 def _underfitting(e: Evidence) -> Diagnosis | None:
-    """Logistic regression is better."""
-    best = e.best_accuracy
-    if e.linear is None or best is None:
+    """Logistic regression is better, in accuracy and in the mean recall of the classes: class weights trade one for the
+    other."""
+    linear = e.linear
+    if (
+        linear is None
+        or linear.accuracy - e.accuracy < max(TOLERANCE, PAIRED_SIGMAS * linear.error)
+        or linear.recall <= e.recall
+    ):
         return None
-    if e.linear - best < max(TOLERANCE, SIGMAS * e.deviation(e.linear, best)):
-        return None
-    evidence = f"validation accuracy {_percent(best)}, logistic regression {_percent(e.linear)}"
+    evidence = f"{e.measured}, logistic regression {_percent(linear.accuracy)}"
+    if _gap(e) >= GAP and e.train_accuracy > linear.accuracy:
+        evidence += f"; training accuracy {_percent(e.train_accuracy)}"
+        return Diagnosis("overfitting", None, evidence, f"Try {_regularise(e)}")
     cause, advice = _cause(e)
-    return Diagnosis("underfitting", None, f"{evidence}{cause}", advice or f"Try {_more_epochs(e)}")
+    return Diagnosis("underfitting", None, f"{evidence}{cause}", advice or "Try a larger model, or other settings")
+
+
+def _memorising(e: Evidence) -> Diagnosis | None:
+    """The training samples are classified far better than others, though the validation loss does not rise."""
+    best = e.best_accuracy
+    if best is None or _gap(e) < max(GAP, SIGMAS * e.deviation(best)):
+        return None
+    evidence = f"training accuracy {_percent(e.train_accuracy)}, validation accuracy {_percent(best)}"
+    return Diagnosis("overfitting", None, evidence, f"Try {_regularise(e)}")
+
+
+def _barely_learning(e: Evidence) -> Diagnosis | None:
+    """The network is hardly better than guessing, and logistic regression is not better."""
+    if (
+        e.skill(e.accuracy, e.most_frequent) >= BARELY
+        or e.skill(e.recall, 1 / e.classes) >= BARELY
+        or e.accuracy >= TIMES * e.most_frequent
+    ):
+        return None
+    evidence = _against_guessing(e)
+    if e.linear:
+        evidence += f", logistic regression {_percent(e.linear.accuracy)}"
+    cause, advice = _cause(e)
+    if not advice and e.entropy < UNEQUAL * math.log(e.classes) and getattr(e.config.loss, "class_weights", 0) is None:
+        cause, advice = "; the rare classes are hardly found", "Try --set loss.class_weights=balanced"
+    hard = "The inputs may say little about the classes. Check that the labels belong to them"
+    return Diagnosis("barely learning", None, f"{evidence}{cause}", advice or hard)
+
+
+def _still_learning(e: Evidence) -> Diagnosis | None:
+    """Training ended while the loss fell steeply, or after the first epoch."""
+    epochs = len(e.history)
+    values, name = (e.val_losses, "validation") if e.val_losses else (e.train_losses, "training")
+    if values[-1] < LEARNED * e.guess:
+        return None
+    advice = f"More epochs would help: --set train.epochs={3 * epochs} (now {epochs})"
+    if epochs == 1:
+        return Diagnosis("still learning", None, f"{e.measured} after the only epoch, which shows no trend", advice)
+    if not _falls(e):
+        return None
+    quarter = max(1, len(values) // 4)
+    evidence = f"{name} loss still falls, from {_loss(values[-1 - quarter])} to {_loss(values[-1])} in the last "
+    return Diagnosis("still learning", None, evidence + (f"{quarter} epochs" if quarter > 1 else "epoch"), advice)
 
 
 def _healthy(e: Evidence) -> Diagnosis:
     if e.best_accuracy is None:
-        return Diagnosis("healthy", None, "training loss falls; overfitting can't be seen without validation data", "")
-    evidence = "no sign of divergence, dead units or overfitting"
-    return Diagnosis("healthy", None, evidence, f"May improve with {_more_epochs(e)}" if _is_improving(e) else "")
+        evidence = "no sign of divergence or dead units; overfitting can't be seen without validation data"
+    else:
+        evidence = "no sign of divergence, dead units or overfitting"
+    if e.linear and e.linear.accuracy >= e.accuracy:
+        evidence += f"; logistic regression is as good, {_percent(e.linear.accuracy)}"
+    return Diagnosis("healthy", None, evidence, "")
 
 
 # ---------------------------------------------------------------- causes and cures
+
+
+def _against_guessing(e: Evidence) -> str:
+    return f"{e.measured}; always predicting the most frequent class gives {_percent(e.most_frequent)}"
+
+
+def _gap(e: Evidence) -> float:
+    """By how much training accuracy exceeds validation accuracy; 0 without validation samples."""
+    return e.train_accuracy - e.accuracy
+
+
+def _falls(e: Evidence) -> bool:
+    """Whether the losses fell steeply in the last quarter of the epochs."""
+    return all(_recent_fall(losses) >= STEEP for losses in (e.train_losses, e.val_losses) if losses)
+
+
+def _recent_fall(losses: Sequence[float]) -> float:
+    """How far the last value lies below the lowest before the last quarter of the epochs, relative to that."""
+    before = losses[: -max(1, len(losses) // 4)]
+    return 1 - losses[-1] / max(min(before), 1e-30) if before else 0.0
 
 
 def _cause(e: Evidence) -> tuple[str, str]:
@@ -179,8 +289,10 @@ def _cause(e: Evidence) -> tuple[str, str]:
     first, last = e.train_losses[0], e.train_losses[-1]
     if max(e.dead.values(), default=0.0) > MOST_DEAD or max(e.train_losses) > 2 * max(e.entropy, e.guess):
         return "; the learning rate is too high", f"Try {_lower_lr(e)}"
-    if lr <= _default_lr(e) / 10 and last > 0.5 * first:
+    if lr <= _default_lr(e) / 10 and (last > 0.5 * first or _falls(e)):
         return "; the learning rate is too low", f"Try {_raise_lr(e)}"
+    if e.config.model.name == "mlp" and not _hidden_layers(e):
+        return "; without hidden layers, classes are separated by planes only", "Try --set 'model.hidden=[32]'"
     activation = getattr(e.config.model, "activation", None)
     if activation in SATURATING and _hidden_layers(e) >= 3:
         return f"; gradients vanish in {_hidden_layers(e)} layers of {activation}", "Try --set model.activation=relu"
@@ -188,19 +300,11 @@ def _cause(e: Evidence) -> tuple[str, str]:
         return "; gradients vanish over the steps of a plain RNN", "Try --set model.cell=lstm"
     if lr >= 10 * _default_lr(e):
         return "; the learning rate is high", f"Try {_lower_lr(e)}"
-    if _is_improving(e) or last < first * 0.95:
+    if len(e.history) == 1:
+        return "; one epoch is little", f"Try {_more_epochs(e)}"
+    if _recent_fall(e.train_losses) >= STEEP:
         return "; training loss still falls", f"Try {_more_epochs(e)}"
     return "", ""
-
-
-def _is_improving(e: Evidence) -> bool:
-    """Whether the last epochs, at a learning rate that no schedule has brought to its end, were the best."""
-    key = "train_loss" if e.best_accuracy is None else "val_loss"
-    values: list[float] = [record[key] for record in e.history if record.get(key) is not None]
-    is_decayed = e.history[-1]["lr"] < _optimizer(e).lr / 2
-    if is_decayed or len(values) <= 2 or values[-1] < RISE * e.guess:
-        return False
-    return values[-1] < 0.98 * values[-2] < 0.98**2 * min(values[:-2])
 
 
 def _hidden_layers(e: Evidence) -> int:
