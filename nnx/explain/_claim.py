@@ -190,11 +190,11 @@ def describe_layer(
     fallen: list[str] = []
     for f in findings:
         values = scores[f.stage.property]
+        before, after = f"{values[n].trained:.2f}", f"{values[n + 1].trained:.2f}"
         change = values[n + 1].trained - values[n].trained
         least = margin(max(values[n].trained, values[n + 1].trained), samples, is_class=f.stage.property == "class")
-        if abs(change) > least and f not in best:
-            changed = f"{f.stage.property} ({values[n].trained:.2f} to {values[n + 1].trained:.2f})"
-            (risen if change > 0 else fallen).append(changed)
+        if abs(change) > least and before != after and f not in best:
+            (risen if change > 0 else fallen).append(f"{f.stage.property} ({before} to {after})")
     previous = layers[n - 1].number if n else "the input"
     if risen:
         sentences.append(f"Read better than from {previous}: {_join(risen)}.")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure, SubFigure
 
     from nnx.explain import Subject
@@ -208,13 +209,14 @@ def draw_sample(axes: "Axes", subject: "Subject", n: int, **options: Any) -> Non
 
 
 def sample_title(subject: "Subject", n: int) -> str:
-    """The name of a sample and its label, if known. If that is too wide for any sample, all have them on two lines."""
+    """The name of a sample and its class, if known. If that is too wide for any sample, all have them on two lines."""
     names = [shorten(name, tail=True) for name in subject.names]
     if subject.labels is None:
         return names[n]
     labels = [shorten(subject.classes[k]) for k in subject.labels]
-    wide = any(len(name + label) >= TITLE_LENGTH for name, label in zip(names, labels, strict=True))
-    return f"{names[n]}\n{labels[n]}" if wide else f"{names[n]}: {labels[n]}"
+    is_wide = any(len(name + label) > TITLE_LENGTH - 5 for name, label in zip(names, labels, strict=True))
+    between = "\n" if is_wide else ", "
+    return f"{names[n]}{between}true {labels[n]}"
 
 
 def aspect_ratio(subject: "Subject") -> float:
@@ -340,6 +342,14 @@ def frame(axes: "Axes") -> "Axes":
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=True, color=FAINT)
     return axes
+
+
+def count_from_one(axis: "Axis") -> None:
+    """Number the pixels along an axis from 1, as texts do: "from row 4 of 8 on"."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda position, _: f"{position + 1:.0f}"))
 
 
 def room_for_bars(axes: "Axes", bars: int) -> None:

@@ -211,6 +211,7 @@ def _draw_row(axes: "Axes", subject: Subject, n: int) -> None:
     some = f", the {len(shown)} largest of {len(values)}" if len(shown) < len(values) else ""
     _draw.room_for_bars(axes, len(shown))
     axes.set_xlabel(f"standardised value{some}")
+    axes.locator_params(axis="x", nbins=4)  # small values have long numbers
     axes.set_title(_draw.sample_title(subject, n))
     axes.axvline(0, color=_draw.INK, linewidth=0.6)
 
@@ -225,6 +226,8 @@ def _draw_steps(subject: Subject, outputs: dict[str, NDArray[Any]], belief: NDAr
     if is_image:
         _draw.draw_sample(left, subject, n, aspect="auto")
         left.set(xlabel="column", ylabel="row")
+        _draw.count_from_one(left.xaxis)
+        _draw.count_from_one(left.yaxis)
     else:
         left.barh(range(T), subject.inputs()[n].cpu().numpy())
         title = _draw.sample_title(subject, n)

@@ -158,8 +158,8 @@ def _describe(subject: Subject, separations: dict[str, Any], samples: int) -> st
     control = separations[last]["neighbours_untrained"]
     return (
         f"The {NEIGHBOURS}-NN accuracy, of a vote of the {NEIGHBOURS} nearest neighbours, is {100 * before:.1f} % on "
-        f"{samples:,} samples in the {_units.INPUT} and {100 * after:.1f} % in {subject.layer_titles[last]} "
-        f"({100 * control:.1f} % in the untrained network)."
+        f"{samples:,} samples in the {_units.INPUT} and {100 * after:.1f} % in {subject.layer_titles[last]}; "
+        f"{100 * control:.1f} % there in the untrained network."
     )
 
 

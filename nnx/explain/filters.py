@@ -147,6 +147,7 @@ def _draw_gates(module: nn.RNNBase, weight: Tensor, subject: Subject, figures: d
         row[0].set_ylabel(f"unit, {when}")
     for axes in table[-1]:
         axes.set_xlabel("column of the image" if subject.spec.shape[0] == 1 else "channels × columns")
+        _draw.count_from_one(axes.xaxis)
     _draw.colour_bar(figure, drawn, table.ravel().tolist(), "weight")
     kind = f", one panel per gate of the {module.mode}" if len(gates) > 1 else ""
     which = f"the {len(units)} of {module.hidden_size} units that training changed most"

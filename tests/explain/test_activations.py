@@ -1,5 +1,7 @@
 """What an RNN says after each row is what its output layer makes of its state there."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,10 @@ def test_states_and_prediction_have_colour_bars_and_the_line_a_legend(subject, m
     assert text.get_text() == f"from row {row} on, the prediction is {subject('rnn').predicted[0]}"
     line = next(line for axes in figure.get_axes() for line in axes.get_lines())
     assert line.get_color() == legend.get_lines()[0].get_color() == activations.LINE
+    figure.canvas.draw()
+    ticks = {text.get_position()[1]: text.get_text() for text in figure.get_axes()[0].get_yticklabels()}
+    assert ticks[0] == "1", "the axis counts rows as the legend does"
+    assert all(text == f"{place + 1:g}" for place, text in ticks.items())
 
 
 def test_a_row_of_a_table_names_its_features(table_subject, monkeypatch):
@@ -127,6 +133,19 @@ def test_a_row_of_a_table_names_its_features(table_subject, monkeypatch):
     left = figures[0].subfigs[0].axes[0]
     assert [label.get_text() for label in left.get_yticklabels()] == explained.features
     assert left.get_xlabel() == "standardised value"
+
+
+def test_the_values_of_a_row_near_the_mean_have_room_on_their_axis(table_subject, monkeypatch):
+    explained = table_subject("mlp")
+    small = torch.full_like(explained.inputs()[:1], -0.034)
+    monkeypatch.setattr(type(explained), "inputs", lambda self: small)
+    figure = activations._draw.new_figure(2.6, 2)
+    axes = figure.add_subplot()
+    activations._draw_row(axes, explained, 0)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels() if text.get_text()]
+    assert len(boxes) > 2
+    assert all(left.x1 < right.x0 for left, right in pairwise(sorted(boxes, key=lambda box: box.x0)))
 
 
 def test_units_are_numbered_only_where_they_are():

@@ -154,6 +154,13 @@ def test_a_difference_within_the_error_is_none():
 # ---------------------------------------------------------------- the explainer
 
 
+def test_a_change_that_rounding_hides_is_none():
+    rows = [0.8, 0.9, 0.95, 0.994, 0.986]  # 0.99 to 0.99
+    assert "class" not in judge(changed(**{"class": (rows, AS_CLAIMED["class"][1])}))[2][3]
+    rows[4] = 0.984
+    assert "class (0.99 to 0.98)" in judge(changed(**{"class": (rows, AS_CLAIMED["class"][1])}))[2][3]
+
+
 def test_it_explains_with_the_figures_of_probe_and_patterns(subject):
     explained = subject("cnn")
     results = dict(explain.explain(explained, ["depth", "patterns", "probe"]))

@@ -131,6 +131,7 @@ def test_titles_of_one_picture_are_all_on_one_line_or_all_on_two(subject):
     short = [_draw.sample_title(replace(ours, names=["a", "b"]), n) for n in (0, 1)]
     mixed = [_draw.sample_title(replace(ours, names=["a", "quite a long name"]), n) for n in (0, 1)]
     assert ["\n" in text for text in short + mixed] == [False, False, True, True]
+    assert short[0] == f"a, true {ours.classes[ours.labels[0]]}"
 
 
 def test_without_captum_saliency_says_what_to_install(subject, monkeypatch):
