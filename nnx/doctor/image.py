@@ -27,6 +27,7 @@ from nnx.preprocessing.spec import Spec
 from nnx.system import files
 from nnx.system.device import Runtime
 from nnx.terminal import pixels as pixel_art
+from nnx.terminal.console import new_console
 from nnx.terminal.predictions import as_table
 
 Pixels = NDArray[np.uint8]
@@ -94,7 +95,7 @@ def stage_table(stages: Sequence[Stage]) -> RenderableType:
 def draw_stages(stages: Sequence[Stage], spec: Spec, console: Console | None = None) -> list[Text]:
     """Lines for the terminal: the average training image and each stage with its prediction, as many side by side as
     fit."""
-    console = console or Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = console or new_console(sys.stdout, PIPE_WIDTH)
     mean = average_image(spec)
     blocks = [_block(AVERAGE, mean[:, :, None], "", console)] if mean is not None else []
     blocks += [_block(stage.text, stage.image.transpose(1, 2, 0), stage.prediction, console) for stage in stages]

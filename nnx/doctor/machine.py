@@ -22,7 +22,7 @@ from rich.text import Text
 
 from nnx.errors import printable
 from nnx.formatting import wrap
-from nnx.terminal.console import MIN_REMARK
+from nnx.terminal.console import MIN_REMARK, new_console
 
 State = Literal["ok", "note", "warning", "error"]
 
@@ -261,9 +261,7 @@ def _check_folder(name: str, folder: Path, cure: str, read_only: State = "warnin
 
 
 def _terminal() -> Iterator[Check]:
-    from rich.console import Console
-
-    console = Console()
+    console = new_console(sys.stdout)
     if not sys.stdout.isatty():
         yield Check("terminal", "note", "stdout is not a terminal: plain lines, no colours")
         return

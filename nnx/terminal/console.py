@@ -5,11 +5,12 @@ pipe or a file whole lines. For the output of nnx train, nnx show, nnx predict
 and nnx trace, see the modules next to this one.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -269,15 +270,22 @@ class FirstThatFits:
 
 def stdout_console() -> Console:
     """A console for stdout that wraps no lines if stdout is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return new_console(sys.stdout)
 
 
 def stderr_console() -> Console:
     """The same for stderr. With FORCE_COLOR, rich treats a pipe as a terminal: it gets colours, but no moving bars."""
-    is_terminal = sys.stderr.isatty()
-    return Console(
-        stderr=True, width=None if is_terminal else PIPE_WIDTH, force_interactive=None if is_terminal else False
-    )
+    return new_console(sys.stderr, force_interactive=None if sys.stderr.isatty() else False)
+
+
+def new_console(stream: TextIO, pipe: int = PIPE_WIDTH, **options: Any) -> Console:
+    """A console for `stream`, as wide as the terminal, or `pipe` columns where it is none. Of TERM=dumb, rich takes 80
+    columns without asking, unless it is told the height too."""
+    if not stream.isatty():
+        options["width"] = pipe
+    elif os.environ.get("TERM") in ("dumb", "unknown"):
+        options |= {"width": terminal_width(stream), "height": 25}
+    return Console(stderr=stream is sys.stderr, **options)
 
 
 def choice_rows(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ from rich.text import Text
 from nnx.errors import printable
 from nnx.formatting import percent as _percent
 from nnx.terminal import pixels as pixel_art
-from nnx.terminal.console import FirstThatFits, wrap_text
+from nnx.terminal.console import FirstThatFits, new_console, wrap_text
 from nnx.terminal.trace_format import POSITIONS, first_and_last, format_loss, format_number, more, new_table
 from nnx.terminal.trace_neuron import neuron_in_full, updated_weights
 from nnx.trace.result import LayerTrace, Outcome, Trace
@@ -39,7 +39,7 @@ def print_trace(trace: Trace) -> None:
     of 100."""
     columns = os.environ.get("COLUMNS", "")
     pipe_width = int(columns) if columns.isdecimal() and int(columns) else PIPE
-    console = Console(width=None if sys.stdout.isatty() else pipe_width)
+    console = new_console(sys.stdout, pipe_width)
     label = printable(trace.sample.label)  # names may contain control characters
     classes = tuple(map(printable, trace.classes))
     trace = replace(trace, source=printable(trace.source), classes=classes, sample=replace(trace.sample, label=label))

@@ -37,6 +37,7 @@ PAIRED_SIGMAS = 2.0  # and of the same samples, where a chance difference is sma
 GAP = 0.05  # between training and validation accuracy
 # A network barely learned that goes less of the way from guessing to perfect, and is not TIMES as accurate as guessing
 BARELY, TIMES = 0.2, 3.0
+SEPARATED = 0.9  # training accuracy of a linear network that its classes allow for
 UNEQUAL = 0.8  # entropy of the classes, relative to that of equal ones
 STEEP = 0.1  # share by which training and validation loss fall in the last quarter of the epochs while it learns
 LEARNED = 0.02  # a loss below this share of that of a uniform guess has nowhere to fall
@@ -191,8 +192,11 @@ def _overfitting(e: Evidence) -> Diagnosis | None:
 
 def _underfitting(e: Evidence) -> Diagnosis | None:
     """Logistic regression is better, in accuracy and in the mean recall of the classes: class weights trade one for the
-    other."""
+    other. Or the network is itself linear, and its training samples are not linearly separable."""
     linear = e.linear
+    if _is_linear(e) and e.train_accuracy < SEPARATED:
+        cause, advice = _cause(e)
+        return Diagnosis("underfitting", None, f"training accuracy {_percent(e.train_accuracy)}{cause}", advice)
     if (
         linear is None
         or linear.accuracy - e.accuracy < max(TOLERANCE, PAIRED_SIGMAS * linear.error)
@@ -204,7 +208,7 @@ def _underfitting(e: Evidence) -> Diagnosis | None:
         evidence += f"; training accuracy {_percent(e.train_accuracy)}"
         return Diagnosis("overfitting", None, evidence, f"Try {_regularise(e)}")
     cause, advice = _cause(e)
-    return Diagnosis("underfitting", None, f"{evidence}{cause}", advice or "Try a larger model, or other settings")
+    return Diagnosis("underfitting", None, f"{evidence}{cause}", advice or f"Try {_more_epochs(e)}, or a larger model")
 
 
 def _memorising(e: Evidence) -> Diagnosis | None:
@@ -256,7 +260,7 @@ def _healthy(e: Evidence) -> Diagnosis:
     else:
         evidence = "no sign of divergence, dead units or overfitting"
     if e.linear and e.linear.accuracy >= e.accuracy:
-        evidence += f"; logistic regression is as good, {_percent(e.linear.accuracy)}"
+        evidence += f", but {e.measured}, logistic regression {_percent(e.linear.accuracy)}"
     return Diagnosis("healthy", None, evidence, "")
 
 
@@ -291,7 +295,7 @@ def _cause(e: Evidence) -> tuple[str, str]:
         return "; the learning rate is too high", f"Try {_lower_lr(e)}"
     if lr <= _default_lr(e) / 10 and (last > 0.5 * first or _falls(e)):
         return "; the learning rate is too low", f"Try {_raise_lr(e)}"
-    if e.config.model.name == "mlp" and not _hidden_layers(e):
+    if _is_linear(e):
         return "; without hidden layers, classes are separated by planes only", "Try --set 'model.hidden=[32]'"
     activation = getattr(e.config.model, "activation", None)
     if activation in SATURATING and _hidden_layers(e) >= 3:
@@ -305,6 +309,10 @@ def _cause(e: Evidence) -> tuple[str, str]:
     if _recent_fall(e.train_losses) >= STEEP:
         return "; training loss still falls", f"Try {_more_epochs(e)}"
     return "", ""
+
+
+def _is_linear(e: Evidence) -> bool:
+    return e.config.model.name == "mlp" and not _hidden_layers(e)
 
 
 def _hidden_layers(e: Evidence) -> int:

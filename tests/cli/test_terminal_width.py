@@ -244,6 +244,15 @@ def test_a_run_its_preview_and_its_evaluation_break_between_words(terminal):
     assert_fits(terminal.run(60, "eval", "r"), 60)
 
 
+def test_a_dumb_terminal_has_the_width_that_it_has(terminal):
+    terminal.environment["TERM"] = "dumb"
+    settings = ["--set", "train.epochs=1", "--set", "train.report=false"]
+    lines, trace = terminal.run_all(60, [["train", "digits_mlp", *settings, "--out", "r"], ["trace", "r"]])
+    assert_fits(lines, 60)
+    assert "multiply-adds" in words(lines)
+    assert_fits(trace, 60)
+
+
 @pytest.fixture
 def long_names(terminal, tmp_path):
     """Of two classes with long names, a run `r` and the image `photographs/...`, whose name is long, too."""
