@@ -138,18 +138,22 @@ def _forward(trace: Trace) -> Iterator[RenderableType]:
         "non-linear: ReLU, for example, replaces negative values by 0.",
         "dim",
     )
-    yield FirstThatFits([_layer_table(trace, values) for values in (4, 3, 2, 1, 0)])
+    tables = [_layer_table(trace, values) for values in (4, 3, 2, 1, 0)]
+    yield FirstThatFits([*tables, _layer_table(trace, 0, has_kind=False), _layer_table(trace, 0, False, False)])
 
 
-def _layer_table(trace: Trace, values: int) -> Table:
+def _layer_table(trace: Trace, values: int, has_kind: bool = True, has_minimum: bool = True) -> Table:
     """A row for each layer, with the first `values` outputs."""
-    titles = ["shape", "min", "mean", "max", "zero"]
-    table = new_table(["", "layer", "kind"], [*titles, "first values"] if values else titles)
+    titles = ["shape", *(["min"] if has_minimum else []), "mean", "max", "zero"]
+    left = ["", "layer", *(["kind"] if has_kind else [])]
+    table = new_table(left, [*titles, "first values"] if values else titles)
     for layer in first_and_last(trace.layers, LAYERS):
         if isinstance(layer, int):
             table.add_row("", f"... and {layer} more", style="dim")
         else:
-            table.add_row(*_layer_row(layer), *([_first_values(layer, values)] if values else []))
+            row = _layer_row(layer)
+            cells = [row[n] for n in range(len(row)) if (has_kind or n != 2) and (has_minimum or n != 4)]
+            table.add_row(*cells, *([_first_values(layer, values)] if values else []))
     return table
 
 
@@ -228,19 +232,22 @@ def _backward(trace: Trace) -> Iterator[RenderableType]:
         "|x| is the norm: √ of the sum of squares.",
         "dim",
     )
-    yield FirstThatFits([_gradient_table(trace, figures) for figures in (4, 3, 2)])
+    tables = [_gradient_table(trace, figures) for figures in (4, 3, 2)]
+    yield FirstThatFits([*tables, _gradient_table(trace, 2, has_kind=False)])
 
 
-def _gradient_table(trace: Trace, figures: int) -> Table:
+def _gradient_table(trace: Trace, figures: int, has_kind: bool = True) -> Table:
     """A row for each layer, with the last `figures` of: its number of weights, three norms."""
-    table = new_table(["", "layer", "kind"], ["weights", "|weights|", "|gradient|", "largest"][-figures:])
+    table = new_table(
+        ["", "layer", *(["kind"] if has_kind else [])], ["weights", "|weights|", "|gradient|", "largest"][-figures:]
+    )
     for layer in first_and_last(list(reversed(trace.gradients)), LAYERS):
         if isinstance(layer, int):
             table.add_row("", f"... and {layer} more", style="dim")
         else:
             norms = map(format_number, (layer.weights_norm, layer.norm, layer.largest))
             row = [f"{layer.parameters:,}", *norms][-figures:]
-            table.add_row(str(layer.number or ""), layer.name, layer.kind, *row)
+            table.add_row(str(layer.number or ""), layer.name, *([layer.kind] if has_kind else []), *row)
     return table
 
 
@@ -280,8 +287,12 @@ def _after_update(trace: Trace) -> Iterator[RenderableType]:
     update = trace.update
     yield Text("First-order prediction of the loss: L + the sum over all weights of gradient × change.", "dim")
     outcomes = {"gradient descent": update.descent} | ({} if update.is_plain else {update.optimizer: update.optimized})
+    titles = [("first-order prediction", trace.sample.label), ("prediction", trace.sample.label)]
     yield FirstThatFits(
-        [_outcomes(trace, outcomes, f"p({target})") for target in (f'"{trace.sample.label}"', "target")]
+        [
+            *(_outcomes(trace, outcomes, title, f'p("{label}")') for title, label in titles),
+            _outcomes(trace, outcomes, "prediction", "p(target)"),
+        ]
     )
     overshot = [name for name, outcome in outcomes.items() if outcome.loss > trace.loss.value]
     if overshot:
@@ -294,9 +305,10 @@ def _after_update(trace: Trace) -> Iterator[RenderableType]:
         yield Text("The loss is lower. Training repeats this step, batch after batch.", "dim")
 
 
-def _outcomes(trace: Trace, outcomes: dict[str, Outcome], probability: str) -> Table:
-    """A row before the update, and one after each step of `outcomes`. `probability` is the title of the target's."""
-    table = new_table(["step"], ["loss", "first-order prediction", probability])
+def _outcomes(trace: Trace, outcomes: dict[str, Outcome], prediction: str, probability: str) -> Table:
+    """A row before the update, and one after each step of `outcomes`. The last two are titles: of the first-order
+    prediction, and of the target's probability."""
+    table = new_table(["step"], ["loss", prediction, probability])
     table.add_row("before", format_loss(trace.loss.value), "", _percent(trace.probabilities[trace.sample.target]))
     for name, outcome in outcomes.items():
         table.add_row(name, format_loss(outcome.loss), format_loss(outcome.foretold), _percent(outcome.probability))
