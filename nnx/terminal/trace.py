@@ -273,7 +273,8 @@ def _update(trace: Trace) -> Iterator[RenderableType]:
                 f"The neuron learns nothing {here}."
             )
         layouts = [(True, "gradient descent"), (True, "descent"), (False, "gradient descent"), (False, "descent")]
-        yield FirstThatFits([updated_weights(trace, neuron, *layout) for layout in layouts])
+        tables = [updated_weights(trace, neuron, *layout) for layout in layouts]
+        yield FirstThatFits([*tables, updated_weights(trace, neuron, False, "descent", decimals=7)])
     if not update.is_plain:
         yield Text(f"{update.optimizer} {update.says}.")
     if update.clipped:

@@ -148,9 +148,9 @@ def _attention(attention: Attention) -> Text:
     )
 
 
-def updated_weights(trace: Trace, neuron: Neuron, has_gradient: bool, descent: str) -> Table:
+def updated_weights(trace: Trace, neuron: Neuron, has_gradient: bool, descent: str, decimals: int = 10) -> Table:
     """The neuron's weights with the largest products and its biases, before and after both steps. `descent` is the
-    title of gradient descent's."""
+    title of gradient descent's. Weights have as many decimals as show the change, at most `decimals`."""
     update = trace.update
     optimizer = [] if update.is_plain else [update.optimizer]
     table = new_table(["weight of"], [*(["gradient"] if has_gradient else []), "weight", descent, *optimizer])
@@ -161,7 +161,7 @@ def updated_weights(trace: Trace, neuron: Neuron, has_gradient: bool, descent: s
         for after in (term.after_descent, term.after_optimizer)
         if after != term.weight
     ]
-    digits = min(10, max([3, *(2 - math.floor(math.log10(change)) for change in changes)]))
+    digits = min(decimals, max([3, *(2 - math.floor(math.log10(change)) for change in changes)]))
     for number, term in enumerate(rows, 1):
         after = (term.after_descent,) if update.is_plain else (term.after_descent, term.after_optimizer)
         weights = [f"{weight:.{digits}f}" for weight in (term.weight, *after)]
