@@ -1,5 +1,6 @@
 """nnx serve CHECKPOINT...: a local page on which one draws, and each network answers."""
 
+import gc
 import importlib.util
 import ipaddress
 import os
@@ -74,7 +75,9 @@ def serve(
             if opens:
                 _open(url)
 
-        server.serve(application.build(service, guard.allowed_hosts(address, port)), listener, announce)
+        guarded = application.build(service, guard.allowed_hosts(address, port))
+        gc.freeze()  # otherwise the first full garbage collection stops an answer for 0.1 s
+        server.serve(guarded, listener, announce)
 
 
 def _check_extra() -> None:

@@ -206,8 +206,11 @@ def _resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
 
     if pixels.shape[:2] == (height, width):
         return pixels
-    channels = (Image.fromarray(np.ascontiguousarray(pixels[:, :, c])) for c in range(pixels.shape[2]))
-    return np.dstack([np.asarray(channel.resize((width, height), Image.Resampling.BILINEAR)) for channel in channels])
+    resized = np.empty((height, width, pixels.shape[2]), np.uint8)
+    for c in range(pixels.shape[2]):
+        channel = Image.fromarray(np.ascontiguousarray(pixels[:, :, c]))
+        resized[:, :, c] = np.asarray(channel.resize((width, height), Image.Resampling.BILINEAR))
+    return resized
 
 
 def _read_bytes(path: Path, most: int) -> bytes:

@@ -27,6 +27,7 @@ BETTER_FIT = 0.8  # a less simple model is used if its misfit is below this shar
 REACH = 1 / 6  # of the picture's larger side: narrower things can be ink, for the models "dark" and "bright"
 NEAR = 0.2  # of the size of the ink found so far: marks within this distance belong to it
 SPECK = 0.02  # of the area of the largest mark: smaller marks are specks
+FILTER = 6  # pixels that the filters of an edge reach
 COARSE = 64  # pixels of the larger side when the shape of a mark is judged
 
 
@@ -146,8 +147,9 @@ def _find_ink_on(picture: Floats, paper: PaperModel, surface: Floats) -> Ink | N
         return None
     mask, box, others = marks
     ink = Ink(difference / level, mask, box, darker, paper, others, False, 0.0)
-    ink = replace(ink, page=paper == "even" and _is_page(mask, box))
-    return replace(ink, misfit=_misfit(ink, projected / level))
+    shape = _coarse_shape(mask, box)
+    page = paper == "even" and _is_page(shape, box, mask.shape)
+    return replace(ink, page=page, misfit=_misfit(ink, shape, projected / level))
 
 
 def _project_difference(picture: Floats, surface: Floats) -> tuple[Floats, bool, Floats]:
@@ -240,38 +242,55 @@ def _coarse_shape(mask: NDArray[np.bool_], box: BoundingBox) -> NDArray[np.bool_
     return shape
 
 
-def _is_page(mask: NDArray[np.bool_], box: BoundingBox) -> bool:
-    """Whether the marks fill their box except for holes, like a page with writing on it. (A zero fills 79 % of its
-    box.)
+def _is_page(shape: NDArray[np.bool_], box: BoundingBox, size: tuple[int, ...]) -> bool:
+    """Whether marks, given their coarse shape and their box in a picture of that size, fill this box except for holes,
+    like a page with writing on it. (A zero fills 79 % of its box.)
 
     Something that touches three sides of the picture is more likely a shadow over half of it.
     """
     from scipy import ndimage
 
-    shape = _coarse_shape(mask, box)
-    touching = (box[0] == 0) + (box[1] == mask.shape[0]) + (box[2] == 0) + (box[3] == mask.shape[1])
+    touching = (box[0] == 0) + (box[1] == size[0]) + (box[2] == 0) + (box[3] == size[1])
     if touching > 2 or min(shape.shape) < 0.4 * max(shape.shape):
         return False
     filled = ndimage.binary_fill_holes(shape)
     return bool(filled.mean() > 0.83 and (filled & ~shape).mean() > 0.01)
 
 
-def _misfit(ink: Ink, projected: Floats) -> float:
+def erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels whose 3x3 neighbours are all in the mask, none of them outside the picture. A tenth of the time of
+    scipy's binary_erosion."""
+    inside = np.pad(mask, 1)
+    rows = inside[:-2] & inside[1:-1] & inside[2:]
+    eroded: NDArray[np.bool_] = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
+    return eroded
+
+
+def dilate(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels within two of a pixel of the mask, down and across."""
+    outside = np.pad(~mask, 2, constant_values=True)
+    return ~erode(erode(outside))[2:-2, 2:-2]
+
+
+def _misfit(ink: Ink, shape: NDArray[np.bool_], projected: Floats) -> float:
     """How badly the paper model explains the picture; 0 is best. The sum of: what remains on the paper besides ink; the
     share of ink outside the marks; the share of the marks' edge that is no edge in the picture; and how much fatter the
     ink is than a pen can draw.
 
-    `projected` is the picture along the ink's colour direction, in units of the ink's contrast.
+    `shape` is the coarse one of the marks, `projected` the picture along the ink's colour direction, in units of the
+    ink's contrast.
     """
     from scipy import ndimage
 
     inked = ink.share > 0.5
     remaining = float(np.sqrt(np.square(ink.share[~inked]).mean())) if not inked.all() else 0.0
     elsewhere = 1 - float((ink.mask & inked).sum() / inked.sum())
-    rim = ink.mask & ~ndimage.binary_erosion(ink.mask, np.ones((3, 3)))
-    steep = ndimage.maximum_filter(ndimage.gaussian_gradient_magnitude(projected, 1), 3) > 0.1
-    unfounded = 1 - float(steep[rim].mean())
-    depth = ndimage.distance_transform_edt(np.pad(_coarse_shape(ink.mask, ink.box), 1))
+    rim = ink.mask & ~erode(ink.mask)
+    top, bottom, left, right = ink.box
+    near = (slice(max(0, top - FILTER), bottom + FILTER), slice(max(0, left - FILTER), right + FILTER))
+    steep = ndimage.maximum_filter(ndimage.gaussian_gradient_magnitude(projected[near], 1), 3) > 0.1
+    unfounded = 1 - float(steep[rim[near]].mean())
+    depth = ndimage.distance_transform_edt(np.pad(shape, 1))
     fatness = 2 * float(depth.max()) / COARSE
     at_edge = float(images.border(ink.mask).mean())
     shadow = at_edge > 0.15 and fatness > 0.35

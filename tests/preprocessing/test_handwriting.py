@@ -183,6 +183,20 @@ def test_preparation_is_deterministic():
         assert texts(first[1]) == texts(second[1])
 
 
+def test_the_ink_of_a_drawing_is_searched_once(monkeypatch):
+    """Its pixels are few, and its paper is even, so a second search in a part of it would see no more."""
+    searches = []
+    find_ink = segmentation.find_ink
+    monkeypatch.setattr(segmentation, "find_ink", lambda *given: searches.append(given) or find_ink(*given))
+    prepare(CLEAN, SPEC)
+    assert len(searches) == 1
+    small = on([255], [0], drawn(width=6, size=40))
+    prepare(np.kron(small, np.ones((8, 8, 1), np.uint8)), SPEC)
+    assert len(searches) == 3, "a large picture is searched small, then its part in detail"
+    prepare(LIKE["in uneven light"], SPEC)
+    assert len(searches) == 5, "the paper is simpler in a part"
+
+
 # ---------------------------------------------------------------- steps
 
 

@@ -117,9 +117,9 @@ const prepare = (() => {
   const rescale = (pixels, scale) =>
     resize(pixels, Math.max(1, round(pixels.height * scale)), Math.max(1, round(pixels.width * scale)));
 
-  // shares of ink, antialiased, in steps of 1/255
+  // shares of ink, antialiased, in steps of 1/255; in 32 bits, as half a step is frequent, and must round as in numpy
   function resizeInk(share, height, width) {
-    const levels = like(share, convert(Uint8Array, share.data, (value) => round(clip(value, 0, 1) * 255)));
+    const levels = like(share, convert(Uint8Array, share.data, (value) => round(Math.fround(clip(value, 0, 1) * 255))));
     return picture(height, width, 1, convert(Float32Array, resize(levels, height, width).data, (level) => level / 255));
   }
 
@@ -180,7 +180,7 @@ const prepare = (() => {
   };
 
   const toGrayLevels = (share, { background, ink }) =>
-    like(share, convert(Uint8Array, share.data, (value) => round(background + (ink - background) * clip(value, 0, 1))));
+    like(share, convert(Uint8Array, share.data, (value) => round(Math.fround(background + Math.fround((ink - background) * clip(value, 0, 1))))));
 
   // ---------------------------------------------------------------- finding ink on paper of one colour
 
@@ -479,12 +479,15 @@ const prepare = (() => {
     return [null, pixels, 1];
   }
 
-  // the ink in a part of the picture, found again at a finer scale; or, if that finds something else, resized to it
+  // the ink in a part of the picture, found again at a finer scale; or, if that shows no more or something else, resized
   function refineInk(ink, part, place, scale, fineScale) {
-    const fine = rescale(part, fineScale), refined = findInk(fine);
-    if (refined && refined.darker === ink.darker && !refined.page) return refined;
+    if (scale < Math.min(1, fineScale)) {
+      const refined = findInk(rescale(part, fineScale));
+      if (refined && refined.darker === ink.darker && !refined.page) return refined;
+    }
+    const [height, width] = [part.height, part.width].map((side) => Math.max(1, round(side * fineScale)));
     const [top, bottom, left, right] = place.map((side, n) => Math.trunc(side * scale) + (n % 2));
-    const cut = (image) => resizeInk(crop(image, top, bottom, left, right), fine.height, fine.width);
+    const cut = (image) => resizeInk(crop(image, top, bottom, left, right), height, width);
     const mask = cut(like(ink.mask, Float32Array.from(ink.mask.data)));
     return { share: cut(ink.share), mask: like(mask, mask.data.map((value) => (value > 0.5 ? 1 : 0))) };
   }
