@@ -33,9 +33,10 @@ PACKAGES = ()
 TOLERANCE = 1e-4
 WITHOUT_TORCH = True
 
-WIDTHS = {"float16": 2, "float24": 3, "float32": 4}  # bytes; float24 is float32 without its last 8 bits
+FORMATS = {"int19": "19-bit integers with a scale for each matrix", "float32": "32-bit floats"}  # of weights
 FEW = 500_000  # bytes of weights that are not shortened
 ALPHABET = "".join(chr(code) for code in range(33, 127) if chr(code) not in "<>&\"'\\`-!")  # 85 that end no script
+HALF = 85**3 // 2  # an int19 is from -HALF to HALF, so it takes three characters
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 600  # seconds for a browser, or node, to predict a batch
 SPREAD = 3  # standard deviations around the mean: the range of a column in the form
@@ -75,8 +76,7 @@ def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes
     if network.spec.is_image and network.spec.shape[0] not in (1, 3):
         raise InputError(f"--format html: needs images in gray or in colours, not of {network.spec.shape[0]} channels")
     pass_ = _forward_pass(network, facts)
-    width = WIDTHS[facts.get("weights", "float32")]
-    listed, weights = _pack(pass_.arrays, width)
+    listed, weights = _pack(pass_.arrays, facts.get("weights", "float32"))
     known = {key: facts[key] for key in ("model", "classes", "spec", "accuracy", "nnx", "checkpoint_sha256")}
     known |= {
         "columns": _columns(network.spec),
@@ -130,7 +130,7 @@ def _footer(facts: dict[str, Any]) -> str:
     if check:
         lines.append(
             f"Largest difference of a probability from PyTorch's, on {check['samples']:,} {accuracy['split']} samples, "
-            f"{check['runner']}: {check['difference']:.1e}. Weights: {8 * WIDTHS[facts['weights']]}-bit floats."
+            f"{check['runner']}: {check['difference']:.1e}. Weights: {FORMATS[facts['weights']]}."
         )
     lines.append(f"Made by nnx {facts['nnx']} from the checkpoint with the SHA-256 {facts['checkpoint_sha256']}.")
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
@@ -181,45 +181,45 @@ def _columns(spec: "Spec") -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- the numbers
 
 
-def _pack(arrays: dict[str, Any], width: int) -> tuple[list[dict[str, Any]], str]:
-    """Arrays by name -> a list of what they are, and those of floats in base 85. Vectors are float32, matrices have
-    `width` bytes for each number; arrays of other types are in the list."""
+def _pack(arrays: dict[str, Any], weights: str) -> tuple[list[dict[str, Any]], str]:
+    """Arrays by name -> a list of what they are, and those of floats in base 85. The matrices have the named format,
+    vectors are float32, arrays of other types are in the list."""
     listed: list[dict[str, Any]] = []
-    parts: list[bytes] = []
+    parts: list[str] = []
     for name, array in arrays.items():
+        described: dict[str, Any] = {"name": name, "shape": list(array.shape)}
         if array.dtype != np.float32:
-            listed.append({"name": name, "shape": list(array.shape), "values": array.tolist()})
-            continue
-        own = width if _is_matrix(array) else 4
-        listed.append({"name": name, "shape": list(array.shape), "width": own})
-        if own == 2:
-            parts.append(array.astype("<f2").tobytes())
+            described["values"] = array.tolist()
+        elif weights == "int19" and _is_matrix(array):
+            integers, described["scale"] = _to_integers(array)
+            parts.append(_base85(integers + HALF, 3))
         else:
-            raw = _rounded(array, own).astype("<f4").reshape(-1, 1).view(np.uint8)
-            parts.append(raw[:, 4 - own :].tobytes())
-    return listed, _base85(b"".join(parts))
+            parts.append(_base85(np.ascontiguousarray(array).view(np.uint32), 5))
+        listed.append(described)
+    return listed, "".join(parts)
 
 
 def _is_matrix(array: NDArray[Any]) -> bool:
     return array.dtype == np.float32 and array.squeeze().ndim > 1
 
 
-def _rounded(array: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Each number as the nearest that has `width` bytes, in float32."""
-    if width == 2:
-        with np.errstate(over="ignore"):
-            return array.astype(np.float16).astype(np.float32)
-    if width == 4:
-        return array
-    bits = array.view(np.uint32)
-    return ((bits + 0x7F + ((bits >> 8) & 1)) & 0xFFFFFF00).astype(np.uint32).view(np.float32)
+def _to_integers(array: NDArray[np.float32]) -> tuple[NDArray[np.int64], float]:
+    """Integers from -HALF to HALF, and the scale that makes them the numbers again."""
+    scale = float(np.abs(array).max(initial=0)) / HALF or 1.0
+    return np.rint(array.astype(np.float64) / scale).astype(np.int64), scale
 
 
-def _base85(data: bytes) -> str:
-    """Five characters for four bytes: base64 takes 7 % more."""
-    values = np.frombuffer(data + bytes(-len(data) % 4), ">u4").astype(np.uint32)
-    digits = np.stack([values // 85**power % 85 for power in (4, 3, 2, 1, 0)], axis=1)
-    return np.frombuffer(ALPHABET.encode(), np.uint8)[digits].tobytes().decode()
+def _rounded(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each number as int19 gives it back."""
+    integers, scale = _to_integers(array)
+    return (integers * scale).astype(np.float32)
+
+
+def _base85(values: NDArray[Any], digits: int) -> str:
+    """Non-negative integers with so many characters each: 5 for 32 bits, where base64 takes 7 % more."""
+    powers = 85 ** np.arange(digits - 1, -1, -1)
+    codes = values.astype(np.int64).reshape(-1, 1) // powers % 85
+    return np.frombuffer(ALPHABET.encode(), np.uint8)[codes].tobytes().decode()
 
 
 # ---------------------------------------------------------------- the forward pass
@@ -325,15 +325,16 @@ def encode_checked(
     beside = {RUNNER: runner.encode()}
     if not runner:
         beside |= numpy_format.encode(network, facts)
-        beside[".npz"] = _rounded_npz(beside[".npz"], WIDTHS[weights])
+        if weights == "int19":
+            beside[".npz"] = _rounded_npz(beside[".npz"])
     # The page predicts one sample after the other, so the small batches are parts of the large one.
     (output,) = _check.run_in_fresh_process("html", {**encode(network, facts), **beside}, [inputs])
     bounds = _check.batch_bounds(len(inputs))
     rows = [_check.compare_batch(output[start:end], expected[start:end]) for start, end in bounds]
     name = {"": "by the same arithmetic in numpy", "node": "in node"}.get(Path(runner).name, "in headless Chromium")
     check = {"samples": rows[-1].samples, "difference": max(row.difference for row in rows), "runner": name}
-    short = "which changes no probability by more than the check accepts"
-    bits = "as trained" if weights == "float32" else f"{8 * WIDTHS[weights]} bits each, {short}"
+    short = "three characters each, which change no probability by more than the check accepts"
+    bits = "as trained" if weights == "float32" else short
     choices = (
         Choice("weights", weights, bits),
         Choice("checked", name, "the page itself" if runner.endswith(BROWSERS) else "no Chromium works here"),
@@ -344,25 +345,23 @@ def encode_checked(
 def _shortest(
     network: "ExportedNetwork", facts: dict[str, Any], inputs: NDArray[Any], expected: NDArray[np.float32]
 ) -> str:
-    """The format of the weights: float32 if there are few, else the shortest with at most half of the accepted
+    """The format of the weights: float32 if there are few, else int19 if that gives at most half of the accepted
     difference, by the forward pass in numpy."""
     if sum(array.nbytes for array in _forward_pass(network, facts).arrays.values()) <= FEW:
         return "float32"
     contents = numpy_format.encode(network, facts)
     with tempfile.TemporaryDirectory(prefix="nnx-export-") as folder:
         file = Path(folder) / "network.py"
-        for name, width in WIDTHS.items():
-            file.write_bytes(contents[".py"])
-            file.with_suffix(".npz").write_bytes(_rounded_npz(contents[".npz"], width))
-            if _check.compare_batch(numpy_format.load(file)(inputs), expected).passes(TOLERANCE / 2):
-                return name
-    return "float32"
+        file.write_bytes(contents[".py"])
+        file.with_suffix(".npz").write_bytes(_rounded_npz(contents[".npz"]))
+        row = _check.compare_batch(numpy_format.load(file)(inputs), expected)
+    return "int19" if row.passes(TOLERANCE / 2) else "float32"
 
 
-def _rounded_npz(content: bytes, width: int) -> bytes:
+def _rounded_npz(content: bytes) -> bytes:
     with np.load(io.BytesIO(content)) as stored:
         arrays: dict[str, Any] = {
-            name: _rounded(array, width) if _is_matrix(array) else array
+            name: _rounded(array) if _is_matrix(array) else array
             for name, array in ((name, stored[name]) for name in stored.files)
         }
     data = io.BytesIO()

@@ -65,22 +65,27 @@ def test_without_a_browser_node_or_numpy_checks(trained, tmp_path, monkeypatch, 
     assert ("in node" if runner else "by the same arithmetic in numpy") in page
 
 
-@pytest.mark.parametrize("width", html.WIDTHS.values())
-def test_weights_are_read_as_they_were_written(width):
+@pytest.mark.parametrize("weights", html.FORMATS)
+def test_weights_are_read_as_they_were_written(weights):
     """Base 85 in Python, and in the page's own script."""
     if not (node := shutil.which("node")):
         pytest.skip("node is not installed")
     array = (np.random.default_rng(0).normal(0, 1, (7, 9)) * 10.0 ** np.arange(-6, 3)).astype(np.float32)
-    listed, text = html._pack({"weights": array, "flags": np.array([True, False])}, width)
+    vector = np.array([1e-30, -0.0, 3.4e38, 1 / 3], np.float32)
+    arrays = {"vector": vector, "weights": array, "flags": np.array([True, False]), "zeros": np.zeros_like(array)}
+    listed, text = html._pack(arrays, weights)
     source = "".join(html._read(html.OWN, name) for name in ("arithmetic.js", "weights.js")).replace(
         '"use strict";', ""
     )
     given = f"{json.dumps(listed)}, {json.dumps(text)}, {json.dumps(html.ALPHABET)}"
-    script = f"{source}; process.stdout.write(JSON.stringify(Array.from(readNumbers({given}).weights.data)))"
-    found = np.array(json.loads(html._run([node, "-e", script], 30)), np.float32)
-    assert np.array_equal(found, html._rounded(array, width).ravel())
-    tolerance = {2: 2**-10, 3: 2**-16, 4: 0}[width]  # of a number; the smallest of 16 bits have fewer
-    assert np.allclose(found, array.ravel(), rtol=tolerance, atol=2**-24 if width == 2 else 0)
+    script = f"""{source}; const numbers = readNumbers({given});
+        process.stdout.write(JSON.stringify(["vector", "weights", "zeros"].map((key) => Array.from(numbers[key].data))))"""
+    found = [np.array(values, np.float32) for values in json.loads(html._run([node, "-e", script], 30))]
+    assert np.array_equal(found[0], vector)
+    assert np.array_equal(found[1], (html._rounded(array) if weights == "int19" else array).ravel())
+    assert not found[2].any()
+    step = np.abs(array).max() / html.HALF if weights == "int19" else 0
+    assert np.abs(found[1] - array.ravel()).max() <= 0.5001 * step
 
 
 def test_the_page_is_small_and_asks_nobody(trained, tmp_path):
@@ -93,11 +98,11 @@ def test_the_page_is_small_and_asks_nobody(trained, tmp_path):
 
 
 def test_mnist_mlp_takes_less_than_a_megabyte():
-    """With 24 bits a weight: the page, and the 235,146 numbers of the recipe."""
+    """With room for samples: the page, and the 235,146 numbers of the recipe."""
     sizes = ((784, 256), (256,), (256, 128), (128,), (128, 10), (10,))
     arrays = {str(n): np.zeros(size, np.float32) for n, size in enumerate(sizes)}
     around = sum(file.stat().st_size for folder in (html.OWN, html.SERVED) for file in folder.iterdir())
-    assert len(html._pack(arrays, html.WIDTHS["float24"])[1]) + around + 5000 < 1_000_000
+    assert len(html._pack(arrays, "int19")[1]) + around + 5000 < 850_000
 
 
 def test_few_weights_stay_as_trained_and_many_are_shortened(trained, tmp_path, monkeypatch):
@@ -106,7 +111,7 @@ def test_few_weights_stay_as_trained_and_many_are_shortened(trained, tmp_path, m
     monkeypatch.setattr(html, "FEW", 0)
     short = export(run, tmp_path).read_text()
     assert "Weights: 32-bit floats." in as_trained
-    assert re.search(r"Weights: (24|16)-bit floats\.", short)
+    assert re.search(r"Weights: 19-bit integers", short)
     assert len(short) < len(as_trained)
 
 

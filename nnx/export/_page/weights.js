@@ -1,37 +1,26 @@
 "use strict";
-// Reads the numbers of a network from the page: base 85, five characters for four bytes.
+// Reads the numbers of a network from the page: base 85, three characters for an integer with a scale, five for a float.
 
 const readNumbers = (listed, text, alphabet) => {
+  const HALF = Math.floor(85 ** 3 / 2);
   const digit = new Uint8Array(128);
   [...alphabet].forEach((character, n) => (digit[character.charCodeAt(0)] = n));
-  const bytes = new Uint8Array((text.length / 5) * 4), view = new DataView(bytes.buffer);
-  for (let i = 0, at = 0; i < text.length; i += 5, at += 4) {
+  let at = 0;
+  const next = (digits) => {
     let value = 0;
-    for (let k = 0; k < 5; k++) value = value * 85 + digit[text.charCodeAt(i + k)];
-    view.setUint32(at, value);
-  }
-
-  const single = new DataView(new ArrayBuffer(4));
-  // The leading bytes of a 32-bit float, or a 16-bit float.
-  const read = {
-    2: (at) => {
-      const bits = view.getUint16(at, true), exponent = (bits >> 10) & 31, fraction = bits & 1023;
-      const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
-      return bits & 0x8000 ? -size : size;
-    },
-    3: (at) => {
-      single.setUint32(0, (bytes[at + 2] << 24) | (bytes[at + 1] << 16) | (bytes[at] << 8));
-      return single.getFloat32(0);
-    },
-    4: (at) => view.getFloat32(at, true),
+    for (let k = 0; k < digits; k++) value = value * 85 + digit[text.charCodeAt(at++)];
+    return value;
+  };
+  const bits = new DataView(new ArrayBuffer(4));
+  const float = () => {
+    bits.setUint32(0, next(5));
+    return bits.getFloat32(0);
   };
 
   const numbers = {};
-  let at = 0;
-  for (const { name, shape, width, values } of listed) {
-    const count = shape.reduce((a, b) => a * b, 1);
-    const data = values || Float32Array.from({ length: count }, (_, i) => read[width](at + i * width));
-    if (!values) at += count * width;
+  for (const { name, shape, scale, values } of listed) {
+    const length = shape.reduce((a, b) => a * b, 1);
+    const data = values || Float32Array.from({ length }, scale ? () => (next(3) - HALF) * scale : float);
     numbers[name] = arithmetic.tensor(shape, data);
   }
   return numbers;
