@@ -40,13 +40,15 @@ def encode(
     facts: dict[str, Any],
     inputs: NDArray[Any],
     expected: NDArray[np.float32],
+    labels: NDArray[np.int64],
 ) -> tuple[dict[str, bytes], list[Row], tuple[Choice, ...]]:
     """The exported contents in a format, how they compare with the (N, K) `expected` probabilities of the (N, ...) raw
-    inputs, and what the exporter has chosen. An exporter whose file states its check has its own `encode_checked`.
-    Raises CheckFailed if the file can't be run, and InputError if there can be none."""
+    inputs, and what the exporter has chosen. An exporter whose file states its check, or contains samples with their
+    (N,) true labels, has its own `encode_checked`. Raises CheckFailed if the file can't be run, and InputError if there
+    can be none."""
     exporter = export.exporter(name)
     if own := getattr(exporter, "encode_checked", None):
-        contents, rows, choices = own(network, facts, inputs, expected)
+        contents, rows, choices = own(network, facts, inputs, expected, labels)
         return contents, rows, choices
     contents = exporter.encode(network, facts)
     return contents, compare(name, contents, inputs, expected), ()

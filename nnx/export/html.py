@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +40,7 @@ FEW = 500_000  # bytes of weights that are not shortened
 ALPHABET = "".join(chr(code) for code in range(33, 127) if chr(code) not in "<>&\"'\\`-!")  # 85 that end no script
 HALF = 85**3 // 2  # an int19 is from -HALF to HALF, so it takes three characters
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SAMPLES, ROOM = 50, 60_000  # in the page: at most so many, and so many bytes
 PATIENCE = 600  # seconds for a browser, or node, to predict a batch
 SPREAD = 3  # standard deviations around the mean: the range of a column in the form
 RUNNER = ".runner"  # the file beside the page that says what runs it in the check
@@ -71,8 +74,8 @@ process.stdout.write(`<pre id="found">${require("vm").runInNewContext(run, { ato
 
 
 def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes]:
-    """The page. `facts` may also name the format of its weights, by default float32, and describe the check. Raises
-    InputError for a network without a forward pass here, and for images that are no pictures."""
+    """The page. `facts` may also name the format of its weights, by default float32, and describe samples and the
+    check. Raises InputError for a network without a forward pass here, and for images that are no pictures."""
     if network.spec.is_image and network.spec.shape[0] not in (1, 3):
         raise InputError(f"--format html: needs images in gray or in colours, not of {network.spec.shape[0]} channels")
     pass_ = _forward_pass(network, facts)
@@ -84,6 +87,7 @@ def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes
         "parameters": sum(parameter.numel() for parameter in network.network.parameters()),
         "patch": getattr(network.network, "patch", None),
         "read": getattr(network.network, "read", None),
+        "samples": facts.get("samples", {"split": "", "listed": []}),
         "alphabet": ALPHABET,
         "numbers": "NUMBERS",
     }
@@ -98,7 +102,8 @@ def encode(network: "ExportedNetwork", facts: dict[str, Any]) -> dict[str, bytes
         *(_script(_read(SERVED, name)) for name in ("pictures.js", "drawing.js", "form.js", "page.js")),
         _script(_read(OWN, "check.js")),  # last, so that a damaged page has none
     ]
-    return {ENDING: _assemble(scripts, facts).encode()}
+    statistics = network.spec.image_statistics
+    return {ENDING: _assemble(scripts, facts | {"reads_ink": bool(statistics and statistics.plain)}).encode()}
 
 
 def _assemble(scripts: list[str], facts: dict[str, Any]) -> str:
@@ -132,6 +137,8 @@ def _footer(facts: dict[str, Any]) -> str:
             f"Largest difference of a probability from PyTorch's, on {check['samples']:,} {accuracy['split']} samples, "
             f"{check['runner']}: {check['difference']:.1e}. Weights: {FORMATS[facts['weights']]}."
         )
+    if facts.get("reads_ink"):
+        lines.append("A photograph needs even light here; nnx serve and nnx predict also read ink on shaded paper.")
     lines.append(f"Made by nnx {facts['nnx']} from the checkpoint with the SHA-256 {facts['checkpoint_sha256']}.")
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
@@ -173,9 +180,50 @@ def _columns(spec: "Spec") -> list[dict[str, Any]]:
             described.append({**common, "categories": names, "codes": names, "typical": names[0] if names else None})
         else:
             low, high = (column.mean + sign * SPREAD * column.std for sign in (-1, 1))
-            typical = f"{column.missing if column.std else column.mean:.7g}"
+            typical = f"{column.round(column.missing if column.std else column.mean):.15g}"
             described.append({**common, "mean": column.mean, "low": low, "high": high, "typical": typical})
     return described
+
+
+# ---------------------------------------------------------------- the samples
+
+
+def _samples(spec: "Spec", split: str, inputs: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Samples with their true labels, of all classes in turn, as plain values: as many as there is room for. Without
+    rows with a category that the training data does not contain: the form can't express it."""
+    seen: Counter[int] = Counter()
+    turns = np.empty(len(labels), int)
+    for n, label in enumerate(labels.tolist()):
+        turns[n], seen[label] = seen[label], seen[label] + 1
+    columns: Sequence[Any] = spec.columns.columns if spec.columns else [None] * spec.size
+    listed: list[dict[str, Any]] = []
+    room = ROOM
+    for n in np.argsort(turns, kind="stable").tolist():
+        sample: dict[str, Any] = {"index": n, "label": int(labels[n])}
+        if spec.is_image:
+            image = base64.b64encode(np.ascontiguousarray(inputs[n].transpose(1, 2, 0)).tobytes()).decode()
+            sample["image"] = {"shape": list(spec.shape), "data": image}
+        else:
+            row = [_as_text(value, column) for value, column in zip(inputs[n], columns, strict=True)]
+            if None in row:
+                continue
+            sample["row"] = row
+        room -= len(json.dumps(sample))
+        if room < 0 or len(listed) == SAMPLES:
+            break
+        listed.append(sample)
+    return {"split": {"train": "training"}.get(split, split), "listed": listed}
+
+
+def _as_text(value: Any, column: Any) -> str | None:
+    """A value of a raw row as the form takes it, empty if it is missing, None for an unknown category."""
+    if np.isnan(value):
+        return ""
+    if column is None:
+        return str(value)  # a float32, with as many digits as it has
+    if column.kind == "number":
+        return f"{column.round(value):.15g}"
+    return str(column.categories[int(value)]) if value >= 0 else None
 
 
 # ---------------------------------------------------------------- the numbers
@@ -219,7 +267,7 @@ def _base85(values: NDArray[Any], digits: int) -> str:
     """Non-negative integers with so many characters each: 5 for 32 bits, where base64 takes 7 % more."""
     powers = 85 ** np.arange(digits - 1, -1, -1)
     codes = values.astype(np.int64).reshape(-1, 1) // powers % 85
-    return np.frombuffer(ALPHABET.encode(), np.uint8)[codes].tobytes().decode()
+    return bytes(np.frombuffer(ALPHABET.encode(), np.uint8)[codes]).decode()
 
 
 # ---------------------------------------------------------------- the forward pass
@@ -315,12 +363,17 @@ def _camel(name: str) -> str:
 
 
 def encode_checked(
-    network: "ExportedNetwork", facts: dict[str, Any], inputs: NDArray[Any], expected: NDArray[np.float32]
+    network: "ExportedNetwork",
+    facts: dict[str, Any],
+    inputs: NDArray[Any],
+    expected: NDArray[np.float32],
+    labels: NDArray[np.int64],
 ) -> tuple[dict[str, bytes], list[_check.Row], tuple[Choice, ...]]:
-    """The page with the shortest weights that predict as PyTorch does, and with the result of its check; that result;
-    and what was chosen. Raises CheckFailed if the page can't be run."""
+    """The page with the shortest weights that predict as PyTorch does, with some of the samples, and with the result of
+    its check; that result; and what was chosen. Raises CheckFailed if the page can't be run."""
     weights = _shortest(network, facts, inputs, expected)
     facts = facts | {"weights": weights}
+    facts["samples"] = _samples(network.spec, facts["accuracy"]["split"], inputs, labels)
     runner = find_runner()
     beside = {RUNNER: runner.encode()}
     if not runner:

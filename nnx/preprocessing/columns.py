@@ -63,6 +63,11 @@ class NumberColumn:
     def feature_names(self) -> tuple[str, ...]:
         return (self.name, f"{self.name} is missing") if self.indicator else (self.name,)
 
+    def round(self, values: Any) -> Any:
+        """Values computed from float32 features, to the digits that these have, so that 0 is not 6e-08."""
+        size = self.std or abs(self.mean) or 1.0
+        return np.round(values, 5 - math.floor(math.log10(size)))
+
     def encode(self, series: "pl.Series", where: str) -> NDArray[np.float64]:
         """(N,) the numbers, NaN for missing ones. Raises DataError for text and for numbers that are too large."""
         numbers = _as_numbers(series, self.notation)

@@ -76,7 +76,8 @@ def export_checkpoint(
         facts = _facts(saved, path, split, predictions)
         devices.load_meta_kernels()  # torch's exporters fail if they are the first to load them
         inputs = _raw_inputs(samples, saved)
-        contents, rows, chosen = _check.encode(name, network, facts, inputs, predictions.probabilities[: len(inputs)])
+        expected, labels = predictions.probabilities[: len(inputs)], predictions.labels[: len(inputs)]
+        contents, rows, chosen = _check.encode(name, network, facts, inputs, expected, labels)
     _raise_if_different(rows, exporter.TOLERANCE, file)
     measured: dict[str, _quantize.Measured] = {}
     if quantize:

@@ -1,6 +1,5 @@
 """Held-out samples of the dataset that a checkpoint names, and what the columns of its table contain."""
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from nnx.serve.network import Network
 
 FREQUENT = 8  # values of a column that are listed, at most
 SPREAD = 3  # standard deviations around the mean: the range of a column whose values are not at hand
-DIGITS = 7  # of a number of a table: float32 has no more
 
 Row = dict[str, str | None]
 """A table's row, as text. None is a missing value."""
@@ -62,7 +60,7 @@ def decode_row(network: Network, features: NDArray[np.float64]) -> Row:
     """(F,) features -> the row that they encode, up to rounding. An unknown category is missing."""
     columns = network.spec.columns
     if columns is None:
-        return {name: _format(value) for name, value in zip(feature_names(network), features, strict=True)}
+        return {name: str(np.float32(value)) for name, value in zip(feature_names(network), features, strict=True)}
     offsets, scales = columns.units
     values = features * scales + offsets
     row: Row = {}
@@ -73,7 +71,7 @@ def decode_row(network: Network, features: NDArray[np.float64]) -> Row:
         if column.indicator and own[-1]:
             row[column.name] = None
         elif isinstance(column, NumberColumn):
-            row[column.name] = _format(_round(own[0], column))
+            row[column.name] = _format(column.round(own[0]))
         else:
             known = np.flatnonzero(own[: len(column.categories)])
             row[column.name] = column.categories[int(known[0])] if len(known) else None
@@ -112,9 +110,9 @@ def _describe_numbers(column: NumberColumn, features: NDArray[np.float64] | None
     typical = column.missing if column.std else column.mean
     if features is None:
         low, high = (column.mean + sign * SPREAD * column.std for sign in (-1, 1))
-        return {"low": low, "high": high, "typical": _format(typical), "frequent": []}
+        return {"low": low, "high": high, "typical": _format(column.round(typical)), "frequent": []}
     present = features[features[:, 1] == 0] if column.indicator else features
-    values = _round(present[:, 0] * column.std + column.mean, column)
+    values = column.round(present[:, 0] * column.std + column.mean)
     unique, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:FREQUENT]
     frequent = [_format(value) for value in unique[order[counts[order] > 1]]]
@@ -137,14 +135,8 @@ def _describe_categories(column: CategoryColumn, features: NDArray[np.float64] |
     }
 
 
-def _round(values: Any, column: NumberColumn) -> Any:
-    """Values of a column to the digits that its float32 features have, so that 0 is not 6e-08."""
-    size = max(abs(column.mean), column.std) or 1.0
-    return np.round(values, DIGITS - 2 - math.floor(math.log10(size)))
-
-
 def _format(value: float) -> str:
-    return f"{float(value):.{DIGITS}g}"
+    return f"{float(value):.15g}"
 
 
 @contextmanager

@@ -78,8 +78,9 @@ def test_weights_are_read_as_they_were_written(weights):
         '"use strict";', ""
     )
     given = f"{json.dumps(listed)}, {json.dumps(text)}, {json.dumps(html.ALPHABET)}"
+    names = json.dumps(["vector", "weights", "zeros"])
     script = f"""{source}; const numbers = readNumbers({given});
-        process.stdout.write(JSON.stringify(["vector", "weights", "zeros"].map((key) => Array.from(numbers[key].data))))"""
+        process.stdout.write(JSON.stringify({names}.map((key) => Array.from(numbers[key].data))))"""
     found = [np.array(values, np.float32) for values in json.loads(html._run([node, "-e", script], 30))]
     assert np.array_equal(found[0], vector)
     assert np.array_equal(found[1], (html._rounded(array) if weights == "int19" else array).ravel())
@@ -160,7 +161,53 @@ def test_the_page_answers(trained, tmp_path, visit, architecture, data):
     kinds = {layer["kind"] for layer in latest["layers"]}
     wanted = {"mlp": {"units"}, "cnn": {"maps"}, "rnn": {"states", "belief"}, "transformer": {"tokens", "attention"}}
     assert kinds == wanted[architecture]
-    assert not tab.locator("#sample").count() or tab.locator("#sample").is_hidden()
+
+
+@in_browser
+@pytest.mark.parametrize(("architecture", "data"), [("cnn", "digits"), ("mlp", "table"), ("mlp", "arrays")])
+def test_the_page_has_samples_with_true_labels(trained, tmp_path, visit, architecture, data):
+    """Those of the dataset, of every class: the page answers them as nnx.load's classifier does."""
+    run = trained(architecture, data)
+    saved = checkpoint.read(run / "checkpoint.pt")
+    tab = visit(export(run, tmp_path))
+    wait_for_answer(tab) if data != "digits" else None
+    dataset = dataset_of(saved, settings_of(saved, run / "checkpoint.pt"), run / "checkpoint.pt", None)
+    samples = dataset.split(dataset.split_names[0])
+    listed = tab.evaluate("facts.samples.listed")
+    assert 0.8 * min(50, len(samples)) <= len(listed) <= 50
+    assert {each["label"] for each in listed} == set(samples.labels[:1000].tolist())
+    assert all(each["label"] == samples.labels[each["index"]] for each in listed)
+    seen = set()
+    for _ in range(4):
+        tab.evaluate("latest = null")
+        tab.locator("#sample").click()
+        answer = wait_for_answer(tab)
+        split, _, index, label = tab.locator("#note").text_content().replace(":", "").split(maxsplit=3)
+        assert (split, label) == (dataset.split_names[0], saved.spec.classes[samples.labels[int(index)]])
+        with torch.inference_mode():
+            inputs = torch.from_numpy(np.ascontiguousarray(samples.inputs[int(index)]))[None]
+            (expected,) = nnx.load(run)(inputs).tolist()
+        assert answer["probabilities"] == pytest.approx(expected, abs=1e-4)
+        assert f"The true class is {label}." in tab.locator("#verdict").text_content()
+        seen.add(index)
+    assert len(seen) == 4
+    if data != "digits":
+        tab.locator("#form input:not([type=range])").first.fill("1")
+        wait_for_answer(tab)
+        tab.wait_for_timeout(200)
+        assert "true class" not in tab.locator("#verdict").text_content(), "another row is no sample"
+
+
+def test_the_page_says_which_photographs_it_reads(trained, tmp_path):
+    assert "needs even light here" in export(trained("cnn"), tmp_path).read_text()
+    assert "needs even light" not in export(trained("mlp", "arrays"), tmp_path).read_text()
+
+
+def test_samples_that_are_large_have_little_room(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(html, "ROOM", 500)
+    page = export(trained("cnn"), tmp_path).read_text()
+    facts = json.loads(re.search(r'<script id="facts"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+    assert 1 <= len(facts["samples"]["listed"]) < 10
 
 
 def wait_for_answer(tab):

@@ -199,6 +199,20 @@ def test_a_row_is_answered_as_nnx_predict_does(iris, tmp_path):
         assert missing.json()["error"] == f"row: has no column {names[1]!r}; null stands for a missing value"
 
 
+def test_a_column_far_from_zero_keeps_the_digits_of_its_samples(tmp_path):
+    """Times in seconds since 1970 differ after the seventh digit."""
+    seconds = 1_700_000_000 + np.random.default_rng(0).permutation(200)
+    rows = [f"{each},{'late' if each % 1000 > 100 else 'early'}" for each in seconds.tolist()]
+    (tmp_path / "log.csv").write_text("\n".join(["seconds,kind", *rows]))
+    config = f"dataset.path={tmp_path / 'log.csv'}"
+    run = train(tmp_path / "run", "iris_mlp", "dataset={name: table, path: x, target: kind}", config, "train.epochs=1")
+    with serving(run) as served:
+        shown = served.client.get("/api/sample", params={"index": 0}).json()["row"]["seconds"]
+        typical = served.client.get("/api/models").json()["columns"][0]["typical"]
+    assert int(shown) in seconds
+    assert abs(float(typical) - np.median(seconds)) < 20
+
+
 def test_a_table_with_categories_and_missing_values(tmp_path):
     rows = [f"{n % 7},{'red' if n % 3 else 'blue'},{'' if n % 5 == 0 else n},{'ab'[n % 2]}" for n in range(200)]
     (tmp_path / "plant.csv").write_text("size,colour,age,target\n" + "\n".join(rows) + "\n")

@@ -61,6 +61,23 @@ const source = (() => {
     });
   }
 
+  // ---------------------------------------------------------------- samples
+
+  const { split, listed } = facts.samples;
+  const order = listed.map((_, n) => n).sort(() => Math.random() - 0.5); // each once, then all again
+  let turn = 0;
+
+  async function sample() {
+    const { index, label, image, row } = listed[order[turn++ % order.length]];
+    return { index, split, label: classes[label], image, row: row && Object.fromEntries(columns.map(({ name }, n) => [name, row[n] || null])) };
+  }
+
+  // the picture of a sample, as it is in the dataset
+  function pictureOf(index) {
+    const { shape: [channels, height, width], data } = listed.find((each) => each.index === index).image;
+    return { height, width, channels, data: Uint8Array.from(atob(data), (character) => character.charCodeAt(0)) };
+  }
+
   // ---------------------------------------------------------------- answers
 
   function asMaps({ shape, data }) {
@@ -146,7 +163,9 @@ const source = (() => {
 
   async function answer(input) {
     await new Promise((done) => setTimeout(done)); // let the page draw what was drawn
-    const steps = isImage ? prepare(await pixelsOf(input), spec) : null;
+    let steps = null;
+    if ("sample" in input) steps = [{ text: "as in the dataset", picture: pictureOf(input.sample) }];
+    else if (isImage) steps = prepare(await pixelsOf(input), spec);
     const data = isImage ? asInput(steps[steps.length - 1].picture) : readRow(input.row);
     const start = performance.now();
     const seen = network.look(arithmetic.tensor(isImage ? spec.shape : [data.length], data));
@@ -180,8 +199,8 @@ const source = (() => {
       shape: spec.shape,
       layers: layers.map(({ title, kind, shape }) => ({ title, kind, shape })),
     };
-    return { input: isImage ? "image" : "row", drawing, pictures, samples: false, classes, models: [described], columns };
+    return { input: isImage ? "image" : "row", drawing, pictures, samples: listed.length > 0, classes, models: [described], columns };
   }
 
-  return { models, answer };
+  return { models, sample, answer };
 })();
