@@ -14,6 +14,10 @@ NnxError                 1  a bug in nnx, unless a class below applies
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_LINES = 10  # of an error message: more would scroll past
 EXCERPT = 104  # columns of an excerpt, at most
@@ -68,6 +72,20 @@ class Stopped(NnxError):
     def __init__(self, message: str, *, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+EXPORTED = {  # ending -> what the file is, and what takes it
+    ".onnx": "an exported ONNX file, which only nnx eval, nnx predict and nnx doctor take",
+    ".pt2": "an exported program for torch.export.load, which no nnx command takes",
+    ".safetensors": "a file of exported weights, which no nnx command takes",
+    ".html": "a page for a browser: open it there; no nnx command takes it",
+}
+
+
+def exported_kind(path: "Path") -> str:
+    """What a file is that is no checkpoint and no config, by its ending, and what to do; "" if that says nothing."""
+    kind = EXPORTED.get(path.suffix.lower())
+    return f"is {kind}. Name the checkpoint, or the run folder, that it is from" if kind else ""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from nnx.checkpoint import torch_archive
-from nnx.checkpoint.schema import FORMAT, Checkpoint, parse
-from nnx.errors import CheckpointError, ConfigError
+from nnx.checkpoint.schema import FORMAT, WRONG_PARTS, Checkpoint, located, parse
+from nnx.errors import CheckpointError, exported_kind
 from nnx.system import files
 
 MAX_BYTES = 4 * 2**30  # a larger zip has another format
@@ -72,17 +72,9 @@ def read(path: Path) -> Checkpoint:
 
     Raises CheckpointError for anything else, damaged or hostile, without running or inflating what is in it.
     """
-    try:
+    # torch's own text tells how to switch safety off
+    with located(path, otherwise=WRONG_PARTS):
         return _read(path)
-    except CheckpointError as error:
-        problem = str(error)
-    except ConfigError as error:
-        problem = f"its config is not valid: {str(error)[:1000]}"
-    except MemoryError:
-        problem = "does not fit into this machine's memory"
-    except Exception:  # KeyError, RecursionError, struct.error, ...: torch's own text tells how to switch safety off
-        problem = "does not have exactly the parts of an nnx checkpoint"
-    raise CheckpointError(f"{path}: {problem}")
 
 
 def locate(path: Path) -> Path:
@@ -118,7 +110,7 @@ def _read(path: Path) -> Checkpoint:
     """As `read`, with errors that do not name the path yet; or any other error, where the file is damaged."""
     with _open(path) as file:
         size = os.fstat(file.fileno()).st_size
-        _check_is_sealed(file, size)
+        _check_is_sealed(file, size, path)
         if size > _LARGE:  # reading and hashing gigabytes takes seconds; a file of a few bytes can claim to have them
             _outline(file, size, path)
         file.seek(0)
@@ -149,13 +141,15 @@ def _open(path: Path) -> BinaryIO:
         raise CheckpointError(f"can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _check_is_sealed(file: BinaryIO, size: int) -> None:
+def _check_is_sealed(file: BinaryIO, size: int, path: Path) -> None:
     """Raises CheckpointError where the file has no seal."""
     start = file.read(len(_LFS))
     file.seek(max(0, size - _SEAL_LENGTH))
     if start == _LFS:
         raise CheckpointError("is a Git LFS pointer, not the file itself; run `git lfs pull`")
     if file.read(len(SEAL)) != SEAL:
+        if kind := exported_kind(path):
+            raise CheckpointError(kind)
         is_zip = start.startswith(b"PK\x03\x04")
         raise CheckpointError("is cut short, or not a checkpoint of nnx" if is_zip else "is not a checkpoint of nnx")
 

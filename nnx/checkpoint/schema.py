@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, cast
 
@@ -14,7 +16,7 @@ from nnx import config as configs
 from nnx import losses, models
 from nnx.checkpoint.torch_archive import Outline
 from nnx.config import Config
-from nnx.errors import CheckpointError
+from nnx.errors import CheckpointError, ConfigError
 from nnx.optimizers import OptimizerConfig, fast_step
 from nnx.preprocessing.spec import OPTIONAL, Spec
 
@@ -23,7 +25,7 @@ COUNTERS = ("epoch", "batch", "step", "samples", "history")  # of a state, as pl
 MAX_RECORDED_LOSSES = 100  # the first steps of a run, whose losses are stored one by one for `nnx verify`
 _MAX_INPUT = 2**26  # numbers in one input; finding the divisors of 10^9 takes minutes
 _PLAIN = (str, int, float, bool, NoneType)
-_WRONG_PARTS = "does not have exactly the parts of an nnx checkpoint"
+WRONG_PARTS = "does not have exactly the parts of an nnx checkpoint"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,24 @@ class Checkpoint:
     training: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None  # what else the bits depend on, at the run's start and at this save
     data: str | None = None  # SHA-256 of the training and validation samples
+
+
+@contextmanager
+def located(path: Path, otherwise: str) -> Iterator[None]:
+    """Inside, an untrusted file is read: any exception becomes a CheckpointError that starts with its path. One that is
+    not ours, such as a KeyError, a RecursionError or a struct.error, says `otherwise`."""
+    try:
+        yield
+        return
+    except CheckpointError as error:
+        problem = str(error)
+    except ConfigError as error:
+        problem = f"its config is not valid: {str(error)[:1000]}"
+    except MemoryError:
+        problem = "does not fit into this machine's memory"
+    except Exception:
+        problem = otherwise
+    raise CheckpointError(f"{path}: {problem}")
 
 
 def parse(content: Any, name: str) -> Checkpoint:
@@ -91,7 +111,7 @@ def describe(texts: dict[str, Any], name: str, max_parameters: int) -> tuple[Con
 
 def _require(condition: object) -> None:
     if not condition:
-        raise CheckpointError(_WRONG_PARTS)
+        raise CheckpointError(WRONG_PARTS)
 
 
 def load_json(text: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """nnx export CHECKPOINT --format FORMAT: a trained network as a file for other programs."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ import typer
 from nnx import export as formats
 from nnx.cli._options import CheckpointPath, DataDir, Json, Quiet, Set, check_out, print_json
 from nnx.cli._start import import_torch
+from nnx.formatting import print_wrapped, size
 from nnx.system import signals
 
 if TYPE_CHECKING:
@@ -68,10 +70,23 @@ def export(
         )
     if not quiet:
         console.print_choices(exported.choices)
+        if warning := _growth(exported):
+            print_wrapped(f"warning: {warning}", sys.stderr)
     if json:
         print_json(_document(exported, format))
     else:
         export_view.print_tables(exported)
+
+
+def _growth(exported: "Exported") -> str:
+    """What to do if the rounded file is not smaller than the float one; "" otherwise."""
+    if not exported.quantized:
+        return ""
+    whole, rounded = (exported.quantized[precision].bytes for precision in ("float32", "int8"))
+    if rounded < whole:
+        return ""
+    reason = "the network is so small that its scales take more room than its weights save"
+    return f"int8 takes {size(rounded)}, float32 {size(whole)}: {reason}; leave --quantize out"
 
 
 def _document(exported: "Exported", format: str) -> dict[str, Any]:
@@ -92,7 +107,7 @@ def _document(exported: "Exported", format: str) -> dict[str, Any]:
     return {
         "file": str(file),
         "format": format,
-        "files": [{"file": str(file), "bytes": size} for file, size in exported.files.items()],
+        "files": [{"file": str(file), "bytes": count} for file, count in exported.files.items()],
         "checks": checks,
         "tolerance": exported.tolerance,
         **({"quantized": quantized} if quantized else {}),

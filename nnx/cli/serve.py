@@ -1,7 +1,6 @@
 """nnx serve CHECKPOINT...: a local page on which one draws, and each network answers."""
 
 import gc
-import importlib.util
 import ipaddress
 import os
 import sys
@@ -14,10 +13,10 @@ from nnx.cli._options import DataDir, Device, Quiet, check_checkpoint
 from nnx.cli._start import import_torch
 from nnx.errors import InputError
 from nnx.formatting import print_wrapped
-from nnx.system import signals
+from nnx.system import packages, signals
 
 LOOPBACK = "127.0.0.1"
-EXTRA = ("fastapi", "uvicorn")
+PACKAGES = ("fastapi", "uvicorn")
 
 
 def serve(
@@ -47,7 +46,7 @@ def serve(
     Example: nnx serve runs/mlp runs/cnn
     """
     checkpoints = [check_checkpoint(path) for path in checkpoints]
-    _check_extra()
+    packages.require(PACKAGES, "serve", "nnx serve")
     address = _check_address(host)
     import_torch()
     from nnx.serve import application, choose, guard, server
@@ -78,12 +77,6 @@ def serve(
         guarded = application.build(service, guard.allowed_hosts(address, port))
         gc.freeze()  # otherwise the first full garbage collection stops an answer for 0.1 s
         server.serve(guarded, listener, announce)
-
-
-def _check_extra() -> None:
-    """Raises InputError if the extra is not installed."""
-    if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
-        raise InputError(f"nnx serve needs {missing[0]}, which is not installed; run: pip install 'nnx[serve]'")
 
 
 def _check_address(host: str) -> str:

@@ -21,7 +21,7 @@ from nnx.config import registry, yaml_source
 from nnx.config.registry import Component, StrictModel
 from nnx.config.synonyms import SYNONYMS
 from nnx.config.yaml_source import SourceMap
-from nnx.errors import ConfigError, Problem
+from nnx.errors import ConfigError, Problem, exported_kind
 
 # ---------------------------------------------------------------- field types
 
@@ -233,6 +233,8 @@ def load(config: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, 
             name = yaml_source.truncate(str(config))
             raise ConfigError(Problem("", f"no such config file or recipe{registry.suggest(name, known)}", name))
         path = known[str(config)]
+    if kind := exported_kind(path):
+        raise ConfigError(Problem("", kind, str(path)))
     try:
         with open(path, "rb") as file:  # the reported size is no guide: it is 0 for all of /proc
             raw = file.read(yaml_source.MAX_BYTES + 1)

@@ -14,7 +14,6 @@ is kept only if `_check` finds that it predicts what PyTorch does.
 """
 
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
@@ -59,10 +58,7 @@ def exporter(name: str) -> Exporter:
 
 
 def check_packages(name: str) -> None:
-    """Raises InputError if a package that this format needs is not installed."""
-    missing = [package for package in exporter(name).PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        be = "are" if len(missing) > 1 else "is"
-        raise InputError(
-            f"--format {name}: needs {', '.join(missing)}, which {be} not installed; run: pip install 'nnx[export]'"
-        )
+    """Raises MachineError if a package that this format needs is not installed."""
+    from nnx.system import packages
+
+    packages.require(exporter(name).PACKAGES, "export", f"--format {name}")

@@ -7,7 +7,6 @@ time are limited.
 """
 
 import hashlib
-import importlib.util
 import json
 import math
 import stat
@@ -22,12 +21,13 @@ from torch import Tensor, nn
 
 from nnx import losses, models
 from nnx.checkpoint import Checkpoint
-from nnx.checkpoint.schema import describe, load_json
-from nnx.errors import CheckpointError, ConfigError, MachineError
+from nnx.checkpoint.schema import describe, load_json, located
+from nnx.errors import CheckpointError
 from nnx.events import Choice
 from nnx.preprocessing.raw_rows import raw_rows
 from nnx.preprocessing.spec import Spec
 from nnx.system import device as devices
+from nnx.system import packages
 from nnx.system.device import Runtime
 
 ENDING = ".onnx"
@@ -100,28 +100,17 @@ def open_onnx(path: Path) -> tuple[Checkpoint, OnnxNetwork]:
 
     Raises CheckpointError, and MachineError where a package of nnx[export] is missing.
     """
-    if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
-        raise MachineError(f"{path}: needs {' and '.join(missing)}; run: pip install 'nnx[export]'")
-    try:
+    packages.require(PACKAGES, "export", str(path))
+    with located(path, otherwise=f"its metadata is not that of a file exported by nnx; {CURE}"):
         data = _read(path)
         model = _parse(data)
         _check_content(model)
         config, spec, network = _describe(model, str(path))
         _check_ends(model.graph, spec)
         session = _start(data)
-    except CheckpointError as error:
-        problem = str(error)
-    except ConfigError as error:
-        problem = f"its config is not valid: {str(error)[:1000]}"
-    except MemoryError:
-        problem = "does not fit into this machine's memory"
-    except Exception:  # KeyError, RecursionError, ...: what wrong types in the metadata raise
-        problem = f"its metadata is not that of a file exported by nnx; {CURE}"
-    else:
-        outputs = losses.outputs(config.loss, len(spec.classes))
-        seconds = models.count_parameters(network) * spec.size / 1e9  # a weight is used at most once a pixel
-        return Checkpoint(config, spec, {}, {}), OnnxNetwork(path, session, spec, outputs, seconds)
-    raise CheckpointError(f"{path}: {problem}")
+    outputs = losses.outputs(config.loss, len(spec.classes))
+    seconds = models.count_parameters(network) * spec.size / 1e9  # a weight is used at most once a pixel
+    return Checkpoint(config, spec, {}, {}), OnnxNetwork(path, session, spec, outputs, seconds)
 
 
 def digest(model: Any) -> str:

@@ -95,6 +95,34 @@ def test_a_wrong_command_is_2(nnx, tmp_path, words, what):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lfs.pt", "text.pt"]
 
 
+@pytest.mark.parametrize("ending", ["onnx", "pt2", "safetensors", "html"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "explain",
+        "trace",
+        "verify",
+        "show",
+        "check",
+        "train",
+        "train --resume",
+        "serve --no-open",
+        "doctor --checkpoint",
+    ],
+)
+def test_an_exported_file_is_named_as_such(nnx, tmp_path, command, ending):
+    """By the commands that take a checkpoint or a config, with those that take such a file."""
+    if command == "doctor --checkpoint" and ending == "onnx":
+        pytest.skip("it takes such a file")
+    (tmp_path / f"net.{ending}").write_bytes(b"exported")
+    result = nnx(*command.split(), f"net.{ending}", *(["net.png"] if "doctor" in command else []))
+    assert result.code == 2
+    taken = {"onnx": "only nnx eval, nnx predict and nnx doctor take", "html": "open it there"}
+    assert taken.get(ending, "no nnx command takes") in result.err
+    assert result.err.startswith(f"error: net.{ending}: is ")
+    assert "Name the checkpoint" in result.err
+
+
 LONG = "long" * 100
 
 

@@ -75,6 +75,17 @@ def test_a_failed_check_is_5(nnx, run, monkeypatch):
     assert not (run / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.parametrize(("hidden", "grows"), [("[2]", True), ("[64, 64]", False)])
+def test_int8_that_is_larger_than_float32_warns(nnx, hidden, grows):
+    pytest.importorskip("onnxruntime")
+    settings = ("--set", "train.epochs=1", "--set", f"model.hidden={hidden}")
+    assert nnx("train", "digits_mlp", "--out", "r", "-q", *settings).code == 0
+    result = nnx("export", "r", "--format", "onnx", "--quantize", "int8")
+    assert result.code == 0, result.err
+    assert ("warning: int8 takes" in result.err) == grows
+    assert ("leave --quantize out" in result.err) == grows
+
+
 def test_formats_are_listed(nnx):
     listed = json.loads(nnx("list", "formats", "--json").out)
     assert list(listed["formats"]) == export.names()

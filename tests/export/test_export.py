@@ -261,7 +261,10 @@ def test_a_full_disk_keeps_the_old_file(trained, tmp_path, check_here, monkeypat
 
 def test_a_missing_package_is_named_with_the_extra(monkeypatch):
     monkeypatch.setattr(export.exporter("safetensors"), "PACKAGES", ("torch", "not_there"))
-    with pytest.raises(InputError, match=r"needs not_there, which is not installed; run: pip install 'nnx\[export\]'"):
+    with pytest.raises(
+        MachineError,
+        match=r"--format safetensors: needs not_there, which is not installed; run: pip install 'nnx\[export\]'",
+    ):
         export.check_packages("safetensors")
 
 

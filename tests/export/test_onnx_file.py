@@ -123,7 +123,9 @@ def test_the_runtime_is_the_cpu(exported):
 
 def test_a_missing_package_is_3_with_the_cure(exported, monkeypatch):
     monkeypatch.setattr(onnx_file, "PACKAGES", ("onnx", "not_there"))
-    with pytest.raises(MachineError, match=r"needs not_there; run: pip install 'nnx\[export\]'"):
+    with pytest.raises(
+        MachineError, match=r"needs not_there, which is not installed; run: pip install 'nnx\[export\]'"
+    ):
         onnx_file.open_onnx(exported() / "checkpoint.onnx")
 
 

@@ -406,8 +406,8 @@ def test_a_missing_extra_is_named(trained, monkeypatch, capsys):
         importlib.util, "find_spec", lambda name, *more: None if name == "uvicorn" else found(name, *more)
     )
     monkeypatch.setattr(sys, "argv", ["nnx", "serve", str(trained / "mlp")])
-    assert run_command() == 2
-    assert "pip install 'nnx[serve]'" in capsys.readouterr().err
+    assert run_command() == 3
+    assert "nnx serve: needs uvicorn, which is not installed; run: pip install 'nnx[serve]'" in capsys.readouterr().err
 
 
 def test_the_port_is_checked(trained):
