@@ -6,7 +6,7 @@ network.answer(network.prepare(pixels), ("layers", "saliency"))  # plain values
 """
 
 import base64
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from nnx.explain import attention
 from nnx.models import ModelConfig, _layer_outputs
 from nnx.preprocessing import handwriting
 from nnx.preprocessing.normalise import Normalise
+from nnx.preprocessing.spec import Spec
 from nnx.run import folder as run_folder
 
 MAPS = 32  # of a layer of a CNN that are sent
@@ -57,8 +58,7 @@ class Network:
 
     @property
     def accepts_pictures(self) -> bool:
-        """Whether a picture, in gray or in colours, can be an input."""
-        return self.spec.is_image and self.spec.shape[0] in (1, 3)
+        return accepts_pictures(self.spec)
 
     @property
     def accepts_drawings(self) -> bool:
@@ -204,28 +204,21 @@ def _accuracy(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
-def fits(one: Network, other: Network) -> bool:
+def accepts_pictures(spec: Spec) -> bool:
+    """Whether a picture, in gray or in colours, can be an input."""
+    return spec.is_image and spec.shape[0] in (1, 3)
+
+
+def fits(first: Spec, second: Spec) -> bool:
     """Whether two networks answer the same question: the same classes, of pictures or of the same columns."""
-    first, second = one.spec, other.spec
     if first.classes != second.classes or first.is_image != second.is_image:
         return False
     if first.is_image:
-        return one.accepts_pictures == other.accepts_pictures and (one.accepts_pictures or first.shape == second.shape)
+        pictures = accepts_pictures(first)
+        return pictures == accepts_pictures(second) and (pictures or first.shape == second.shape)
     if first.columns is None or second.columns is None:
         return first.columns is second.columns and first.shape == second.shape
     columns = [
         [(column.name, column.kind) for column in spec.columns.columns] for spec in (first, second) if spec.columns
     ]
     return columns[0] == columns[1]
-
-
-def group(networks: Sequence[Network]) -> list[list[Network]]:
-    """The networks that fit together, in groups, in the order of their first members."""
-    groups: list[list[Network]] = []
-    for network in networks:
-        home = next((group for group in groups if fits(group[0], network)), None)
-        if home is None:
-            groups.append([network])
-        else:
-            home.append(network)
-    return groups

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from nnx.explain import activations, build_subject
 from nnx.explain.saliency import baseline, integrated_gradients
 from nnx.inference.inputs import InputSet
 from nnx.preprocessing import handwriting, images
+from nnx.serve import choose
 
 PHOTOGRAPH = Path(__file__).parents[1] / "data/handwriting/2-pencil.jpg"
 NAMES = ["cnn", "mlp", "rnn", "transformer"]
@@ -248,6 +250,19 @@ def test_a_table_with_categories_and_missing_values(tmp_path):
 def serve_once(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nnx", "serve", *map(str, words), "--no-open"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_of_many_runs_only_those_served_are_loaded(trained, tmp_path, monkeypatch):
+    for n in range(12):
+        (tmp_path / f"run{n:02}").mkdir()
+        shutil.copy(trained / "mlp" / "checkpoint.pt", tmp_path / f"run{n:02}")
+        os.utime(tmp_path / f"run{n:02}" / "checkpoint.pt", (n, n))
+    loaded = []
+    load = choose.Network
+    monkeypatch.setattr(choose, "Network", lambda *given: loaded.append(given[0]) or load(*given))
+    networks, notes = choose.find_networks([tmp_path], lambda saved: torch.device("cpu"))
+    assert [network.name for network in networks] == loaded == [f"run{n:02}" for n in range(4, 12)]
+    assert notes == ["left out: 4 older of 12 runs; name them to serve them"]
 
 
 def test_networks_that_do_not_fit_are_left_out_of_a_folder_and_refused_by_name(trained, iris):
