@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chromium import browser  # noqa: F401 - a fixture
 from hypothesis import settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported, after this

@@ -1,35 +1,21 @@
 """The page in a real browser, headless Chromium, opened from disk with the network off."""
 
 import io
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import needs_chromium
 from PIL import Image
 
 from nnx import config, report
 from nnx.run.pipeline import run
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 LONG = tuple(f"a class with a name of which there is no end {n}" for n in range(12))
 HOSTILE = ('<img src=x onerror="hacked=1">', "</script><script>hacked=1</script>", "a' onclick='hacked=1", "plain")
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'nnx[dev]')")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to be found (apt-get install chromium)")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+pytestmark = needs_chromium
 
 
 @pytest.fixture

@@ -1,19 +1,14 @@
 """The page in headless Chromium: what is drawn is read, and nothing leaves 127.0.0.1."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import needs_chromium
 from PIL import Image
 from serve.conftest import Served, serving, train, wait_for
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--disable-background-networking"),
-    *("--disable-component-update", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-]
 SEEN = ".card .seen canvas"
 # strokes as shares of the sheet
 DIGITS = {
@@ -34,16 +29,7 @@ DIGITS = {
     "1": [[(0.52, 0.16), (0.5, 0.84)]],
 }
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'nnx[dev]')")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to be found (apt-get install chromium)")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+pytestmark = needs_chromium
 
 
 @pytest.fixture
