@@ -24,6 +24,7 @@ ENDING = ".py"
 PACKAGES = ()
 TOLERANCE = 1e-5
 WITHOUT_TORCH = True
+WIDTH = 110  # characters of a line of the forward pass
 
 PAGE = '''"""{title}
 
@@ -287,7 +288,7 @@ def _write_transformer(page: ForwardPass, network: Any, is_image: bool) -> None:
         page.add(f"x = np.concatenate([np.repeat({token}, len(x), axis=0), x], axis=1)", "one more, for the class")
     page.add(f"x = x + {page.number('positions', network.positions)}", "where each token was")
     for n, block in enumerate(network.blocks, 1):
-        page.comment(f"Block {n}: each token looks at all others, then thinks for itself")
+        page.comment(f"Block {n}: attention between the tokens, then two layers for each token by itself")
         name = f"block{n}"
         weights = page.number(f"{name}.attention.weights", block.qkv.weight.T)
         bias = page.number(f"{name}.attention.bias", block.qkv.bias)
@@ -324,16 +325,26 @@ def _render(page: ForwardPass, facts: dict[str, Any]) -> str:
         nnx=facts["nnx"],
         sha256=facts["checkpoint_sha256"],
         classes=pprint.pformat(facts["classes"], width=110, compact=True),
-        forward="\n".join(f"    {line}" if line else "" for line in page.lines),
+        forward="\n".join(f"    {line}" if line else "" for long in page.lines for line in _broken(long)),
         layers="\n\n\n".join(inspect.getsource(function).rstrip() for function in _used(page)),
     )
     return code if "math." in code else code.replace("import math\n", "")
 
 
+def _broken(line: str) -> list[str]:
+    """A call as it is, or with one argument in a line where it is too long."""
+    if len(line) <= WIDTH or ", numbers" not in line:
+        return [line]
+    start, inside = line.split("(", 1)
+    arguments, end = inside.rsplit(")", 1)
+    return [f"{start}(", *(f"    {each}," for each in re.split(r", (?=numbers)", arguments)), f"){end}"]
+
+
 def _used(page: ForwardPass) -> list[Any]:
     """The functions of `_numpy_layers` that the forward pass calls, and those that they call, in the file's order."""
     known = {name: item for name, item in vars(_numpy_layers).items() if inspect.isfunction(item)}
-    used = set(re.findall(r"(?<![\w.])\w+(?=\()", "\n".join(page.lines))) & known.keys()
-    while more := {name for each in used for name in known[each].__code__.co_names if name in known} - used:
+    used, code = set(), "\n".join(page.lines)
+    while more := set(re.findall(r"(?<![\w.])\w+(?=\()", code)) & known.keys() - used:
         used |= more
+        code = "\n".join(inspect.getsource(known[name]) for name in more)
     return [function for name, function in known.items() if name in used]

@@ -1,5 +1,6 @@
 """The Python file that the numpy exporter writes: equal to PyTorch for every option, readable, and numpy alone."""
 
+import re
 import subprocess
 import sys
 
@@ -121,6 +122,16 @@ def test_it_reads_like_a_lesson(tmp_path):
     for absent in ("def lstm", "def gelu", "import math", "mypy", "torch"):
         assert absent not in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_lines_are_short_and_no_function_is_unused(tmp_path):
+    config = {"name": "rnn", "cell": "gru", "hidden": 3, "layers": 2, "bidirectional": True}
+    code = write(tmp_path, build(IMAGES, config), config).read_text()
+    assert max(map(len, code.splitlines())) <= 120
+    functions = re.findall(r"^def (\w+)", code, re.MULTILINE)
+    assert "gru" in functions
+    assert "tanh" not in functions
+    assert all(len(re.findall(rf"(?<![\w.]){name}\(", code)) > 1 for name in functions)
 
 
 def test_it_runs_as_a_program_without_torch(tmp_path):
