@@ -48,6 +48,7 @@ def ended(function: Callable[[], Any], *, kill_after: float | None = None, limit
     """Call `function` in a child process and wait for it. After `kill_after` seconds the child gets SIGKILL."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begun = time.perf_counter()
+        faulthandler.cancel_dump_traceback_later()  # its thread does not survive a fork, which would wait for it
         pid = os.fork()
         if not pid:
             faulthandler.dump_traceback_later(limit * 0.9, file=err.fileno())

@@ -1,5 +1,6 @@
 """A full disk, at 20 levels: exit code 3, earlier saves untouched, nothing left behind, and the run resumes later."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -20,14 +21,12 @@ DISK = 4 * 2**20  # bytes of the small disk
 def torture(share: float, seed: int) -> dict[str, Any]:
     """Use a small disk if the system lets us mount one, else a limit on file sizes."""
     levels = max(round(20 * share), 2)
-    with folder() as base:
-        os.chdir(base)
+    with folder() as base, contextlib.chdir(base):
         mounted = ended(_on_small_disk(base, lambda: 0)).code == 0
         for level in range(levels):
             part = partial(_levels_on_disk if mounted else _levels_by_limit, level / levels)
             test = ended(_on_small_disk(base, part) if mounted else part)
             check(test.code == 0, f"level {level} of {levels}: {test.err.strip().splitlines()[-1:]}")
-        os.chdir("/")
     return {
         "levels, each refused with 3 and resumed later": levels,
         "by": "a full disk" if mounted else "a limit on file sizes",

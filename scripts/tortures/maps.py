@@ -1,5 +1,6 @@
 """Data files cut at random moments while they are memory-mapped: 3 with their name, and a resume to the same bits."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -33,8 +34,7 @@ def torture(share: float, seed: int) -> dict[str, Any]:
     rng = random.Random(seed)
     datasets.fits = lambda size: False  # type: ignore[assignment]  # as if the data did not fit in memory
     table.CACHED_FROM = 0
-    with folder() as base:
-        os.chdir(base)
+    with folder() as base, contextlib.chdir(base):
         kinds = [(source, threads) for source in SOURCES for threads in (1, 2)]
         if share < 1:
             kinds = rng.sample(kinds, 1)
@@ -55,7 +55,6 @@ def torture(share: float, seed: int) -> dict[str, Any]:
                 early += outcome == "early"
                 late += outcome == "late"
             shutil.rmtree("whole")
-        os.chdir("/")
     check(stopped > 0 or cuts < 10, "no run was stopped after its first save")
     return {
         "cuts": cuts * len(kinds),
