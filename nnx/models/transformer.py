@@ -83,7 +83,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
     if not q.is_cpu or q.shape[2] > few:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)  # (B, heads, T, T)
-    if q.shape[2] < VECTOR:
+    if scores.element_size() < 4 and q.shape[2] < VECTOR:  # float64, of a trace, stays
         scores = scores.float()
     weights = torch.softmax(scores, -1).to(v.dtype)
     return dropout(weights, p) @ v if p else weights @ v
