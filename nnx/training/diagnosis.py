@@ -260,7 +260,7 @@ def _healthy(e: Evidence) -> Diagnosis:
     else:
         evidence = "no sign of divergence, dead units or overfitting"
     if e.linear and e.linear.accuracy >= e.accuracy:
-        evidence += f", but {e.measured}, logistic regression {_percent(e.linear.accuracy)}"
+        evidence += f"; {e.measured}, logistic regression {_percent(e.linear.accuracy)}"
     return Diagnosis("healthy", None, evidence, "")
 
 

@@ -289,7 +289,7 @@ def test_a_network_clearly_worse_than_logistic_regression_is_underfitting(linear
 
 def test_a_network_that_logistic_regression_equals_is_told_so():
     evidence = diagnose(replace(GOOD, linear=Baseline(0.87, 0.87, 0.001))).evidence
-    assert evidence.endswith(", but validation accuracy 86.00 %, logistic regression 87.00 %")
+    assert evidence.endswith("; validation accuracy 86.00 %, logistic regression 87.00 %")
     assert "logistic" not in diagnose(replace(GOOD, linear=Baseline(0.8, 0.8, 0.001))).evidence
 
 
