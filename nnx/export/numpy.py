@@ -343,7 +343,8 @@ def _broken(line: str) -> list[str]:
 def _used(page: ForwardPass) -> list[Any]:
     """The functions of `_numpy_layers` that the forward pass calls, and those that they call, in the file's order."""
     known = {name: item for name, item in vars(_numpy_layers).items() if inspect.isfunction(item)}
-    used, code = set(), "\n".join(page.lines)
+    used: set[str] = set()
+    code = "\n".join(page.lines)
     while more := set(re.findall(r"(?<![\w.])\w+(?=\()", code)) & known.keys() - used:
         used |= more
         code = "\n".join(inspect.getsource(known[name]) for name in more)
