@@ -608,8 +608,7 @@ def test_an_image_of_a_thousand_million_pixels_is_refused_undecoded(width, heigh
     began = time.process_time()
     lines = wrong(DataError, tmp_path).splitlines()
     assert time.process_time() - began < 2
-    assert "100.png: has " in lines[0]
-    assert "more than 16 megapixels; save a smaller image" in lines[0]
+    assert lines[0].endswith("100.png: has more than 89 megapixels; save a smaller image")
     assert "101.tif: has " in lines[1]
 
 
