@@ -350,7 +350,8 @@ def plain_words(lines):
     return {word for word in each if re.search("[A-Za-z0-9]", word)}
 
 
-def test_every_command_breaks_between_words_at_every_width(terminal, tmp_path, photographs):
+@pytest.mark.parametrize("width", [60, *(pytest.param(width, marks=pytest.mark.slow) for width in (80, 120))])
+def test_every_command_breaks_between_words(terminal, tmp_path, photographs, width):
     terminal.environment |= {"NNX_CACHE_DIR": "cache", "COLUMNS": "2000"}
     (tmp_path / "piped").mkdir()
     (tmp_path / "piped" / "photographs").symlink_to(tmp_path / "photographs")
@@ -359,20 +360,14 @@ def test_every_command_breaks_between_words_at_every_width(terminal, tmp_path, p
     whole = replace(terminal, cwd=str(tmp_path / "piped")).pipe_all(EVERYTHING)
     del terminal.environment["COLUMNS"]
     wrong = []
-    for width in WIDTHS:
-        for name in ("run", "wrong", "digits_mlp.yaml"):
-            if (tmp_path / name).exists():
-                (tmp_path / name).rename(tmp_path / f"{name}-before-{width}")
-        printed = terminal.run_all(width, EVERYTHING)
-        for command, lines, expected in zip(EVERYTHING, printed, whole, strict=True):
-            wide = [line for line in lines if cell_len(line) > width and len(line.split()) > 1]
-            broken = plain_words(lines) - plain_words(expected) - ELSEWHERE
-            cut = [line for line in lines if "…" in line]
-            wrapped = []
-            if command[0] == "trace" and "--help" not in command:  # of a row's continuation, the first cells are empty
-                wrapped = [line for line in lines if re.match(r" {14,}[\w|]", line) and line.strip() != "error"]
-                wrapped += [line for line in lines if re.search(r"\brow \d+,(  |$)", line)]
-            wrong += [
-                f"{width} {' '.join(command)}: {found}" for found in (wide, sorted(broken), cut, wrapped) if found
-            ]
+    printed = terminal.run_all(width, EVERYTHING)
+    for command, lines, expected in zip(EVERYTHING, printed, whole, strict=True):
+        wide = [line for line in lines if cell_len(line) > width and len(line.split()) > 1]
+        broken = plain_words(lines) - plain_words(expected) - ELSEWHERE
+        cut = [line for line in lines if "…" in line]
+        wrapped = []
+        if command[0] == "trace" and "--help" not in command:  # of a row's continuation, the first cells are empty
+            wrapped = [line for line in lines if re.match(r" {14,}[\w|]", line) and line.strip() != "error"]
+            wrapped += [line for line in lines if re.search(r"\brow \d+,(  |$)", line)]
+        wrong += [f"{' '.join(command)}: {found}" for found in (wide, sorted(broken), cut, wrapped) if found]
     assert wrong == [], "\n".join(wrong)
