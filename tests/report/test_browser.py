@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import needs_chromium
+from chromium import needs_chromium, watched_tabs
 from PIL import Image
 
 from nnx import config, report
@@ -22,26 +22,16 @@ pytestmark = needs_chromium
 def visit(browser):
     """Opens a file, with the network off; at the end there must have been no message, no error and no request but for
     the file itself."""
-    contexts, complaints = [], []
+    with watched_tabs(browser) as new_tab:
 
-    def opened(path: Path, width: int = 1100, scheme: str = "light"):
-        context = browser.new_context(offline=True, color_scheme=scheme, viewport={"width": width, "height": 900})
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        tab.on(
-            "request",
-            lambda request: complaints.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
-        )
-        tab.goto(path.as_uri())
-        return tab
+        def opened(path: Path, width: int = 1100, scheme: str = "light"):
+            viewport = {"width": width, "height": 900}
+            tab = new_tab(("file:", "data:"), offline=True, color_scheme=scheme, viewport=viewport)
+            tab.goto(path.as_uri())
+            return tab
 
-    opened.complaints = complaints
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not complaints
+        opened.complaints = new_tab.complaints
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import needs_chromium
+from chromium import needs_chromium, watched_tabs
 from PIL import Image
 from serve.conftest import Served, serving, train, wait_for
 
@@ -35,24 +35,17 @@ pytestmark = needs_chromium
 @pytest.fixture
 def visit(browser) -> Iterator[Callable]:
     """Opens the page of a server. At the end there must have been no message, no error and no request to elsewhere."""
-    contexts, complaints = [], []
+    with watched_tabs(browser) as new_tab:
 
-    def opened(served: Served, width: int = 1200, scheme: str = "light", **options):
-        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        tab.on("request", lambda sent: complaints.append(sent.url) if not sent.url.startswith(served.url) else None)
-        tab.goto(served.url)
-        tab.wait_for_selector(".card")
-        return tab
+        def opened(served: Served, width: int = 1200, scheme: str = "light", **options):
+            viewport = {"width": width, "height": 900}
+            tab = new_tab((served.url,), color_scheme=scheme, viewport=viewport, **options)
+            tab.goto(served.url)
+            tab.wait_for_selector(".card")
+            return tab
 
-    opened.complaints = complaints
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not complaints
+        opened.complaints = new_tab.complaints
+        yield opened
 
 
 def draw(tab, digit: str) -> None:

@@ -237,19 +237,25 @@ def test_a_run_resumes_to_the_same_weights_and_evaluates_and_predicts_as_the_cpu
     assert all(torch.equal(first.model[key], second.model[key]) for key in first.model)
 
 
+def explain_all(path, gpu):
+    """What each explainer says of three samples, by operations on the simulated device."""
+    saved = checkpoint.read(path)
+    dataset = datasets.load(saved.config.dataset, seed=0)
+    test = dataset.split("test")
+    subject = explain.build_subject(
+        saved, dataset.split, test.inputs[:3], ["0", "1", "2"], test.labels[:3], device=DEVICE
+    )
+    before = gpu.operations
+    results = dict(explain.explain(subject))
+    assert gpu.operations > before
+    return results
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn", "rnn", "transformer"])
 def test_all_explainers_run_on_the_device(name, tmp_path):
     path = run_all(*MODELS[name], "train.epochs=1", "train.report=false", "device=cpu", out=tmp_path / "r")
-    saved = checkpoint.read(Path(path))
-    dataset = datasets.load(saved.config.dataset, seed=0)
-    test = dataset.split("test")
     with simulated_gpu() as gpu:
-        subject = explain.build_subject(
-            saved, dataset.split, test.inputs[:3], ["0", "1", "2"], test.labels[:3], device=DEVICE
-        )
-        before = gpu.operations
-        results = dict(explain.explain(subject))
-        assert gpu.operations > before
+        results = explain_all(Path(path), gpu)
     assert sum(isinstance(result, explain.Explanation) for result in results.values()) >= 4, results
 
 

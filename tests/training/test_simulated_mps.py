@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from simulated_gpu import DEVICE, Refused, mps_kernels, simulated_gpu
-from test_simulated_gpu import EAGER, MODELS, check_equal, combinations, made, run_all, trained
+from test_simulated_gpu import EAGER, MODELS, check_equal, combinations, explain_all, made, run_all, trained
 
 import nnx
-from nnx import checkpoint, config, datasets, explain
+from nnx import config, explain
 from nnx.errors import DeviceError
 from nnx.run.dry_run import measure_throughput
 from nnx.system import device as devices
@@ -52,16 +52,8 @@ def test_all_explainers_run_on_the_device(name, tmp_path):
     table = ["dataset={name: toy, kind: moons}", "train={epochs: 1, report: false}"]
     settings = table if name == "table" else [*MODELS[name], "train.epochs=1", "train.report=false"]
     path = run_all(*settings, "device=cpu", out=tmp_path / "r")
-    saved = checkpoint.read(Path(path))
-    dataset = datasets.load(saved.config.dataset, seed=0)
-    test = dataset.split("test")
     with simulated_gpu(mps=True) as gpu:
-        subject = explain.build_subject(
-            saved, dataset.split, test.inputs[:3], ["0", "1", "2"], test.labels[:3], device=DEVICE
-        )
-        before = gpu.operations
-        results = dict(explain.explain(subject))
-        assert gpu.operations > before
+        results = explain_all(Path(path), gpu)
     assert sum(isinstance(result, explain.Explanation) for result in results.values()) >= 2, results
 
 
