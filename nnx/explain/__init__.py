@@ -2,7 +2,7 @@
 
 The file name is the explainer's name. The first line of the file says what it shows. It has two functions:
 
-    applies(checkpoint) -> None if it can explain this checkpoint, else the reason why not
+    applies(checkpoint) -> None if it can explain this checkpoint, else the reason why not. May raise MachineError.
     explain(subject) -> Explanation
 
     for name, result in explain(subject):  # in alphabetical order
@@ -26,7 +26,7 @@ from nnx import losses, models
 from nnx.checkpoint import Checkpoint, build_network
 from nnx.config.registry import suggest
 from nnx.datasets import Split
-from nnx.errors import InputError
+from nnx.errors import InputError, MachineError
 from nnx.explain import _draw
 from nnx.models import _layer_outputs
 from nnx.preprocessing.normalise import Normalise
@@ -211,12 +211,18 @@ def choose(checkpoint: Checkpoint, only: Sequence[str] | None = None) -> dict[st
     """The explainers to run, all or `only` some; the value is None, or the reason why one does not apply to this
     checkpoint.
 
-    Raises InputError if one in `only` is unknown or does not apply.
+    Raises InputError if one in `only` is unknown or does not apply; MachineError if it needs a package.
     """
-    chosen = {name: module(name).applies(checkpoint) for name in (sorted(set(only)) if only else names())}
-    for name, reason in chosen.items():
-        if only and reason:
-            raise InputError(f"{name}: {reason}; remove --only {name}")
+    chosen: dict[str, str | None] = {}
+    for name in sorted(set(only)) if only else names():
+        try:
+            chosen[name] = module(name).applies(checkpoint)
+        except MachineError as error:
+            if only:
+                raise
+            chosen[name] = str(error).removeprefix(f"{name}: ")  # the caller prints the name beside it
+        if only and chosen[name]:
+            raise InputError(f"{name}: {chosen[name]}; remove --only {name}")
     return chosen
 
 

@@ -1,6 +1,5 @@
 """Saliency: which pixels or features the prediction depends on, beside an untrained network as control."""
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from nnx.checkpoint import Checkpoint
 from nnx.explain import Explanation, Picture, Subject, _draw
 from nnx.models import _layer_outputs
-from nnx.system import accelerator
+from nnx.system import accelerator, packages
 
 SAMPLES = 10
 STEPS, MAX_STEPS = 64, 8192  # of the integral from the baseline to the input
@@ -32,9 +31,8 @@ READING_ROWS = (
 
 
 def applies(checkpoint: Checkpoint) -> str | None:
-    if importlib.util.find_spec("captum"):
-        return None
-    return "needs captum, which is not installed; run: pip install 'nnx[explain]'"
+    packages.require(("captum",), "explain", "saliency")
+    return None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nnx import explain
 from nnx.config import registry
-from nnx.errors import DataError, InputError
+from nnx.errors import DataError, InputError, MachineError
 from nnx.explain import Explanation, _draw, _page
 
 EXPLAINERS = explain.names()
@@ -143,7 +143,7 @@ def test_without_captum_saliency_says_what_to_install(subject, monkeypatch):
     )
     checkpoint = subject("mlp").checkpoint
     assert "pip install 'nnx[explain]'" in explain.choose(checkpoint)["saliency"]
-    with pytest.raises(InputError, match=r"pip install 'nnx\[explain\]'"):
+    with pytest.raises(MachineError, match=r"pip install 'nnx\[explain\]'"):
         explain.choose(checkpoint, ["saliency"])
 
 
