@@ -1,4 +1,5 @@
-"""What differs between Linux, macOS and Windows. Elsewhere in nnx, only the command line's start asks for the system.
+"""What differs between Linux, macOS and Windows. Of the rest of nnx, only `locks`, `waiting` and `nnx serve` ask which
+system it is.
 
 mypy checks this file once for each system, as `sys.platform` is known to it. psutil (25 ms) and filelock (46 ms) are
 imported where the standard library has no answer.
