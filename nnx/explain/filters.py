@@ -19,15 +19,15 @@ MAX_UNITS = 16  # of a recurrent layer in a picture
 MAX_NAME = 40  # characters of a column's name
 READING = {
     "whole": "Each square shows the weights of one neuron of the first layer, one weight per pixel. A bright pixel "
-    "under red raises the neuron's weighted sum, under blue it lowers it: the neuron looks for strokes in the red "
-    "places and for none in the blue ones. Speckle is left over from the random initial weights.",
+    "at a red weight raises the neuron's weighted sum, at a blue one it lowers it: the neuron looks for strokes in the "
+    "red places and for none in the blue ones. Speckle is left over from the random initial weights.",
     "kernel": "Each square is one filter, which slides over the image. Its response is high where bright pixels are "
-    "under red and none are under blue. A red bar beside a blue bar detects an edge in that direction.",
+    "at red weights and none at blue ones. A red bar beside a blue bar detects an edge in that direction.",
     "patch": "Each square shows the weights of one number of a token, one weight per pixel of its patch. A bright "
-    "pixel under red raises that number, under blue it lowers it.",
+    "pixel at a red weight raises that number, at a blue one it lowers it.",
     "row": "Each line is one unit of the state, each column one pixel of the image row being read. A bright pixel "
-    "under red opens the unit's gate, or raises its candidate value; under blue it does the opposite. The weights "
-    "before training are random: what differs from them was learned.",
+    "at a red weight opens the unit's gate, or raises its candidate value; at a blue one it does the opposite. The "
+    "weights before training are random: what differs from them was learned.",
     "feature": "A long bar is a column of the table with a strong influence on the first layer: how much the weighted "
     "sums of its units vary with this column alone, as a standard deviation over the rows. Numbers, which are "
     "standardised, and columns of categories are comparable in this unit. A bar about as long as the one with random "

@@ -74,7 +74,7 @@ def test_the_gates_of_the_rnn_are_in_torch_s_order(cell, gates):
 def test_colours_are_read_as_colours_and_gray_as_red_and_blue(model, subject, colour_subject):
     gray, coloured = filters.explain(subject(model)), filters.explain(colour_subject(model))
     assert gray.figures["kind"] == coloured.figures["kind"]
-    assert "under red" in gray.reading
+    assert "at a red weight" in gray.reading or "at red weights" in gray.reading
     assert "in its own colour" not in gray.pictures[0].caption
     assert "red" not in coloured.reading
     assert "colour" in coloured.reading
